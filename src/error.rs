@@ -1,0 +1,152 @@
+//! What can go wrong, one variant per kind of failure.
+//!
+//! A message is lower case, names the operation first, and says what was expected and what came. The command line and any
+//! service print it unchanged; the underlying cause is kept as `source` and printed after it.
+
+use std::path::PathBuf;
+
+/// The result of every fallible operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that this crate reports as an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or stream could not be read or written.
+    #[error("{operation} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as in "read".
+        operation: &'static str,
+        /// The file, or `-` for a standard stream.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file that should hold JSON does not.
+    #[error("parse {}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        source: serde_json::Error,
+    },
+    /// A field of a configuration file is missing, malformed, contradicts another, or asks for a computation that this crate
+    /// does not do.
+    #[error("read {}: {field}: expected {expected}, got {got}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
+    /// A weights file is not a valid safetensors file.
+    #[error("read {}: not a valid safetensors file: {source}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its header.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor is missing, or has another shape or element type, or holds NaN or infinity.
+    #[error("load tensor {name}: expected {expected}, got {got}")]
+    Tensor {
+        /// The tensor's name in the checkpoint.
+        name: String,
+        /// The shape, type or property that the configuration asks for.
+        expected: String,
+        /// What the checkpoint holds.
+        got: String,
+    },
+    /// A tokenizer file is malformed or contradicts the model.
+    #[error("read tokenizer {}: expected {expected}, got {got}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What would have been accepted.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
+    /// An option, or a combination of options, is not allowed.
+    #[error("option {option}: expected {expected}, got {got}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// A sentence is longer than the model's position table.
+    #[error("encode source: expected at most {limit} tokens, got {length}; allow truncation to cut it")]
+    InputTooLong {
+        /// Tokens in the sentence, end of sentence included.
+        length: usize,
+        /// Rows of the position table.
+        limit: usize,
+    },
+    /// Token ids given from outside do not fit the model.
+    #[error("{operation}: expected {expected}, got {got}")]
+    Input {
+        /// What was being done.
+        operation: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// The model produced NaN or +infinity.
+    #[error("decode: expected finite logits, got {value} at step {step}, slot {slot}, row {row}")]
+    NonFiniteLogits {
+        /// Generated tokens including the one being chosen.
+        step: usize,
+        /// The sentence slot.
+        slot: usize,
+        /// The beam within the slot.
+        row: usize,
+        /// The value found.
+        value: f32,
+    },
+    /// No model directory was named, and none of the usual places holds the demo model.
+    #[error("find the demo model: expected config.json in one of {}; name a model directory", searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NoModel {
+        /// The directories that were tried.
+        searched: Vec<PathBuf>,
+    },
+    /// A device cannot be used.
+    #[error("open device {device}: {reason}")]
+    Device {
+        /// The device as the user named it.
+        device: String,
+        /// Why it cannot be used, and what would help.
+        reason: String,
+    },
+    /// The engine thread ended before it answered.
+    #[error("translate: the engine has stopped after an earlier failure")]
+    EngineStopped,
+}
+
+impl Error {
+    /// A short stable name of the variant, as in the `error.kind` field of JSON lines.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "io",
+            Error::Json { .. } => "json",
+            Error::Config { .. } => "config",
+            Error::Safetensors { .. } => "safetensors",
+            Error::Tensor { .. } => "tensor",
+            Error::Tokenizer { .. } => "tokenizer",
+            Error::Option { .. } => "option",
+            Error::InputTooLong { .. } => "input_too_long",
+            Error::Input { .. } => "input",
+            Error::NonFiniteLogits { .. } => "non_finite_logits",
+            Error::NoModel { .. } => "no_model",
+            Error::Device { .. } => "device",
+            Error::EngineStopped => "engine_stopped",
+        }
+    }
+}

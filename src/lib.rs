@@ -1,0 +1,6 @@
+//! A decoding engine for sequence-to-sequence models.
+
+pub mod check;
+pub mod error;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! The `beamfuse` command.
+
+fn main() {}
