@@ -1,0 +1,363 @@
+//! Loops over f32 slices that layer norm, attention, softmax and beam search are built from.
+//!
+//! Numerics: sums run in four accumulators of sixteen lanes over blocks of 64 values, then in the first of them over blocks of
+//! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on the
+//! instruction set (up to [`lanes`]' note on fused multiply-add), its address, or what is computed around it.
+
+pub(in crate::cpu) mod lanes;
+
+pub use lanes::Isa;
+
+use crate::backend::Activation;
+use lanes::{LANES, Simd, dispatch};
+
+/// For each line, a method of [`Isa`] that runs `body` on that instruction set, and a function that runs it on the best one.
+macro_rules! primitives {
+    ($($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {
+        impl Isa {
+            $(
+                #[doc = concat!("[`", stringify!($name), "`] on this instruction set.")]
+                #[inline]
+                pub fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+                    dispatch!(self, $body, ($($arg: $ty),*) $(-> $ret)?)
+                }
+            )*
+        }
+        $(
+            $(#[$doc])*
+            #[inline]
+            pub fn $name($($arg: $ty),*) $(-> $ret)? {
+                Isa::best().$name($($arg),*)
+            }
+        )*
+    };
+}
+
+primitives! {
+    /// The dot product of two slices of one length.
+    dot = dot_body(a: &[f32], b: &[f32]) -> f32;
+    /// `y += alpha * x`, each element rounded once.
+    axpy = axpy_body(alpha: f32, x: &[f32], y: &mut [f32]);
+    /// `x *= factor`.
+    scale = scale_body(x: &mut [f32], factor: f32);
+    /// `y += x`.
+    add_in_place = add_body(y: &mut [f32], x: &[f32]);
+    /// The largest value; NaN if any is NaN, -inf if there is none.
+    max = max_body(x: &[f32]) -> f32;
+    /// The sum.
+    sum = sum_body(x: &[f32]) -> f32;
+    /// The sum of `(x - mean)^2`.
+    sum_sq_diff = sum_sq_diff_body(x: &[f32], mean: f32) -> f32;
+    /// The sum of `exp(x - shift)`, with the `exp` of [`exp_shift_in_place`].
+    sum_exp = sum_exp_body(x: &[f32], shift: f32) -> f32;
+    /// Replaces x by `exp(x - shift)` and returns the sum of the results.
+    ///
+    /// The exponential is within 1.5 units in the last place of its argument's, and exactly 0 where `x - shift < -86.9` (where
+    /// it is below 2e-38), so that no subnormal number appears.
+    exp_shift_in_place = exp_shift_body(x: &mut [f32], shift: f32) -> f32;
+    /// Applies the activation to each element.
+    ///
+    /// The result f(x) is within `3e-7 * max(|f(x)|, 1e-6)` for SiLU and the erf form of GELU (1e-6 on a CPU without fused
+    /// multiply-add), and within `3e-7 * max(|f(x)|, 1)` for the tanh form, whose left tail magnifies rounding.
+    /// NaN stays NaN; at -inf the smooth ones are NaN, as 0 * inf is.
+    activate = activate_body(activation: Activation, x: &mut [f32]);
+    /// The last pass of layer normalisation: `out = (x - mean) * inv_std * gamma + beta`, all slices of one length.
+    normalize = normalize_body(x: &[f32], mean: f32, inv_std: f32, gamma: &[f32], beta: &[f32], out: &mut [f32]);
+    /// The first index at or after `from` whose value is greater than `threshold`, or the length if there is none.
+    position_above = position_above_body(x: &[f32], from: usize, threshold: f32) -> usize;
+}
+
+/// Calls `keep(index, value)` for each `x[index] > threshold` in index order. `keep` returns the threshold that holds from
+/// the next index on, so a top-k collector raises it to its worst kept value. NaN is never above anything.
+pub fn scan_above(x: &[f32], mut threshold: f32, mut keep: impl FnMut(usize, f32) -> f32) {
+    let isa = Isa::best();
+    let mut index = isa.position_above(x, 0, threshold);
+    while index < x.len() {
+        threshold = keep(index, x[index]);
+        index = isa.position_above(x, index + 1, threshold);
+    }
+}
+
+/// Folds slices of one length, given as `[x, y, ...]`, into one `f32` in the order that the module's documentation describes.
+/// `$fill` pads each slice's rest. Macros rather than closures, since a closure would not inherit the instruction set.
+macro_rules! fold {
+    ($s:ident, [$($x:ident = $fill:expr),+], $init:expr, |$acc:ident $(, $v:ident)+| $step:expr, $combine:ident) => {{
+        let mut accumulators = [$s.splat($init); 4];
+        $(let ($v, $x) = $x.as_chunks::<LANES>();)+
+        let chunks = [$($v.len()),+][0];
+        let in_blocks = chunks / 4 * 4;
+        for block in (0..in_blocks).step_by(4) {
+            for i in 0..4 {
+                $(let $v = $s.load(&$v[block + i]);)+
+                let $acc = accumulators[i];
+                accumulators[i] = $step;
+            }
+        }
+        for single in in_blocks..chunks {
+            $(let $v = $s.load(&$v[single]);)+
+            let $acc = accumulators[0];
+            accumulators[0] = $step;
+        }
+        if ![$($x.is_empty()),+][0] {
+            $(let $v = $s.load_partial($x, $fill);)+
+            let $acc = accumulators[0];
+            accumulators[0] = $step;
+        }
+        let [a, b, c, d] = accumulators;
+        let mut lanes = $s.to_array($combine($s, $combine($s, a, b), $combine($s, c, d)));
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                let pair = $combine(lanes::Portable, [lanes[i]; LANES], [lanes[i + width]; LANES]);
+                lanes[i] = pair[0];
+            }
+        }
+        lanes[0]
+    }};
+}
+
+/// Replaces each element of `y` by an expression of it and of the elements of further slices of the same length.
+macro_rules! map {
+    ($s:ident, $y:ident, |$v:ident $(, $w:ident = $x:ident)*| $e:expr) => {{
+        let (chunks, rest) = $y.as_chunks_mut::<LANES>();
+        $(let ($w, $x) = $x.as_chunks::<LANES>();)*
+        for i in 0..chunks.len() {
+            let $v = $s.load(&chunks[i]);
+            $(let $w = $s.load(&$w[i]);)*
+            $s.store($e, &mut chunks[i]);
+        }
+        if !rest.is_empty() {
+            let $v = $s.load_partial(rest, 0.0);
+            $(let $w = $s.load_partial($x, 0.0);)*
+            $s.store_partial($e, rest);
+        }
+    }};
+}
+
+#[inline(always)]
+fn plus<S: Simd>(s: S, a: S::V, b: S::V) -> S::V {
+    s.add(a, b)
+}
+
+/// The larger of two; NaN if either is NaN (`max` returns its second argument then, which holds what was seen before).
+#[inline(always)]
+fn larger<S: Simd>(s: S, seen: S::V, v: S::V) -> S::V {
+    s.nan_or(v, s.max(v, seen))
+}
+
+#[inline(always)]
+fn dot_body<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "dot: lengths differ");
+    fold!(s, [a = 0.0, b = 0.0], 0.0, |acc, x, y| s.mul_add(x, y, acc), plus)
+}
+
+#[inline(always)]
+fn axpy_body<S: Simd>(s: S, alpha: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "axpy: lengths differ");
+    let alpha = s.splat(alpha);
+    map!(s, y, |v, w = x| s.mul_add(alpha, w, v));
+}
+
+#[inline(always)]
+fn scale_body<S: Simd>(s: S, x: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
+    map!(s, x, |v| s.mul(v, factor));
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn add_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
+    assert_eq!(x.len(), y.len(), "add_in_place: lengths differ");
+    map!(s, y, |v, w = x| s.add(v, w));
+}
+
+#[inline(always)]
+fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger)
+}
+
+#[inline(always)]
+fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    fold!(s, [x = 0.0], 0.0, |acc, v| s.add(acc, v), plus)
+}
+
+#[inline(always)]
+fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let m = s.splat(mean);
+    fold!(
+        s,
+        [x = mean],
+        0.0,
+        |acc, v| {
+            let difference = s.sub(v, m);
+            s.mul_add(difference, difference, acc)
+        },
+        plus
+    )
+}
+
+#[inline(always)]
+fn sum_exp_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
+    let by = s.splat(shift);
+    fold!(s, [x = f32::NEG_INFINITY], 0.0, |acc, v| s.add(acc, exp(s, s.sub(v, by))), plus)
+}
+
+#[inline(always)]
+fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -> f32 {
+    let by = s.splat(shift);
+    map!(s, x, |v| exp(s, s.sub(v, by)));
+    sum_body(s, x)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
+    let one = s.splat(1.0);
+    match activation {
+        Activation::None => {}
+        Activation::Relu => map!(s, x, |v| s.max(s.splat(0.0), v)),
+        Activation::Silu => map!(s, x, |v| s.div(v, s.add(one, exp(s, s.mul(v, s.splat(-1.0)))))),
+        Activation::GeluTanh => map!(s, x, |v| s.div(v, s.add(one, exp(s, gelu_tanh_exponent(s, v))))),
+        Activation::GeluErf => map!(s, x, |v| s.mul(v, normal_cdf(s, v))),
+    }
+}
+
+#[inline(always)]
+fn normalize_body<S: Simd>(s: S, x: &[f32], mean: f32, inv_std: f32, gamma: &[f32], beta: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    assert!(x.len() == n && gamma.len() == n && beta.len() == n, "normalize: lengths differ");
+    let (mean, inv_std) = (s.splat(mean), s.splat(inv_std));
+    map!(s, out, |_v, v = x, g = gamma, b = beta| s.mul_add(s.mul(s.sub(v, mean), inv_std), g, b));
+}
+
+#[inline(always)]
+fn position_above_body<S: Simd>(s: S, x: &[f32], from: usize, threshold: f32) -> usize {
+    let bound = s.splat(threshold);
+    let mut at = from;
+    for block in x[from..].as_chunks::<{ 4 * LANES }>().0 {
+        let mut mask = 0;
+        for (i, chunk) in block.as_chunks().0.iter().enumerate() {
+            mask |= s.mask_gt(s.load(chunk), bound) << (i * LANES);
+        }
+        if mask != 0 {
+            return at + mask.trailing_zeros() as usize;
+        }
+        at += 4 * LANES;
+    }
+    while at < x.len() {
+        let rest = &x[at..x.len().min(at + LANES)];
+        let mask = s.mask_gt(s.load_partial(rest, f32::NEG_INFINITY), bound);
+        if mask != 0 {
+            return at + mask.trailing_zeros() as usize;
+        }
+        at += rest.len();
+    }
+    x.len()
+}
+
+/// `c[0] + c[1] x + c[2] x^2 + ...` by Horner's rule.
+#[inline(always)]
+fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
+    let mut value = s.splat(coefficients[N - 1]);
+    for i in (0..N - 1).rev() {
+        value = s.mul_add(value, x, s.splat(coefficients[i]));
+    }
+    value
+}
+
+/// `exp(x)`: 0 below -86.9, infinity above 88.73.
+///
+/// With n the integer nearest to x / ln 2 and r = x - n ln 2, it is 2^n (1 + r + r^2 q(r)), where q is the minimax polynomial
+/// of degree 4 for the relative error of the whole (3.3e-9) on |r| <= 0.35. Adding `BIAS` rounds to an integer and leaves
+/// n + 126 in the low bits; the missing factor of two keeps 2^n representable up to n = 128.
+#[inline(always)]
+fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    const LOWEST: f32 = -86.9;
+    const BIAS: f32 = 12_582_912.0 + 126.0; // 1.5 * 2^23: the unit in the last place is one
+    const LN2_HIGH: f32 = 355.0 / 512.0; // nine bits, so n * LN2_HIGH is exact
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    const Q: [f32; 5] = [0.499_999_94, 0.166_665_15, 0.041_668_456, 0.008_369_419, 0.001_381_314_2];
+
+    // NaN passes through min and max as their second argument.
+    let clamped = s.min(s.splat(89.0), s.max(s.splat(LOWEST), x));
+    let biased = s.mul_add(clamped, s.splat(std::f32::consts::LOG2_E), s.splat(BIAS));
+    let n = s.sub(biased, s.splat(BIAS));
+    let r = s.mul_add(n, s.splat(-LN2_HIGH), clamped);
+    let r = s.mul_add(n, s.splat(-LN2_LOW), r);
+    let mantissa = s.add(s.splat(1.0), s.mul_add(s.mul(r, r), polynomial(s, r, Q), r));
+    let value = s.mul(s.add(mantissa, mantissa), s.low_bits_to_exponent(biased));
+    s.select_lt(x, s.splat(LOWEST), s.splat(0.0), value)
+}
+
+/// -2u with u = sqrt(2 / pi) (x + 0.044715 x^3), since (1 + tanh u) / 2 = 1 / (1 + exp(-2u)).
+#[inline(always)]
+fn gelu_tanh_exponent<S: Simd>(s: S, x: S::V) -> S::V {
+    const LINEAR: f32 = -1.595_769; // -2 sqrt(2 / pi)
+    const CUBIC: f32 = -0.071_354_82; // the same times 0.044715
+    s.mul(x, s.mul_add(s.mul(x, x), s.splat(CUBIC), s.splat(LINEAR)))
+}
+
+/// (1 + erf(x / sqrt(2))) / 2, accurate in the left tail too.
+///
+/// For a = |x| the tail is exp(-a^2 / 2) g(a), and g is smooth in t = (a - 3) / (a + 3) (the substitution of Shepherd and
+/// Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x", 1981): the minimax polynomial of degree 9 on
+/// 0 <= a <= 14 has a relative error of 7.8e-9. Beyond 14 the exponential is 0.
+#[inline(always)]
+fn normal_cdf<S: Simd>(s: S, x: S::V) -> S::V {
+    const G: [f32; 10] = [
+        0.121_513_95,
+        -0.206_402_61,
+        0.123_225_03,
+        -0.046_213_29,
+        0.006_132_071_4,
+        0.002_904_563_4,
+        -0.000_983_762_3,
+        -0.000_339_500_43,
+        0.000_115_549_03,
+        0.000_053_683_558,
+    ];
+    let zero = s.splat(0.0);
+    let three = s.splat(3.0);
+    let a = s.min(s.splat(14.0), s.max(s.sub(zero, x), x));
+    let t = s.div(s.sub(a, three), s.add(a, three));
+    // a^2 as a rounded part and the rest: exp magnifies the rounding of its argument.
+    let square = s.mul(a, a);
+    let rest = s.mul_add(a, a, s.sub(zero, square));
+    let tail = s.mul(polynomial(s, t, G), exp(s, s.mul(square, s.splat(-0.5))));
+    let tail = s.mul_add(s.mul(rest, s.splat(-0.5)), tail, tail);
+    s.select_lt(x, zero, tail, s.sub(s.splat(1.0), tail))
+}
+
+/// [`activate`] for one value in f64, by the formulas.
+pub fn reference_activation(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Relu if x < 0.0 => 0.0,
+        Activation::Relu => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::GeluErf => x / 2.0 * erfc(-x / 2f64.sqrt()),
+    }
+}
+
+/// 1 - erf(z) by its Taylor series or its continued fraction (Abramowitz and Stegun 7.1.5 and 7.1.14), far beyond f32.
+fn erfc(z: f64) -> f64 {
+    if z < 0.0 {
+        return 2.0 - erfc(-z);
+    }
+    if z < 2.5 {
+        let (mut term, mut sum) = (z, z);
+        for n in 1..120 {
+            term *= -z * z / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        return 1.0 - sum * 2.0 / std::f64::consts::PI.sqrt();
+    }
+    let mut fraction = 0.0;
+    for n in (1..200).rev() {
+        fraction = f64::from(n) / 2.0 / (z + fraction);
+    }
+    (-z * z).exp() / ((z + fraction) * std::f64::consts::PI.sqrt())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+//! Sixteen f32 lanes on three instruction sets.
+//!
+//! [`Simd`] is the vocabulary in which the CPU's inner loops are written once. Each implementation is a token whose existence
+//! proves that the CPU has the instructions, so that all its methods are safe to call; [`Isa`] hands the tokens out.
+//! A loop must be inlined into a function with the matching `#[target_feature]`, which is what [`dispatch!`] arranges:
+//! elsewhere the intrinsics would become calls.
+//!
+//! Every method does the same IEEE operation on each lane on every instruction set, so the lanes' bits are equal everywhere,
+//! with one exception: [`Simd::mul_add`] rounds twice on a CPU without fused multiply-add (x86-64 before 2013).
+
+use std::sync::LazyLock;
+
+/// How many f32 values a [`Simd::V`] holds.
+pub(in crate::cpu) const LANES: usize = 16;
+
+/// Operations on sixteen lanes. `min` and `max` return their second argument when either is NaN.
+pub(in crate::cpu) trait Simd: Copy {
+    /// Sixteen f32 values.
+    type V: Copy;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// Loads up to sixteen values; the lanes beyond `x` hold `fill`.
+    fn load_partial(self, x: &[f32], fill: f32) -> Self::V;
+    /// Stores as many lanes as `out` has room for.
+    fn store_partial(self, v: Self::V, out: &mut [f32]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `then` in the lanes where `a < b`, else (also where one is NaN) `otherwise`.
+    fn select_lt(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
+    /// `x` in the lanes where it is NaN, else `otherwise`.
+    fn nan_or(self, x: Self::V, otherwise: Self::V) -> Self::V;
+    /// Bit i is set when lane i of `a` is greater than lane i of `b`.
+    fn mask_gt(self, a: Self::V, b: Self::V) -> u64;
+    /// The lanes' bits shifted left by 23: their low bits moved to where an f32 keeps its exponent.
+    fn low_bits_to_exponent(self, v: Self::V) -> Self::V;
+
+    #[inline(always)]
+    fn to_array(self, v: Self::V) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes
+    }
+}
+
+/// The instruction sets that the inner loops are compiled for. A value other than `Portable` exists only where the CPU has
+/// that instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(pub(in crate::cpu) Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cpu) enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Portable(Portable),
+}
+
+impl Isa {
+    /// The best instruction set of this CPU; detected once.
+    #[inline]
+    pub fn best() -> Isa {
+        static BEST: LazyLock<Isa> = LazyLock::new(|| Isa::available()[0]);
+        *BEST
+    }
+
+    /// Every instruction set of this CPU, best first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            // The subsets that every CPU with AVX-512 has had since 2017; int8 needs BW, the tails VL.
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
+            if avx2 && avx512 {
+                found.push(Isa(Kind::Avx512(Avx512(()))));
+            }
+            if avx2 {
+                found.push(Isa(Kind::Avx2(Avx2(()))));
+            }
+        }
+        found.push(Isa(Kind::Portable(Portable)));
+        found
+    }
+
+    /// Whether multiply-adds are rounded once; all instruction sets that do so give equal bits.
+    pub fn fuses_multiply_add(self) -> bool {
+        !matches!(self.0, Kind::Portable(_)) || FUSED
+    }
+
+    /// A short name for logs and benchmarks.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => "avx2",
+            Kind::Portable(_) => "portable",
+        }
+    }
+}
+
+/// Calls `body(token, args...)` compiled for the instruction set `isa`. `body` is generic over `S: Simd` and
+/// `#[inline(always)]`; the arguments' types are spelled out because nested functions cannot infer them.
+macro_rules! dispatch {
+    ($isa:expr, $body:path, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
+        dispatch!($isa, $body, [], ($($arg: $ty),*) $(-> $ret)?)
+    };
+    ($isa:expr, $body:path, [$($generics:tt)*], ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+        fn avx512 $($generics)* (token: $crate::cpu::simd::lanes::Avx512, $($arg: $ty),*) $(-> $ret)? {
+            $body(token, $($arg),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2 $($generics)* (token: $crate::cpu::simd::lanes::Avx2, $($arg: $ty),*) $(-> $ret)? {
+            $body(token, $($arg),*)
+        }
+        match $isa.0 {
+            // SAFETY: the token exists only where the CPU has these features.
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::lanes::Kind::Avx512(token) => unsafe { avx512(token, $($arg),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::lanes::Kind::Avx2(token) => unsafe { avx2(token, $($arg),*) },
+            $crate::cpu::simd::lanes::Kind::Portable(token) => $body(token, $($arg),*),
+        }
+    }};
+}
+pub(in crate::cpu) use dispatch;
+
+#[cfg(target_arch = "x86_64")]
+pub(in crate::cpu) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Simd};
+    use std::arch::x86_64::*;
+
+    /// Methods of [`Simd`] that are one expression over intrinsics without memory operands.
+    macro_rules! lane_ops {
+        ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $e:expr;)*) => {$(
+            #[inline(always)]
+            fn $name(self, $($arg: $ty),*) -> $ret {
+                // SAFETY: `self` exists only where the CPU has the instruction set.
+                unsafe { $e }
+            }
+        )*};
+    }
+
+    /// Proof that the CPU has AVX-512 F, BW and VL, and AVX2 and FMA.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in crate::cpu) struct Avx512(pub(super) ());
+
+    #[inline(always)]
+    fn first_lanes(count: usize) -> __mmask16 {
+        ((1u32 << count.min(LANES)) - 1) as __mmask16
+    }
+
+    impl Simd for Avx512 {
+        type V = __m512;
+
+        lane_ops! {
+            splat(x: f32) -> __m512 = _mm512_set1_ps(x);
+            add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+            sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+            mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+            div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+            mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+            min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+            max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+            select_lt(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 =
+                _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), otherwise, then);
+            nan_or(x: __m512, otherwise: __m512) -> __m512 =
+                _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), otherwise, x);
+            mask_gt(a: __m512, b: __m512) -> u64 = u64::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b));
+            low_bits_to_exponent(v: __m512) -> __m512 =
+                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v)));
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(self, v: __m512, out: &mut [f32; LANES]) {
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+        }
+
+        #[inline(always)]
+        fn load_partial(self, x: &[f32], fill: f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512; the mask keeps the load inside the slice.
+            unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(x.len()), x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store_partial(self, v: __m512, out: &mut [f32]) {
+            // SAFETY: `self` proves AVX-512; the mask keeps the store inside the slice.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), first_lanes(out.len()), v) }
+        }
+    }
+
+    /// Proof that the CPU has AVX2 and FMA.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in crate::cpu) struct Avx2(pub(super) ());
+
+    /// Two registers of eight lanes.
+    type Pair = [__m256; 2];
+
+    /// All ones in the lanes below `count`.
+    #[inline(always)]
+    fn first_lanes_pair(count: usize) -> [__m256i; 2] {
+        static MASK: [i32; 2 * LANES] = {
+            let mut mask = [0; 2 * LANES];
+            let mut i = 0;
+            while i < LANES {
+                mask[i] = -1;
+                i += 1;
+            }
+            mask
+        };
+        let window = &MASK[LANES - count.min(LANES)..][..LANES];
+        // SAFETY: called by `Avx2`'s methods only; the window has sixteen values.
+        unsafe { [_mm256_loadu_si256(window.as_ptr().cast()), _mm256_loadu_si256(window[8..].as_ptr().cast())] }
+    }
+
+    impl Simd for Avx2 {
+        type V = Pair;
+
+        lane_ops! {
+            splat(x: f32) -> Pair = [_mm256_set1_ps(x); 2];
+            add(a: Pair, b: Pair) -> Pair = [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])];
+            sub(a: Pair, b: Pair) -> Pair = [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])];
+            mul(a: Pair, b: Pair) -> Pair = [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])];
+            div(a: Pair, b: Pair) -> Pair = [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])];
+            mul_add(a: Pair, b: Pair, c: Pair) -> Pair =
+                [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])];
+            min(a: Pair, b: Pair) -> Pair = [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])];
+            max(a: Pair, b: Pair) -> Pair = [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])];
+            select_lt(a: Pair, b: Pair, then: Pair, otherwise: Pair) -> Pair = [
+                _mm256_blendv_ps(otherwise[0], then[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0])),
+                _mm256_blendv_ps(otherwise[1], then[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])),
+            ];
+            nan_or(x: Pair, otherwise: Pair) -> Pair = [
+                _mm256_blendv_ps(otherwise[0], x[0], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[0], x[0])),
+                _mm256_blendv_ps(otherwise[1], x[1], _mm256_cmp_ps::<_CMP_UNORD_Q>(x[1], x[1])),
+            ];
+            mask_gt(a: Pair, b: Pair) -> u64 = {
+                let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]));
+                let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]));
+                low as u64 | (high as u64) << 8
+            };
+            low_bits_to_exponent(v: Pair) -> Pair = [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v[0]))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v[1]))),
+            ];
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> Pair {
+            // SAFETY: `self` proves AVX2; the array has sixteen values.
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x[8..].as_ptr())] }
+        }
+
+        #[inline(always)]
+        fn store(self, v: Pair, out: &mut [f32; LANES]) {
+            // SAFETY: `self` proves AVX2; the array has sixteen values.
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+                _mm256_storeu_ps(out[8..].as_mut_ptr(), v[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn load_partial(self, x: &[f32], fill: f32) -> Pair {
+            let mask = first_lanes_pair(x.len());
+            // SAFETY: `self` proves AVX2; masked-off lanes are not accessed, and the address of the second half is computed
+            // without claiming that it lies inside the slice.
+            unsafe {
+                let fill = _mm256_set1_ps(fill);
+                let low = _mm256_maskload_ps(x.as_ptr(), mask[0]);
+                let high = _mm256_maskload_ps(x.as_ptr().wrapping_add(8), mask[1]);
+                [
+                    _mm256_blendv_ps(fill, low, _mm256_castsi256_ps(mask[0])),
+                    _mm256_blendv_ps(fill, high, _mm256_castsi256_ps(mask[1])),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn store_partial(self, v: Pair, out: &mut [f32]) {
+            let mask = first_lanes_pair(out.len());
+            // SAFETY: as in `load_partial`.
+            unsafe {
+                _mm256_maskstore_ps(out.as_mut_ptr(), mask[0], v[0]);
+                _mm256_maskstore_ps(out.as_mut_ptr().wrapping_add(8), mask[1], v[1]);
+            }
+        }
+    }
+}
+
+/// Plain Rust that LLVM vectorises for the target's baseline (SSE2, NEON).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cpu) struct Portable;
+
+type Array = [f32; LANES];
+
+/// Methods of [`Simd`] that compute lane i of the result from lane i of each argument.
+macro_rules! lanewise {
+    ($($name:ident($($arg:ident),*) = $e:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: Array),*) -> Array {
+            let mut out = [0.0; LANES];
+            for i in 0..LANES {
+                $(let $arg = $arg[i];)*
+                out[i] = $e;
+            }
+            out
+        }
+    )*};
+}
+
+impl Simd for Portable {
+    type V = Array;
+
+    lanewise! {
+        add(a, b) = a + b;
+        sub(a, b) = a - b;
+        mul(a, b) = a * b;
+        div(a, b) = a / b;
+        mul_add(a, b, c) = mul_add(a, b, c);
+        min(a, b) = if a < b { a } else { b };
+        max(a, b) = if a > b { a } else { b };
+        select_lt(a, b, then, otherwise) = if a < b { then } else { otherwise };
+        nan_or(x, otherwise) = if x.is_nan() { x } else { otherwise };
+        low_bits_to_exponent(v) = f32::from_bits(v.to_bits() << 23);
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Array {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Array {
+        *x
+    }
+
+    #[inline(always)]
+    fn store(self, v: Array, out: &mut [f32; LANES]) {
+        *out = v;
+    }
+
+    #[inline(always)]
+    fn load_partial(self, x: &[f32], fill: f32) -> Array {
+        let mut v = [fill; LANES];
+        for (lane, &x) in v.iter_mut().zip(x) {
+            *lane = x;
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn store_partial(self, v: Array, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(v) {
+            *out = x;
+        }
+    }
+
+    #[inline(always)]
+    fn mask_gt(self, a: Array, b: Array) -> u64 {
+        let mut mask = 0;
+        for i in 0..LANES {
+            mask |= u64::from(a[i] > b[i]) << i;
+        }
+        mask
+    }
+}
+
+/// Whether the compilation target itself has fused multiply-add.
+const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// `a * b + c`: fused where the target has the instruction, since a library call per element would be ten times slower.
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}

@@ -1,0 +1,247 @@
+use super::*;
+use crate::check::{Tolerance, compare};
+
+/// A reproducible stream of values that are neither symmetric nor of one magnitude.
+fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    (0..len).map(|i| (next() - 0.3) * if i % 37 == 5 { 40.0 } else { 3.0 }).collect()
+}
+
+/// Around every boundary of the blocking, and the sizes that models have.
+fn lengths() -> impl Iterator<Item = usize> {
+    (0..=200).chain([251, 256, 257, 511, 512, 1023, 8001])
+}
+
+#[track_caller]
+fn assert_close(actual: f32, expected: f64, tolerance: f64) {
+    compare(&[actual], &[expected as f32], Tolerance::new(tolerance, tolerance)).unwrap();
+}
+
+#[test]
+fn reductions_match_f64_sums() {
+    for isa in Isa::available() {
+        for len in lengths() {
+            let (a, b) = (values(len, 1), values(len, 2));
+            let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+            let (wa, wb) = (wide(&a), wide(&b));
+            // Bounds follow the sum of magnitudes; a lane adds at most a sixteenth of the values one after the other.
+            let bound = |terms: &[f64]| 1e-6 * terms.iter().map(|t| t.abs()).sum::<f64>() + 1e-30;
+            let products: Vec<f64> = wa.iter().zip(&wb).map(|(x, y)| x * y).collect();
+            assert_close(isa.dot(&a, &b), products.iter().sum(), bound(&products));
+            assert_close(isa.sum(&a), wa.iter().sum(), bound(&wa));
+            let squares: Vec<f64> = wa.iter().map(|x| (x - 0.75).powi(2)).collect();
+            assert_close(isa.sum_sq_diff(&a, 0.75), squares.iter().sum(), bound(&squares));
+            let exps: Vec<f64> = wa.iter().map(|x| (x - 3.5).exp()).collect();
+            assert_close(isa.sum_exp(&a, 3.5), exps.iter().sum(), 3.0 * bound(&exps));
+            let expected = a.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+            assert_eq!(isa.max(&a), expected, "{} len {len}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn elementwise_loops_match_the_formula() {
+    for isa in Isa::available() {
+        for len in lengths() {
+            let (x, y, g) = (values(len, 3), values(len, 4), values(len, 5));
+            let check = |name: &str, actual: &[f32], expected: Vec<f64>| {
+                let expected: Vec<f32> = expected.into_iter().map(|v| v as f32).collect();
+                compare(actual, &expected, Tolerance::new(2e-5, 1e-6))
+                    .unwrap_or_else(|e| panic!("{name} {} len {len}: {e}", isa.name()));
+            };
+            let of = |f: &dyn Fn(f64, f64, f64) -> f64| -> Vec<f64> {
+                (0..len).map(|i| f(x[i].into(), y[i].into(), g[i].into())).collect()
+            };
+            let mut out = y.clone();
+            isa.axpy(1.25, &x, &mut out);
+            check("axpy", &out, of(&|x, y, _| y + 1.25 * x));
+            let mut out = y.clone();
+            isa.add_in_place(&mut out, &x);
+            check("add", &out, of(&|x, y, _| x + y));
+            let mut out = y.clone();
+            isa.scale(&mut out, -0.375);
+            check("scale", &out, of(&|_, y, _| -0.375 * y));
+            let mut out = vec![f32::NAN; len];
+            isa.normalize(&x, 0.5, 1.75, &g, &y, &mut out);
+            check("normalize", &out, of(&|x, y, g| (x - 0.5) * 1.75 * g + y));
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let isas: Vec<Isa> = Isa::available().into_iter().filter(|isa| isa.fuses_multiply_add()).collect();
+    let run = |isa: Isa, len: usize| -> Vec<u32> {
+        let (x, y) = (values(len, 6), values(len, 7));
+        let mut all = vec![isa.dot(&x, &y), isa.sum(&x), isa.sum_sq_diff(&x, 0.3), isa.sum_exp(&x, 2.0), isa.max(&x)];
+        let mut each = x.clone();
+        all.push(isa.exp_shift_in_place(&mut each, 2.0));
+        all.append(&mut each);
+        for activation in ACTIVATIONS {
+            let mut each = x.clone();
+            isa.activate(activation, &mut each);
+            all.append(&mut each);
+        }
+        let mut each = y.clone();
+        isa.axpy(0.7, &x, &mut each);
+        isa.scale(&mut each, 1.1);
+        isa.add_in_place(&mut each, &x);
+        all.append(&mut each);
+        let mut each = vec![0.0; len];
+        isa.normalize(&x, 0.1, 2.2, &y, &x, &mut each);
+        all.append(&mut each);
+        all.iter().map(|v| v.to_bits()).collect()
+    };
+    for len in lengths() {
+        let expected = run(isas[0], len);
+        for &isa in &isas[1..] {
+            assert!(run(isa, len) == expected, "{} differs from {} at len {len}", isa.name(), isas[0].name());
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_address() {
+    for isa in Isa::available() {
+        let x = values(200, 8);
+        for start in 1..16 {
+            let mut moved = vec![f32::NAN; start];
+            moved.extend_from_slice(&x);
+            let view = &moved[start..];
+            assert_eq!(isa.sum(view).to_bits(), isa.sum(&x).to_bits());
+            assert_eq!(isa.dot(view, &x).to_bits(), isa.dot(&x, &x).to_bits());
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_propagate() {
+    for isa in Isa::available() {
+        assert_eq!(isa.max(&[]), f32::NEG_INFINITY);
+        assert_eq!(isa.sum(&[]), 0.0);
+        assert_eq!(isa.sum_exp(&[f32::NEG_INFINITY; 33], 1.0), 0.0);
+        for len in [1, 15, 16, 17, 64, 65, 100, 257] {
+            for at in [0, len / 2, len - 1] {
+                let mut x = values(len, 9);
+                x[at] = f32::INFINITY;
+                assert_eq!(isa.max(&x), f32::INFINITY);
+                assert_eq!(isa.sum_exp(&x, 0.0), f32::INFINITY);
+                x[at] = f32::NEG_INFINITY;
+                assert_eq!(isa.sum(&x), f32::NEG_INFINITY);
+                x[at] = f32::NAN;
+                assert!(isa.max(&x).is_nan(), "{} len {len} at {at}", isa.name());
+                assert!(isa.sum(&x).is_nan() && isa.dot(&x, &x).is_nan() && isa.sum_exp(&x, 0.0).is_nan());
+                for activation in ACTIVATIONS {
+                    let mut y = x.clone();
+                    isa.activate(activation, &mut y);
+                    let nans: Vec<usize> = (0..len).filter(|&i| y[i].is_nan()).collect();
+                    assert_eq!(nans, [at], "{activation:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn exp_is_accurate_and_exactly_zero_at_minus_infinity() {
+    for isa in Isa::available() {
+        let mut worst = 0.0f64;
+        for step in 0..2_000_003 {
+            let x = -86.9 + step as f32 * (175.6 / 2_000_000.0);
+            if x > 88.72 {
+                break;
+            }
+            let mut y = [x];
+            isa.exp_shift_in_place(&mut y, 0.0);
+            let exact = f64::from(x).exp();
+            let ulp = f64::from((exact as f32).next_up()) - f64::from(exact as f32);
+            worst = worst.max((f64::from(y[0]) - exact).abs() / ulp);
+        }
+        println!("{}: worst error of exp {worst:.3} units in the last place", isa.name());
+        assert!(worst < 1.5, "{}: {worst}", isa.name());
+        let mut edges = [f32::NEG_INFINITY, -1e30, -87.0, 0.0, 88.8, 1e30, f32::INFINITY];
+        let sum = isa.exp_shift_in_place(&mut edges, 0.0);
+        assert_eq!(edges, [0.0, 0.0, 0.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]);
+        assert_eq!(sum, f32::INFINITY);
+    }
+}
+
+#[test]
+fn the_sum_of_exponentials_is_one_number() {
+    for len in lengths() {
+        let mut x = values(len, 10);
+        let separate = sum_exp(&x, 1.5);
+        assert_eq!(exp_shift_in_place(&mut x, 1.5).to_bits(), separate.to_bits(), "len {len}");
+    }
+}
+
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Relu, Activation::Silu, Activation::GeluTanh, Activation::GeluErf];
+
+#[test]
+fn activations_are_within_their_stated_errors() {
+    for isa in Isa::available() {
+        for activation in ACTIVATIONS {
+            let floor = if activation == Activation::GeluTanh { 1.0 } else { 1e-6 };
+            let bound = if activation == Activation::GeluErf && !isa.fuses_multiply_add() { 1e-6 } else { 3e-7 };
+            let mut worst = (0.0, 0.0);
+            for step in 0..400_001 {
+                let x = -20.0 + step as f32 * 1e-4;
+                let mut y = [x];
+                isa.activate(activation, &mut y);
+                let exact = reference_activation(activation, x.into());
+                let error = (f64::from(y[0]) - exact).abs() / exact.abs().max(floor);
+                if error > worst.0 {
+                    worst = (error, x);
+                }
+            }
+            println!("{} {activation:?}: worst {:.2e} at {}", isa.name(), worst.0, worst.1);
+            assert!(worst.0 < bound, "{} {activation:?}: {worst:?}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn scan_visits_what_a_loop_would() {
+    for isa in Isa::available() {
+        for len in lengths() {
+            let mut x = values(len, 11);
+            if len > 3 {
+                (x[1], x[len / 2], x[len - 1]) = (f32::NAN, f32::INFINITY, 7.5);
+            }
+            for threshold in [f32::NEG_INFINITY, 0.0, 1.7, f32::INFINITY, f32::NAN] {
+                for from in [0, 1, len / 3, len].into_iter().filter(|&from| from <= len) {
+                    let expected = (from..len).find(|&i| x[i] > threshold).unwrap_or(len);
+                    assert_eq!(isa.position_above(&x, from, threshold), expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scan_keeps_the_best_when_the_threshold_rises() {
+    for len in lengths() {
+        let x = values(len, 12);
+        let mut best: Vec<(usize, f32)> = Vec::new();
+        let mut visits = 0;
+        scan_above(&x, f32::NEG_INFINITY, |index, value| {
+            visits += 1;
+            let at = best.partition_point(|&(_, kept)| kept >= value);
+            best.insert(at, (index, value));
+            best.truncate(5);
+            if best.len() < 5 { f32::NEG_INFINITY } else { best[4].1 }
+        });
+        let mut sorted: Vec<(usize, f32)> = x.iter().copied().enumerate().collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        sorted.truncate(5);
+        assert_eq!(best, sorted, "len {len}");
+        assert!(len < 1000 || visits < len / 10, "{visits} visits for {len} values");
+    }
+}
