@@ -32,6 +32,12 @@ pub struct PackedMatrix {
     k: usize,
 }
 
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedMatrix([{}, {}])", self.n, self.k)
+    }
+}
+
 impl PackedMatrix {
     /// Packs `weights`, `[n, k]` row-major: one row per output, as checkpoints store a linear layer.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {

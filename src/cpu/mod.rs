@@ -1,4 +1,232 @@
-//! The operations on the CPU.
+//! The CPU backend: one file per stem, each with a naive `reference` and the fast path.
+//!
+//! Only live rows are computed. Every row's result is computed from that row alone, in an order of operations that depends on
+//! neither the number of rows nor the number of threads, so a sentence gets the same bits in any batch.
 
+pub mod attention;
+pub mod beam_step;
+pub mod embedding;
 pub mod gemm;
+pub mod layer_norm;
+pub mod linear;
 pub mod simd;
+pub mod stats;
+
+use rayon::prelude::*;
+
+use crate::backend::{Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions};
+use crate::{Error, Result};
+
+/// The CPU and its thread pool.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+}
+
+impl Cpu {
+    /// A backend with `threads` threads of its own; 0 takes one per core.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the threads cannot be started.
+    pub fn new(threads: usize) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("beamfuse-cpu-{i}"))
+            .build()
+            .map_err(|e| Error::Device { device: "cpu".into(), reason: e.to_string() })?;
+        Ok(Cpu { pool })
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Rows<Cpu> {
+    /// The live rows.
+    pub fn live(&self) -> &[Row] {
+        &bytemuck::cast_slice(&self.entries)[..self.count[0] as usize]
+    }
+}
+
+/// Rows that one task takes: fewer cost more in handing out than they gain.
+const ROWS_PER_TASK: usize = 8;
+
+/// Calls `work(row index, output row)` for each of the first `rows` rows of `out`, spread over the pool's threads.
+fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let out = &mut out[..rows * width];
+    if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
+        out.chunks_exact_mut(width).enumerate().for_each(|(r, o)| work(r, o));
+    } else {
+        out.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, chunk)| {
+            for (i, o) in chunk.chunks_exact_mut(width).enumerate() {
+                work(task * ROWS_PER_TASK + i, o);
+            }
+        });
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = Vec<f32>;
+    type Floats = Vec<f32>;
+    type Ints = Vec<u32>;
+    type Matrix = linear::Matrix;
+    type Norm = layer_norm::Norm;
+    type Embedding = embedding::Embedding;
+    type SearchScratch = beam_step::Scratch;
+
+    fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn floats(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn ints(&self, len: usize) -> Result<Vec<u32>> {
+        Ok(vec![0; len])
+    }
+
+    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
+        Ok(beam_step::Scratch::new(shape))
+    }
+
+    fn write_ints(&self, to: &mut Vec<u32>, offset: usize, values: &[u32]) -> Result<()> {
+        to[offset..offset + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_ints(&self, from: &Vec<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+        values.copy_from_slice(&from[offset..offset + values.len()]);
+        Ok(())
+    }
+
+    fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
+        values.copy_from_slice(&from[offset..offset + values.len()]);
+        Ok(())
+    }
+
+    fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
+        Ok(linear::Matrix::new(weights, bias, out_dim, in_dim))
+    }
+
+    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<layer_norm::Norm> {
+        Ok(layer_norm::Norm { gain: gain.to_vec(), bias: bias.to_vec(), eps })
+    }
+
+    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<embedding::Embedding> {
+        Ok(embedding::Embedding { tokens: tokens.to_vec(), scale, positions: positions.to_vec(), width })
+    }
+
+    fn embedding(&self, table: &embedding::Embedding, rows: &Rows<Self>, out: &mut Vec<f32>) -> Result<()> {
+        embedding::embedding(table, rows.live(), out);
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        matrix: &linear::Matrix,
+        rows: &Rows<Self>,
+        x: &Vec<f32>,
+        activation: Activation,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        linear::linear(matrix, rows.live().len(), x, activation, out);
+        Ok(())
+    }
+
+    fn logits(&self, matrix: &linear::Matrix, rows: &Rows<Self>, x: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
+        linear::linear(matrix, rows.live().len(), x, Activation::None, out);
+        Ok(())
+    }
+
+    fn layer_norm(&self, norm: &layer_norm::Norm, rows: &Rows<Self>, delta: &Vec<f32>, x: &mut Vec<f32>) -> Result<()> {
+        layer_norm::layer_norm(norm, rows.live().len(), delta, x);
+        Ok(())
+    }
+
+    fn encoder_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        starts: &Vec<u32>,
+        sentences: usize,
+        qkv: &Vec<f32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        attention::encoder_attention(heads, rows.live().len(), &starts[..=sentences], qkv, out);
+        Ok(())
+    }
+
+    fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Vec<f32>, cache: &mut CrossCache<Self>) -> Result<()> {
+        attention::store_cross(heads, rows.live(), kv, cache);
+        Ok(())
+    }
+
+    fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Vec<f32>, cache: &mut SelfCache<Self>) -> Result<()> {
+        attention::store_self(heads, rows.live(), qkv, cache);
+        Ok(())
+    }
+
+    fn self_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        qkv: &Vec<f32>,
+        cache: &SelfCache<Self>,
+        ancestry: &Vec<u32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        attention::self_attention(heads, rows.live(), qkv, cache, ancestry, out);
+        Ok(())
+    }
+
+    fn cross_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        queries: &Vec<f32>,
+        cache: &CrossCache<Self>,
+        options: &Vec<u32>,
+        weights: Option<&mut Vec<f32>>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        attention::cross_attention(
+            heads,
+            rows.live(),
+            queries,
+            cache,
+            bytemuck::cast_slice(options),
+            weights.map(|w| &mut w[..]),
+            out,
+        );
+        Ok(())
+    }
+
+    fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
+        beam_step::start_slots(slots, search);
+        Ok(())
+    }
+
+    fn beam_step(&self, logits: &Vec<f32>, attention: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
+        beam_step::beam_step(logits, attention, search);
+        Ok(())
+    }
+
+    fn gold_log_probs(
+        &self,
+        rows: &Rows<Self>,
+        logits: &Vec<f32>,
+        vocab_size: usize,
+        gold: &Vec<u32>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        stats::gold_log_probs(rows.live().len(), logits, vocab_size, gold, out);
+        Ok(())
+    }
+}

@@ -61,8 +61,8 @@ primitives! {
     /// multiply-add), and within `3e-7 * max(|f(x)|, 1)` for the tanh form, whose left tail magnifies rounding.
     /// NaN stays NaN; at -inf the smooth ones are NaN, as 0 * inf is.
     activate = activate_body(activation: Activation, x: &mut [f32]);
-    /// The last pass of layer normalisation: `out = (x - mean) * inv_std * gamma + beta`, all slices of one length.
-    normalize = normalize_body(x: &[f32], mean: f32, inv_std: f32, gamma: &[f32], beta: &[f32], out: &mut [f32]);
+    /// The last pass of layer normalisation: `x = (x - mean) * inv_std * gain + bias`, all slices of one length.
+    normalize_in_place = normalize_body(x: &mut [f32], mean: f32, inv_std: f32, gain: &[f32], bias: &[f32]);
     /// The first index at or after `from` whose value is greater than `threshold`, or the length if there is none.
     position_above = position_above_body(x: &[f32], from: usize, threshold: f32) -> usize;
 }
@@ -220,11 +220,10 @@ pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &m
 }
 
 #[inline(always)]
-fn normalize_body<S: Simd>(s: S, x: &[f32], mean: f32, inv_std: f32, gamma: &[f32], beta: &[f32], out: &mut [f32]) {
-    let n = out.len();
-    assert!(x.len() == n && gamma.len() == n && beta.len() == n, "normalize: lengths differ");
+fn normalize_body<S: Simd>(s: S, x: &mut [f32], mean: f32, inv_std: f32, gain: &[f32], bias: &[f32]) {
+    assert!(gain.len() == x.len() && bias.len() == x.len(), "normalize: lengths differ");
     let (mean, inv_std) = (s.splat(mean), s.splat(inv_std));
-    map!(s, out, |_v, v = x, g = gamma, b = beta| s.mul_add(s.mul(s.sub(v, mean), inv_std), g, b));
+    map!(s, x, |v, g = gain, b = bias| s.mul_add(s.mul(s.sub(v, mean), inv_std), g, b));
 }
 
 #[inline(always)]

@@ -1,0 +1,322 @@
+//! Stem `attention`: encoder self-attention, decoder self-attention through the ancestry table, cross-attention; and the
+//! stores that fill their caches. Scaled dot-product attention, Vaswani et al. 2017, eq. 1.
+
+use std::cell::RefCell;
+
+use crate::backend::{CrossCache, Heads, Row, SelfCache, SlotOptions};
+use crate::cpu::{Cpu, for_each_row, simd};
+
+/// The naive computation for one row, in f64: what all three fast paths are held to.
+///
+/// `query` and `out` `[width]`; `key(t)` and `value(t)` give the rows of the `len` positions attended to. Returns the
+/// attention, mean over heads.
+pub fn reference<'a>(
+    heads: Heads,
+    query: &[f32],
+    len: usize,
+    key: impl Fn(usize) -> &'a [f32],
+    value: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) -> Vec<f32> {
+    let mut mean = vec![0.0f64; len];
+    for h in 0..heads.num_heads {
+        let part = h * heads.head_dim..(h + 1) * heads.head_dim;
+        let score = |t: usize| {
+            let products = query[part.clone()].iter().zip(&key(t)[part.clone()]);
+            products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(heads.scale())
+        };
+        let scores: Vec<f64> = (0..len).map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
+        for i in part {
+            out[i] = (0..len).map(|t| weights[t] * f64::from(value(t)[i])).sum::<f64>() as f32;
+        }
+        for (m, w) in mean.iter_mut().zip(&weights) {
+            *m += w / heads.num_heads as f64;
+        }
+    }
+    mean.iter().map(|m| *m as f32).collect()
+}
+
+thread_local! {
+    /// Attention scores of the row at hand, `[num_heads, len]`; grows to the longest and stays.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One row's attention over `len` positions; `weights`, where given, receives the mean over heads.
+fn attend<'a>(
+    heads: Heads,
+    query: &[f32],
+    len: usize,
+    key: impl Fn(usize) -> &'a [f32],
+    value: impl Fn(usize) -> &'a [f32],
+    weights: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    let Heads { num_heads, head_dim } = heads;
+    SCORES.with_borrow_mut(|scores| {
+        if scores.len() < num_heads * len {
+            scores.resize(num_heads * len, 0.0);
+        }
+        let scores = &mut scores[..num_heads * len];
+        for t in 0..len {
+            let key = key(t);
+            for h in 0..num_heads {
+                let part = h * head_dim..(h + 1) * head_dim;
+                scores[h * len + t] = simd::dot(&query[part.clone()], &key[part]) * heads.scale();
+            }
+        }
+        for scores in scores.chunks_exact_mut(len.max(1)) {
+            let max = simd::max(scores);
+            let sum = simd::exp_shift_in_place(scores, max);
+            simd::scale(scores, 1.0 / sum);
+        }
+        out.fill(0.0);
+        for t in 0..len {
+            let value = value(t);
+            for h in 0..num_heads {
+                let part = h * head_dim..(h + 1) * head_dim;
+                simd::axpy(scores[h * len + t], &value[part.clone()], &mut out[part]);
+            }
+        }
+        if let Some(weights) = weights {
+            weights.fill(0.0);
+            for scores in scores.chunks_exact(len.max(1)) {
+                simd::add_in_place(&mut weights[..len], scores);
+            }
+            simd::scale(&mut weights[..len], 1.0 / num_heads as f32);
+        }
+    });
+}
+
+/// Every row attends to all rows of its own sentence; sentence i is rows `starts[i]..starts[i + 1]`.
+///
+/// `qkv` `[rows, 3 * width]`, `out` `[rows, width]`.
+pub fn encoder_attention(heads: Heads, rows: usize, starts: &[u32], qkv: &[f32], out: &mut [f32]) {
+    let width = heads.width();
+    let part = |row: usize, which: usize| &qkv[(3 * row + which) * width..][..width];
+    for_each_row(out, width, rows, |r, out| {
+        let sentence = starts.partition_point(|start| *start as usize <= r) - 1;
+        let first = starts[sentence] as usize;
+        let len = starts[sentence + 1] as usize - first;
+        attend(heads, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
+    });
+}
+
+/// Stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
+pub fn store_cross(heads: Heads, rows: &[Row], kv: &[f32], cache: &mut CrossCache<Cpu>) {
+    let width = heads.width();
+    for (row, kv) in rows.iter().zip(kv.chunks_exact(2 * width)) {
+        let at = (row.slot as usize * cache.max_src_len + row.position as usize) * width;
+        cache.keys[at..at + width].copy_from_slice(&kv[..width]);
+        cache.values[at..at + width].copy_from_slice(&kv[width..]);
+    }
+}
+
+/// Where a self-attention cache holds one position of one beam.
+fn self_offset(cache: &SelfCache<Cpu>, width: usize, slot: usize, position: usize, beam: usize) -> usize {
+    ((slot * cache.max_len + position) * cache.beam_size + beam) * width
+}
+
+/// Stores the keys and values within `qkv` `[rows, 3 * width]` at each row's slot, position and beam.
+pub fn store_self(heads: Heads, rows: &[Row], qkv: &[f32], cache: &mut SelfCache<Cpu>) {
+    let width = heads.width();
+    for (row, qkv) in rows.iter().zip(qkv.chunks_exact(3 * width)) {
+        let at = self_offset(cache, width, row.slot as usize, row.position as usize, row.beam as usize);
+        cache.keys[at..at + width].copy_from_slice(&qkv[width..2 * width]);
+        cache.values[at..at + width].copy_from_slice(&qkv[2 * width..]);
+    }
+}
+
+/// Every row attends to its own prefix, its own position included, through `ancestry` `[slots, beam_size, max_len]`.
+pub fn self_attention(
+    heads: Heads,
+    rows: &[Row],
+    qkv: &[f32],
+    cache: &SelfCache<Cpu>,
+    ancestry: &[u32],
+    out: &mut [f32],
+) {
+    let width = heads.width();
+    for_each_row(out, width, rows.len(), |r, out| {
+        let Row { slot, beam, position, .. } = rows[r];
+        let (slot, beam, position) = (slot as usize, beam as usize, position as usize);
+        let ancestry = &ancestry[(slot * cache.beam_size + beam) * cache.max_len..][..cache.max_len];
+        let at = |t: usize| {
+            let beam = if t == position { beam } else { ancestry[t] as usize };
+            self_offset(cache, width, slot, t, beam)
+        };
+        let query = &qkv[3 * r * width..][..width];
+        let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
+        attend(heads, query, position + 1, key, value, None, out);
+    });
+}
+
+/// Every row attends to its slot's source; `weights` `[rows, max_src_len]`, where given, receives the mean over heads.
+pub fn cross_attention(
+    heads: Heads,
+    rows: &[Row],
+    queries: &[f32],
+    cache: &CrossCache<Cpu>,
+    options: &[SlotOptions],
+    weights: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    let (width, max_src_len) = (heads.width(), cache.max_src_len);
+    let work = |r: usize, weights: Option<&mut [f32]>, out: &mut [f32]| {
+        let slot = rows[r].slot as usize;
+        let at = |t: usize| (slot * max_src_len + t) * width;
+        let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
+        let len = options[slot].src_len as usize;
+        attend(heads, &queries[r * width..][..width], len, key, value, weights, out);
+    };
+    match weights {
+        None => for_each_row(out, width, rows.len(), |r, out| work(r, None, out)),
+        Some(weights) => {
+            for_each_row_pair(out, width, weights, max_src_len, rows.len(), |r, out, w| work(r, Some(w), out));
+        }
+    }
+}
+
+/// [`for_each_row`] over two outputs at once.
+fn for_each_row_pair(
+    a: &mut [f32],
+    a_width: usize,
+    b: &mut [f32],
+    b_width: usize,
+    rows: usize,
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    use crate::cpu::ROWS_PER_TASK;
+    use rayon::prelude::*;
+    let (a, b) = (&mut a[..rows * a_width], &mut b[..rows * b_width]);
+    let run = |first: usize, a: &mut [f32], b: &mut [f32]| {
+        for (i, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
+            work(first + i, a, b);
+        }
+    };
+    if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
+        run(0, a, b);
+    } else {
+        a.par_chunks_mut(a_width * ROWS_PER_TASK)
+            .zip(b.par_chunks_mut(b_width * ROWS_PER_TASK))
+            .enumerate()
+            .for_each(|(task, (a, b))| run(task * ROWS_PER_TASK, a, b));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Tolerance, assert_close};
+
+    const HEADS: Heads = Heads { num_heads: 3, head_dim: 5 };
+    const WIDTH: usize = 15;
+    const CLOSE: Tolerance = Tolerance::new(2e-5, 1e-5);
+
+    /// Asymmetric values with a few outliers that make some softmax rows sharp.
+    fn values(len: usize, seed: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 * 0.004 - 2.0;
+        (0..len).map(|i| if i % 53 == 7 { value(i) * 9.0 } else { value(i) }).collect()
+    }
+
+    fn options(src_len: u32) -> SlotOptions {
+        SlotOptions { src_len, ..bytemuck::Zeroable::zeroed() }
+    }
+
+    #[test]
+    fn encoder_attention_equals_reference_and_stays_within_the_sentence() {
+        let starts = [0u32, 1, 12, 12, 31];
+        let rows = 31;
+        let qkv = values(rows * 3 * WIDTH, 1);
+        let mut actual = vec![f32::NAN; rows * WIDTH];
+        encoder_attention(HEADS, rows, &starts, &qkv, &mut actual);
+        let part = |r: usize, which: usize| &qkv[(3 * r + which) * WIDTH..][..WIDTH];
+        for sentence in starts.windows(2) {
+            let (first, last) = (sentence[0] as usize, sentence[1] as usize);
+            for r in first..last {
+                let mut expected = [f32::NAN; WIDTH];
+                let (key, value) = (|t| part(first + t, 1), |t| part(first + t, 2));
+                reference(HEADS, part(r, 0), last - first, key, value, &mut expected);
+                assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
+            }
+        }
+    }
+
+    #[test]
+    fn self_attention_reads_the_ancestors() {
+        let (slots, beam_size, max_len) = (2, 3, 7);
+        let mut cache = SelfCache::<Cpu> {
+            keys: vec![f32::NAN; slots * max_len * beam_size * WIDTH],
+            values: vec![f32::NAN; slots * max_len * beam_size * WIDTH],
+            max_len,
+            beam_size,
+        };
+        // Position t of slot s, beam b, holds marked values; ancestry sends beam b at position t to (b + t) mod 3.
+        let mut all = Vec::new();
+        for position in 0..5u32 {
+            for slot in 0..2u32 {
+                for beam in 0..3u32 {
+                    all.push(Row { slot, beam, position, token: 0 });
+                }
+            }
+        }
+        let stored = values(all.len() * 3 * WIDTH, 2);
+        store_self(HEADS, &all, &stored, &mut cache);
+        let ancestry: Vec<u32> =
+            (0..slots * beam_size * max_len).map(|i| ((i / max_len + i % max_len) % beam_size) as u32).collect();
+        let rows: Vec<Row> = (0..12u32).map(|i| Row { slot: i % 2, beam: i % 3, position: i % 5, token: 0 }).collect();
+        let qkv = values(rows.len() * 3 * WIDTH, 3);
+        let mut actual = vec![f32::NAN; rows.len() * WIDTH];
+        self_attention(HEADS, &rows, &qkv, &cache, &ancestry, &mut actual);
+        for (r, row) in rows.iter().enumerate() {
+            let stored_row = |t: usize| {
+                let own = t == row.position as usize;
+                let beam = if own { row.beam as usize } else { (row.slot as usize * 3 + row.beam as usize + t) % 3 };
+                (t * 2 + row.slot as usize) * 3 + beam
+            };
+            let part = |t: usize, which: usize| &stored[(3 * stored_row(t) + which) * WIDTH..][..WIDTH];
+            let mut expected = [f32::NAN; WIDTH];
+            let query = &qkv[3 * r * WIDTH..][..WIDTH];
+            reference(HEADS, query, row.position as usize + 1, |t| part(t, 1), |t| part(t, 2), &mut expected);
+            assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
+        }
+    }
+
+    #[test]
+    fn cross_attention_equals_reference_and_reports_its_mean() {
+        let (slots, max_src_len) = (3, 11);
+        let lengths = [11u32, 1, 6];
+        let mut cache = CrossCache::<Cpu> {
+            keys: vec![f32::NAN; slots * max_src_len * WIDTH],
+            values: vec![f32::NAN; slots * max_src_len * WIDTH],
+            max_src_len,
+        };
+        let source: Vec<Row> = (0..3u32)
+            .flat_map(|slot| (0..lengths[slot as usize]).map(move |position| Row { slot, position, ..Row::default() }))
+            .collect();
+        let kv = values(source.len() * 2 * WIDTH, 4);
+        store_cross(HEADS, &source, &kv, &mut cache);
+        let rows: Vec<Row> = (0..19u32).map(|i| Row { slot: i % 3, beam: i % 2, ..Row::default() }).collect();
+        let queries = values(rows.len() * WIDTH, 5);
+        let options: Vec<SlotOptions> = lengths.iter().map(|l| options(*l)).collect();
+        let mut weights = vec![f32::NAN; rows.len() * max_src_len];
+        let mut actual = vec![f32::NAN; rows.len() * WIDTH];
+        let mut without = actual.clone();
+        cross_attention(HEADS, &rows, &queries, &cache, &options, Some(&mut weights), &mut actual);
+        cross_attention(HEADS, &rows, &queries, &cache, &options, None, &mut without);
+        crate::check::assert_same_bits(&actual, &without);
+        for (r, row) in rows.iter().enumerate() {
+            let len = lengths[row.slot as usize] as usize;
+            let first = lengths[..row.slot as usize].iter().sum::<u32>() as usize;
+            let part = |t: usize, which: usize| &kv[(2 * (first + t) + which) * WIDTH..][..WIDTH];
+            let mut expected = [f32::NAN; WIDTH];
+            let query = &queries[r * WIDTH..][..WIDTH];
+            let mut mean = reference(HEADS, query, len, |t| part(t, 0), |t| part(t, 1), &mut expected);
+            mean.resize(max_src_len, 0.0);
+            assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
+            assert_close(&weights[r * max_src_len..][..max_src_len], &mean, CLOSE);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+use super::*;
+use crate::backend::{LengthPenaltyKind, SpecialIds};
+use crate::check::{Tolerance, assert_close};
+
+const SHAPE: SessionShape =
+    SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
+const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 0, decoder_start_id: 1 };
+
+fn options() -> SlotOptions {
+    SlotOptions {
+        beam_size: 5,
+        length_penalty: LengthPenaltyKind::Gnmt as u32,
+        alpha: 0.7,
+        coverage_penalty: 0.2,
+        word_reward: 0.0,
+        stop: StopKind::Heuristic as u32,
+        min_len: 0,
+        max_len: 9,
+        forced_eos: 0,
+        renormalize: 0,
+        src_len: 6,
+    }
+}
+
+fn search(vocab_size: usize) -> Search<Cpu> {
+    let cpu = Cpu::new(2).expect("two threads start");
+    Search::open(&cpu, SHAPE, vocab_size, IDS).expect("memory is there")
+}
+
+/// Pseudo-random values in [0, 1), the same on every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Logits with outliers, -inf and a likely end of sentence.
+    fn logits(&mut self, vocab_size: usize) -> Vec<f32> {
+        let mut logits: Vec<f32> = (0..SHAPE.rows * vocab_size).map(|_| self.next() * 9.0 - 3.0).collect();
+        for (i, z) in logits.iter_mut().enumerate() {
+            match i % 29 {
+                3 => *z = f32::NEG_INFINITY,
+                17 => *z += 4.0,
+                _ => {}
+            }
+            if i % vocab_size == 2 && self.next() < 0.4 {
+                *z = 8.0;
+            }
+        }
+        logits
+    }
+
+    fn attention(&mut self) -> Vec<f32> {
+        (0..SHAPE.rows * SHAPE.max_src_len).map(|_| self.next() * 0.3).collect()
+    }
+}
+
+/// Holds two states to each other: decisions equal, numbers close.
+fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
+    const CLOSE: Tolerance = Tolerance::new(2e-5, 2e-6);
+    assert_eq!(actual.step, expected.step, "step");
+    assert_eq!(actual.live, expected.live, "live");
+    assert_eq!(actual.tokens, expected.tokens, "tokens");
+    assert_eq!(actual.parents, expected.parents, "parents");
+    assert_eq!(actual.ancestry, expected.ancestry, "ancestry");
+    assert_eq!(actual.finished_count, expected.finished_count, "finished count");
+    assert_eq!(actual.rows.live(), expected.rows.live(), "rows");
+    assert_close(&actual.cum_log_probs, &expected.cum_log_probs, CLOSE);
+    assert_close(&actual.log_probs, &expected.log_probs, CLOSE);
+    assert_close(&actual.coverage, &expected.coverage, CLOSE);
+    assert_close(&actual.attention, &expected.attention, CLOSE);
+    let numbers = |s: &Search<Cpu>| -> Vec<f32> {
+        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
+        entries.iter().flat_map(|f| [f.score, f.search_log_prob, f.coverage_penalty, f.eos_log_prob]).collect()
+    };
+    let facts = |s: &Search<Cpu>| -> Vec<[u32; 4]> {
+        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
+        entries.iter().map(|f| [f.length, f.beam, f.has_eos, f.truncated]).collect()
+    };
+    assert_eq!(facts(actual), facts(expected), "finished");
+    assert_close(&numbers(actual), &numbers(expected), CLOSE);
+    let failures = |s: &Search<Cpu>| bytemuck::cast_slice::<_, [u32; 4]>(&s.failures).to_vec();
+    assert_eq!(failures(actual), failures(expected), "failures");
+}
+
+/// Runs both to the end on the same logits; returns the number of steps.
+fn run_both(vocab_size: usize, slots: &[(u32, SlotOptions)], mut logits: impl FnMut(usize) -> Vec<f32>) -> usize {
+    let (mut fast, mut naive) = (search(vocab_size), search(vocab_size));
+    start_slots(slots, &mut fast);
+    start_slots(slots, &mut naive);
+    let mut noise = Noise(77);
+    let mut steps = 0;
+    while !fast.rows.live().is_empty() {
+        let (logits, attention) = (logits(steps), noise.attention());
+        beam_step(&logits, &attention, &mut fast);
+        reference(&logits, &attention, &mut naive);
+        assert_same_state(&fast, &naive);
+        steps += 1;
+        assert!(steps <= SHAPE.max_len, "the search does not end");
+    }
+    steps
+}
+
+#[test]
+fn fast_path_equals_reference_under_all_options() {
+    let mut cases = Vec::new();
+    for length_penalty in 0..3 {
+        for stop in 0..3 {
+            for beam_size in [1, 2, 5] {
+                for (min_len, max_len) in [(0, 9), (4, 11), (0, 1), (3, 3)] {
+                    let alpha = [0.7, 1.3, -0.4][stop as usize];
+                    let base = options();
+                    cases.push(SlotOptions { length_penalty, alpha, stop, beam_size, min_len, max_len, ..base });
+                }
+            }
+        }
+    }
+    for (flags, options) in cases.iter().enumerate().step_by(7).map(|(i, o)| (i / 7 % 8, *o)).collect::<Vec<_>>() {
+        cases.push(SlotOptions {
+            forced_eos: u32::from(flags & 1 != 0),
+            renormalize: u32::from(flags & 2 != 0),
+            word_reward: [0.0, 0.3, -0.2][flags % 3],
+            coverage_penalty: if flags & 4 != 0 { 0.0 } else { 0.7 },
+            ..options
+        });
+    }
+    let mut steps = 0;
+    for (seed, options) in cases.iter().enumerate() {
+        for vocab_size in [4, 7, 331] {
+            let mut noise = Noise(seed as u64);
+            let short = SlotOptions { src_len: 1, ..*options };
+            let slots = [(0, *options), (2, short)];
+            steps += run_both(vocab_size, &slots, |_| noise.logits(vocab_size));
+        }
+    }
+    assert!(steps > 3 * cases.len(), "searches end after {steps} steps: too early to test anything");
+}
+
+#[test]
+fn slots_enter_and_leave_independently() {
+    let vocab_size = 23;
+    let (mut fast, mut naive) = (search(vocab_size), search(vocab_size));
+    let mut noise = Noise(5);
+    for step in 0..40 {
+        let free: Vec<(u32, SlotOptions)> = (0..3u32)
+            .filter(|slot| fast.live[*slot as usize] == 0 && (step + slot) % 3 == 0)
+            .map(|slot| (slot, SlotOptions { beam_size: 1 + (step + slot) % 5, ..options() }))
+            .collect();
+        start_slots(&free, &mut fast);
+        start_slots(&free, &mut naive);
+        let (logits, attention) = (noise.logits(vocab_size), noise.attention());
+        beam_step(&logits, &attention, &mut fast);
+        reference(&logits, &attention, &mut naive);
+        assert_same_state(&fast, &naive);
+    }
+}
+
+#[test]
+fn equal_logits_rank_by_flat_index() {
+    let vocab_size = 40;
+    let mut state = search(vocab_size);
+    start_slots(&[(1, options())], &mut state);
+    let attention = vec![0.1; SHAPE.rows * SHAPE.max_src_len];
+    beam_step(&vec![1.5; SHAPE.rows * vocab_size], &attention, &mut state);
+    // Padding (0) is masked; end of sentence (2) finishes; of the others the lowest ids stay live.
+    assert_eq!(state.tokens[SHAPE.max_len * SHAPE.beam_size..][..5], [1, 3, 4, 5, 6]);
+    assert_eq!((state.live[1], state.finished_count[1]), (5, 1));
+    run_both(vocab_size, &[(0, options()), (1, options())], |_| vec![1.5; SHAPE.rows * vocab_size]);
+}
+
+#[test]
+fn a_vocabulary_smaller_than_the_candidate_list_works() {
+    for vocab_size in [3, 4] {
+        let mut noise = Noise(9);
+        let exact = SlotOptions { stop: StopKind::Exact as u32, ..options() };
+        run_both(vocab_size, &[(0, options()), (2, exact)], |_| noise.logits(vocab_size));
+    }
+}
+
+#[test]
+fn logits_that_are_not_finite_end_their_slot_only() {
+    let vocab_size = 31;
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut noise = Noise(3);
+        let (mut fast, mut naive) = (search(vocab_size), search(vocab_size));
+        let slots = [(0, options()), (1, options()), (2, options())];
+        start_slots(&slots, &mut fast);
+        start_slots(&slots, &mut naive);
+        for step in 0..2 {
+            let (mut logits, attention) = (noise.logits(vocab_size), noise.attention());
+            // Keep all alive in the first step, then spoil one token of slot 1's fourth beam.
+            logits.iter_mut().skip(2).step_by(vocab_size).for_each(|eos| *eos = -5.0);
+            if step == 1 {
+                logits[8 * vocab_size + 19] = value;
+            }
+            beam_step(&logits, &attention, &mut fast);
+            reference(&logits, &attention, &mut naive);
+            assert_same_state(&fast, &naive);
+        }
+        let failure = bytemuck::cast_slice::<_, Failure>(&fast.failures)[1];
+        assert_eq!((failure.failed, failure.step, failure.beam), (1, 2, 3));
+        assert_eq!(failure.value.is_nan(), value.is_nan());
+        assert_eq!((fast.live[0] > 0, fast.live[1], fast.live[2] > 0), (true, 0, true));
+    }
+}
+
+#[test]
+fn without_any_candidate_the_best_prefix_is_returned() {
+    let vocab_size = 13;
+    let mut noise = Noise(3);
+    run_both(vocab_size, &[(0, options())], |step| {
+        let mut logits = noise.logits(vocab_size);
+        logits.iter_mut().skip(2).step_by(vocab_size).for_each(|eos| *eos = f32::NEG_INFINITY);
+        if step == 2 { vec![f32::NEG_INFINITY; logits.len()] } else { logits }
+    });
+    let mut state = search(vocab_size);
+    start_slots(&[(0, options())], &mut state);
+    beam_step(
+        &vec![f32::NEG_INFINITY; SHAPE.rows * vocab_size],
+        &vec![0.0; SHAPE.rows * SHAPE.max_src_len],
+        &mut state,
+    );
+    let finished = bytemuck::cast_slice::<_, Finished>(&state.finished)[0];
+    assert_eq!((state.live[0], state.finished_count[0]), (0, 1));
+    assert_eq!((finished.length, finished.has_eos, finished.truncated), (0, 0, 1));
+}
