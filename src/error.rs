@@ -82,8 +82,10 @@ pub enum Error {
         got: String,
     },
     /// A sentence is longer than the model's position table.
-    #[error("encode source: expected at most {limit} tokens, got {length}; allow truncation to cut it")]
+    #[error("encode {side}: expected at most {limit} tokens, got {length}")]
     InputTooLong {
+        /// `source` or `target`.
+        side: &'static str,
         /// Tokens in the sentence, end of sentence included.
         length: usize,
         /// Rows of the position table.

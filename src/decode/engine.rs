@@ -1,0 +1,347 @@
+//! The engine: one thread that owns the device's session and decodes for everyone who asks.
+//!
+//! Callers submit jobs from any thread; they share one session, so that many small requests fill the same batch. A job's
+//! result does not depend on what else is running.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use crate::backend::{Backend, SessionShape, SlotOptions};
+use crate::decode::hypothesis::Hypothesis;
+use crate::decode::score::{self, Pair};
+use crate::decode::session::{Admission, Session};
+use crate::model::{Seq2Seq, check_ids};
+use crate::{Error, Result};
+
+/// A piece of work for the engine.
+#[derive(Debug)]
+pub struct Job {
+    /// Comes back with the reply.
+    pub tag: u64,
+    /// What to do.
+    pub work: Work,
+    /// Where the reply goes.
+    pub reply: Sender<Reply>,
+}
+
+/// What a job asks for. Ids include the end of sentence.
+#[derive(Debug)]
+pub enum Work {
+    /// Translate.
+    Search {
+        /// Source ids.
+        source: Vec<u32>,
+        /// How to search.
+        options: SlotOptions,
+        /// Hypotheses to return.
+        n_best: usize,
+        /// Whether they carry their attention.
+        attention: bool,
+    },
+    /// Score a given target.
+    Score {
+        /// Source ids.
+        source: Vec<u32>,
+        /// Target ids.
+        target: Vec<u32>,
+    },
+}
+
+/// The engine's answer to a job.
+#[derive(Debug)]
+pub struct Reply {
+    /// The job's tag.
+    pub tag: u64,
+    /// Its outcome.
+    pub outcome: Result<Outcome>,
+}
+
+/// What a job came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The translations, best first.
+    Hypotheses(Vec<Hypothesis>),
+    /// The log-probability of each target token.
+    LogProbs(Vec<f32>),
+}
+
+/// A handle to the engine's thread; dropping it lets accepted jobs finish, then ends the thread.
+#[derive(Debug)]
+pub struct Engine {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    vocab_size: usize,
+    source_vocab_size: usize,
+    max_len: usize,
+}
+
+impl Engine {
+    /// Starts the engine over `model` with `slots` sentences decoded at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if no thread can be started.
+    pub fn start<B: Backend, M: Seq2Seq<B> + 'static>(
+        backend: B,
+        model: M,
+        source_vocab_size: usize,
+        slots: usize,
+    ) -> Result<Self> {
+        let (jobs, receiver) = mpsc::channel();
+        let (vocab_size, max_len) = (model.vocab_size(), model.max_len());
+        let mut worker = Worker { backend, model, slots, session: None, jobs: Queues::default() };
+        let thread = std::thread::Builder::new()
+            .name("beamfuse-engine".into())
+            .spawn(move || worker.serve(&receiver))
+            .map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
+        Ok(Engine { jobs: Some(jobs), thread: Some(thread), vocab_size, source_vocab_size, max_len })
+    }
+
+    /// The longest source and the longest target that the model takes, end of sentence included.
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    /// Whether the engine's thread is alive; it ends early only by a panic.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Accepts a job; its reply comes through the job's channel.
+    ///
+    /// # Errors
+    /// [`Error::InputTooLong`] or [`Error::Input`] for ids that do not fit the model, [`Error::EngineStopped`].
+    pub fn submit(&self, job: Job) -> Result<()> {
+        match &job.work {
+            Work::Search { source, .. } => self.check("source", source, self.source_vocab_size)?,
+            Work::Score { source, target } => {
+                self.check("source", source, self.source_vocab_size)?;
+                self.check("target", target, self.vocab_size)?;
+            }
+        }
+        self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
+    }
+
+    fn check(&self, side: &'static str, ids: &[u32], vocab_size: usize) -> Result<()> {
+        if ids.len() > self.max_len {
+            return Err(Error::InputTooLong { side, length: ids.len(), limit: self.max_len });
+        }
+        if ids.is_empty() {
+            return Err(Error::Input { operation: "submit ids", expected: "at least one".into(), got: "none".into() });
+        }
+        check_ids("submit ids", ids, vocab_size)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic over there has been reported to its callers already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Jobs accepted and not yet answered.
+#[derive(Debug, Default)]
+struct Queues {
+    waiting: VecDeque<SearchJob>,
+    to_score: VecDeque<ScoreJob>,
+    /// By slot.
+    running: Vec<Option<SearchJob>>,
+}
+
+#[derive(Debug)]
+struct SearchJob {
+    tag: u64,
+    reply: Sender<Reply>,
+    source: Vec<u32>,
+    options: SlotOptions,
+    n_best: usize,
+    attention: bool,
+}
+
+#[derive(Debug)]
+struct ScoreJob {
+    tag: u64,
+    reply: Sender<Reply>,
+    source: Vec<u32>,
+    target: Vec<u32>,
+}
+
+impl Queues {
+    fn accept(&mut self, Job { tag, work, reply }: Job) {
+        match work {
+            Work::Search { source, options, n_best, attention } => {
+                self.waiting.push_back(SearchJob { tag, reply, source, options, n_best, attention });
+            }
+            Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
+        }
+    }
+
+    fn are_empty(&self) -> bool {
+        self.waiting.is_empty() && self.to_score.is_empty() && self.running.iter().all(Option::is_none)
+    }
+
+    /// Answers every job with the failure that ended them all.
+    fn fail_all(&mut self, error: &Error) {
+        let searches = self.waiting.drain(..).chain(self.running.iter_mut().filter_map(Option::take));
+        let searches = searches.map(|job| (job.tag, job.reply));
+        for (tag, reply) in searches.chain(self.to_score.drain(..).map(|job| (job.tag, job.reply))) {
+            let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
+            answer(&reply, tag, Err(error));
+        }
+    }
+}
+
+/// Sends a reply; a caller that no longer listens has given up on it.
+fn answer(reply: &Sender<Reply>, tag: u64, outcome: Result<Outcome>) {
+    let _ = reply.send(Reply { tag, outcome });
+}
+
+/// The engine's thread.
+struct Worker<B: Backend, M: Seq2Seq<B>> {
+    backend: B,
+    model: M,
+    slots: usize,
+    session: Option<Session<B, M>>,
+    jobs: Queues,
+}
+
+impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
+    fn serve(&mut self, incoming: &Receiver<Job>) {
+        loop {
+            if self.jobs.are_empty() {
+                match incoming.recv() {
+                    Ok(job) => self.jobs.accept(job),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(job) = incoming.try_recv() {
+                self.jobs.accept(job);
+            }
+            if let Err(error) = self.advance() {
+                // The device's state is unknown: start over with a new session.
+                self.session = None;
+                self.jobs.fail_all(&error);
+            }
+        }
+    }
+
+    /// One scoring pass, if any is asked for, and one step of the search.
+    fn advance(&mut self) -> Result<()> {
+        self.score_some();
+        self.admit_waiting()?;
+        let Worker { backend, model, session: Some(session), jobs, .. } = self else { return Ok(()) };
+        if session.is_empty() {
+            return Ok(());
+        }
+        let backend = &*backend;
+        let model = &*model;
+        backend.run(|| session.step(backend, model))?;
+        session.harvest(backend, |slot, result| {
+            if let Some(job) = jobs.running[slot].take() {
+                answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
+            }
+        })
+    }
+
+    fn score_some(&mut self) {
+        let mut rows = 0;
+        let fits = |job: &&ScoreJob| {
+            rows += job.target.len();
+            rows <= score::ROWS
+        };
+        let count = self.jobs.to_score.iter().take_while(fits).count().max(1).min(self.jobs.to_score.len());
+        if count == 0 {
+            return;
+        }
+        let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
+        let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
+        let (backend, model) = (&self.backend, &self.model);
+        match backend.run(|| score::score(backend, model, &pairs)) {
+            Ok(scores) => {
+                for (job, scores) in batch.iter().zip(scores) {
+                    answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
+                }
+            }
+            // Alone, each pair gets its own verdict.
+            Err(_) => {
+                for (job, pair) in batch.iter().zip(pairs) {
+                    let scores = backend.run(|| score::score(backend, model, &[pair]));
+                    answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
+                }
+            }
+        }
+    }
+
+    /// Takes waiting sentences into free slots, in order.
+    fn admit_waiting(&mut self) -> Result<()> {
+        let Some(first) = self.jobs.waiting.front() else { return Ok(()) };
+        let fits = self.session.as_ref().is_some_and(|s| first.fits(s.shape()));
+        if !fits {
+            // A sentence too large for the session waits until that has run dry and can be opened anew, larger.
+            if self.session.as_ref().is_some_and(|s| !s.is_empty()) {
+                return Ok(());
+            }
+            let shape = first.grown(self.session.take().map(|s| s.shape()), self.slots);
+            self.session = Some(Session::open(&self.backend, &self.model, shape)?);
+            self.jobs.running.resize_with(self.slots, || None);
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let mut admitted = Vec::new();
+        for slot in session.free_slots() {
+            let Some(job) = self.jobs.waiting.pop_front_if(|job| job.fits(session.shape())) else { break };
+            self.jobs.running[slot] = Some(job);
+            admitted.push(slot);
+        }
+        let admissions: Vec<Admission<'_>> = admitted
+            .iter()
+            .filter_map(|&slot| {
+                let job = self.jobs.running[slot].as_ref()?;
+                Some(Admission { slot, source: &job.source, options: job.options })
+            })
+            .collect();
+        if admissions.is_empty() {
+            return Ok(());
+        }
+        let (backend, model) = (&self.backend, &self.model);
+        backend.run(|| session.admit(backend, model, &admissions))
+    }
+}
+
+/// Lengths that a session is opened for are multiples of this: fewer reopenings.
+const LENGTH_STEP: usize = 32;
+
+impl SearchJob {
+    fn fits(&self, shape: SessionShape) -> bool {
+        self.options.beam_size as usize <= shape.beam_size
+            && self.options.max_len as usize <= shape.max_len
+            && self.source.len() <= shape.max_src_len
+            && (shape.keep_attention || !self.attention)
+    }
+
+    /// The smallest shape that holds this sentence and what the old one held.
+    fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
+        let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
+        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        SessionShape {
+            slots,
+            beam_size,
+            max_len: old(|s| s.max_len).max((self.options.max_len as usize).next_multiple_of(LENGTH_STEP)),
+            max_src_len: old(|s| s.max_src_len).max(self.source.len().next_multiple_of(LENGTH_STEP)),
+            rows: slots * beam_size,
+            keep_attention: self.attention,
+        }
+    }
+
+    /// What the caller asked to see.
+    fn trim(&self, mut hypotheses: Vec<Hypothesis>) -> Vec<Hypothesis> {
+        hypotheses.truncate(self.n_best);
+        if !self.attention {
+            hypotheses.iter_mut().for_each(|h| h.attention = None);
+        }
+        hypotheses
+    }
+}

@@ -1,0 +1,14 @@
+//! Search: options, the session that runs it, hypotheses, scoring of given targets, and the engine that threads share.
+
+pub mod engine;
+mod hypothesis;
+pub mod options;
+mod score;
+pub mod session;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Engine, Job, Work};
+pub use hypothesis::Hypothesis;
+pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use session::Session;

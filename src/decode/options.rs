@@ -1,0 +1,324 @@
+//! How to search, as a user says it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::backend::{LengthPenaltyKind, SlotOptions, StopKind};
+use crate::model::config::{EarlyStopping, GenerationConfig};
+use crate::{Error, Result};
+
+/// The options of beam search; `DecodeOptions::default()` is the `default` preset.
+///
+/// A hypothesis' score is `search_log_prob / length_penalty + coverage_penalty + word_reward * length`, where length counts the
+/// generated tokens, end of sentence included and decoder start excluded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodeOptions {
+    /// Hypotheses kept alive per sentence, 1..=64; 1 is greedy search. Default 4.
+    pub beam_size: usize,
+    /// Hypotheses returned per sentence, 1..=beam_size, best first. Default 1.
+    pub n_best: usize,
+    /// What divides the search score. Default GNMT with alpha 0.7.
+    pub length_penalty: LengthPenalty,
+    /// Weight of `sum_i log(clamp(sum_j a_ij, 1e-6, 1))` over source tokens i and steps j, a the last decoder layer's
+    /// cross-attention, mean over heads (Wu et al. 2016, eq. 14). Default 0, which switches it off.
+    pub coverage_penalty: f32,
+    /// Added to the score per generated token (He et al. 2016). Default 0.
+    pub word_reward: f32,
+    /// When to stop, once `beam_size` hypotheses have finished. Default [`Stop::Heuristic`].
+    pub stop: Stop,
+    /// Generated tokens at which a hypothesis is ended. Default `1.5 * S + 10`, S the source's tokens; never beyond the model's
+    /// position table.
+    pub max_length: MaxLength,
+    /// Generated tokens, end of sentence included, below which none ends. Default 0.
+    pub min_length: usize,
+    /// Whether the end of sentence at `max_length` costs nothing in `search_log_prob`, as in transformers. Default false.
+    pub forced_eos_free: bool,
+    /// Whether masked tokens give their probability to the others before ranking, as transformers' `renormalize_logits`.
+    /// Default false.
+    pub renormalize: bool,
+    /// Whether results carry the cross-attention and a word alignment. Default false.
+    pub attention: bool,
+    /// Whether a source longer than the position table is cut, and flagged, instead of refused. Default false.
+    pub truncate_source: bool,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        DecodeOptions {
+            beam_size: 4,
+            n_best: 1,
+            length_penalty: LengthPenalty::Gnmt { alpha: DEFAULT_ALPHA },
+            coverage_penalty: 0.0,
+            word_reward: 0.0,
+            stop: Stop::Heuristic,
+            max_length: MaxLength::default(),
+            min_length: 0,
+            forced_eos_free: false,
+            renormalize: false,
+            attention: false,
+            truncate_source: false,
+        }
+    }
+}
+
+/// The length penalty's exponent where none is given.
+pub const DEFAULT_ALPHA: f32 = 0.7;
+
+/// The most beams per sentence.
+pub const MAX_BEAM_SIZE: usize = 64;
+
+/// What divides a hypothesis' search score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LengthPenalty {
+    /// 1.
+    None,
+    /// ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14).
+    Gnmt {
+        /// The exponent.
+        alpha: f32,
+    },
+    /// length^alpha; alpha 1 is the mean log-probability.
+    Power {
+        /// The exponent.
+        alpha: f32,
+    },
+}
+
+/// When a sentence's search ends, once `beam_size` hypotheses have finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// At once.
+    First,
+    /// When the best live hypothesis, divided by its present length penalty, cannot beat the worst finished one.
+    Heuristic,
+    /// When no continuation can change the n-best list any more.
+    Exact,
+}
+
+/// The length at which a hypothesis is ended, in generated tokens, end of sentence included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxLength {
+    /// A number of tokens.
+    Absolute(usize),
+    /// `floor(factor * S) + offset`, S the source's tokens, end of sentence included.
+    Relative {
+        /// The factor.
+        factor: f32,
+        /// The offset.
+        offset: usize,
+    },
+}
+
+impl Default for MaxLength {
+    fn default() -> Self {
+        MaxLength::Relative { factor: 1.5, offset: 10 }
+    }
+}
+
+impl MaxLength {
+    /// The limit for a source of `src_len` tokens, within a position table of `table` rows.
+    pub fn resolve(self, src_len: usize, table: usize) -> usize {
+        let wanted = match self {
+            MaxLength::Absolute(tokens) => tokens,
+            // The cast saturates: a huge factor ends at the table.
+            MaxLength::Relative { factor, offset } => {
+                ((f64::from(factor) * src_len as f64).floor() as usize).saturating_add(offset)
+            }
+        };
+        wanted.clamp(1, table)
+    }
+}
+
+impl fmt::Display for MaxLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaxLength::Absolute(tokens) => write!(f, "{tokens}"),
+            MaxLength::Relative { factor, offset } => write!(f, "{factor}*S+{offset}"),
+        }
+    }
+}
+
+impl FromStr for MaxLength {
+    type Err = Error;
+
+    /// Parses `96`, `2*S` or `1.5*S+10`.
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::Option {
+            option: "max-length",
+            expected: "a number of tokens, or a*S+b as in 1.5*S+10".into(),
+            got: format!("{text:?}"),
+        };
+        let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let Some((factor, rest)) = compact.split_once("*S") else {
+            return compact.parse().map(MaxLength::Absolute).map_err(|_| wrong());
+        };
+        let offset = match rest {
+            "" => Some(0),
+            _ => rest.strip_prefix('+').and_then(|offset| offset.parse().ok()),
+        };
+        match (factor.parse::<f32>(), offset) {
+            (Ok(factor), Some(offset)) if factor.is_finite() && factor >= 0.0 => {
+                Ok(MaxLength::Relative { factor, offset })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A named set of options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// GNMT length penalty 0.7, no coverage penalty.
+    Default,
+    /// GNMT length penalty 0.7, coverage penalty 0.2.
+    Production,
+    /// What transformers' `generate` does with the model's `generation_config.json`.
+    Hf,
+}
+
+impl DecodeOptions {
+    /// The options of a preset; `generation` is the model's own generation config, which `hf` follows.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if `hf` is asked for and the generation config wants a search that this crate does not do.
+    pub fn preset(preset: Preset, generation: &GenerationConfig) -> Result<Self> {
+        let default = DecodeOptions::default();
+        match preset {
+            Preset::Default => Ok(default),
+            Preset::Production => Ok(DecodeOptions { coverage_penalty: 0.2, ..default }),
+            Preset::Hf if generation.unsupported.is_empty() => Ok(DecodeOptions {
+                beam_size: generation.beam_size,
+                length_penalty: LengthPenalty::Power { alpha: generation.length_penalty },
+                stop: match generation.early_stopping {
+                    EarlyStopping::Yes => Stop::First,
+                    EarlyStopping::No => Stop::Heuristic,
+                    EarlyStopping::Never => Stop::Exact,
+                },
+                max_length: MaxLength::Absolute(generation.max_len),
+                min_length: generation.min_len,
+                forced_eos_free: true,
+                renormalize: generation.renormalize,
+                ..default
+            }),
+            Preset::Hf => Err(Error::Option {
+                option: "preset",
+                expected: "a generation config that asks for plain beam search".into(),
+                got: generation.unsupported.join(", "),
+            }),
+        }
+    }
+
+    /// Checks that every value, and their combination, makes sense.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option, what was expected and what came.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, option: &'static str, expected: String, got: String| match ok {
+            true => Ok(()),
+            false => Err(Error::Option { option, expected, got }),
+        };
+        let (beams, n_best) = (self.beam_size, self.n_best);
+        check((1..=MAX_BEAM_SIZE).contains(&beams), "beam-size", format!("1 to {MAX_BEAM_SIZE}"), beams.to_string())?;
+        check((1..=beams).contains(&n_best), "n-best", format!("1 to beam-size {beams}"), n_best.to_string())?;
+        for (option, value) in
+            [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)]
+        {
+            check(value.is_finite(), option, "a finite number".into(), value.to_string())?;
+        }
+        let coverage = self.coverage_penalty;
+        check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;
+        if let MaxLength::Absolute(most) = self.max_length {
+            check(most >= 1, "max-length", "1 or more".into(), most.to_string())?;
+            let least = self.min_length;
+            check(least <= most, "min-length", format!("at most max-length {most}"), least.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The length penalty's exponent; 0 without one.
+    pub fn alpha(&self) -> f32 {
+        match self.length_penalty {
+            LengthPenalty::None => 0.0,
+            LengthPenalty::Gnmt { alpha } | LengthPenalty::Power { alpha } => alpha,
+        }
+    }
+
+    /// The options as the device reads them, for a source of `src_len` tokens and a position table of `table` rows.
+    pub fn for_slot(&self, src_len: usize, table: usize) -> SlotOptions {
+        let kind = match self.length_penalty {
+            LengthPenalty::None => LengthPenaltyKind::None,
+            LengthPenalty::Gnmt { .. } => LengthPenaltyKind::Gnmt,
+            LengthPenalty::Power { .. } => LengthPenaltyKind::Power,
+        };
+        let stop = match self.stop {
+            Stop::First => StopKind::First,
+            Stop::Heuristic => StopKind::Heuristic,
+            Stop::Exact => StopKind::Exact,
+        };
+        let max_len = self.max_length.resolve(src_len, table);
+        SlotOptions {
+            beam_size: self.beam_size as u32,
+            length_penalty: kind as u32,
+            alpha: self.alpha(),
+            coverage_penalty: self.coverage_penalty,
+            word_reward: self.word_reward,
+            stop: stop as u32,
+            min_len: self.min_length.min(max_len) as u32,
+            max_len: max_len as u32,
+            forced_eos: u32::from(self.forced_eos_free),
+            renormalize: u32::from(self.renormalize),
+            src_len: src_len as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_length_reads_what_it_prints() {
+        for (text, value) in [
+            ("96", MaxLength::Absolute(96)),
+            ("1.5*S+10", MaxLength::Relative { factor: 1.5, offset: 10 }),
+            ("2*S+0", MaxLength::Relative { factor: 2.0, offset: 0 }),
+        ] {
+            assert_eq!(text.parse::<MaxLength>().ok(), Some(value));
+            assert_eq!(value.to_string(), text);
+        }
+        assert_eq!("2*S".parse::<MaxLength>().ok(), Some(MaxLength::Relative { factor: 2.0, offset: 0 }));
+        for bad in ["", "S", "*S", "1.5*S-3", "-1*S", "nan*S", "1.5*S+", "1e99", "-4", "4.5"] {
+            assert!(bad.parse::<MaxLength>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn max_length_stays_within_the_table() {
+        assert_eq!(MaxLength::default().resolve(7, 256), 20);
+        assert_eq!(MaxLength::default().resolve(250, 256), 256);
+        assert_eq!(MaxLength::Relative { factor: f32::MAX, offset: usize::MAX }.resolve(9, 256), 256);
+        assert_eq!(MaxLength::Relative { factor: 0.0, offset: 0 }.resolve(9, 256), 1);
+    }
+
+    #[test]
+    fn validate_names_the_option() {
+        let base = DecodeOptions::default;
+        for (options, name) in [
+            (DecodeOptions { beam_size: 0, ..base() }, "beam-size"),
+            (DecodeOptions { beam_size: 65, ..base() }, "beam-size"),
+            (DecodeOptions { n_best: 5, ..base() }, "n-best"),
+            (DecodeOptions { n_best: 0, ..base() }, "n-best"),
+            (DecodeOptions { length_penalty: LengthPenalty::Power { alpha: f32::NAN }, ..base() }, "alpha"),
+            (DecodeOptions { coverage_penalty: -1.0, ..base() }, "coverage-penalty"),
+            (DecodeOptions { word_reward: f32::INFINITY, ..base() }, "word-reward"),
+            (DecodeOptions { max_length: MaxLength::Absolute(0), ..base() }, "max-length"),
+            (DecodeOptions { max_length: MaxLength::Absolute(3), min_length: 4, ..base() }, "min-length"),
+        ] {
+            match options.validate() {
+                Err(Error::Option { option, .. }) => assert_eq!(option, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        assert!(base().validate().is_ok());
+    }
+}

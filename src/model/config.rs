@@ -1,0 +1,305 @@
+//! `config.json` and `generation_config.json`, read as transformers reads them for Marian models.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::backend::{Activation, Heads, SpecialIds};
+use crate::{Error, Result};
+
+/// The architecture of a Marian model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Width of a row.
+    pub d_model: usize,
+    /// Source vocabulary size.
+    pub vocab_size: usize,
+    /// Target vocabulary size.
+    pub decoder_vocab_size: usize,
+    /// Rows of the position table: the longest sequence, end of sentence included.
+    pub max_position_embeddings: usize,
+    /// The encoder.
+    pub encoder: StackConfig,
+    /// The decoder.
+    pub decoder: StackConfig,
+    /// Activation of the feed-forward layers.
+    pub activation: Activation,
+    /// Whether token embeddings are multiplied by sqrt(d_model).
+    pub scale_embedding: bool,
+    /// Whether source and target share one embedding table.
+    pub share_embeddings: bool,
+    /// Whether the output projection is the target embedding table.
+    pub tie_word_embeddings: bool,
+    /// Ids with a meaning of their own.
+    pub ids: SpecialIds,
+    /// Flags that stand in the file and that transformers ignores for Marian models, as `name = value`.
+    pub ignored: Vec<String>,
+}
+
+/// The size of the encoder or of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StackConfig {
+    /// Number of layers.
+    pub layers: usize,
+    /// Shape of its attentions.
+    pub heads: Heads,
+    /// Width of the feed-forward layer.
+    pub ffn_dim: usize,
+}
+
+/// What `generation_config.json` says about search; the `hf` preset reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerationConfig {
+    /// `num_beams`.
+    pub beam_size: usize,
+    /// `length_penalty`.
+    pub length_penalty: f32,
+    /// `early_stopping`.
+    pub early_stopping: EarlyStopping,
+    /// `max_length` less the start token: generated tokens, end of sentence included.
+    pub max_len: usize,
+    /// `min_length`: end of sentence may be generated token number `min_length`, since that counts the start token.
+    pub min_len: usize,
+    /// `renormalize_logits`: masked tokens give their probability to the others before ranking.
+    pub renormalize: bool,
+    /// Settings that ask for a search this crate does not do, as `name = value`.
+    pub unsupported: Vec<String>,
+}
+
+/// `early_stopping` of transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// `true`
+    Yes,
+    /// `false`
+    No,
+    /// `"never"`
+    Never,
+}
+
+/// Reads and parses a JSON file.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Json`].
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
+    let text = std::fs::read(path).map_err(io)?;
+    serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })
+}
+
+/// The fields of one JSON object, with errors that name file and field.
+struct Fields<'a> {
+    path: &'a Path,
+    map: Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(path: &'a Path) -> Result<Self> {
+        Ok(Fields { path, map: read_json(path)? })
+    }
+
+    /// The field's value; null counts as absent, as in transformers.
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.map.get(field).filter(|v| !v.is_null())
+    }
+
+    fn error(&self, field: &str, expected: impl Into<String>) -> Error {
+        let got = self.get(field).map_or_else(|| "nothing".into(), Value::to_string);
+        Error::Config { path: self.path.to_path_buf(), field: field.into(), expected: expected.into(), got }
+    }
+
+    fn integer(&self, field: &str, default: Option<u64>, range: std::ops::RangeInclusive<u64>) -> Result<u64> {
+        let value = match (self.get(field), default) {
+            (None, Some(default)) => Some(default),
+            (value, _) => value.and_then(Value::as_u64),
+        };
+        let expected = || format!("an integer from {} to {}", range.start(), range.end());
+        value.filter(|v| range.contains(v)).ok_or_else(|| self.error(field, expected()))
+    }
+
+    fn size(&self, field: &str, default: u64, most: u64) -> Result<usize> {
+        Ok(self.integer(field, Some(default), 1..=most)? as usize)
+    }
+
+    fn flag(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.error(field, "true or false")),
+        }
+    }
+
+    /// A token id; lists, as newer files have them, may hold one id.
+    fn id(&self, field: &str, default: u64, vocab_size: usize) -> Result<u32> {
+        let expected = || format!("one token id below {vocab_size}");
+        let value = match self.get(field) {
+            None => Some(default),
+            Some(Value::Array(ids)) if ids.len() == 1 => ids[0].as_u64(),
+            Some(value) => value.as_u64(),
+        };
+        value.filter(|id| *id < vocab_size as u64).map(|id| id as u32).ok_or_else(|| self.error(field, expected()))
+    }
+}
+
+/// Bounds that keep sizes computed from a file within a machine's arithmetic; real models stay far below.
+const MAX_WIDTH: u64 = 1 << 16;
+const MAX_VOCAB: u64 = 1 << 24;
+const MAX_LAYERS: u64 = 1 << 10;
+
+/// Flags that would change the computation in Marian itself, but that transformers' Marian model never reads, with the value that
+/// goes without saying.
+const IGNORED: [(&str, bool); 5] = [
+    ("normalize_before", false),
+    ("normalize_embedding", false),
+    ("add_final_layer_norm", false),
+    ("add_bias_logits", false),
+    ("static_position_embeddings", true),
+];
+
+impl ModelConfig {
+    /// Reads `config.json` of a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a missing or malformed field, and for a value that asks for a computation this crate does not do.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let fields = Fields::read(&path)?;
+        if fields.get("model_type").and_then(Value::as_str) != Some("marian") {
+            return Err(fields.error("model_type", "\"marian\""));
+        }
+        refuse_unknown_computations(&fields)?;
+        let d_model = fields.size("d_model", 1024, MAX_WIDTH)?;
+        let vocab_size = fields.size("vocab_size", 58101, MAX_VOCAB)?;
+        let decoder_vocab_size = fields.size("decoder_vocab_size", vocab_size as u64, MAX_VOCAB)?;
+        let share_embeddings = fields.flag("share_encoder_decoder_embeddings", true)?;
+        if share_embeddings && decoder_vocab_size != vocab_size {
+            return Err(fields.error("decoder_vocab_size", format!("{vocab_size}, as embeddings are shared")));
+        }
+        let pad_id = fields.id("pad_token_id", 58100, decoder_vocab_size)?;
+        let ids = SpecialIds {
+            eos_id: fields.id("eos_token_id", 0, decoder_vocab_size.min(vocab_size))?,
+            pad_id,
+            decoder_start_id: fields.id("decoder_start_token_id", u64::from(pad_id), decoder_vocab_size)?,
+        };
+        Ok(ModelConfig {
+            d_model,
+            vocab_size,
+            decoder_vocab_size,
+            max_position_embeddings: fields.size("max_position_embeddings", 1024, MAX_WIDTH)?,
+            encoder: StackConfig::read(&fields, "encoder", d_model)?,
+            decoder: StackConfig::read(&fields, "decoder", d_model)?,
+            activation: activation(&fields)?,
+            scale_embedding: fields.flag("scale_embedding", false)?,
+            share_embeddings,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
+            ids,
+            ignored: ignored_flags(&fields)?,
+        })
+    }
+
+    /// What token embeddings are multiplied by.
+    pub fn embedding_scale(&self) -> f32 {
+        if self.scale_embedding { (self.d_model as f32).sqrt() } else { 1.0 }
+    }
+}
+
+impl StackConfig {
+    fn read(fields: &Fields<'_>, side: &str, d_model: usize) -> Result<Self> {
+        let heads_field = format!("{side}_attention_heads");
+        let num_heads = fields.size(&heads_field, 16, MAX_WIDTH)?;
+        if !d_model.is_multiple_of(num_heads) {
+            return Err(fields.error(&heads_field, format!("a divisor of d_model {d_model}")));
+        }
+        Ok(StackConfig {
+            layers: fields.size(&format!("{side}_layers"), 12, MAX_LAYERS)?,
+            heads: Heads { num_heads, head_dim: d_model / num_heads },
+            ffn_dim: fields.size(&format!("{side}_ffn_dim"), 4096, MAX_WIDTH)?,
+        })
+    }
+}
+
+fn activation(fields: &Fields<'_>) -> Result<Activation> {
+    match fields.get("activation_function").map(|v| v.as_str().unwrap_or_default()) {
+        None | Some("gelu") => Ok(Activation::GeluErf),
+        Some("swish" | "silu") => Ok(Activation::Silu),
+        Some("relu") => Ok(Activation::Relu),
+        Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some(_) => Err(fields.error("activation_function", "swish, silu, relu, gelu, gelu_new or gelu_pytorch_tanh")),
+    }
+}
+
+fn refuse_unknown_computations(fields: &Fields<'_>) -> Result<()> {
+    if fields.get("quantization_config").is_some() {
+        return Err(fields.error("quantization_config", "none: weights in f32, f16 or bf16"));
+    }
+    for (field, needed) in [("is_encoder_decoder", true), ("tie_encoder_decoder", false)] {
+        if fields.flag(field, needed)? != needed {
+            return Err(fields.error(field, needed.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
+    let mut ignored = Vec::new();
+    for (field, expected) in IGNORED {
+        if fields.flag(field, expected)? != expected {
+            ignored.push(format!("{field} = {}", !expected));
+        }
+    }
+    Ok(ignored)
+}
+
+impl GenerationConfig {
+    /// Reads `generation_config.json`, or the same fields of `config.json` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a malformed field.
+    pub fn open(dir: &Path, model: &ModelConfig) -> Result<Self> {
+        let own = dir.join("generation_config.json");
+        let path = if own.exists() { own } else { dir.join("config.json") };
+        let fields = Fields::read(&path)?;
+        let number = |field: &str, default: f64| match fields.get(field) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| fields.error(field, "a number")),
+        };
+        let early_stopping = match fields.get("early_stopping") {
+            None | Some(Value::Bool(false)) => EarlyStopping::No,
+            Some(Value::Bool(true)) => EarlyStopping::Yes,
+            Some(Value::String(text)) if text == "never" => EarlyStopping::Never,
+            Some(_) => return Err(fields.error("early_stopping", "true, false or \"never\"")),
+        };
+        let mut unsupported = Vec::new();
+        let neutral: [(&str, Value); 11] = [
+            ("do_sample", false.into()),
+            ("num_beam_groups", 1.into()),
+            ("penalty_alpha", Value::Null),
+            ("repetition_penalty", 1.0.into()),
+            ("encoder_repetition_penalty", 1.0.into()),
+            ("no_repeat_ngram_size", 0.into()),
+            ("encoder_no_repeat_ngram_size", 0.into()),
+            ("bad_words_ids", serde_json::json!([[model.ids.pad_id]])),
+            ("suppress_tokens", Value::Null),
+            ("forced_bos_token_id", Value::Null),
+            ("forced_eos_token_id", model.ids.eos_id.into()),
+        ];
+        for (field, neutral) in neutral {
+            let value = fields.get(field);
+            let same = value.is_none_or(|v| *v == neutral || (v.as_f64().is_some() && v.as_f64() == neutral.as_f64()));
+            // Without forced_eos_token_id transformers cuts at max_length; with it, it closes the sentence.
+            let needed = field == "forced_eos_token_id" && value.is_none();
+            if !same || needed {
+                unsupported.push(format!("{field} = {}", value.unwrap_or(&Value::Null)));
+            }
+        }
+        Ok(GenerationConfig {
+            beam_size: fields.size("num_beams", 1, 1 << 10)?,
+            length_penalty: number("length_penalty", 1.0)? as f32,
+            early_stopping,
+            // max_length counts the start token; 20 is transformers' own default.
+            max_len: fields.integer("max_length", Some(20), 2..=MAX_WIDTH)? as usize - 1,
+            min_len: fields.integer("min_length", Some(0), 0..=MAX_WIDTH)? as usize,
+            renormalize: fields.flag("renormalize_logits", false)?,
+            unsupported,
+        })
+    }
+}
