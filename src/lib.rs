@@ -1,8 +1,16 @@
-//! A decoding engine for sequence-to-sequence models.
+#![doc = include_str!("../README.md")]
 
 pub mod backend;
 pub mod check;
+#[doc(hidden)]
+pub mod cli;
 pub mod cpu;
+pub mod decode;
 pub mod error;
+pub mod model;
+pub mod text;
+pub mod translator;
 
+pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
 pub use error::{Error, Result};
+pub use translator::{EngineOptions, Score, TextHypothesis, Translation, Translator};

@@ -1,3 +1,7 @@
 //! The `beamfuse` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    beamfuse::cli::main()
+}

@@ -1,0 +1,190 @@
+//! Input lines: plain text or JSON, one sentence each, read with bounded memory.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// The longest line that is read; a longer one is an error of its own, and is skipped.
+pub(super) const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// How a line is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The line is the sentence.
+    Text,
+    /// The line is a JSON object whose `source` is the sentence.
+    Json,
+}
+
+/// One line of input.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// Counted from 1.
+    pub number: u64,
+    /// Its bytes in the input, end of line included.
+    pub bytes: u64,
+    pub content: Result<Item, BadLine>,
+}
+
+/// A sentence, and the JSON fields that pass through.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub source: String,
+    pub other: Map<String, Value>,
+}
+
+/// A line that cannot be read.
+#[derive(Debug)]
+pub(super) struct BadLine {
+    /// A short stable name.
+    pub kind: &'static str,
+    pub message: String,
+    /// What could be read of the sentence.
+    pub source: Option<String>,
+}
+
+/// Where lines come from.
+pub(super) struct Lines {
+    path: PathBuf,
+    reader: Box<dyn BufRead + Send>,
+    form: Form,
+    number: u64,
+}
+
+/// JSON fields that would change the search, which this version does not act on: ignoring them would give a wrong result.
+const UNSUPPORTED_FIELDS: [&str; 3] = ["target_prefix", "contrast_source", "seed"];
+
+impl Lines {
+    /// Opens a file, or standard input for `None` and `-`.
+    pub(super) fn open(path: Option<&Path>, form: Form) -> Result<Self> {
+        let path = path.unwrap_or(Path::new("-")).to_path_buf();
+        let reader: Box<dyn BufRead + Send> = if path.as_os_str() == "-" {
+            Box::new(BufReader::new(std::io::stdin()))
+        } else {
+            let io = |source| Error::Io { operation: "open", path: path.clone(), source };
+            let file = File::open(&path).map_err(io)?;
+            if file.metadata().map_err(io)?.is_dir() {
+                return Err(io(std::io::ErrorKind::IsADirectory.into()));
+            }
+            Box::new(BufReader::new(file))
+        };
+        Ok(Lines { path, reader, form, number: 0 })
+    }
+
+    /// Lines given on the command line.
+    pub(super) fn from_texts(texts: &[String], form: Form) -> Self {
+        let joined: String = texts.iter().flat_map(|text| [text.as_str(), "\n"]).collect();
+        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form, number: 0 }
+    }
+
+    /// The next line; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Line>> {
+        let mut line = Vec::new();
+        let limit = MAX_LINE_BYTES as u64 + 1;
+        let io = |source| Error::Io { operation: "read", path: self.path.clone(), source };
+        let mut bytes = self.reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(io)? as u64;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let content = if bytes == limit && line.last() != Some(&b'\n') {
+            bytes += self.reader.skip_until(b'\n').map_err(io)? as u64;
+            Err(BadLine {
+                kind: "line_too_long",
+                message: format!("read line: expected at most {MAX_LINE_BYTES} bytes, got {bytes}"),
+                source: None,
+            })
+        } else {
+            parse(line, self.form)
+        };
+        Ok(Some(Line { number: self.number, bytes, content }))
+    }
+}
+
+/// Takes off the end of line and reads the rest.
+fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    let text = String::from_utf8(line).map_err(|error| BadLine {
+        kind: "utf8",
+        message: format!(
+            "read line: expected UTF-8, got an invalid byte at offset {}",
+            error.utf8_error().valid_up_to()
+        ),
+        source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    })?;
+    match form {
+        Form::Text => Ok(Item { source: text, other: Map::new() }),
+        Form::Json => parse_json(&text),
+    }
+}
+
+fn parse_json(text: &str) -> Result<Item, BadLine> {
+    let bad = |message: String, source: Option<String>| BadLine { kind: "json", message, source };
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| bad(format!("read line: expected a JSON object, got {error}"), None))?;
+    let Value::Object(mut other) = value else {
+        return Err(bad("read line: expected a JSON object, got another JSON value".into(), None));
+    };
+    let source = match other.remove("source") {
+        Some(Value::String(source)) => source,
+        Some(value) => return Err(bad(format!("read line: source: expected a string, got {value}"), None)),
+        None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),
+    };
+    for field in UNSUPPORTED_FIELDS {
+        if let Some(value) = other.get(field).filter(|value| !value.is_null()) {
+            let message = format!("read line: {field}: expected no such field, as it is not supported, got {value}");
+            return Err(BadLine { kind: "unsupported_field", message, source: Some(source) });
+        }
+    }
+    Ok(Item { source, other })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(bytes: &[u8], form: Form) -> Vec<Line> {
+        let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
+        let mut lines = Lines { path: "-".into(), reader, form, number: 0 };
+        std::iter::from_fn(|| lines.next().expect("memory does not fail")).collect()
+    }
+
+    #[test]
+    fn line_ends_of_both_kinds_are_taken_off_once() {
+        let read = lines(b"a\r\nb\r\r\n\nc", Form::Text);
+        let sources: Vec<&str> = read.iter().map(|l| l.content.as_ref().unwrap().source.as_str()).collect();
+        assert_eq!(sources, ["a", "b\r", "", "c"]);
+        assert_eq!(read.iter().map(|l| l.bytes).collect::<Vec<_>>(), [3, 4, 1, 1]);
+    }
+
+    #[test]
+    fn a_bad_line_leaves_the_next_one_whole() {
+        let mut input = vec![b'x'; MAX_LINE_BYTES + 7];
+        input.extend(b"\n\xff\xfe\nok\n");
+        let read = lines(&input, Form::Text);
+        let kinds: Vec<&str> = read.iter().map(|l| l.content.as_ref().err().map_or("ok", |e| e.kind)).collect();
+        assert_eq!(kinds, ["line_too_long", "utf8", "ok"]);
+        assert_eq!(read.iter().map(|l| l.bytes).sum::<u64>(), input.len() as u64);
+        let longest = [vec![b'y'; MAX_LINE_BYTES], vec![b'\n']].concat();
+        assert!(lines(&longest, Form::Text)[0].content.is_ok());
+    }
+
+    #[test]
+    fn json_lines_keep_their_other_fields() {
+        let read = lines(br#"{"id": 7, "source": "x", "tags": ["a"]}"#, Form::Json);
+        let item = read[0].content.as_ref().unwrap();
+        assert_eq!((item.source.as_str(), item.other["id"].as_u64()), ("x", Some(7)));
+        for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", r#"{"source": "x", "seed": 1}"#] {
+            assert!(lines(format!("{bad}\n").as_bytes(), Form::Json)[0].content.is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Ctrl-C: the first asks to finish what is under way, the second ends the process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// The exit code of a process that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Starts to listen for Ctrl-C.
+pub(super) fn listen() {
+    let set = ctrlc::set_handler(|| {
+        if ASKED.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("beamfuse: interrupted: finishing the lines under way; interrupt again to quit at once");
+    });
+    if let Err(error) = set {
+        eprintln!("beamfuse: cannot listen for interrupts: {error}");
+    }
+}
+
+/// Whether Ctrl-C has been pressed.
+pub(super) fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}

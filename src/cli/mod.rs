@@ -1,0 +1,72 @@
+//! The command line: one file per subcommand.
+//!
+//! Exit codes: 0 all well; 1 some input lines failed, the rest is there; 2 wrong options, model or files, nothing was written;
+//! 130 interrupted, with the lines that were under way.
+
+mod info;
+mod input;
+mod interrupt;
+mod model_dir;
+mod output;
+mod progress;
+mod score;
+mod search_options;
+mod stream;
+mod translate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::Error;
+
+/// Translate with encoder-decoder models: the same sentence gives the same tokens and scores in any batch.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Translate(translate::Arguments),
+    Score(score::Arguments),
+    Info(info::Arguments),
+}
+
+/// How a command ended that did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Every input has its output.
+    Complete,
+    /// Some lines have an error in their place.
+    BadLines,
+    /// Interrupted.
+    Interrupted,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ending = match arguments.command {
+        Command::Translate(arguments) => translate::run(arguments),
+        Command::Score(arguments) => score::run(arguments),
+        Command::Info(arguments) => info::run(&arguments),
+    };
+    match ending {
+        Ok(Ending::Complete) => ExitCode::SUCCESS,
+        Ok(Ending::BadLines) => ExitCode::from(1),
+        Ok(Ending::Interrupted) => ExitCode::from(130),
+        // Whoever read the output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beamfuse: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_closed_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,47 @@
+//! Which model directory to open, and the options that say so.
+
+use std::path::{Path, PathBuf};
+
+use crate::translator::EngineOptions;
+use crate::{Error, Result, Translator};
+
+/// Where the model lies and how it runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelArguments {
+    /// Model directory in Hugging Face form [default: the demo model, English to German].
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Threads that compute [default: one per core].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Sentences decoded at once; changes speed and memory, never a result.
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots)]
+    pub batch_size: usize,
+}
+
+impl ModelArguments {
+    pub(super) fn open(&self) -> Result<Translator> {
+        let options = EngineOptions { threads: self.threads, slots: self.batch_size };
+        let translator = Translator::open_with(resolve(self.model.as_deref())?, &options)?;
+        for flag in &translator.config().ignored {
+            eprintln!("beamfuse: config.json: {flag} is ignored, as transformers does for this model type");
+        }
+        Ok(translator)
+    }
+}
+
+/// The demo model's directory within a `models` directory.
+const DEMO: &str = "m30k-en-de";
+
+/// The directory that was named, else the demo model's.
+pub(super) fn resolve(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = named {
+        return Ok(dir.to_path_buf());
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let source_tree = Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf();
+    let places = beside.into_iter().chain([PathBuf::from("."), source_tree]);
+    let searched: Vec<PathBuf> = places.map(|place| place.join("models").join(DEMO)).collect();
+    let found = searched.iter().find(|dir| dir.join("config.json").exists()).cloned();
+    found.ok_or(Error::NoModel { searched })
+}

@@ -1,0 +1,172 @@
+//! What is written: text, JSON lines, n-best lists.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result, Score, TextHypothesis, Translation};
+
+/// A file or standard output.
+pub(super) struct Output {
+    path: PathBuf,
+    writer: BufWriter<Box<dyn Write>>,
+}
+
+impl Output {
+    /// Creates a file, or takes standard output for `None` and `-`. Refuses to write over `input`.
+    pub(super) fn create(path: Option<&Path>, input: Option<&Path>) -> Result<Self> {
+        let path = path.unwrap_or(Path::new("-")).to_path_buf();
+        if path.as_os_str() == "-" {
+            return Ok(Output { path, writer: BufWriter::new(Box::new(std::io::stdout())) });
+        }
+        let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+        if input.is_some_and(|input| same(input, &path)) {
+            let (expected, got) = ("a file other than the input".into(), path.display().to_string());
+            return Err(Error::Option { option: "output", expected, got });
+        }
+        let io = |source| Error::Io { operation: "create", path: path.clone(), source };
+        let file = File::create(&path).map_err(io)?;
+        Ok(Output { path, writer: BufWriter::new(Box::new(file)) })
+    }
+
+    pub(super) fn line(&mut self, line: &str) -> Result<()> {
+        let written = self.writer.write_all(line.as_bytes()).and_then(|()| self.writer.write_all(b"\n"));
+        written.map_err(|source| self.error(source))
+    }
+
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.writer.flush().map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: std::io::Error) -> Error {
+        Error::Io { operation: "write", path: self.path.clone(), source }
+    }
+}
+
+/// Serializes what cannot fail: strings and finite numbers.
+pub(super) fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|source| Error::Json { path: "-".into(), source })
+}
+
+#[derive(Serialize)]
+struct TranslationLine<'a> {
+    source: &'a str,
+    #[serde(flatten)]
+    other: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_truncated: Option<bool>,
+    hypotheses: Vec<HypothesisLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct HypothesisLine<'a> {
+    text: &'a str,
+    token_ids: &'a [u32],
+    tokens: &'a [String],
+    token_log_probs: &'a [f32],
+    log_prob: f32,
+    search_log_prob: f32,
+    length: usize,
+    length_penalty: f32,
+    coverage_penalty: f32,
+    score: f32,
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention: Option<&'a [Vec<f32>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alignment: Option<Vec<usize>>,
+}
+
+impl<'a> HypothesisLine<'a> {
+    fn new(TextHypothesis { text, tokens, hypothesis }: &'a TextHypothesis) -> Self {
+        HypothesisLine {
+            text,
+            token_ids: &hypothesis.token_ids,
+            tokens,
+            token_log_probs: &hypothesis.token_log_probs,
+            log_prob: hypothesis.log_prob,
+            search_log_prob: hypothesis.search_log_prob,
+            length: hypothesis.length,
+            length_penalty: hypothesis.length_penalty,
+            coverage_penalty: hypothesis.coverage_penalty,
+            score: hypothesis.score,
+            truncated: hypothesis.truncated,
+            attention: hypothesis.attention.as_deref(),
+            alignment: hypothesis.alignment(),
+        }
+    }
+}
+
+/// A translation as a JSON line; `other` holds the input's other fields.
+pub(super) fn translation_json(translation: &Translation, other: &Map<String, Value>) -> Result<String> {
+    json(&TranslationLine {
+        source: &translation.source,
+        other,
+        source_truncated: translation.source_truncated.then_some(true),
+        hypotheses: translation.hypotheses.iter().map(HypothesisLine::new).collect(),
+    })
+}
+
+/// An error in a line's place as a JSON line.
+pub(super) fn error_json(
+    source: Option<&str>,
+    other: &Map<String, Value>,
+    kind: &str,
+    message: &str,
+) -> Result<String> {
+    #[derive(Serialize)]
+    struct ErrorLine<'a> {
+        source: Option<&'a str>,
+        #[serde(flatten)]
+        other: &'a Map<String, Value>,
+        error: ErrorObject<'a>,
+    }
+    #[derive(Serialize)]
+    struct ErrorObject<'a> {
+        kind: &'a str,
+        message: &'a str,
+    }
+    json(&ErrorLine { source, other, error: ErrorObject { kind, message } })
+}
+
+/// A score as a JSON line.
+pub(super) fn score_json(source: &str, target: &str, score: &Score) -> Result<String> {
+    #[derive(Serialize)]
+    struct ScoreLine<'a> {
+        source: &'a str,
+        target: &'a str,
+        token_ids: &'a [u32],
+        token_log_probs: &'a [f32],
+        log_prob: f32,
+    }
+    json(&ScoreLine {
+        source,
+        target,
+        token_ids: &score.token_ids,
+        token_log_probs: &score.token_log_probs,
+        log_prob: score.log_prob,
+    })
+}
+
+/// Text as one line: a piece may hold a line break.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+/// An n-best list as Moses and Marian write it: `number ||| text ||| features ||| score`.
+pub(super) fn n_best(number: u64, translation: &Translation) -> String {
+    let line = |h: &TextHypothesis| {
+        let (log_prob, score) = (h.hypothesis.search_log_prob, h.hypothesis.score);
+        format!("{} ||| {} ||| F0= {log_prob} ||| {score}", number - 1, one_line(&h.text))
+    };
+    translation.hypotheses.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes a line to standard output.
+pub(super) fn print(line: &str) -> Result<()> {
+    let written = writeln!(std::io::stdout(), "{line}");
+    written.map_err(|source| Error::Io { operation: "write", path: "-".into(), source })
+}

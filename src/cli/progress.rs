@@ -1,0 +1,63 @@
+//! Progress on stderr, when it is a terminal.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Sentences and tokens done, with their rates and, where the input's size is known, the time left.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    sentences: u64,
+    tokens: u64,
+}
+
+impl Progress {
+    /// A display for input of `bytes` bytes, where that is known; hidden unless stderr is a terminal.
+    pub(super) fn new(bytes: Option<u64>) -> Self {
+        let bar = if std::io::stderr().is_terminal() {
+            bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new)
+        } else {
+            ProgressBar::hidden()
+        };
+        let template = match bytes {
+            Some(_) => "{bar:24} {percent:>3}%  {msg}  {eta} left",
+            None => "{spinner} {msg}  {elapsed}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Progress { bar, started: Instant::now(), sentences: 0, tokens: 0 }
+    }
+
+    /// The size of an input file; unknown for streams.
+    pub(super) fn input_size(path: Option<&Path>) -> Option<u64> {
+        let metadata = std::fs::metadata(path?).ok()?;
+        metadata.is_file().then_some(metadata.len())
+    }
+
+    /// Counts one sentence: bytes of its input line, tokens of its best translation.
+    pub(super) fn add(&mut self, bytes: u64, tokens: u64) {
+        self.sentences += 1;
+        self.tokens += tokens;
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        let (sentences, tokens) = (self.sentences as f64 / seconds, self.tokens as f64 / seconds);
+        self.bar.inc(bytes);
+        self.bar.set_message(format!("{} sentences  {sentences:.1} sentences/s  {tokens:.0} tokens/s", self.sentences));
+    }
+
+    /// Writes a line to stderr without tearing the display.
+    pub(super) fn note(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

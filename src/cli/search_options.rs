@@ -1,0 +1,120 @@
+//! The options of search: a preset, and what overrides it.
+
+use clap::ValueEnum;
+
+use crate::decode::options::DEFAULT_ALPHA;
+use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
+
+/// How to search.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Search")]
+pub(super) struct SearchArguments {
+    /// Options to start from; those below override it.
+    #[arg(long, value_enum, default_value_t = PresetName::Default)]
+    preset: PresetName,
+    /// Hypotheses kept alive per sentence; 1 is greedy search [default preset: 4].
+    #[arg(long, value_name = "K")]
+    beam_size: Option<usize>,
+    /// Hypotheses returned per sentence, at most beam-size [default: 1].
+    #[arg(long, value_name = "N")]
+    n_best: Option<usize>,
+    /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1 [default preset: gnmt].
+    #[arg(long, value_enum, value_name = "KIND")]
+    length_penalty: Option<LengthPenaltyName>,
+    /// Exponent of the length penalty [default preset: 0.7].
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    alpha: Option<f32>,
+    /// Weight of the coverage penalty [default preset: 0; production: 0.2].
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    coverage_penalty: Option<f32>,
+    /// Added to the score per generated token [default: 0].
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    word_reward: Option<f32>,
+    /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
+    /// none can catch up [default preset: heuristic].
+    #[arg(long, value_enum, value_name = "RULE")]
+    stop: Option<StopName>,
+    /// Generated tokens, end of sentence included, at which a sentence is ended: a number, or a*S+b with S the source's tokens
+    /// [default preset: 1.5*S+10].
+    #[arg(long, value_name = "N|a*S+b")]
+    max_length: Option<String>,
+    /// Generated tokens, end of sentence included, below which no sentence ends [default: 0].
+    #[arg(long, value_name = "N")]
+    min_length: Option<usize>,
+    /// Cut a source that is longer than the model's position table, and flag it, instead of refusing it.
+    #[arg(long)]
+    truncate: bool,
+    /// Add each hypothesis' attention and word alignment to JSON lines.
+    #[arg(long)]
+    attention: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PresetName {
+    /// GNMT length penalty 0.7.
+    Default,
+    /// GNMT length penalty 0.7, coverage penalty 0.2.
+    Production,
+    /// What transformers' generate does with the model's generation_config.json.
+    Hf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LengthPenaltyName {
+    Gnmt,
+    Power,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StopName {
+    First,
+    Heuristic,
+    Exact,
+}
+
+impl SearchArguments {
+    /// The options for this model, checked.
+    pub(super) fn resolve(&self, translator: &Translator) -> Result<DecodeOptions> {
+        let mut options = translator.preset(match self.preset {
+            PresetName::Default => Preset::Default,
+            PresetName::Production => Preset::Production,
+            PresetName::Hf => Preset::Hf,
+        })?;
+        options.length_penalty = self.length_penalty(options.length_penalty);
+        options.beam_size = self.beam_size.unwrap_or(options.beam_size);
+        options.n_best = self.n_best.unwrap_or(options.n_best);
+        options.coverage_penalty = self.coverage_penalty.unwrap_or(options.coverage_penalty);
+        options.word_reward = self.word_reward.unwrap_or(options.word_reward);
+        options.min_length = self.min_length.unwrap_or(options.min_length);
+        options.truncate_source = self.truncate;
+        options.attention = self.attention;
+        if let Some(stop) = self.stop {
+            options.stop = match stop {
+                StopName::First => Stop::First,
+                StopName::Heuristic => Stop::Heuristic,
+                StopName::Exact => Stop::Exact,
+            };
+        }
+        if let Some(max_length) = &self.max_length {
+            options.max_length = max_length.parse::<MaxLength>()?;
+        }
+        options.validate()?;
+        Ok(options)
+    }
+
+    /// The preset's penalty with the kind and the exponent that were given.
+    fn length_penalty(&self, preset: LengthPenalty) -> LengthPenalty {
+        let (kind, preset_alpha) = match preset {
+            LengthPenalty::Gnmt { alpha } => (LengthPenaltyName::Gnmt, alpha),
+            LengthPenalty::Power { alpha } => (LengthPenaltyName::Power, alpha),
+            LengthPenalty::None => (LengthPenaltyName::None, DEFAULT_ALPHA),
+        };
+        let alpha = self.alpha.unwrap_or(preset_alpha);
+        match self.length_penalty.unwrap_or(kind) {
+            LengthPenaltyName::Gnmt => LengthPenalty::Gnmt { alpha },
+            LengthPenaltyName::Power => LengthPenalty::Power { alpha },
+            LengthPenaltyName::None => LengthPenalty::None,
+        }
+    }
+}

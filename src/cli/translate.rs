@@ -1,0 +1,176 @@
+//! `translate`: lines of text or JSON in, translations out.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+
+use crate::Result;
+use crate::cli::input::{Form, Item, Line, Lines};
+use crate::cli::model_dir::ModelArguments;
+use crate::cli::output::{Output, error_json, n_best, one_line, translation_json};
+use crate::cli::progress::Progress;
+use crate::cli::search_options::SearchArguments;
+use crate::cli::stream::{self, Windows};
+use crate::cli::{Ending, interrupt};
+use crate::translator::{Batch, Translation, Translator};
+
+/// Translate text: sentences as arguments, from a file, or from standard input, one per line.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 some lines failed, each with an error in its place; 2 wrong options, model or \
+                        files; 130 interrupted."
+)]
+pub(super) struct Arguments {
+    /// Sentences to translate, instead of input.
+    text: Vec<String>,
+    /// Input file [default: standard input].
+    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
+    input: Option<PathBuf>,
+    /// Output file [default: standard output].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// text: the best translation per line. jsonl: JSON lines in (field "source") and out, with ids and scores.
+    /// nbest: number ||| text ||| features ||| score.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    search: SearchArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Jsonl,
+    Nbest,
+}
+
+/// Windows of this many lines per slot: enough to sort by length, and few enough to answer soon.
+const LINES_PER_SLOT: usize = 16;
+
+pub(super) fn run(arguments: Arguments) -> Result<Ending> {
+    let input = arguments.input.as_deref();
+    // Sentences given as arguments are plain text whatever the output's format.
+    let lines = match arguments.text.is_empty() {
+        false => Lines::from_texts(&arguments.text, Form::Text),
+        true if arguments.format == Format::Jsonl => Lines::open(input, Form::Json)?,
+        true => Lines::open(input, Form::Text)?,
+    };
+    let translator = arguments.model.open()?;
+    let options = arguments.search.resolve(&translator)?;
+    let output = Output::create(arguments.output.as_deref(), input)?;
+    interrupt::listen();
+    let windows = Windows::start(lines, LINES_PER_SLOT * arguments.model.batch_size)?;
+    let mut work = Work {
+        translator: &translator,
+        batch: translator.batch(&options)?,
+        lines: HashMap::new(),
+        failed: Vec::new(),
+        output,
+        format: arguments.format,
+        progress: Progress::new(Progress::input_size(input)),
+        bad_lines: false,
+    };
+    stream::run(windows, &mut work)?;
+    Ok(match (interrupt::asked(), work.bad_lines) {
+        (true, _) => Ending::Interrupted,
+        (false, true) => Ending::BadLines,
+        (false, false) => Ending::Complete,
+    })
+}
+
+struct Work<'a> {
+    translator: &'a Translator,
+    batch: Batch<'a>,
+    /// What comes back with each line under way.
+    lines: HashMap<u64, Tag>,
+    /// Lines that could not be read.
+    failed: Vec<(u64, Done)>,
+    output: Output,
+    format: Format,
+    progress: Progress,
+    bad_lines: bool,
+}
+
+struct Tag {
+    number: u64,
+    bytes: u64,
+    source: String,
+    other: Map<String, Value>,
+}
+
+struct Done {
+    number: u64,
+    bytes: u64,
+    source: Option<String>,
+    other: Map<String, Value>,
+    /// The translation, or the kind and text of the error in its place.
+    result: Result<Translation, (&'static str, String)>,
+}
+
+impl stream::Work for Work<'_> {
+    type Done = Done;
+
+    fn start(&mut self, window: Vec<(u64, Line)>) {
+        let mut readable = Vec::with_capacity(window.len());
+        for (tag, Line { number, bytes, content }) in window {
+            match content {
+                Ok(item) => {
+                    readable.push((tag, number, bytes, self.translator.tokenizer().encode_source(&item.source), item))
+                }
+                Err(bad) => {
+                    let result = Err((bad.kind, bad.message));
+                    self.failed.push((tag, Done { number, bytes, source: bad.source, other: Map::new(), result }));
+                }
+            }
+        }
+        // The longest first: slots that free up towards the end of a window then wait for short sentences only.
+        readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
+        for (tag, number, bytes, ids, Item { source, other }) in readable {
+            self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
+            self.batch.push_encoded(tag, source, ids);
+        }
+    }
+
+    fn finish_one(&mut self) -> Option<(u64, Done)> {
+        if let Some(failed) = self.failed.pop() {
+            return Some(failed);
+        }
+        let (tag, result) = self.batch.next()?;
+        let Tag { number, bytes, source, other } = self.lines.remove(&tag)?;
+        let result = result.map_err(|error| (error.kind(), error.to_string()));
+        Some((tag, Done { number, bytes, source: Some(source), other, result }))
+    }
+
+    fn write(&mut self, done: Done) -> Result<()> {
+        let Done { number, bytes, source, mut other, result } = done;
+        // Our own fields win over fields of that name in the input.
+        for field in ["hypotheses", "error", "source_truncated"] {
+            other.remove(field);
+        }
+        let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.hypothesis.length));
+        self.progress.add(bytes, tokens as u64);
+        match result {
+            Ok(translation) => self.output.line(&match self.format {
+                Format::Text => one_line(translation.text()),
+                Format::Jsonl => translation_json(&translation, &other)?,
+                Format::Nbest => n_best(number, &translation),
+            }),
+            Err((kind, message)) => {
+                self.bad_lines = true;
+                self.progress.note(&format!("beamfuse: line {number}: {message}"));
+                self.output.line(&match self.format {
+                    Format::Text | Format::Nbest => String::new(),
+                    Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
+                })
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.output.flush()
+    }
+}

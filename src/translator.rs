@@ -1,0 +1,387 @@
+//! Text in, text out: the public face of the library.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use crate::cpu::Cpu;
+use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
+use crate::decode::{DecodeOptions, Hypothesis, Preset};
+use crate::model::Marian;
+use crate::model::config::{GenerationConfig, ModelConfig};
+use crate::model::weights::Weights;
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+
+/// How a [`Translator`] runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Threads that compute; 0 takes one per core. Default 0.
+    pub threads: usize,
+    /// Sentences decoded at once, 1..=4096. Default 32.
+    pub slots: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { threads: 0, slots: 32 }
+    }
+}
+
+impl EngineOptions {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn validate(&self) -> Result<()> {
+        let check = |option: &'static str, value: usize, range: std::ops::RangeInclusive<usize>| {
+            let expected = format!("{} to {}", range.start(), range.end());
+            let ok = range.contains(&value);
+            ok.then_some(()).ok_or_else(|| Error::Option { option, expected, got: value.to_string() })
+        };
+        check("threads", self.threads, 0..=1024)?;
+        check("batch-size", self.slots, 1..=4096)
+    }
+}
+
+/// A model, its tokenizer and an engine that decodes.
+///
+/// It is `Send + Sync`: threads that share one translator share one decoding session, and each sentence's result is the same,
+/// bit for bit, whatever else is being translated.
+///
+/// ```no_run
+/// # fn main() -> beamfuse::Result<()> {
+/// use beamfuse::{DecodeOptions, Translator};
+///
+/// let translator = Translator::open("models/m30k-en-de")?;
+/// let translations = translator.translate(&["A dog runs."], &DecodeOptions::default())?;
+/// println!("{}", translations[0].text());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Translator {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    generation: GenerationConfig,
+}
+
+/// A sentence and its translations, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translation {
+    /// The text as given.
+    pub source: String,
+    /// The source's ids, end of sentence included, as the model read them.
+    pub source_ids: Vec<u32>,
+    /// Whether the source was longer than the position table and has been cut.
+    pub source_truncated: bool,
+    /// At least one.
+    pub hypotheses: Vec<TextHypothesis>,
+}
+
+impl Translation {
+    /// The best translation's text.
+    pub fn text(&self) -> &str {
+        &self.hypotheses[0].text
+    }
+}
+
+/// A hypothesis and its text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextHypothesis {
+    /// The detokenized text.
+    pub text: String,
+    /// The pieces of `hypothesis.token_ids`.
+    pub tokens: Vec<String>,
+    /// Ids and scores.
+    pub hypothesis: Hypothesis,
+}
+
+/// A given target's teacher-forced score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// The target's ids, end of sentence included.
+    pub token_ids: Vec<u32>,
+    /// The log-probability of each, natural logarithm.
+    pub token_log_probs: Vec<f32>,
+    /// Their sum.
+    pub log_prob: f32,
+}
+
+impl Translator {
+    /// Opens a Hugging Face model directory on the CPU with default [`EngineOptions`].
+    ///
+    /// # Errors
+    /// Whatever is wrong with the directory's files; see [`Error`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, &EngineOptions::default())
+    }
+
+    /// Opens a Hugging Face model directory.
+    ///
+    /// # Errors
+    /// As [`Translator::open`], and [`Error::Option`] for `options`.
+    pub fn open_with(dir: impl AsRef<Path>, options: &EngineOptions) -> Result<Self> {
+        options.validate()?;
+        let dir = dir.as_ref();
+        let config = ModelConfig::open(dir)?;
+        let generation = GenerationConfig::open(dir, &config)?;
+        let tokenizer = Tokenizer::open(dir)?;
+        check_vocabularies(dir, &config, &tokenizer)?;
+        let backend = Cpu::new(options.threads)?;
+        let model = Marian::open(&backend, dir)?;
+        let engine = Engine::start(backend, model, config.vocab_size, options.slots)?;
+        Ok(Translator { engine, tokenizer, config, generation })
+    }
+
+    /// The model's architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The options of a preset, `hf` following this model's generation config.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if that asks for a search that this crate does not do.
+    pub fn preset(&self, preset: Preset) -> Result<DecodeOptions> {
+        DecodeOptions::preset(preset, &self.generation)
+    }
+
+    /// Translates texts; the results stand in their order.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the options, else the first text's error; [`Translator::batch`] gives each text its own.
+    pub fn translate(&self, texts: &[impl AsRef<str>], options: &DecodeOptions) -> Result<Vec<Translation>> {
+        let mut batch = self.batch(options)?;
+        for (tag, text) in texts.iter().enumerate() {
+            batch.push(tag as u64, text.as_ref().to_string());
+        }
+        let mut results: Vec<(u64, Result<Translation>)> = std::iter::from_fn(|| batch.next()).collect();
+        results.sort_by_key(|(tag, _)| *tag);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Starts a stream of texts under one set of options: push any number, take results as they finish.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn batch(&self, options: &DecodeOptions) -> Result<Batch<'_>> {
+        options.validate()?;
+        let (reply, replies) = mpsc::channel();
+        Ok(Batch {
+            translator: self,
+            options: options.clone(),
+            reply,
+            replies,
+            pending: HashMap::new(),
+            ready: Vec::new(),
+        })
+    }
+
+    /// Scores targets under their sources: (source, target) texts.
+    ///
+    /// # Errors
+    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`] or [`Error::EngineStopped`].
+    pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Result<Score>> {
+        let ids = pairs.iter().map(|(source, target)| {
+            (self.tokenizer.encode_source(source.as_ref()), self.tokenizer.encode_target(target.as_ref()))
+        });
+        self.score_ids(&ids.collect::<Vec<_>>())
+    }
+
+    /// Scores targets under their sources: (source, target) ids, end of sentence included.
+    ///
+    /// # Errors
+    /// As [`Translator::score`], and [`Error::Input`] for ids outside the vocabulary.
+    pub fn score_ids(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Result<Score>> {
+        let (reply, replies) = mpsc::channel();
+        let mut scores: Vec<Result<Score>> = Vec::with_capacity(pairs.len());
+        for (tag, (source, target)) in pairs.iter().enumerate() {
+            let work = Work::Score { source: source.clone(), target: target.clone() };
+            let accepted = self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone() });
+            // Stands until the reply comes.
+            scores.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
+        }
+        drop(reply);
+        for Reply { tag, outcome } in replies {
+            let tag = tag as usize;
+            scores[tag] = outcome.map(|outcome| match outcome {
+                Outcome::LogProbs(token_log_probs) => {
+                    Score { token_ids: pairs[tag].1.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs }
+                }
+                Outcome::Hypotheses(_) => unreachable!("the job asked for scores"),
+            });
+        }
+        scores
+    }
+}
+
+/// Checks that every token of the tokenizer has a row in the model, and the other way round.
+fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
+    for (side, model, pieces) in [
+        ("source", config.vocab_size, tokenizer.source_vocab_size()),
+        ("target", config.decoder_vocab_size, tokenizer.target_vocab_size()),
+    ] {
+        if model != pieces {
+            let (expected, got) = (format!("{model} {side} tokens, as config.json says"), pieces.to_string());
+            return Err(Error::Tokenizer { path: dir.to_path_buf(), expected, got });
+        }
+    }
+    let (ours, theirs) = (config.ids.eos_id, tokenizer.eos_id());
+    if ours != theirs {
+        let (expected, got) = (format!("</s> to be eos_token_id {ours}"), theirs.to_string());
+        return Err(Error::Tokenizer { path: dir.to_path_buf(), expected, got });
+    }
+    Ok(())
+}
+
+/// A stream of texts through a [`Translator`].
+#[derive(Debug)]
+pub struct Batch<'a> {
+    translator: &'a Translator,
+    options: DecodeOptions,
+    reply: Sender<Reply>,
+    replies: Receiver<Reply>,
+    pending: HashMap<u64, Pending>,
+    /// Results that never went to the engine.
+    ready: Vec<(u64, Result<Translation>)>,
+}
+
+/// How often a waiting caller looks whether the engine is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+struct Pending {
+    source: String,
+    source_ids: Vec<u32>,
+    source_truncated: bool,
+}
+
+impl Batch<'_> {
+    /// Adds a text; its result comes back under `tag`, which no other pending text may have.
+    pub fn push(&mut self, tag: u64, source: String) {
+        let source_ids = self.translator.tokenizer.encode_source(&source);
+        self.push_encoded(tag, source, source_ids);
+    }
+
+    /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
+    pub fn push_encoded(&mut self, tag: u64, source: String, mut source_ids: Vec<u32>) {
+        let limit = self.translator.engine.max_len();
+        let source_truncated = self.options.truncate_source && source_ids.len() > limit;
+        if source_truncated {
+            source_ids.truncate(limit - 1);
+            source_ids.push(self.translator.tokenizer.eos_id());
+        }
+        let pending = Pending { source, source_ids, source_truncated };
+        if pending.source_ids.len() <= 1 {
+            self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
+            return;
+        }
+        let work = Work::Search {
+            source: pending.source_ids.clone(),
+            options: self.options.for_slot(pending.source_ids.len(), limit),
+            n_best: self.options.n_best,
+            attention: self.options.attention,
+        };
+        match self.translator.engine.submit(Job { tag, work, reply: self.reply.clone() }) {
+            Ok(()) => drop(self.pending.insert(tag, pending)),
+            Err(error) => self.ready.push((tag, Err(error))),
+        }
+    }
+
+    /// Texts pushed whose results have not been taken.
+    pub fn outstanding(&self) -> usize {
+        self.pending.len() + self.ready.len()
+    }
+
+    /// The next result, in the order in which they finish; waits for it. `None` when nothing is outstanding.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would borrow the batch for as long as it is pushed to"
+    )]
+    pub fn next(&mut self) -> Option<(u64, Result<Translation>)> {
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
+        }
+        let first = *self.pending.keys().next()?;
+        let reply = loop {
+            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
+            match self.replies.recv_timeout(LOOK_EVERY) {
+                Ok(reply) => break Some(reply),
+                Err(_) if self.translator.engine.is_running() => {}
+                Err(_) => break None,
+            }
+        };
+        let Some(Reply { tag, outcome }) = reply else {
+            self.pending.remove(&first);
+            return Some((first, Err(Error::EngineStopped)));
+        };
+        let pending = self.pending.remove(&tag)?;
+        let result = outcome.map(|outcome| match outcome {
+            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, hypotheses),
+            Outcome::LogProbs(_) => unreachable!("the job asked for a search"),
+        });
+        Some((tag, result))
+    }
+}
+
+impl Translator {
+    fn finish(&self, pending: Pending, hypotheses: Vec<Hypothesis>) -> Translation {
+        let Pending { source, source_ids, source_truncated } = pending;
+        let text = |hypothesis: Hypothesis| TextHypothesis {
+            text: self.tokenizer.detokenize(&hypothesis.token_ids),
+            tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
+            hypothesis,
+        };
+        Translation { source, source_ids, source_truncated, hypotheses: hypotheses.into_iter().map(text).collect() }
+    }
+}
+
+/// What a model directory holds, without loading its weights into the engine.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The architecture.
+    pub config: ModelConfig,
+    /// Number of values in the checkpoint.
+    pub parameters: usize,
+    /// Element type of most of them.
+    pub dtype: String,
+}
+
+impl ModelInfo {
+    /// Reads a model directory's configuration and the header of its weights.
+    ///
+    /// # Errors
+    /// Whatever is wrong with these files.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config = ModelConfig::open(dir)?;
+        let weights = Weights::open(dir)?;
+        Ok(ModelInfo { dir: dir.to_path_buf(), config, parameters: weights.parameters(), dtype: weights.dtype() })
+    }
+
+    /// Bytes of the weights as the CPU backend holds them: f32, embeddings that double as the output projection twice.
+    pub fn weight_bytes(&self) -> usize {
+        let config = &self.config;
+        let positions = config.max_position_embeddings * if config.share_embeddings { 1 } else { 2 };
+        let packed_again = config.decoder_vocab_size * usize::from(config.tie_word_embeddings);
+        (self.parameters + (packed_again + positions) * config.d_model) * size_of::<f32>()
+    }
+
+    /// Bytes of a session's caches and logits: `slots` sentences at `beam_size` beams, source and target of `len` tokens.
+    pub fn session_bytes(&self, slots: usize, beam_size: usize, len: usize) -> usize {
+        let config = &self.config;
+        let rows = slots * beam_size;
+        let caches = 2 * config.decoder.layers * config.d_model * (rows * len + slots * len);
+        (caches + rows * config.decoder_vocab_size) * size_of::<f32>()
+    }
+}

@@ -1,0 +1,196 @@
+//! Whole translations with the demo model against recorded outputs; tests/data/own/README.md says who recorded them.
+
+mod common;
+
+use std::sync::OnceLock;
+
+use beamfuse::{DecodeOptions, EngineOptions, LengthPenalty, MaxLength, Preset, Stop, Translator};
+use serde_json::Value;
+
+/// The recordings' limit, in generated tokens.
+const MAX_LENGTH: MaxLength = MaxLength::Absolute(96);
+
+/// How far a score may lie from the recorded one: the recording sums f32 log-probabilities in another order.
+const SCORE_TOLERANCE: f64 = 2e-4;
+
+fn translator() -> &'static Translator {
+    static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
+    TRANSLATOR.get_or_init(|| Translator::open(common::demo_model()).expect("the demo model opens"))
+}
+
+fn ids(hypothesis: &Value) -> Vec<u32> {
+    let ids = hypothesis["token_ids"].as_array().expect("recorded ids");
+    ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+/// Translates the recording's sources and compares every hypothesis: ids, texts, scores.
+fn check(recording: &str, options: &DecodeOptions) {
+    let recorded = common::json_lines(&format!("own/{recording}.jsonl"));
+    assert!(recorded.len() >= 20, "{recording}: {} lines", recorded.len());
+    let sources: Vec<&str> = recorded.iter().map(|line| line["source"].as_str().expect("a source")).collect();
+    let translations = translator().translate(&sources, options).expect("valid options");
+    for (line, translation) in recorded.iter().zip(&translations) {
+        let expected = line["hypotheses"].as_array().expect("recorded hypotheses");
+        assert_eq!(translation.hypotheses.len(), expected.len(), "{recording}: {}", translation.source);
+        for (expected, actual) in expected.iter().zip(&translation.hypotheses) {
+            let context = format!("{recording}: {}: {}", translation.source, actual.text);
+            assert_eq!(actual.hypothesis.token_ids, ids(expected), "{context}");
+            assert_eq!(Some(actual.text.as_str()), expected["text"].as_str(), "{context}");
+            let close = |name: &str, actual: f32| {
+                // transformers' greedy search reports no score.
+                let Some(expected) = expected[name].as_f64() else { return };
+                let difference = (f64::from(actual) - expected).abs();
+                assert!(difference <= SCORE_TOLERANCE, "{context}: {name} {actual}, recorded {expected}");
+            };
+            close("score", actual.hypothesis.score);
+            close("log_prob", actual.hypothesis.log_prob);
+            close("search_log_prob", actual.hypothesis.search_log_prob);
+            if let Some(truncated) = expected["truncated"].as_bool() {
+                assert_eq!(actual.hypothesis.truncated, truncated, "{context}");
+            }
+        }
+    }
+}
+
+fn beam(beam_size: usize) -> DecodeOptions {
+    DecodeOptions { beam_size, n_best: beam_size, max_length: MAX_LENGTH, ..DecodeOptions::default() }
+}
+
+#[test]
+fn greedy() {
+    check("greedy", &DecodeOptions { length_penalty: LengthPenalty::None, stop: Stop::First, ..beam(1) });
+}
+
+#[test]
+fn gnmt_penalty() {
+    check("beam4-gnmt", &beam(4));
+}
+
+#[test]
+fn coverage_penalty() {
+    check("beam4-gnmt-coverage", &DecodeOptions { coverage_penalty: 0.2, ..beam(4) });
+}
+
+#[test]
+fn power_penalty_exact_stop() {
+    let length_penalty = LengthPenalty::Power { alpha: 1.0 };
+    check("beam8-power-exact", &DecodeOptions { length_penalty, stop: Stop::Exact, ..beam(8) });
+}
+
+#[test]
+fn power_penalty_first_stop() {
+    let length_penalty = LengthPenalty::Power { alpha: 0.6 };
+    check("beam5-power06-first", &DecodeOptions { length_penalty, stop: Stop::First, ..beam(5) });
+}
+
+#[test]
+fn length_limit() {
+    check("beam4-maxlen8", &DecodeOptions { max_length: MaxLength::Absolute(8), ..beam(4) });
+}
+
+/// The `hf` preset with what the recording's call of `generate` said.
+fn hf(beam_size: usize, alpha: f32, stop: Stop) -> DecodeOptions {
+    let preset = translator().preset(Preset::Hf).expect("the demo model asks for plain beam search");
+    DecodeOptions {
+        beam_size,
+        n_best: beam_size,
+        length_penalty: LengthPenalty::Power { alpha },
+        stop,
+        max_length: MAX_LENGTH,
+        ..preset
+    }
+}
+
+#[test]
+fn transformers_greedy() {
+    check("hf-greedy", &hf(1, 1.0, Stop::Heuristic));
+}
+
+#[test]
+fn transformers_beam_search() {
+    check("hf-beam4-lp1", &hf(4, 1.0, Stop::Heuristic));
+}
+
+#[test]
+fn transformers_early_stopping() {
+    check("hf-beam4-lp06-early", &hf(4, 0.6, Stop::First));
+}
+
+#[test]
+fn transformers_early_stopping_never() {
+    check("hf-beam5-lp12-never", &DecodeOptions { n_best: 1, ..hf(5, 1.2, Stop::Exact) });
+}
+
+#[test]
+fn teacher_forced_scores() {
+    let recorded = common::json_lines("own/score.jsonl");
+    let text = |line: &Value, field: &str| line[field].as_str().expect("a text").to_string();
+    let pairs: Vec<(String, String)> = recorded.iter().map(|l| (text(l, "source"), text(l, "target"))).collect();
+    for (line, score) in recorded.iter().zip(translator().score(&pairs)) {
+        let score = score.expect("a score");
+        assert_eq!(score.token_ids, ids(line));
+        for (actual, expected) in score.token_log_probs.iter().zip(line["token_log_probs"].as_array().expect("numbers"))
+        {
+            let expected = expected.as_f64().expect("a number");
+            assert!((f64::from(*actual) - expected).abs() <= SCORE_TOLERANCE, "{line}: {actual}");
+        }
+        assert_eq!(score.log_prob, score.token_log_probs.iter().sum::<f32>());
+    }
+}
+
+#[test]
+fn scoring_a_translation_gives_its_own_log_probs_bit_for_bit() {
+    let sources = common::lines("own/own.en");
+    let options = DecodeOptions { n_best: 4, coverage_penalty: 0.2, ..DecodeOptions::default() };
+    let translations = translator().translate(&sources, &options).expect("valid options");
+    let hypotheses = translations.iter().flat_map(|t| t.hypotheses.iter().map(|h| (&t.source_ids, &h.hypothesis)));
+    let hypotheses: Vec<_> = hypotheses.collect();
+    let pairs: Vec<_> = hypotheses.iter().map(|(source, h)| ((*source).clone(), h.token_ids.clone())).collect();
+    assert!(pairs.len() > 400);
+    for ((_, hypothesis), score) in hypotheses.iter().zip(translator().score_ids(&pairs)) {
+        let score = score.expect("a score");
+        assert_eq!(score.token_log_probs, hypothesis.token_log_probs);
+        assert_eq!(score.log_prob, hypothesis.log_prob);
+    }
+}
+
+#[test]
+fn a_sentence_is_the_same_in_any_batch_order_and_number_of_threads() {
+    let sources = common::lines("own/own.en");
+    let options = DecodeOptions { n_best: 4, coverage_penalty: 0.2, attention: true, ..DecodeOptions::default() };
+    let expected = translator().translate(&sources, &options).expect("valid options");
+    // Multiplying by a number coprime to the length is a permutation.
+    let shuffled: Vec<usize> = (0..sources.len()).map(|i| i * 37 % sources.len()).collect();
+    for (threads, slots) in [(1, 1), (1, 7), (2, 1), (2, 7), (3, 32), (2, 256)] {
+        let translator = Translator::open_with(common::demo_model(), &EngineOptions { threads, slots })
+            .expect("the demo model opens");
+        let order: Vec<&str> = shuffled.iter().map(|i| sources[*i].as_str()).collect();
+        let actual = translator.translate(&order, &options).expect("valid options");
+        for (at, translation) in shuffled.iter().zip(&actual) {
+            assert_eq!(translation, &expected[*at], "threads {threads}, slots {slots}");
+        }
+    }
+}
+
+#[test]
+fn threads_that_share_a_translator_get_what_they_get_alone() {
+    let sources = common::lines("own/own.en");
+    let options = |i: usize| DecodeOptions { beam_size: 1 + i % 5, ..DecodeOptions::default() };
+    let translate = |i: usize| translator().translate(&sources[i * 10..][..10], &options(i)).expect("valid options");
+    let alone: Vec<_> = (0..8).map(translate).collect();
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..8).map(|i| scope.spawn(move || translate(i))).collect();
+        for (handle, alone) in handles.into_iter().zip(&alone) {
+            assert_eq!(&handle.join().expect("no panic"), alone);
+        }
+    });
+}
+
+#[test]
+fn a_blank_line_costs_nothing() {
+    for blank in ["", " ", "\t \u{3000}"] {
+        let translations = translator().translate(&[blank], &DecodeOptions::default()).expect("valid options");
+        let hypothesis = &translations[0].hypotheses[0];
+        assert_eq!((translations[0].text(), hypothesis.hypothesis.score, hypothesis.hypothesis.length), ("", 0.0, 0));
+    }
+}
