@@ -115,6 +115,7 @@ fn a_clear_improvement_is_significant_and_none_has_no_difference() {
     let options = BootstrapOptions { resamples: 99, ..Default::default() };
     let paired = paired_bootstrap(&bad, &good, &options).unwrap();
     assert_eq!((paired.p_value, paired.system.low), (0.01, 100.0));
+    assert!(paired.difference.low > 30.0 && paired.difference.high < 100.0, "{paired:?}");
     let same = paired_bootstrap(&bad, &bad, &options).unwrap();
     assert_eq!((same.difference, same.p_value), (Interval { mean: 0.0, low: 0.0, high: 0.0 }, 0.01));
 }

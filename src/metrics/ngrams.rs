@@ -17,13 +17,15 @@ pub(super) fn for_each_common<T>(
 ) {
     let (mut i, mut j) = (0, 0);
     while i < a.len() && j < b.len() {
-        let step = order(&a[i], &b[j]);
-        if step == Ordering::Equal {
-            found(i, j);
+        match order(&a[i], &b[j]) {
+            Ordering::Less => i += 1,
+            Ordering::Greater => j += 1,
+            Ordering::Equal => {
+                found(i, j);
+                i += 1;
+                j += 1;
+            }
         }
-        // Without branches: which list is ahead is close to a coin flip.
-        i += usize::from(step != Ordering::Greater);
-        j += usize::from(step != Ordering::Less);
     }
 }
 
