@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("text", &["error"]),
+    ("metrics", &["error"]),
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "text", "model", "decode"]),
