@@ -1,0 +1,206 @@
+//! SentencePiece models (`.spm`), read natively: text to pieces and back.
+//!
+//! Follows the SentencePiece library piece for piece: the compiled normalisation rules of the file are applied, not a Unicode
+//! library's idea of them, and ties fall the same way.
+
+mod bpe;
+mod charsmap;
+mod normalizer;
+mod pieces;
+mod proto;
+mod trie;
+mod unigram;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use prost::Message;
+
+use crate::{Error, Result};
+use normalizer::{Normalizer, SPACE};
+use pieces::{PieceTable, byte_of};
+use proto::{ModelProto, PieceKind};
+use trie::Trie;
+use unigram::Unigram;
+
+/// How a model segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelType {
+    /// The most probable split under a unigram language model.
+    Unigram,
+    /// Byte pair encoding.
+    Bpe,
+}
+
+impl fmt::Display for ModelType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ModelType::Unigram => "unigram",
+            ModelType::Bpe => "bpe",
+        })
+    }
+}
+
+/// A stretch of normalised text, in bytes, and its piece; without one it is unknown.
+#[derive(Debug)]
+struct Segment {
+    range: Range<usize>,
+    id: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Segmenter {
+    Unigram(Unigram),
+    Bpe,
+}
+
+/// A SentencePiece model.
+#[derive(Debug)]
+pub struct SentencePiece {
+    table: PieceTable,
+    segmenter: Segmenter,
+    /// User-defined symbols: never normalised, never merged.
+    verbatim: Trie,
+    normalizer: Normalizer,
+    denormalizer: Option<Normalizer>,
+    byte_fallback: bool,
+    unknown_surface: String,
+}
+
+impl SentencePiece {
+    /// Reads a `.spm` file.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram or BPE.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+        Self::from_bytes(&bytes, path)
+    }
+
+    /// Reads the contents of a `.spm` file; errors name `path`.
+    ///
+    /// # Errors
+    /// As for [`SentencePiece::open`].
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let error =
+            |expected: &str, got: String| Error::Tokenizer { path: path.into(), expected: expected.into(), got };
+        let malformed = |(expected, got)| Error::Tokenizer { path: path.into(), expected, got };
+        let model = ModelProto::decode(bytes).map_err(|cause| error("a SentencePiece model", cause.to_string()))?;
+        // Both are optional in the format, but every trainer writes them, and behind the pieces: a file without them has
+        // been cut between two pieces.
+        let (Some(trainer), Some(spec)) = (&model.trainer, &model.normalizer) else {
+            return Err(error("trainer and normalizer settings", "a model that ends before them".into()));
+        };
+        let table = PieceTable::new(&model, trainer.byte_fallback()).map_err(malformed)?;
+        let segmenter = match trainer.model_type() {
+            1 => Segmenter::Unigram(Unigram::new(&table)),
+            2 => Segmenter::Bpe,
+            3 => return Err(error("a unigram or BPE model", "a word model".into())),
+            4 => return Err(error("a unigram or BPE model", "a character model".into())),
+            other => return Err(error("a unigram or BPE model", format!("model type {other}"))),
+        };
+        let verbatim = table.entries.iter().filter(|entry| entry.kind == PieceKind::UserDefined);
+        let verbatim = Trie::new(verbatim.map(|entry| (entry.text.as_bytes(), 0)).collect());
+        let normalizer = Normalizer::new(spec, trainer.treat_whitespace_as_suffix()).map_err(malformed)?;
+        let denormalizer = model.denormalizer.as_ref().filter(|spec| !spec.charsmap().is_empty());
+        let denormalizer = denormalizer.map(|spec| Normalizer::new(spec, false)).transpose().map_err(malformed)?;
+        Ok(SentencePiece {
+            byte_fallback: trainer.byte_fallback(),
+            unknown_surface: trainer.unk_surface().to_owned(),
+            table,
+            segmenter,
+            verbatim,
+            normalizer,
+            denormalizer,
+        })
+    }
+
+    /// Splits text into pieces. A run of characters outside the piece table is one piece with that text, or, with byte
+    /// fallback, pieces like `<0x0A>`.
+    pub fn encode(&self, text: &str) -> Vec<String> {
+        let text = self.normalizer.normalize(text, &self.verbatim);
+        let segments = match &self.segmenter {
+            Segmenter::Unigram(unigram) => unigram.segment(&self.table, &text),
+            Segmenter::Bpe => bpe::segment(&self.table, &self.verbatim, &text),
+        };
+        let mut pieces: Vec<String> = Vec::with_capacity(segments.len());
+        let mut after_unknown = false;
+        for Segment { range, id } in segments {
+            let part = &text[range];
+            match pieces.last_mut() {
+                _ if id.is_none() && self.byte_fallback => {
+                    pieces.extend(part.bytes().map(|byte| format!("<0x{byte:02X}>")));
+                }
+                Some(last) if id.is_none() && after_unknown => last.push_str(part),
+                _ => pieces.push(part.to_owned()),
+            }
+            after_unknown = id.is_none();
+        }
+        pieces
+    }
+
+    /// Joins pieces to text. `<unk>` gives the model's surface for it (usually " ⁇ "), control pieces nothing; a piece
+    /// that the model does not know is copied as it is.
+    pub fn decode<'a>(&self, pieces: impl IntoIterator<Item = &'a str>) -> String {
+        let mut text = String::new();
+        let mut bytes = Vec::new();
+        // Whether a leading space would still be the dummy prefix or, if spaces are trimmed, at the start of the text.
+        let mut at_start = self.normalizer.add_dummy_prefix || self.normalizer.remove_extra_whitespaces;
+        for piece in pieces {
+            let kind = self.table.get(piece).map(|entry| entry.kind);
+            if let (Some(PieceKind::Byte), Some(byte)) = (kind, byte_of(piece)) {
+                bytes.push(byte);
+                continue;
+            }
+            flush(&mut bytes, &mut text);
+            at_start &= text.is_empty();
+            let stripped = piece.strip_prefix(SPACE).filter(|_| at_start);
+            match kind {
+                Some(PieceKind::Control) => continue,
+                Some(PieceKind::Unknown) => text.push_str(&self.unknown_surface),
+                None => text.push_str(piece),
+                Some(_) => text.push_str(&stripped.unwrap_or(piece).replace(SPACE, " ")),
+            }
+            let prefix_taken = stripped.is_some() && !self.normalizer.remove_extra_whitespaces;
+            at_start &= !prefix_taken && text.is_empty();
+        }
+        flush(&mut bytes, &mut text);
+        match &self.denormalizer {
+            Some(denormalizer) => denormalizer.normalize(&text, &Trie::new(Vec::new())),
+            None => text,
+        }
+    }
+
+    /// How the model segments.
+    pub fn model_type(&self) -> ModelType {
+        match self.segmenter {
+            Segmenter::Unigram(_) => ModelType::Unigram,
+            Segmenter::Bpe => ModelType::Bpe,
+        }
+    }
+
+    /// Pieces in the model's own table, which is not the vocabulary of the translation model.
+    pub fn piece_count(&self) -> usize {
+        self.table.entries.len()
+    }
+
+    /// The name of the normalisation rules, as in `nmt_nfkc`.
+    pub fn normalization(&self) -> &str {
+        &self.normalizer.name
+    }
+
+    /// Whether characters outside the piece table are spelt in bytes.
+    pub fn byte_fallback(&self) -> bool {
+        self.byte_fallback
+    }
+}
+
+/// Appends the characters that `bytes` spell, U+FFFD for each byte that spells none.
+fn flush(bytes: &mut Vec<u8>, text: &mut String) {
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '\u{fffd}'));
+    }
+    bytes.clear();
+}
