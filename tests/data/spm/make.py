@@ -17,7 +17,8 @@ CORPUS = [json.loads(line)["text"] for line in open(HERE.parent / "own" / "token
 
 # Source and target code points: several for one, one for several, a prefix of another rule, a space, nothing, U+2581.
 RULES = "\n".join(["61 62\t78 20 79", "61 62 63\t7A", "41\t", "64 65 72\t20 64 61", "22\t20", "2581\t20", "FB01\t66 69", ""])
-SYMBOLS = ["<sep>", "x y", "foo\u2581bar", "th", "the", "\ufb01", "A"]
+# "12345" can be split into symbols in several ways.
+SYMBOLS = ["<sep>", "x y", "foo\u2581bar", "th", "the", "\ufb01", "A", "1234", "5", "1", "2", "345"]
 
 MODELS = {
     "rules": dict(normalization_rule_tsv="rules.tsv"),
@@ -36,9 +37,12 @@ ODD = (
     + ["\ufeff", "\u2028", "\ufffd", "\ufb01", "\u0301", "e\u0301", "\u1e9e", "\u00bd", "\u2026", "\u00a8", "\uff21", "\uff76\uff9e"]
     + ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\u65e5\u672c", "\ud55c", "\u202e", "\ue000"]
     + ["\U0010ffff", "<unk>", "</s>", "<s>", "<ctl>", "<0x41>", "<sep>", "x y", "x  y", "foo\u2581bar", "foo bar", "ab", "abc"]
-    + ["der", "the", '"', "A", "\u2047", "12", "345", "xxxxxxxx", ">>fra<<"]
+    + ["der", "the", "thin", '"', "A", "\u2047", "12", "345", "12345", "xxxxxxxx", ">>fra<<"]
 )
 BYTES = ["<0x41>", "<0xE2>", "<0x96>", "<0x81>", "<0xFF>", "<0x20>", "<0xe2>"]
+# Byte pieces that spell a character, half of one, a surrogate, and U+2581.
+SPELT = [["<0x41>"], ["<0xE2>", "<0x96>"], ["<0xF0>", "<0x9F>", "<0x98>", "e"], ["<0xED>", "<0xA0>", "<0x80>"]]
+SPELT += [["<0xE2>", "<0x96>", "<0x81>", "<0x41>"], ["<0xE2>", "<0x96>", "\u2581", "<0x81>"], ["\u2581", "<0x20>", "\u2581a"]]
 PIECES = ["\u2581", "\u2581\u2581", "<unk>", "</s>", "<s>", "<ctl>", "\u2581zzq", "\u65e5", "\u2581a\u2581b", "", "A"] + BYTES
 
 
@@ -72,6 +76,9 @@ def edit(name, path):
         normal = [p for p in model.pieces if p.type == pb.ModelProto.SentencePiece.NORMAL]
         for piece in normal[::3]:
             piece.type = pb.ModelProto.SentencePiece.UNUSED
+    if name == "symbols":
+        # Symbols are never merged, even where the result would be a piece.
+        model.pieces.add(piece="thi", score=1.0)
     if name == "escape":
         model.normalizer_spec.escape_whitespaces = False
     if name == DENORMALIZED:
@@ -107,8 +114,7 @@ def main():
                     pieces = processor.encode(text, out_type=str)
                     decoded = processor.decode(pieces) if pieces else ""
                     print(json.dumps(dict(text=text, pieces=pieces, decoded=decoded)), file=out)
-                for _ in range(20):
-                    pieces = odd_pieces(rng, table)
+                for pieces in [odd_pieces(rng, table) for _ in range(20)] + SPELT:
                     decoded = processor.decode(pieces) if pieces else ""
                     print(json.dumps(dict(pieces=pieces, decoded=decoded)), file=out)
     rules.unlink()
