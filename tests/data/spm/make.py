@@ -81,6 +81,9 @@ def edit(name, path):
         model.pieces.add(piece="thi", score=1.0)
     if name == "escape":
         model.normalizer_spec.escape_whitespaces = False
+    if name == "suffix":
+        # Without rules it is not applied, whatever else it says.
+        model.denormalizer_spec.add_dummy_prefix = True
     if name == DENORMALIZED:
         model.denormalizer_spec.CopyFrom(model.normalizer_spec)
         model.denormalizer_spec.add_dummy_prefix = False
