@@ -106,6 +106,11 @@ mod tests {
     }
 
     #[test]
+    fn offsets_may_be_extended_by_eight_bits() {
+        assert_eq!((offset(3 << 10 | 0x1ff), offset(3 << 10 | 0x3ff)), (3, 3 << 8));
+    }
+
+    #[test]
     fn a_damaged_map_is_refused_or_finds_nothing() {
         let whole = blob(b"x\0yz\0");
         for cut in (0..2048 + 4).chain([whole.len() - 1]) {

@@ -204,3 +204,47 @@ fn flush(bytes: &mut Vec<u8>, text: &mut String) {
     }
     bytes.clear();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::proto::{NormalizerProto, PieceProto, TrainerProto};
+    use super::*;
+
+    /// Expected and got of the error for a model with these settings.
+    fn error(model_type: i32, charsmap: &[u8]) -> (String, String) {
+        let piece =
+            |text: &str, kind| PieceProto { piece: Some(text.into()), score: Some(0.0), kind: Some(kind as i32) };
+        let model = ModelProto {
+            pieces: vec![piece("<unk>", PieceKind::Unknown), piece("a", PieceKind::Normal)],
+            trainer: Some(TrainerProto { model_type: Some(model_type), ..Default::default() }),
+            normalizer: Some(NormalizerProto { charsmap: Some(charsmap.to_vec()), ..Default::default() }),
+            denormalizer: None,
+        };
+        match SentencePiece::from_bytes(&model.encode_to_vec(), Path::new("made.spm")) {
+            Err(Error::Tokenizer { expected, got, .. }) => (expected, got),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn other_model_types_are_refused() {
+        for (model_type, got) in
+            [(3, "a word model"), (4, "a character model"), (5, "model type 5"), (-1, "model type -1")]
+        {
+            assert_eq!(error(model_type, &[]), ("a unigram or BPE model".into(), got.into()));
+        }
+    }
+
+    #[test]
+    fn a_malformed_character_map_is_refused() {
+        let refused = |charsmap: &[u8], expected: &str, got: &str| {
+            assert_eq!(error(1, charsmap), (format!("a character map {expected}"), got.into()));
+        };
+        refused(&[1], "of at least 4 bytes", "1");
+        refused(&[3, 0, 0, 0, 1], "whose trie has whole 4-byte units", "3 bytes");
+        refused(&[0xff; 4], "whose trie has whole 4-byte units", "4294967295 bytes");
+        refused(&[0xfc, 0xff, 0xff, 0xff, 1], "with a trie of 4294967292 bytes", "1");
+        refused(&[4, 0, 0, 0, 1, 1, 1, 1], "that ends with a zero byte", "None");
+        refused(&[4, 0, 0, 0, 1, 1, 1, 1, b'a'], "that ends with a zero byte", "Some('a')");
+    }
+}

@@ -103,3 +103,55 @@ pub(super) fn byte_of(piece: &str) -> Option<u8> {
     }
     u8::from_str_radix(digits, 16).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::proto::PieceProto;
+    use super::*;
+
+    fn piece(text: &str, score: f32, kind: i32) -> PieceProto {
+        PieceProto { piece: Some(text.into()), score: Some(score), kind: Some(kind) }
+    }
+
+    fn table(pieces: Vec<PieceProto>, byte_fallback: bool) -> Result<PieceTable, (String, String)> {
+        PieceTable::new(&ModelProto { pieces, ..Default::default() }, byte_fallback)
+    }
+
+    #[test]
+    fn malformed_pieces_are_refused() {
+        let long = "x".repeat(MAX_PIECE_BYTES);
+        let cases = [
+            (piece("a", 0.0, 7), "piece type", "7 for piece 2"),
+            (piece("", 0.0, 1), "1 to 7999 bytes", "\"\" as piece 2"),
+            (piece(&long, 0.0, 1), "1 to 7999 bytes", "as piece 2"),
+            (piece("a\0", 0.0, 1), "1 to 7999 bytes", "as piece 2"),
+            (piece("\0", 0.0, 1), "1 to 7999 bytes", "as piece 2"),
+            (piece("a", f32::NAN, 1), "finite", "NaN for piece 2"),
+            (piece("a", f32::INFINITY, 1), "finite", "inf for piece 2"),
+            (piece("a", 0.0, 2), "one unknown piece", "\"a\" as piece 2"),
+            (piece("<0x41>", 0.0, 6), "no byte pieces", "\"<0x41>\" as piece 2"),
+            (piece("b", 0.0, 1), "distinct", "\"b\" as piece 2"),
+        ];
+        for (third, expected, got) in cases {
+            let error = table(vec![piece("<unk>", 0.0, 2), piece("b", 0.0, 1), third], false).unwrap_err();
+            assert!(error.0.contains(expected) && error.1.contains(got), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_table_must_hold() {
+        let bytes = |range: std::ops::Range<u32>| range.map(|byte| piece(&format!("<0x{byte:02X}>"), 0.0, 6));
+        let letter = || std::iter::once(piece("b", 0.0, 1));
+        let error = |pieces: Vec<PieceProto>, byte_fallback| table(pieces, byte_fallback).unwrap_err().0;
+        assert_eq!(error(letter().collect(), false), "an unknown piece");
+        assert_eq!(error(vec![piece("<unk>", 0.0, 2)], false), "at least one normal piece");
+        assert_eq!(error(letter().chain(bytes(0..255)).collect(), true), "256 byte pieces for byte fallback");
+        assert_eq!(error(letter().chain([piece("<0x1>", 0.0, 6)]).collect(), true), "a byte piece like <0x0A>");
+        // With all bytes there need not be an unknown piece, and a raw zero byte beside <0x00> is left out.
+        let whole = table(letter().chain(bytes(0..256)).chain([piece("\0", 0.0, 1)]).collect(), true).unwrap();
+        assert_eq!(
+            (whole.unknown, whole.entries.len(), whole.id("\0"), whole.id("<0x0A>")),
+            (None, 258, None, Some(11))
+        );
+    }
+}

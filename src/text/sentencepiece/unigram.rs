@@ -96,3 +96,27 @@ fn lower_open_paths(open: &mut [Best]) {
         path.score -= offset;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::sentencepiece::proto::{ModelProto, PieceProto};
+
+    #[test]
+    fn a_long_text_does_not_lose_small_differences() {
+        let piece = |(text, score): (&str, f32)| PieceProto {
+            piece: Some(text.into()),
+            score: Some(score),
+            kind: (text == "<unk>").then_some(PieceKind::Unknown as i32),
+        };
+        let pieces = [("<unk>", 0.0), ("a", -99_999.0), ("bc", -1.0), ("b", -0.25), ("c", -0.25)];
+        let model = ModelProto { pieces: pieces.map(piece).to_vec(), ..Default::default() };
+        let table = PieceTable::new(&model, false).unwrap();
+        let unigram = Unigram::new(&table);
+        // Plainly summed, the a's reach 1e8, where the next f32 is 8 away and both splits of "bc" look the same.
+        let ids = |text: &str| unigram.segment(&table, text).iter().map(|segment| segment.id).collect::<Vec<_>>();
+        assert_eq!(ids("bc"), [Some(3), Some(4)]);
+        let long = ids(&format!("{}bc", "a".repeat(1000)));
+        assert_eq!((long.len(), &long[999..]), (1002, &[Some(1), Some(3), Some(4)][..]));
+    }
+}
