@@ -276,8 +276,9 @@ impl Batch<'_> {
         let limit = self.translator.engine.max_len();
         let source_truncated = self.options.truncate_source && source_ids.len() > limit;
         if source_truncated {
-            source_ids.truncate(limit - 1);
-            source_ids.push(self.translator.tokenizer.eos_id());
+            // With separate vocabularies the source's end of sentence is its own: keep the one that stands there.
+            let eos = source_ids.split_off(limit - 1).pop();
+            source_ids.extend(eos);
         }
         let pending = Pending { source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
