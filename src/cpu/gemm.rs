@@ -109,7 +109,7 @@ pub fn gemm_on(isa: Isa, x: &[f32], rows: usize, w: &PackedMatrix, epilogue: &Ep
         return;
     }
     let job = Job { isa, x, w, epilogue: *epilogue, out: Output(out.as_mut_ptr()) };
-    let split = Split::new(rows, w.vectors(), rows * w.k * w.vectors() * LANES);
+    let split = Split::new(rows, w.vectors(), w.k);
     split.run(0..rows, 0..w.vectors(), &|rows, vectors| job.run(rows, vectors));
 }
 
@@ -150,9 +150,12 @@ impl Split {
     /// Pieces end at multiples of this many rows: whole tiles on every instruction set.
     const ROWS: usize = 48;
     /// The fewest multiply-adds worth another thread: about 20 us, several times the cost of waking it.
-    const GRAIN: usize = 1 << 20;
+    const GRAIN: usize = 3 << 19;
+    /// Reading a weight from the last-level cache takes as long as this many multiply-adds.
+    const ROWS_WORTH_A_READ: usize = 8;
 
-    fn new(rows: usize, vectors: usize, work: usize) -> Self {
+    fn new(rows: usize, vectors: usize, k: usize) -> Self {
+        let work = rows.max(Self::ROWS_WORTH_A_READ) * vectors * LANES * k;
         let threads = rayon::current_num_threads();
         let grain = if threads == 1 { usize::MAX } else { (work / (4 * threads)).max(Self::GRAIN) };
         Split { rows, vectors, work, grain }
@@ -358,7 +361,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(s: S, job: &Job<'
 }
 
 /// How far ahead of its use a step's weights are asked for.
-const PREFETCH_STEPS: usize = 16;
+const PREFETCH_STEPS: usize = 32;
 
 /// Asks for a cache line; any address will do.
 #[inline(always)]
