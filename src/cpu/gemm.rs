@@ -9,7 +9,10 @@
 //! one value of x per row. Few rows take several panels side by side, so that enough accumulators are in flight to hide
 //! the latency of the fused multiply-add.
 
+mod int8;
 mod tiling;
+
+pub use int8::{Int8Isa, Int8Scratch, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
 
 use crate::backend::Activation;
 #[cfg(target_arch = "x86_64")]
