@@ -199,11 +199,13 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        for (i, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { layer.store(s, row + r, vector + i, sum) };
+    for i in 0..WIDTH {
+        let mut column = [s.splat(0.0); ROWS];
+        for (product, sums) in column.iter_mut().zip(&sums) {
+            *product = sums[i];
         }
+        // SAFETY: the caller's promise.
+        unsafe { layer.store(s, row, vector + i, column) };
     }
 }
 

@@ -321,15 +321,26 @@ unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        let scale_x = s.splat(factors.scales[row + r]);
-        for (i, &sum) in sums.iter().enumerate() {
-            let outputs = (vector + i) * LANES..(vector + i + 1) * LANES;
-            let sum = d.to_f32(sum, &factors.w.offsets[outputs.clone()]);
-            let scale_w = s.load_partial(&factors.w.scales[outputs], 0.0);
-            // SAFETY: the caller's promise.
-            unsafe { layer.store(s, row + r, vector + i, s.mul(sum, s.mul(scale_x, scale_w))) };
+    for i in 0..WIDTH {
+        let outputs = (vector + i) * LANES..(vector + i + 1) * LANES;
+        let offsets = d.load_offsets(sixteen(&factors.w.offsets[outputs.clone()]));
+        let scale_w = s.load(sixteen(&factors.w.scales[outputs]));
+        let mut column = [s.splat(0.0); ROWS];
+        for (r, (product, sums)) in column.iter_mut().zip(&sums).enumerate() {
+            let scale = s.mul(s.splat(factors.scales[row + r]), scale_w);
+            *product = s.mul(d.to_f32(sums[i], offsets), scale);
         }
+        // SAFETY: the caller's promise.
+        unsafe { layer.store(s, row, vector + i, column) };
+    }
+}
+
+/// The first sixteen elements.
+#[inline(always)]
+fn sixteen<T>(x: &[T]) -> &[T; LANES] {
+    match x.first_chunk() {
+        Some(x) => x,
+        None => unreachable!("a vector has sixteen outputs"),
     }
 }
 

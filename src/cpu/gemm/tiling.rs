@@ -136,21 +136,30 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Stores a vector of products, bias added.
+    /// Stores the products of one vector of outputs for a few rows from `row` on, bias added.
     ///
     /// # Safety
-    /// The row is one of the output, and no other thread accesses these elements.
+    /// These are rows and a vector of the output, and no other thread accesses their elements.
     #[inline(always)]
-    pub unsafe fn store<S: Simd>(&self, s: S, row: usize, vector: usize, products: S::V) {
+    pub unsafe fn store<S: Simd, const ROWS: usize>(&self, s: S, row: usize, vector: usize, products: [S::V; ROWS]) {
         let column = self.n.min(vector * LANES);
         let count = LANES.min(self.n - column);
-        let sums = match self.epilogue.bias {
-            Some(bias) => s.add(products, s.load_partial(&bias[column..][..count], 0.0)),
-            None => products,
+        // Adding -0 leaves every product as it is.
+        let bias = match self.epilogue.bias {
+            Some(bias) => s.load_partial(&bias[column..column + count], 0.0),
+            None => s.splat(-0.0),
         };
-        // SAFETY: the row has `count` columns from `column` on; the caller's promise.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.out.0.add(row * self.n + column), count) };
-        s.store_partial(sums, out);
+        for (r, &product) in products.iter().enumerate() {
+            // SAFETY: the row has `count` columns from `column` on; the caller's promise.
+            let address = unsafe { self.out.0.add((row + r) * self.n + column) };
+            if count == LANES {
+                // SAFETY: as above.
+                s.store(s.add(product, bias), unsafe { &mut *address.cast::<[f32; LANES]>() });
+            } else {
+                // SAFETY: as above.
+                s.store_partial(s.add(product, bias), unsafe { std::slice::from_raw_parts_mut(address, count) });
+            }
+        }
     }
 
     /// Applies activation and residual to a tile that still lies in the first-level cache.

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 pub(super) trait Dot: Copy {
     /// The lanes that finish the computation.
     type Lanes: Simd;
-    /// Sixteen sums.
+    /// The sums of sixteen outputs.
     type Sum: Copy;
     /// Four weights for each of sixteen outputs.
     type Weights: Copy;
@@ -26,8 +26,9 @@ pub(super) trait Dot: Copy {
     fn load(self, weights: &[i8; QUAD * LANES]) -> Self::Weights;
     fn splat(self, x: [u8; QUAD]) -> Self::X;
     fn dot(self, sum: Self::Sum, x: Self::X, w: Self::Weights) -> Self::Sum;
-    /// The sums without the `offsets` (sixteen of them).
-    fn to_f32(self, sum: Self::Sum, offsets: &[i32]) -> <Self::Lanes as Simd>::V;
+    fn load_offsets(self, offsets: &[i32; LANES]) -> Self::Sum;
+    /// The sums, `offsets` subtracted where sums carry them.
+    fn to_f32(self, sum: Self::Sum, offsets: Self::Sum) -> <Self::Lanes as Simd>::V;
 }
 
 /// The instruction sets for 8-bit products. A value other than `Portable` exists only where the CPU has that instruction set.
@@ -170,8 +171,8 @@ impl Dot for Vnni512 {
         load(weights: &[i8; QUAD * LANES]) -> __m512i = _mm512_loadu_si512(weights.as_ptr().cast());
         splat(x: [u8; QUAD]) -> __m512i = _mm512_set1_epi32(i32::from_ne_bytes(x));
         dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, x, w);
-        to_f32(sum: __m512i, offsets: &[i32]) -> __m512 =
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_loadu_si512(sixteen(offsets).as_ptr().cast())));
+        load_offsets(offsets: &[i32; LANES]) -> __m512i = _mm512_loadu_si512(offsets.as_ptr().cast());
+        to_f32(sum: __m512i, offsets: __m512i) -> __m512 = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets));
     }
 }
 
@@ -210,13 +211,11 @@ impl Dot for Vnni256 {
         splat(x: [u8; QUAD]) -> __m256i = _mm256_set1_epi32(i32::from_ne_bytes(x));
         dot(sum: Pair, x: __m256i, w: Pair) -> Pair =
             [_mm256_dpbusd_avx_epi32(sum[0], x, w[0]), _mm256_dpbusd_avx_epi32(sum[1], x, w[1])];
-        to_f32(sum: Pair, offsets: &[i32]) -> [__m256; 2] = {
-            let offsets = load_pair!(sixteen(offsets), 8);
-            [
-                _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[0], offsets[0])),
-                _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[1], offsets[1])),
-            ]
-        };
+        load_offsets(offsets: &[i32; LANES]) -> Pair = load_pair!(offsets, 8);
+        to_f32(sum: Pair, offsets: Pair) -> [__m256; 2] = [
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[0], offsets[0])),
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[1], offsets[1])),
+        ];
     }
 }
 
@@ -257,15 +256,17 @@ impl Dot for Signed {
                 _mm256_add_epi32(sum[1], _mm256_madd_epi16(high, ones)),
             ]
         };
-        to_f32(sum: Pair, _offsets: &[i32]) -> [__m256; 2] = [_mm256_cvtepi32_ps(sum[0]), _mm256_cvtepi32_ps(sum[1])];
+        load_offsets(offsets: &[i32; LANES]) -> Pair = load_pair!(offsets, 8);
+        to_f32(sum: Pair, _offsets: Pair) -> [__m256; 2] = [_mm256_cvtepi32_ps(sum[0]), _mm256_cvtepi32_ps(sum[1])];
     }
 }
 
+/// Keeps one sum per weight of a step, so that compilers find plain vertical arithmetic; products fit 16 bits.
 impl Dot for Portable {
     type Lanes = Portable;
-    type Sum = [i32; LANES];
+    type Sum = [i32; QUAD * LANES];
     type Weights = [i8; QUAD * LANES];
-    type X = [i32; QUAD];
+    type X = [i16; 2 * QUAD];
 
     #[inline(always)]
     fn lanes(self) -> Portable {
@@ -273,8 +274,8 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    fn zero(self) -> [i32; LANES] {
-        [0; LANES]
+    fn zero(self) -> Self::Sum {
+        [0; QUAD * LANES]
     }
 
     #[inline(always)]
@@ -288,32 +289,35 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    fn splat(self, x: [u8; QUAD]) -> [i32; QUAD] {
-        x.map(|q| i32::from(q) - 128)
+    fn splat(self, x: [u8; QUAD]) -> [i16; 2 * QUAD] {
+        let mut twice = [0; 2 * QUAD];
+        for (i, value) in twice.iter_mut().enumerate() {
+            *value = i16::from(x[i % QUAD]) - 128;
+        }
+        twice
     }
 
     #[inline(always)]
-    fn dot(self, mut sum: [i32; LANES], x: [i32; QUAD], w: [i8; QUAD * LANES]) -> [i32; LANES] {
-        for (lane, sum) in sum.iter_mut().enumerate() {
-            for (i, x) in x.iter().enumerate() {
-                *sum += x * i32::from(w[lane * QUAD + i]);
+    fn dot(self, mut sum: Self::Sum, x: [i16; 2 * QUAD], w: [i8; QUAD * LANES]) -> Self::Sum {
+        for (sums, w) in sum.as_chunks_mut::<{ 2 * QUAD }>().0.iter_mut().zip(w.as_chunks::<{ 2 * QUAD }>().0) {
+            for i in 0..2 * QUAD {
+                sums[i] += i32::from(i16::from(w[i]) * x[i]);
             }
         }
         sum
     }
 
     #[inline(always)]
-    fn to_f32(self, sum: [i32; LANES], _offsets: &[i32]) -> [f32; LANES] {
-        sum.map(|sum| sum as f32)
+    fn load_offsets(self, _offsets: &[i32; LANES]) -> Self::Sum {
+        self.zero()
     }
-}
 
-/// The first sixteen elements.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn sixteen(x: &[i32]) -> &[i32; LANES] {
-    match x.first_chunk() {
-        Some(x) => x,
-        None => unreachable!("a vector has sixteen outputs"),
+    #[inline(always)]
+    fn to_f32(self, sum: Self::Sum, _offsets: Self::Sum) -> [f32; LANES] {
+        let mut totals = [0.0; LANES];
+        for (total, quad) in totals.iter_mut().zip(sum.as_chunks::<QUAD>().0) {
+            *total = quad.iter().sum::<i32>() as f32;
+        }
+        totals
     }
 }
