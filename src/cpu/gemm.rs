@@ -2,7 +2,7 @@
 //!
 //! **Each output element is one accumulator that runs over k in order.** Its bits therefore depend on its row of x and its
 //! row of W alone: not on the other rows, its position, the tile or panel it falls into, the thread that computes it, or
-//! (up to the note in `simd::lanes` on fused multiply-add) the instruction set.
+//! (where it fuses multiply and add) the instruction set.
 //!
 //! Weights `[n, k]` are packed into panels of 32 outputs, each `[k][32]`, the last one padded with zeros. A tile keeps
 //! `rows x columns` accumulators in registers and walks down its panels once: per step it loads a stretch of the panel and

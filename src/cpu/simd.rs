@@ -2,7 +2,7 @@
 //!
 //! Numerics: sums run in four accumulators of sixteen lanes over blocks of 64 values, then in the first of them over blocks of
 //! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on the
-//! instruction set (up to [`lanes`]' note on fused multiply-add), its address, or what is computed around it.
+//! instruction set (where it fuses multiply and add, see [`Isa::fuses_multiply_add`]), its address, or what is computed around it.
 
 pub(in crate::cpu) mod lanes;
 
