@@ -1,8 +1,9 @@
 //! Loops over f32 slices that layer norm, attention, softmax and beam search are built from.
 //!
 //! Numerics: sums run in four accumulators of sixteen lanes over blocks of 64 values, then in the first of them over blocks of
-//! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on the
-//! instruction set (where it fuses multiply and add, see [`Isa::fuses_multiply_add`]), its address, or what is computed around it.
+//! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on its address,
+//! on what is computed around it, or on the instruction set (where that fuses multiply and add, see
+//! [`Isa::fuses_multiply_add`]).
 
 pub(in crate::cpu) mod lanes;
 
