@@ -10,6 +10,16 @@
 
 use crate::Result;
 
+/// The element type of weights during computation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+    /// 8-bit integers with one scale per output; activations are quantised per row.
+    I8,
+}
+
 /// The activation of a feed-forward layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {

@@ -12,6 +12,7 @@ pub mod model;
 pub mod text;
 pub mod translator;
 
+pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
 pub use error::{Error, Result};
 pub use translator::{EngineOptions, Score, TextHypothesis, Translation, Translator};

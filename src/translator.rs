@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use crate::backend::Dtype;
 use crate::cpu::Cpu;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset};
@@ -21,11 +22,13 @@ pub struct EngineOptions {
     pub threads: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
+    /// Element type of the linear layers' weights. Default f32.
+    pub dtype: Dtype,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { threads: 0, slots: 32 }
+        EngineOptions { threads: 0, slots: 32, dtype: Dtype::F32 }
     }
 }
 
@@ -130,7 +133,7 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let backend = Cpu::new(options.threads)?;
+        let backend = Cpu::new(options.threads, options.dtype)?;
         let model = Marian::open(&backend, dir)?;
         let engine = Engine::start(backend, model, config.vocab_size, options.slots)?;
         Ok(Translator { engine, tokenizer, config, generation })

@@ -162,8 +162,9 @@ fn a_sentence_is_the_same_in_any_batch_order_and_number_of_threads() {
     // Multiplying by a number coprime to the length is a permutation.
     let shuffled: Vec<usize> = (0..sources.len()).map(|i| i * 37 % sources.len()).collect();
     for (threads, slots) in [(1, 1), (1, 7), (2, 1), (2, 7), (3, 32), (2, 256)] {
-        let translator = Translator::open_with(common::demo_model(), &EngineOptions { threads, slots })
-            .expect("the demo model opens");
+        let translator =
+            Translator::open_with(common::demo_model(), &EngineOptions { threads, slots, ..EngineOptions::default() })
+                .expect("the demo model opens");
         let order: Vec<&str> = shuffled.iter().map(|i| sources[*i].as_str()).collect();
         let actual = translator.translate(&order, &options).expect("valid options");
         for (at, translation) in shuffled.iter().zip(&actual) {

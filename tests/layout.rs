@@ -21,7 +21,8 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 const MAY_BE_UNSAFE: [&str; 3] = ["cpu/gemm", "cpu/simd", "model/weights.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 13] = [
+const RE_EXPORTS: [(&str, &str); 14] = [
+    ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
     ("DecodeOptions", "decode"),

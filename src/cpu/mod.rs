@@ -14,27 +14,31 @@ pub mod stats;
 
 use rayon::prelude::*;
 
-use crate::backend::{Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions};
+use crate::backend::{
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions,
+};
 use crate::{Error, Result};
 
 /// The CPU and its thread pool.
 #[derive(Debug)]
 pub struct Cpu {
     pool: rayon::ThreadPool,
+    dtype: Dtype,
+    scratch: linear::Scratch,
 }
 
 impl Cpu {
-    /// A backend with `threads` threads of its own; 0 takes one per core.
+    /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
     /// [`Error::Device`] if the threads cannot be started.
-    pub fn new(threads: usize) -> Result<Self> {
+    pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("beamfuse-cpu-{i}"))
             .build()
             .map_err(|e| Error::Device { device: "cpu".into(), reason: e.to_string() })?;
-        Ok(Cpu { pool })
+        Ok(Cpu { pool, dtype, scratch: linear::Scratch::default() })
     }
 
     /// Threads that compute.
@@ -112,7 +116,7 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
-        Ok(linear::Matrix::new(weights, bias, out_dim, in_dim))
+        Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
     }
 
     fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<layer_norm::Norm> {
@@ -136,12 +140,12 @@ impl Backend for Cpu {
         activation: Activation,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        linear::linear(matrix, rows.live().len(), x, activation, out);
+        linear::linear(matrix, rows.live().len(), x, activation, &self.scratch, out);
         Ok(())
     }
 
     fn logits(&self, matrix: &linear::Matrix, rows: &Rows<Self>, x: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
-        linear::linear(matrix, rows.live().len(), x, Activation::None, out);
+        linear::linear(matrix, rows.live().len(), x, Activation::None, &self.scratch, out);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Loops over f32 slices that layer norm, attention, softmax and beam search are built from.
 //!
 //! Numerics: sums run in four accumulators of sixteen lanes over blocks of 64 values, then in the first of them over blocks of
-//! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on the
-//! instruction set (up to the rounding of multiply-add where the CPU has no fused one), its address, or what is computed around it.
+//! 16, then over a padded rest, and end in a fixed tree. A result therefore depends on the slice alone: not on its address,
+//! on what is computed around it, or on the instruction set (where that fuses multiply and add, see
+//! [`Isa::fuses_multiply_add`]).
 
 pub(in crate::cpu) mod lanes;
 
@@ -44,6 +45,8 @@ primitives! {
     add_in_place = add_body(y: &mut [f32], x: &[f32]);
     /// The largest value; NaN if any is NaN, -inf if there is none.
     max = max_body(x: &[f32]) -> f32;
+    /// The largest magnitude; NaN if any value is NaN, 0 if there is none.
+    max_abs = max_abs_body(x: &[f32]) -> f32;
     /// The sum.
     sum = sum_body(x: &[f32]) -> f32;
     /// The sum of `(x - mean)^2`.
@@ -172,6 +175,12 @@ pub(in crate::cpu) fn add_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
 #[inline(always)]
 fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
     fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger)
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn max_abs_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let zero = s.splat(0.0);
+    fold!(s, [x = 0.0], 0.0, |acc, v| larger(s, acc, s.max(s.sub(zero, v), v)), larger)
 }
 
 #[inline(always)]

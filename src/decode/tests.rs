@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use super::engine::{Outcome, Reply};
 use super::*;
-use crate::backend::{Rows, SessionShape, SpecialIds};
+use crate::backend::{Dtype, Rows, SessionShape, SpecialIds};
 use crate::cpu::Cpu;
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
@@ -121,7 +121,7 @@ fn source(i: u32) -> Vec<u32> {
 
 /// Translates through an engine of `slots` slots; options per source.
 fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)]) -> Vec<Result<Vec<Hypothesis>>> {
-    let cpu = Cpu::new(2).expect("two threads start");
+    let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
     let engine = Engine::start(cpu, model.clone(), 256, slots).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     for (tag, (source, options)) in work.iter().enumerate() {
@@ -426,7 +426,7 @@ fn a_poisoned_sentence_fails_alone() {
 
 #[test]
 fn scoring_equals_the_search() {
-    let cpu = Cpu::new(1).expect("a thread starts");
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let mut expected = Vec::new();
@@ -448,7 +448,7 @@ fn scoring_equals_the_search() {
 
 #[test]
 fn ids_outside_the_model_are_refused() {
-    let cpu = Cpu::new(1).expect("a thread starts");
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
     let submit = |source: Vec<u32>, target: Vec<u32>| {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::backend::{LengthPenaltyKind, SpecialIds};
+use crate::backend::{Dtype, LengthPenaltyKind, SpecialIds};
 use crate::check::{Tolerance, assert_close};
 
 const SHAPE: SessionShape =
@@ -23,7 +23,7 @@ fn options() -> SlotOptions {
 }
 
 fn search(vocab_size: usize) -> Search<Cpu> {
-    let cpu = Cpu::new(2).expect("two threads start");
+    let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
     Search::open(&cpu, SHAPE, vocab_size, IDS).expect("memory is there")
 }
 

@@ -41,6 +41,8 @@ fn reductions_match_f64_sums() {
             assert_close(isa.sum_exp(&a, 3.5), exps.iter().sum(), 3.0 * bound(&exps));
             let expected = a.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
             assert_eq!(isa.max(&a), expected, "{} len {len}", isa.name());
+            let expected = a.iter().fold(0.0f32, |m, &x| m.max(x.abs()));
+            assert_eq!(isa.max_abs(&a), expected, "{} len {len}", isa.name());
         }
     }
 }
@@ -137,6 +139,7 @@ fn nan_and_infinity_propagate() {
                 x[at] = f32::NEG_INFINITY;
                 assert_eq!(isa.sum(&x), f32::NEG_INFINITY);
                 x[at] = f32::NAN;
+                assert!(isa.max_abs(&x).is_nan(), "{} len {len} at {at}", isa.name());
                 assert!(isa.max(&x).is_nan(), "{} len {len} at {at}", isa.name());
                 assert!(isa.sum(&x).is_nan() && isa.dot(&x, &x).is_nan() && isa.sum_exp(&x, 0.0).is_nan());
                 for activation in ACTIVATIONS {

@@ -1,0 +1,237 @@
+//! What every dense layer has in common, whatever its weights' type: how the output is divided among threads, caches and
+//! register tiles, and what happens to a tile once it is computed.
+
+use super::Epilogue;
+use crate::backend::Activation;
+use crate::cpu::simd::lanes::{LANES, Simd};
+use crate::cpu::simd::{activate_body, add_body};
+use std::ops::Range;
+
+/// Outputs per panel of packed weights: two vectors of lanes.
+pub(super) const PANEL: usize = 2 * LANES;
+
+/// How many steps ahead of their use weights are asked for.
+const PREFETCH_STEPS: usize = 32;
+
+/// Asks for the cache line that a walk down a panel, now at `address`, will need later.
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    // A panel's step is two cache lines.
+    let _later = address.cast::<u8>().wrapping_add(PREFETCH_STEPS * 128);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that never faults, whatever the address; SSE is in the target's baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(_later.cast());
+    }
+}
+
+/// A dense layer's output and what is known of its size.
+pub(super) struct Layer<'a> {
+    rows: usize,
+    n: usize,
+    /// Steps of a walk down a panel.
+    steps: usize,
+    epilogue: Epilogue<'a>,
+    out: Output,
+}
+
+/// The output's address, shared by threads that write different elements.
+struct Output(*mut f32);
+
+// SAFETY: `Layer::divide` gives each thread its own rows and columns of the output.
+unsafe impl Sync for Output {}
+
+impl<'a> Layer<'a> {
+    /// Bytes of x that stay in the second-level cache while a panel passes over them.
+    const BLOCK_BYTES: usize = 1 << 18;
+    /// Pieces end at multiples of this many vectors, so that few rows can take all of them side by side.
+    const PIECE_VECTORS: usize = 8;
+    /// Pieces end at multiples of this many rows: whole tiles on every instruction set.
+    const PIECE_ROWS: usize = 48;
+    /// The least work worth another thread, in lane-wise multiply-adds: about 20 us, several times the cost of waking it.
+    const GRAIN: usize = 3 << 19;
+    /// Reading a step's weights from the last-level cache takes as long as multiplying them with this many rows.
+    const ROWS_WORTH_A_READ: usize = 8;
+
+    pub fn new(rows: usize, n: usize, steps: usize, epilogue: &Epilogue<'a>, out: &'a mut [f32]) -> Self {
+        assert_eq!(out.len(), rows * n, "gemm: out is not [rows, n]");
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "gemm: bias is not [n]");
+        assert!(epilogue.residual.is_none_or(|r| r.len() == rows * n), "gemm: residual is not [rows, n]");
+        Layer { rows, n, steps, epilogue: *epilogue, out: Output(out.as_mut_ptr()) }
+    }
+
+    /// Calls `piece(rows, vectors)` for pieces that cover the output, in parallel where there is enough work.
+    pub fn divide(&self, piece: &(impl Fn(Range<usize>, Range<usize>) + Sync)) {
+        if self.rows == 0 || self.n == 0 {
+            return;
+        }
+        let (rows, vectors) = (0..self.rows, 0..self.n.div_ceil(PANEL) * (PANEL / LANES));
+        let threads = rayon::current_num_threads();
+        let grain = (self.work(&rows, &vectors) / (4 * threads)).max(Self::GRAIN);
+        if threads == 1 { piece(rows, vectors) } else { self.halve(rows, vectors, grain, piece) }
+    }
+
+    fn work(&self, rows: &Range<usize>, vectors: &Range<usize>) -> usize {
+        rows.len().max(Self::ROWS_WORTH_A_READ) * vectors.len() * LANES * self.steps
+    }
+
+    fn halve(
+        &self,
+        rows: Range<usize>,
+        vectors: Range<usize>,
+        grain: usize,
+        piece: &(impl Fn(Range<usize>, Range<usize>) + Sync),
+    ) {
+        let row = rows.start + (rows.len() / 2).next_multiple_of(Self::PIECE_ROWS);
+        let vector = vectors.start + (vectors.len() / 2).next_multiple_of(Self::PIECE_VECTORS);
+        let (rows_divide, vectors_divide) = (row < rows.end, vector < vectors.end);
+        if self.work(&rows, &vectors) < grain + grain / 2 || !(rows_divide || vectors_divide) {
+            piece(rows, vectors)
+        } else if rows_divide && (rows.len() > 256 || !vectors_divide) {
+            rayon::join(
+                || self.halve(rows.start..row, vectors.clone(), grain, piece),
+                || self.halve(row..rows.end, vectors.clone(), grain, piece),
+            );
+        } else {
+            rayon::join(
+                || self.halve(rows.clone(), vectors.start..vector, grain, piece),
+                || self.halve(rows.clone(), vector..vectors.end, grain, piece),
+            );
+        }
+    }
+
+    /// Computes a piece with the register tiles of `t`: x in blocks of rows that fit the cache, so that each stretch of
+    /// panels is read once per block and meets all of its rows. `s` are the lanes for activation and residual.
+    ///
+    /// # Safety
+    /// The piece lies inside the output, and no other thread accesses its elements; `operands` belong to this layer.
+    #[inline(always)]
+    pub unsafe fn compute<P, T: Tiles<P>, S: Simd>(
+        &self,
+        t: T,
+        s: S,
+        operands: &P,
+        rows: Range<usize>,
+        vectors: Range<usize>,
+    ) {
+        let block = (Self::BLOCK_BYTES / (4 * self.steps.max(1))).next_multiple_of(Self::PIECE_ROWS);
+        for start in rows.clone().step_by(block) {
+            let height = block.min(rows.end - start);
+            // Tiles of equal height, so that none is left too short to keep the multipliers busy.
+            let tiles = height.div_ceil(T::MAX_ROWS);
+            let wide = T::width(height.div_ceil(tiles));
+            let mut vector = vectors.start;
+            while vector < vectors.end {
+                let width = if vector + wide <= vectors.end { wide } else { T::NARROW };
+                for tile in 0..tiles {
+                    let rows = start + height * tile / tiles..start + height * (tile + 1) / tiles;
+                    // SAFETY: the caller's promise; these rows and vectors are part of the piece.
+                    unsafe {
+                        t.tile(operands, self, rows.start, vector, rows.len(), width);
+                        self.finish(s, rows, vector..vector + width);
+                    }
+                }
+                vector += width;
+            }
+        }
+    }
+
+    /// Stores the products of one vector of outputs for a few rows from `row` on, bias added.
+    ///
+    /// # Safety
+    /// These are rows and a vector of the output, and no other thread accesses their elements.
+    #[inline(always)]
+    pub unsafe fn store<S: Simd, const ROWS: usize>(&self, s: S, row: usize, vector: usize, products: [S::V; ROWS]) {
+        let column = self.n.min(vector * LANES);
+        let count = LANES.min(self.n - column);
+        // Adding -0 leaves every product as it is.
+        let bias = match self.epilogue.bias {
+            Some(bias) => s.load_partial(&bias[column..column + count], 0.0),
+            None => s.splat(-0.0),
+        };
+        for (r, &product) in products.iter().enumerate() {
+            // SAFETY: the row has `count` columns from `column` on; the caller's promise.
+            let address = unsafe { self.out.0.add((row + r) * self.n + column) };
+            if count == LANES {
+                // SAFETY: as above.
+                s.store(s.add(product, bias), unsafe { &mut *address.cast::<[f32; LANES]>() });
+            } else {
+                // SAFETY: as above.
+                s.store_partial(s.add(product, bias), unsafe { std::slice::from_raw_parts_mut(address, count) });
+            }
+        }
+    }
+
+    /// Applies activation and residual to a tile that still lies in the first-level cache.
+    ///
+    /// # Safety
+    /// As for [`Layer::store`].
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, s: S, rows: Range<usize>, vectors: Range<usize>) {
+        if self.epilogue.activation == Activation::None && self.epilogue.residual.is_none() {
+            return;
+        }
+        let columns = self.n.min(vectors.start * LANES)..self.n.min(vectors.end * LANES);
+        for row in rows {
+            let at = row * self.n + columns.start;
+            // SAFETY: inside the row; the caller's promise.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.out.0.add(at), columns.len()) };
+            activate_body(s, self.epilogue.activation, out);
+            if let Some(residual) = self.epilogue.residual {
+                add_body(s, out, &residual[at..at + columns.len()]);
+            }
+        }
+    }
+}
+
+/// The register tiles that suit an instruction set's number of registers, for operands of type `P`.
+pub(super) trait Tiles<P>: Copy {
+    /// The tallest tile.
+    const MAX_ROWS: usize;
+    /// The width in vectors that every height has a tile of.
+    const NARROW: usize;
+
+    /// The best width in vectors for tiles of this height.
+    fn width(rows: usize) -> usize;
+
+    /// Computes `rows` rows from `row` on, of `width` vectors from `vector` on, and hands them to [`Layer::store`].
+    ///
+    /// # Safety
+    /// As for [`Layer::compute`].
+    unsafe fn tile(self, operands: &P, layer: &Layer<'_>, row: usize, vector: usize, rows: usize, width: usize);
+}
+
+/// Implements [`Tiles`] by `tile::<isa, rows, width>` for a list of `(rows, width)`: first the wide tiles, then those of the
+/// narrow width.
+macro_rules! tiles {
+    ($isa:ty, $operands:ty, $tile:ident, max_rows $max_rows:literal, narrow $narrow:literal,
+     $(($rows:literal, $width:literal))+) => {
+        impl Tiles<$operands> for $isa {
+            const MAX_ROWS: usize = $max_rows;
+            const NARROW: usize = $narrow;
+
+            #[inline(always)]
+            fn width(rows: usize) -> usize {
+                [$(($rows, $width)),+].iter().find(|tile| tile.0 == rows).map_or($narrow, |tile| tile.1)
+            }
+
+            #[inline(always)]
+            unsafe fn tile(
+                self,
+                operands: &$operands,
+                layer: &Layer<'_>,
+                row: usize,
+                vector: usize,
+                rows: usize,
+                width: usize,
+            ) {
+                match (rows, width) {
+                    // SAFETY: the caller's promise.
+                    $(($rows, $width) => unsafe { $tile::<Self, $rows, $width>(self, operands, layer, row, vector) },)+
+                    _ => unreachable!("no tile of {rows} rows and {width} vectors"),
+                }
+            }
+        }
+    };
+}
+pub(super) use tiles;
