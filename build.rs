@@ -114,13 +114,17 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
 fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
     build.flag(format!("-fsanitize={sanitizers}")).flag("-fno-sanitize-recover=all").flag("-fno-omit-frame-pointer");
     let compiler = build.try_get_compiler()?;
-    for (name, library) in [("address", "libasan.a"), ("undefined", "libubsan.a")] {
+    // AddressSanitizer replaces functions that nobody asks it for, so all of its library is linked; of the other, which shares
+    // code with it, only what is missing.
+    let libraries =
+        [("address", "libasan.a", "-Wl,--whole-archive,", ",--no-whole-archive"), ("undefined", "libubsan.a", "", "")];
+    for (name, library, before, after) in libraries {
         if !sanitizers.split(',').any(|sanitizer| sanitizer == name) {
             continue;
         }
         let output = Command::new(compiler.path()).arg(format!("-print-file-name={library}")).output()?;
         let path = String::from_utf8(output.stdout)?;
-        println!("cargo::rustc-link-arg=-Wl,--whole-archive,{},--no-whole-archive", path.trim());
+        println!("cargo::rustc-link-arg={before}{}{after}", path.trim());
     }
     for library in ["-lstdc++", "-lm", "-ldl", "-lpthread", "-lc", "-lgcc_s"] {
         println!("cargo::rustc-link-arg={library}");

@@ -8,8 +8,8 @@
 
 namespace emulated {
 
-thread_local Emulator* active = nullptr;
-thread_local Thread* self = nullptr;
+__thread Emulator* active = nullptr;
+__thread Thread* self = nullptr;
 
 namespace {
 
@@ -105,7 +105,7 @@ Fiber* take_fiber(Emulator& e) {
         e.free_fibers = fiber->next;
         return fiber;
     }
-    Fiber* fiber = e.num_fibers < MAX_THREADS ? new_fiber(worker) : nullptr;
+    Fiber* fiber = e.num_fibers < MAX_THREADS ? new_fiber(e.num_fibers, worker) : nullptr;
     if (fiber != nullptr) e.all_fibers[e.num_fibers++] = fiber;
     return fiber;
 }

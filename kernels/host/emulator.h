@@ -119,9 +119,10 @@ struct Emulator {
     char message[512];
 };
 
-// The running emulator and its running thread.
-extern thread_local Emulator* active;
-extern thread_local Thread* self;
+// The running emulator and its running thread. `__thread` and not `thread_local`, which is reached through a function that might
+// have to initialise it.
+extern __thread Emulator* active;
+extern __thread Thread* self;
 
 // Ends the launch with an error; the message gets kernel, block and thread prepended.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -15,8 +15,11 @@
 #endif
 #endif
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+// Other processors switch through the C library, which makes a system call each time; so does a build that asks for it.
+#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(EMULATED_UCONTEXT)
 #define EMULATED_UCONTEXT 1
+#endif
+#ifdef EMULATED_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -27,6 +30,7 @@ struct Fiber {
     void* stack = nullptr;          // lowest usable address; on the host's own stack known to AddressSanitizer only
     std::size_t stack_size = 0;
     void* fake_stack = nullptr;     // AddressSanitizer's
+    unsigned number = 0;            // which of an emulator's fibers it is
     Fiber* next = nullptr;          // in a list of free fibers
 #ifdef EMULATED_UCONTEXT
     ucontext_t context;
@@ -34,7 +38,8 @@ struct Fiber {
 };
 
 // Maps a stack, with an inaccessible page below it, and returns a fiber that will start in `entry`; null when memory is short.
-Fiber* new_fiber(void (*entry)());
+// `number` tells it from others.
+Fiber* new_fiber(unsigned number, void (*entry)());
 // Makes the fiber start in `entry` again, whatever it was doing: what stood on its stack is forgotten.
 void reset_fiber(Fiber* fiber, void (*entry)());
 void delete_fiber(Fiber* fiber);

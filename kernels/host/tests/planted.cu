@@ -112,6 +112,13 @@ __device__ void count_threads(const PlantedArguments& a) {
     if (threadIdx.x == 0) atomicInc(&a.counts[a.n], gridDim.x * gridDim.y * gridDim.z - 1);
 }
 
+// counts[i] = the i-th warp to run, for n warps in all; counts[n] is the ticket.
+__device__ void order(const PlantedArguments& a) {
+    if (threadIdx.x % WARP_SIZE != 0) return;
+    const unsigned warps = blockDim.x / WARP_SIZE, warp = blockIdx.x * warps + threadIdx.x / WARP_SIZE;
+    a.counts[atomicAdd(&a.counts[a.n], 1u)] = warp;
+}
+
 // out[0] += n, by one thread: `n` is the step, as a number passed by value or, with fault 0, as counts[0] on the device.
 __device__ void add_step(const PlantedArguments& a) {
     if (threadIdx.x != 0) return;
@@ -151,6 +158,7 @@ KERNEL(planted_exchanges, 1024, PlantedArguments, exchanges)
 KERNEL(planted_warp_results, 32, PlantedArguments, warp_results)
 KERNEL(planted_leaving_lanes, 1024, PlantedArguments, leaving_lanes)
 KERNEL(planted_count_threads, 1024, PlantedArguments, count_threads)
+KERNEL(planted_order, 1024, PlantedArguments, order)
 KERNEL(planted_add_step, 32, PlantedArguments, add_step)
 KERNEL(planted_convert, 1024, PlantedArguments, convert)
 KERNEL(planted_uninitialised, 32, PlantedArguments, uninitialised)
