@@ -1,12 +1,12 @@
-//! A device made safe: typed buffers that free themselves, views with bounds, counters, injected faults.
+//! A device made safe: typed buffers, checked lengths, counters, injected faults.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
+use super::buffer::{Buffer, Graph, Pinned, View, ViewMut};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
 use super::{Dtype, Element};
 use crate::{Error, Result};
@@ -251,8 +251,26 @@ impl Context {
         Err(self.failure("use a buffer", "the buffer belongs to another device".to_owned()))
     }
 
+    /// Frees a buffer of `bytes` once all that is enqueued has run.
+    ///
+    /// # Safety
+    /// The address came from this context's `allocate` and is used no more.
+    pub(super) unsafe fn free(&self, address: u64, bytes: usize) {
+        self.0.counts[LIVE_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.device.free(address) };
+    }
+
+    pub(super) fn drop_graph(&self, graph: GraphId) {
+        self.0.device.drop_graph(graph);
+    }
+
+    pub(super) fn free_pinned(&self, pinned: PinnedId) {
+        self.0.device.free_pinned(pinned);
+    }
+
     /// Tells contexts apart: the address of what they share.
-    fn id(&self) -> usize {
+    pub(super) fn id(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
 
@@ -407,161 +425,6 @@ impl Context {
     pub fn watched_bytes(&self) -> Result<u64> {
         self.0.device.watched_bytes()
     }
-}
-
-/// Memory on a device, freed when dropped.
-pub struct Buffer<T> {
-    context: Context,
-    address: u64,
-    len: usize,
-    element: PhantomData<T>,
-}
-
-impl<T> Buffer<T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds no element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// All of it, to read.
-    pub fn view(&self) -> View<'_, T> {
-        View { owner: self.context.id(), address: self.address, len: self.len, element: PhantomData }
-    }
-
-    /// All of it, to write.
-    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
-        ViewMut { owner: self.context.id(), address: self.address, len: self.len, element: PhantomData }
-    }
-}
-
-impl<T> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        let bytes = (self.len * size_of::<T>()) as u64;
-        self.context.0.counts[LIVE_BYTES].fetch_sub(bytes, Ordering::Relaxed);
-        // SAFETY: the address came from `allocate`, and no view outlives the buffer.
-        unsafe { self.context.0.device.free(self.address) };
-    }
-}
-
-/// Part of a buffer, to read.
-pub struct View<'a, T> {
-    owner: usize,
-    address: u64,
-    len: usize,
-    element: PhantomData<&'a [T]>,
-}
-
-impl<T> Clone for View<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for View<'_, T> {}
-
-impl<'a, T> View<'a, T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds no element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// A part of it.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the range does not lie inside.
-    pub fn slice(self, range: Range<usize>) -> Result<View<'a, T>> {
-        check_range(&range, self.len)?;
-        let address = self.address + (range.start * size_of::<T>()) as u64;
-        Ok(View { owner: self.owner, address, len: range.len(), element: PhantomData })
-    }
-}
-
-/// Part of a buffer, to write.
-pub struct ViewMut<'a, T> {
-    owner: usize,
-    address: u64,
-    len: usize,
-    element: PhantomData<&'a mut [T]>,
-}
-
-impl<'a, T> ViewMut<'a, T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds no element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// A part of it.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the range does not lie inside.
-    pub fn slice(self, range: Range<usize>) -> Result<ViewMut<'a, T>> {
-        check_range(&range, self.len)?;
-        let address = self.address + (range.start * size_of::<T>()) as u64;
-        Ok(ViewMut { owner: self.owner, address, len: range.len(), element: PhantomData })
-    }
-
-    /// The same part, to read, while this is borrowed.
-    pub fn as_view(&self) -> View<'_, T> {
-        View { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
-    }
-
-    /// The same part, to write, while this is borrowed.
-    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
-        ViewMut { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
-    }
-}
-
-/// What a step enqueues, recorded; forgotten by the device when dropped.
-pub struct Graph {
-    context: Context,
-    id: GraphId,
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        self.context.0.device.drop_graph(self.id);
-    }
-}
-
-/// Page-locked host memory, freed when dropped.
-pub struct Pinned<T> {
-    context: Context,
-    id: PinnedId,
-    len: usize,
-    element: PhantomData<T>,
-}
-
-impl<T> Drop for Pinned<T> {
-    fn drop(&mut self) {
-        self.context.0.device.free_pinned(self.id);
-    }
-}
-
-fn check_range(range: &Range<usize>, len: usize) -> Result<()> {
-    if range.start <= range.end && range.end <= len {
-        return Ok(());
-    }
-    Err(Error::Shape {
-        operation: "slice",
-        tensor: "range",
-        expected: format!("a range in 0..{len}"),
-        got: format!("{range:?}"),
-    })
 }
 
 fn shape_error(operation: &'static str, tensor: &'static str, expected: String, got: usize) -> Error {

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::context::{Context, View, ViewMut, check_len, to_u32};
+use super::buffer::{View, ViewMut};
+use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::{Launch, is_vectorizable};
 use crate::Result;

@@ -5,11 +5,12 @@
 //! | `device` | the narrow layer: allocate, copy, launch, multiply, capture |
 //! | `driver` | that layer on a GPU: CUDA driver, graphs; `cublaslt` beside it: plans for matrix products |
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
-//! | `context` | what makes it safe: typed buffers and views, counters, injected faults |
+//! | `context`, `buffer` | what makes it safe: typed buffers and views, counters, injected faults |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
 //!
 //! [`open`] and [`open_emulated`] say clearly why a device is not there; nothing panics where no driver is installed.
 
+mod buffer;
 mod context;
 mod cublaslt;
 mod device;
@@ -25,7 +26,8 @@ pub mod linear;
 #[cfg(test)]
 mod testing;
 
-pub use context::{Buffer, Context, Counters, Fault, Graph, Pinned, View, ViewMut};
+pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
+pub use context::{Context, Counters, Fault};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::{Dtype, Element};
 
@@ -131,6 +133,15 @@ mod tests {
                     assert!(code.report.contains(&wanted), "{}: no kernel {wanted}", code.stem);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_kernel_file_has_its_launcher() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+        assert!(!kernel_stems().is_empty());
+        for stem in kernel_stems() {
+            assert!(here.join(format!("{stem}.rs")).is_file(), "kernels/{stem}.cu has no src/cuda/{stem}.rs");
         }
     }
 

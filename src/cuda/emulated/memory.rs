@@ -10,6 +10,25 @@ pub const FILL: u8 = 0xFF;
 /// Bytes before and after an allocation that no kernel may touch. A read finds NaN there, a write is noticed.
 const GUARD: usize = 256;
 
+/// What guards hold: halfwords that are NaN as f16 and as bf16, and in pairs as f32, all different from their neighbours.
+/// Each allocation's guards start elsewhere in here, so that NaN read from one guard and written to another shows.
+const GUARD_BYTES: [u8; GUARD + STARTS] = {
+    let mut bytes = [0; GUARD + STARTS];
+    let mut i = 0;
+    while i < bytes.len() {
+        bytes[i] = if i.is_multiple_of(2) { 0xC0 | (i / 2 * 29 % 64) as u8 } else { 0xFF };
+        i += 1;
+    }
+    bytes
+};
+const STARTS: usize = 64;
+
+/// What the guards of an allocation hold.
+fn guard_of(id: u64) -> &'static [u8] {
+    let start = (id % (STARTS as u64 / 2) * 2) as usize;
+    &GUARD_BYTES[start..start + GUARD]
+}
+
 struct Allocation {
     /// The first guard.
     base: *mut u8,
@@ -39,12 +58,17 @@ impl Memory {
         if base.is_null() {
             return None;
         }
-        // SAFETY: `size` bytes were allocated.
-        unsafe { base.write_bytes(FILL, size) };
+        self.next_id += 1;
+        let guard = guard_of(self.next_id).as_ptr();
+        // SAFETY: `size` bytes were allocated, a guard's length at either end among them.
+        unsafe {
+            base.write_bytes(FILL, size);
+            base.copy_from_nonoverlapping(guard, GUARD);
+            base.add(GUARD + bytes).copy_from_nonoverlapping(guard, GUARD);
+        }
         let address = base as u64 + GUARD as u64;
         ffi::poison(base, GUARD);
         ffi::poison(base.wrapping_add(GUARD + bytes), GUARD);
-        self.next_id += 1;
         self.live.insert(address, Allocation { base, layout, bytes, id: self.next_id });
         Some(address)
     }
@@ -85,10 +109,11 @@ impl Memory {
             for (start, side) in [(0, "before"), (GUARD + allocation.bytes, "after")] {
                 // SAFETY: both guards lie inside the allocation, which only C++ code that has returned could write to.
                 let guard = unsafe { std::slice::from_raw_parts(allocation.base.add(start), GUARD) };
-                if guard == [FILL; GUARD] {
+                let expected = guard_of(allocation.id);
+                if guard == expected {
                     continue;
                 }
-                if let Some(offset) = guard.iter().position(|&byte| byte != FILL) {
+                if let Some(offset) = guard.iter().zip(expected).position(|(byte, expected)| byte != expected) {
                     let distance = if start == 0 { GUARD - offset } else { offset + 1 };
                     return Err(format!(
                         "wrote up to {distance} bytes {side} an allocation of {} bytes",
