@@ -127,6 +127,28 @@ pub enum Error {
         /// Why it cannot be used, and what would help.
         reason: String,
     },
+    /// An operation on an open device failed.
+    #[error("{operation} on device {device}: {reason}")]
+    DeviceOperation {
+        /// What was being done, as in "allocate".
+        operation: &'static str,
+        /// The device.
+        device: String,
+        /// What the driver, or the emulator, said.
+        reason: String,
+    },
+    /// Tensors given to an operation do not fit together.
+    #[error("{operation}: {tensor}: expected {expected}, got {got}")]
+    Shape {
+        /// The operation.
+        operation: &'static str,
+        /// The tensor, or the number, that does not fit.
+        tensor: &'static str,
+        /// What would fit.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
     /// The engine thread ended before it answered.
     #[error("translate: the engine has stopped after an earlier failure")]
     EngineStopped,
@@ -148,6 +170,8 @@ impl Error {
             Error::NonFiniteLogits { .. } => "non_finite_logits",
             Error::NoModel { .. } => "no_model",
             Error::Device { .. } => "device",
+            Error::DeviceOperation { .. } => "device_operation",
+            Error::Shape { .. } => "shape",
             Error::EngineStopped => "engine_stopped",
         }
     }

@@ -5,6 +5,7 @@ pub mod check;
 #[doc(hidden)]
 pub mod cli;
 pub mod cpu;
+pub mod cuda;
 pub mod decode;
 pub mod error;
 pub mod metrics;

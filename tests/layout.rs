@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
+    ("cuda", &["error", "check", "backend"]),
     ("text", &["error"]),
     ("metrics", &["error"]),
     ("model", &["error", "backend"]),
@@ -18,7 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.
-const MAY_BE_UNSAFE: [&str; 3] = ["cpu/gemm", "cpu/simd", "model/weights.rs"];
+const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights.rs"];
 
 /// What the crate's root re-exports, and from where.
 const RE_EXPORTS: [(&str, &str); 14] = [

@@ -1,0 +1,95 @@
+// What the kernels share: how a kernel is declared, storage types, reductions.
+//
+// A kernel takes one struct, mirrored by a `#[repr(C)]` struct in its launcher: pointers first, then 4-byte numbers, no padding.
+// Storage is f32, f16 or bf16; arithmetic is f32.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#ifndef BEAMFUSE_EMULATED
+// Defines the kernel `symbol`, which calls the function template `body` (named last, since it may hold commas) with the
+// arguments; launched with at most `max_threads` threads a block.
+#define KERNEL(symbol, max_threads, Arguments, ...)                                                                  \
+    extern "C" __global__ void __launch_bounds__(max_threads) symbol(const __grid_constant__ Arguments arguments) {  \
+        __VA_ARGS__(arguments);                                                                                      \
+    }
+
+// Declares a shared array in a function; `type` without brackets.
+#define SHARED(type, name, count) __shared__ type name[count]
+
+// Declares the launch's dynamic shared memory.
+#define DYNAMIC_SHARED(type, name)                             \
+    extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+    type* name = reinterpret_cast<type*>(dynamic_shared)
+#endif
+
+constexpr unsigned FULL_WARP = 0xFFFFFFFFu;
+constexpr unsigned WARP_SIZE = 32;
+
+// ---- Storage types ----
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename T>
+__device__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <>
+__device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+
+// N neighbours that move as one: 16 bytes for N = VECTOR<T>. Their address must be a multiple of their size.
+template <typename T, unsigned N>
+struct alignas(sizeof(T) * N) Pack {
+    T values[N];
+};
+template <typename T>
+constexpr unsigned VECTOR = 16 / sizeof(T);
+
+template <unsigned N, typename T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* at) { return *reinterpret_cast<const Pack<T, N>*>(at); }
+template <unsigned N, typename T>
+__device__ __forceinline__ void store_pack(T* at, const Pack<T, N>& pack) { *reinterpret_cast<Pack<T, N>*>(at) = pack; }
+
+// ---- Reductions ----
+// All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(FULL_WARP, x, distance);
+    return x;
+}
+
+// The largest value; NaN counts as missing, as in fmaxf.
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, distance));
+    return x;
+}
+
+// `scratch`: 32 floats of shared memory, free again when the function returns. Blocks are one-dimensional.
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    x = warp_sum(x);
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    x = warp_sum(lane < warps ? scratch[lane] : 0.0f);
+    __syncthreads();
+    return x;
+}
+
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    x = warp_max(x);
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    x = warp_max(lane < warps ? scratch[lane] : -INFINITY);
+    __syncthreads();
+    return x;
+}

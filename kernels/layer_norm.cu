@@ -1,0 +1,121 @@
+// out[row, :] = (s - mean(s)) / sqrt(var(s) + epsilon) * weight + bias with s = x[row, :] (+ residual[row, :]); s itself is
+// stored too if asked for.
+//
+// Shapes: x, residual, sum, out [rows, d_model]; weight, bias [d_model]; all of type T. residual and sum may be null.
+// Parallelisation: a warp per row, 16 bytes per lane and load where d_model and the addresses allow; then up to 1024 elements
+// stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache.
+// Numerics: f32; mean first, then the mean of squared differences (biased); a NaN or an infinity makes its whole row NaN. The
+// order of additions depends on d_model and alignment alone, not on the rows or the block size.
+// Reference: src/cpu/layer_norm.rs
+#include "common.cuh"
+
+template <typename T>
+struct LayerNormArguments {
+    const T* x;
+    const T* residual;
+    const T* weight;
+    const T* bias;
+    T* sum;
+    T* out;
+    unsigned rows;
+    unsigned d_model;
+    float epsilon;
+    unsigned vectorized;  // d_model is a multiple of VECTOR<T>, and all addresses are of 16 bytes
+};
+
+constexpr unsigned ELEMENTS_PER_LANE = 32;
+
+// N neighbours of s = x + residual in f32, from element i of the row that starts at `row`.
+template <unsigned N, typename T>
+__device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, float (&s)[N]) {
+    const Pack<T, N> x = load_pack<N>(a.x + row + i);
+#pragma unroll
+    for (unsigned k = 0; k < N; ++k) s[k] = to_float(x.values[k]);
+    if (a.residual == nullptr) return;
+    const Pack<T, N> residual = load_pack<N>(a.residual + row + i);
+#pragma unroll
+    for (unsigned k = 0; k < N; ++k) s[k] += to_float(residual.values[k]);
+}
+
+template <unsigned N, typename T>
+__device__ __forceinline__ void store(const LayerNormArguments<T>& a, std::size_t row, unsigned i, const float (&s)[N],
+                                      float mean, float scale) {
+    const Pack<T, N> weight = load_pack<N>(a.weight + i), bias = load_pack<N>(a.bias + i);
+    Pack<T, N> sum, out;
+#pragma unroll
+    for (unsigned k = 0; k < N; ++k) {
+        sum.values[k] = from_float<T>(s[k]);
+        out.values[k] = from_float<T>((s[k] - mean) * scale * to_float(weight.values[k]) + to_float(bias.values[k]));
+    }
+    if (a.sum != nullptr) store_pack(a.sum + row + i, sum);
+    store_pack(a.out + row + i, out);
+}
+
+// A row of at most 32 * ELEMENTS_PER_LANE elements, kept in registers; N neighbours at a time.
+template <unsigned N, typename T>
+__device__ __forceinline__ void normalize_short(const LayerNormArguments<T>& a, std::size_t row, unsigned lane) {
+    constexpr unsigned TURNS = ELEMENTS_PER_LANE / N;
+    float s[TURNS][N];
+    float total = 0.0f;
+#pragma unroll
+    for (unsigned turn = 0; turn < TURNS; ++turn) {
+        const unsigned i = (turn * WARP_SIZE + lane) * N;
+        if (i >= a.d_model) continue;
+        load_sum<N>(a, row, i, s[turn]);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) total += s[turn][k];
+    }
+    const float mean = warp_sum(total) / static_cast<float>(a.d_model);
+    float squares = 0.0f;
+#pragma unroll
+    for (unsigned turn = 0; turn < TURNS; ++turn) {
+        if ((turn * WARP_SIZE + lane) * N >= a.d_model) continue;
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) squares += (s[turn][k] - mean) * (s[turn][k] - mean);
+    }
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.epsilon);
+#pragma unroll
+    for (unsigned turn = 0; turn < TURNS; ++turn) {
+        const unsigned i = (turn * WARP_SIZE + lane) * N;
+        if (i < a.d_model) store<N>(a, row, i, s[turn], mean, scale);
+    }
+}
+
+// A row of any length, read again for each pass.
+template <unsigned N, typename T>
+__device__ __forceinline__ void normalize_long(const LayerNormArguments<T>& a, std::size_t row, unsigned lane) {
+    float s[N];
+    float total = 0.0f;
+    for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
+        load_sum<N>(a, row, i, s);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) total += s[k];
+    }
+    const float mean = warp_sum(total) / static_cast<float>(a.d_model);
+    float squares = 0.0f;
+    for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
+        load_sum<N>(a, row, i, s);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) squares += (s[k] - mean) * (s[k] - mean);
+    }
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.epsilon);
+    for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
+        load_sum<N>(a, row, i, s);
+        store<N>(a, row, i, s, mean, scale);
+    }
+}
+
+template <typename T>
+__device__ void layer_norm(const LayerNormArguments<T>& a) {
+    const unsigned lane = threadIdx.x % WARP_SIZE;
+    const unsigned index = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
+    if (index >= a.rows) return;
+    const std::size_t row = static_cast<std::size_t>(index) * a.d_model;
+    if (a.vectorized == 0) normalize_long<1>(a, row, lane);
+    else if (a.d_model <= WARP_SIZE * ELEMENTS_PER_LANE) normalize_short<VECTOR<T>>(a, row, lane);
+    else normalize_long<VECTOR<T>>(a, row, lane);
+}
+
+KERNEL(layer_norm_f32, 512, LayerNormArguments<float>, layer_norm)
+KERNEL(layer_norm_f16, 512, LayerNormArguments<__half>, layer_norm)
+KERNEL(layer_norm_bf16, 512, LayerNormArguments<__nv_bfloat16>, layer_norm)

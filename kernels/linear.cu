@@ -1,0 +1,63 @@
+// What follows a matrix product, in place: x = activation(x + bias) + residual.
+//
+// Shapes: x, residual [rows, n]; bias [n]; all of type T. bias and residual may be null.
+// Parallelisation: a pack of 16 bytes per thread where n and the addresses allow, else an element.
+// Numerics: f32, rounded once. relu, silu x / (1 + e^-x), gelu in its tanh form and its exact form with erf; NaN stays NaN.
+// Reference: src/cpu/linear.rs
+#include "common.cuh"
+
+template <typename T>
+struct LinearArguments {
+    T* x;
+    const T* bias;
+    const T* residual;
+    unsigned rows;
+    unsigned n;
+    unsigned activation;  // Activation
+    unsigned vectorized;  // n is a multiple of VECTOR<T>, and all addresses are of 16 bytes
+};
+
+// Mirrors `Activation` in src/cuda/linear.rs.
+enum Activation : unsigned { NONE, RELU, SILU, GELU_TANH, GELU_ERF };
+
+__device__ __forceinline__ float activate(unsigned activation, float x) {
+    switch (activation) {
+        case RELU: return x < 0.0f ? 0.0f : x;  // not fmaxf, which would turn NaN into 0
+        case SILU: return x / (1.0f + expf(-x));
+        case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+        case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
+        default: return x;
+    }
+}
+
+template <unsigned N, typename T>
+__device__ __forceinline__ void finish(const LinearArguments<T>& a, std::size_t first) {
+    const auto column = static_cast<unsigned>(first % a.n);
+    Pack<T, N> x = load_pack<N>(a.x + first), bias, residual;
+    if (a.bias != nullptr) bias = load_pack<N>(a.bias + column);
+    if (a.residual != nullptr) residual = load_pack<N>(a.residual + first);
+#pragma unroll
+    for (unsigned k = 0; k < N; ++k) {
+        float value = to_float(x.values[k]);
+        if (a.bias != nullptr) value += to_float(bias.values[k]);
+        value = activate(a.activation, value);
+        if (a.residual != nullptr) value += to_float(residual.values[k]);
+        x.values[k] = from_float<T>(value);
+    }
+    store_pack(a.x + first, x);
+}
+
+template <typename T>
+__device__ void linear(const LinearArguments<T>& a) {
+    const std::size_t total = static_cast<std::size_t>(a.rows) * a.n;
+    const std::size_t thread = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (a.vectorized != 0) {
+        if (thread * VECTOR<T> < total) finish<VECTOR<T>>(a, thread * VECTOR<T>);
+    } else {
+        if (thread < total) finish<1>(a, thread);
+    }
+}
+
+KERNEL(linear_f32, 1024, LinearArguments<float>, linear)
+KERNEL(linear_f16, 1024, LinearArguments<__half>, linear)
+KERNEL(linear_bf16, 1024, LinearArguments<__nv_bfloat16>, linear)

@@ -1,0 +1,161 @@
+//! What a context hands out: buffers, views of them, graphs, page-locked memory. All give themselves back when dropped.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::context::Context;
+use super::device::{GraphId, PinnedId};
+use crate::{Error, Result};
+
+/// Memory on a device, freed when dropped.
+pub struct Buffer<T> {
+    pub(super) context: Context,
+    pub(super) address: u64,
+    pub(super) len: usize,
+    pub(super) element: PhantomData<T>,
+}
+
+impl<T> Buffer<T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All of it, to read.
+    pub fn view(&self) -> View<'_, T> {
+        View { owner: self.context.id(), address: self.address, len: self.len, element: PhantomData }
+    }
+
+    /// All of it, to write.
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        ViewMut { owner: self.context.id(), address: self.address, len: self.len, element: PhantomData }
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        // SAFETY: the address came from this context's `allocate`, and no view outlives the buffer.
+        unsafe { self.context.free(self.address, self.len * size_of::<T>()) };
+    }
+}
+
+/// Part of a buffer, to read.
+pub struct View<'a, T> {
+    pub(super) owner: usize,
+    pub(super) address: u64,
+    pub(super) len: usize,
+    pub(super) element: PhantomData<&'a [T]>,
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<'a, T> View<'a, T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the range does not lie inside.
+    pub fn slice(self, range: Range<usize>) -> Result<View<'a, T>> {
+        check_range(&range, self.len)?;
+        let address = self.address + (range.start * size_of::<T>()) as u64;
+        Ok(View { owner: self.owner, address, len: range.len(), element: PhantomData })
+    }
+}
+
+/// Part of a buffer, to write.
+pub struct ViewMut<'a, T> {
+    pub(super) owner: usize,
+    pub(super) address: u64,
+    pub(super) len: usize,
+    pub(super) element: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the range does not lie inside.
+    pub fn slice(self, range: Range<usize>) -> Result<ViewMut<'a, T>> {
+        check_range(&range, self.len)?;
+        let address = self.address + (range.start * size_of::<T>()) as u64;
+        Ok(ViewMut { owner: self.owner, address, len: range.len(), element: PhantomData })
+    }
+
+    /// The same part, to read, while this is borrowed.
+    pub fn as_view(&self) -> View<'_, T> {
+        View { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
+    }
+
+    /// The same part, to write, while this is borrowed.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
+        ViewMut { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
+    }
+}
+
+/// What a step enqueues, recorded; forgotten by the device when dropped.
+pub struct Graph {
+    pub(super) context: Context,
+    pub(super) id: GraphId,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.context.drop_graph(self.id);
+    }
+}
+
+/// Page-locked host memory, freed when dropped.
+pub struct Pinned<T> {
+    pub(super) context: Context,
+    pub(super) id: PinnedId,
+    pub(super) len: usize,
+    pub(super) element: PhantomData<T>,
+}
+
+impl<T> Drop for Pinned<T> {
+    fn drop(&mut self) {
+        self.context.free_pinned(self.id);
+    }
+}
+
+fn check_range(range: &Range<usize>, len: usize) -> Result<()> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        operation: "slice",
+        tensor: "range",
+        expected: format!("a range in 0..{len}"),
+        got: format!("{range:?}"),
+    })
+}

@@ -1,0 +1,450 @@
+//! A device made safe: typed buffers, checked lengths, counters, injected faults.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytemuck::Pod;
+
+use super::buffer::{Buffer, Graph, Pinned, View, ViewMut};
+use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use super::{Dtype, Element};
+use crate::{Error, Result};
+
+/// A device and its stream; a handle, cheap to clone.
+///
+/// Calls enqueue and return, except [`download`](Context::download), [`synchronize`](Context::synchronize) and
+/// [`collect`](Context::collect), which wait. Memory is freed behind what is enqueued, so a buffer may be dropped as soon as
+/// the last call that names it has returned. A graph is the exception: it must not be replayed after memory it names is freed.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    device: Box<dyn Device>,
+    counts: [AtomicU64; COUNTS],
+    /// Calls of each kind that still succeed; `NEVER` when no fault is planned.
+    faults: [AtomicU64; FAULTS],
+}
+
+/// What a context has done since it was opened. What a graph replays is not counted, only the replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Kernel launches.
+    pub launches: u64,
+    /// Matrix products.
+    pub gemms: u64,
+    /// Replays of a graph.
+    pub replays: u64,
+    /// Copies of any kind, and fills.
+    pub copies: u64,
+    /// Bytes copied from the host or to it.
+    pub host_bytes: u64,
+    /// Times that the host waited for the device.
+    pub waits: u64,
+    /// Allocations.
+    pub allocations: u64,
+    /// Bytes allocated and not freed.
+    pub live_bytes: u64,
+}
+
+const LAUNCHES: usize = 0;
+const GEMMS: usize = 1;
+const REPLAYS: usize = 2;
+const COPIES: usize = 3;
+const HOST_BYTES: usize = 4;
+const WAITS: usize = 5;
+const ALLOCATIONS: usize = 6;
+const LIVE_BYTES: usize = 7;
+const COUNTS: usize = 8;
+
+/// A kind of call that can be made to fail, for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An allocation.
+    Allocation,
+    /// A copy or a fill.
+    Copy,
+    /// A kernel launch or a matrix product.
+    Launch,
+}
+
+const FAULTS: usize = 3;
+const NEVER: u64 = u64::MAX;
+
+impl Context {
+    pub(super) fn new(device: Box<dyn Device>) -> Self {
+        let faults = [const { AtomicU64::new(NEVER) }; FAULTS];
+        Context(Arc::new(Inner { device, counts: Default::default(), faults }))
+    }
+
+    /// The device's name, as on the command line.
+    pub fn name(&self) -> &str {
+        self.0.device.name()
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> Counters {
+        let count = |index: usize| self.0.counts[index].load(Ordering::Relaxed);
+        Counters {
+            launches: count(LAUNCHES),
+            gemms: count(GEMMS),
+            replays: count(REPLAYS),
+            copies: count(COPIES),
+            host_bytes: count(HOST_BYTES),
+            waits: count(WAITS),
+            allocations: count(ALLOCATIONS),
+            live_bytes: count(LIVE_BYTES),
+        }
+    }
+
+    /// Makes the call of this kind after the next `successes` fail, once.
+    pub fn fail_after(&self, fault: Fault, successes: u64) {
+        self.0.faults[fault as usize].store(successes, Ordering::Relaxed);
+    }
+
+    fn count(&self, index: usize, by: usize) {
+        self.0.counts[index].fetch_add(by as u64, Ordering::Relaxed);
+    }
+
+    /// The planned fault if its turn has come.
+    fn check_fault(&self, fault: Fault, operation: &'static str) -> Result<()> {
+        let left = &self.0.faults[fault as usize];
+        match left.load(Ordering::Relaxed) {
+            NEVER => Ok(()),
+            0 => {
+                left.store(NEVER, Ordering::Relaxed);
+                Err(self.failure(operation, "a fault injected by a test".to_owned()))
+            }
+            more => {
+                left.store(more - 1, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    fn failure(&self, operation: &'static str, reason: String) -> Error {
+        Error::DeviceOperation { operation, device: self.name().to_owned(), reason }
+    }
+
+    // ---- Memory ----
+
+    /// Allocates `len` elements with unspecified contents.
+    ///
+    /// # Errors
+    /// Out of memory; a graph is being captured.
+    pub fn allocate<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
+        self.check_fault(Fault::Allocation, "allocate")?;
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .ok_or_else(|| self.failure("allocate", format!("{len} elements of {} bytes", size_of::<T>())))?;
+        let address = self.0.device.allocate(bytes)?;
+        self.count(ALLOCATIONS, 1);
+        self.count(LIVE_BYTES, bytes);
+        Ok(Buffer { context: self.clone(), address, len, element: PhantomData })
+    }
+
+    /// Allocates a copy of `values`.
+    ///
+    /// # Errors
+    /// As [`Context::allocate`] and [`Context::write`].
+    pub fn upload<T: Pod>(&self, values: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.allocate(values.len())?;
+        self.write(buffer.view_mut(), values)?;
+        Ok(buffer)
+    }
+
+    /// Allocates `len` elements whose bytes are all zero.
+    ///
+    /// # Errors
+    /// As [`Context::allocate`] and [`Context::fill`].
+    pub fn zeros<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
+        let mut buffer = self.allocate(len)?;
+        self.fill(buffer.view_mut(), 0)?;
+        Ok(buffer)
+    }
+
+    /// Copies from the host; the values are taken before the call returns.
+    ///
+    /// # Errors
+    /// The lengths differ; a graph is being captured; the device failed.
+    pub fn write<T: Pod>(&self, to: ViewMut<'_, T>, values: &[T]) -> Result<()> {
+        let address = self.address_mut(&to)?;
+        check_len("copy to device", "source", to.len, values.len())?;
+        self.check_fault(Fault::Copy, "copy to device")?;
+        self.count(COPIES, 1);
+        self.count(HOST_BYTES, size_of_val(values));
+        // SAFETY: a view lies inside its buffer, and this context owns it.
+        unsafe { self.0.device.upload(address, bytemuck::cast_slice(values)) }
+    }
+
+    /// Waits for all that is enqueued, then copies to the host.
+    ///
+    /// # Errors
+    /// A graph is being captured; the device failed, now or at anything that was enqueued.
+    pub fn download<T: Pod>(&self, from: View<'_, T>) -> Result<Vec<T>> {
+        let address = self.address(&from)?;
+        self.check_fault(Fault::Copy, "copy from device")?;
+        self.count(COPIES, 1);
+        self.count(WAITS, 1);
+        self.count(HOST_BYTES, from.len * size_of::<T>());
+        let mut values = vec![T::zeroed(); from.len];
+        // SAFETY: a view lies inside its buffer, and this context owns it.
+        unsafe { self.0.device.download(address, bytemuck::cast_slice_mut(&mut values))? };
+        Ok(values)
+    }
+
+    /// Copies on the device.
+    ///
+    /// # Errors
+    /// The lengths differ; the device failed.
+    pub fn copy<T: Pod>(&self, from: View<'_, T>, to: ViewMut<'_, T>) -> Result<()> {
+        let (source, target) = (self.address(&from)?, self.address_mut(&to)?);
+        check_len("copy on device", "source", to.len, from.len)?;
+        self.check_fault(Fault::Copy, "copy on device")?;
+        self.count(COPIES, 1);
+        // SAFETY: views lie inside their buffers, this context owns both, and a mutable view overlaps no other.
+        unsafe { self.0.device.copy(source, target, from.len * size_of::<T>()) }
+    }
+
+    /// Sets every byte to `byte`.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn fill<T: Pod>(&self, to: ViewMut<'_, T>, byte: u8) -> Result<()> {
+        let address = self.address_mut(&to)?;
+        self.check_fault(Fault::Copy, "fill on device")?;
+        self.count(COPIES, 1);
+        // SAFETY: a view lies inside its buffer, and this context owns it.
+        unsafe { self.0.device.fill(address, byte, to.len * size_of::<T>()) }
+    }
+
+    /// Waits for all that is enqueued.
+    ///
+    /// # Errors
+    /// A graph is being captured; the device failed, now or at anything that was enqueued.
+    pub fn synchronize(&self) -> Result<()> {
+        self.count(WAITS, 1);
+        self.0.device.synchronize()
+    }
+
+    /// A view's address, for a kernel's arguments.
+    pub(super) fn address<T>(&self, view: &View<'_, T>) -> Result<u64> {
+        self.check_owner(view.owner)?;
+        Ok(view.address)
+    }
+
+    /// A mutable view's address, for a kernel's arguments.
+    pub(super) fn address_mut<T>(&self, view: &ViewMut<'_, T>) -> Result<u64> {
+        self.check_owner(view.owner)?;
+        Ok(view.address)
+    }
+
+    /// The address of a view that a kernel can do without: 0 if there is none.
+    pub(super) fn address_or_null<T>(&self, view: Option<&View<'_, T>>) -> Result<u64> {
+        view.map_or(Ok(0), |view| self.address(view))
+    }
+
+    fn check_owner(&self, owner: usize) -> Result<()> {
+        if owner == self.id() {
+            return Ok(());
+        }
+        Err(self.failure("use a buffer", "the buffer belongs to another device".to_owned()))
+    }
+
+    /// Frees a buffer of `bytes` once all that is enqueued has run.
+    ///
+    /// # Safety
+    /// The address came from this context's `allocate` and is used no more.
+    pub(super) unsafe fn free(&self, address: u64, bytes: usize) {
+        self.0.counts[LIVE_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.device.free(address) };
+    }
+
+    pub(super) fn drop_graph(&self, graph: GraphId) {
+        self.0.device.drop_graph(graph);
+    }
+
+    pub(super) fn free_pinned(&self, pinned: PinnedId) {
+        self.0.device.free_pinned(pinned);
+    }
+
+    /// Tells contexts apart: the address of what they share.
+    pub(super) fn id(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    // ---- Work ----
+
+    /// Launches a kernel with `arguments` passed by value.
+    ///
+    /// # Errors
+    /// As [`Device::launch`].
+    ///
+    /// # Safety
+    /// `arguments` mirrors the struct that the kernel takes; with it and this many threads the kernel stays inside buffers of
+    /// this context, and writes to none that anyone holds a shared view of.
+    pub(super) unsafe fn launch<A: Pod>(&self, launch: &Launch, arguments: &A) -> Result<()> {
+        self.check_fault(Fault::Launch, "launch")?;
+        self.count(LAUNCHES, 1);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.device.launch(launch, bytemuck::bytes_of(arguments)) }
+    }
+
+    /// `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32; the rows of `out` start `out_stride` elements apart and
+    /// what lies between is not written. A row's bits do not depend on the other rows.
+    ///
+    /// # Errors
+    /// The lengths do not fit `[rows, k]`, `[n, k]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type; the device
+    /// failed.
+    pub fn gemm<I: Element, O: Element>(
+        &self,
+        [rows, n, k]: [usize; 3],
+        x: View<'_, I>,
+        weight: View<'_, I>,
+        out: ViewMut<'_, O>,
+        out_stride: usize,
+    ) -> Result<()> {
+        let gemm = Gemm {
+            rows,
+            n,
+            k,
+            out_stride,
+            input: I::DTYPE,
+            output: O::DTYPE,
+            x: self.address(&x)?,
+            weight: self.address(&weight)?,
+            out: self.address_mut(&out)?,
+        };
+        check_len("gemm", "x", rows * k, x.len)?;
+        check_len("gemm", "weight", n * k, weight.len)?;
+        if out_stride < n || out.len < gemm.out_len() {
+            return Err(shape_error("gemm", "out", format!("{rows} rows of {n}, {out_stride} apart"), out.len));
+        }
+        if O::DTYPE != I::DTYPE && O::DTYPE != Dtype::F32 {
+            let expected = format!("{:?} or F32", I::DTYPE);
+            return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
+        }
+        if rows == 0 || n == 0 {
+            return Ok(());
+        }
+        self.check_fault(Fault::Launch, "gemm")?;
+        self.count(GEMMS, 1);
+        // SAFETY: the lengths were checked, this context owns all three, and a mutable view overlaps no other.
+        unsafe { self.0.device.gemm(&gemm) }
+    }
+
+    /// Records what `step` enqueues, without running it, as a graph.
+    ///
+    /// # Errors
+    /// What `step` returns; it allocated, waited, or copied from or to the host.
+    pub fn capture(&self, step: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        self.0.device.begin_capture()?;
+        let outcome = step();
+        let ended = self.0.device.end_capture();
+        // The graph of a failed step is of no use, and the step's error says more than the failure to end its recording.
+        match (outcome, ended) {
+            (Ok(()), Ok(id)) => Ok(Graph { context: self.clone(), id }),
+            (Err(error), ended) => {
+                if let Ok(id) = ended {
+                    self.0.device.drop_graph(id);
+                }
+                Err(error)
+            }
+            (Ok(()), Err(error)) => Err(error),
+        }
+    }
+
+    /// Enqueues all that a graph recorded.
+    ///
+    /// # Errors
+    /// The graph belongs to another device; the device failed.
+    ///
+    /// # Safety
+    /// Every buffer that the graph names is still there, and nobody else uses what it writes.
+    pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        self.check_owner(graph.context.id())?;
+        self.count(REPLAYS, 1);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.device.replay(graph.id) }
+    }
+
+    // ---- Late reads ----
+
+    /// Page-locked host memory for `len` elements, for reads that do not stall the device.
+    ///
+    /// # Errors
+    /// Out of memory; a graph is being captured.
+    pub fn pinned<T: Pod>(&self, len: usize) -> Result<Pinned<T>> {
+        let id = self.0.device.allocate_pinned(len * size_of::<T>())?;
+        Ok(Pinned { context: self.clone(), id, len, element: PhantomData })
+    }
+
+    /// Enqueues a copy of `from` into page-locked memory, to be [`collect`](Context::collect)ed later.
+    ///
+    /// # Errors
+    /// The lengths differ; a graph is being captured; the device failed.
+    pub fn post<T: Pod>(&self, from: View<'_, T>, pinned: &mut Pinned<T>) -> Result<()> {
+        let address = self.address(&from)?;
+        self.check_owner(pinned.context.id())?;
+        check_len("copy to pinned memory", "source", pinned.len, from.len)?;
+        self.check_fault(Fault::Copy, "copy to pinned memory")?;
+        self.count(COPIES, 1);
+        self.count(HOST_BYTES, from.len * size_of::<T>());
+        // SAFETY: a view lies inside its buffer, and this context owns it; the page-locked memory is as long.
+        unsafe { self.0.device.post(address, pinned.id) }
+    }
+
+    /// Waits until the last [`post`](Context::post) into `pinned` has run, but for nothing enqueued after it, and reads it.
+    ///
+    /// # Errors
+    /// Nothing was posted; a graph is being captured; the device failed.
+    pub fn collect<T: Pod>(&self, pinned: &Pinned<T>) -> Result<Vec<T>> {
+        self.check_owner(pinned.context.id())?;
+        self.count(WAITS, 1);
+        let mut values = vec![T::zeroed(); pinned.len];
+        self.0.device.collect(pinned.id, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+}
+
+/// For tests that say what a kernel must not read.
+impl Context {
+    /// Counts the bytes of `view` that kernels read from here on through `__ldg`, `__ldcs` and the like.
+    ///
+    /// # Errors
+    /// The device is not the emulated one; what was enqueued before fails.
+    pub fn watch<T>(&self, view: View<'_, T>) -> Result<()> {
+        self.0.device.watch(self.address(&view)?, view.len * size_of::<T>())
+    }
+
+    /// The bytes counted since [`Context::watch`], after all that is enqueued has run.
+    ///
+    /// # Errors
+    /// As [`Context::watch`].
+    pub fn watched_bytes(&self) -> Result<u64> {
+        self.0.device.watched_bytes()
+    }
+}
+
+fn shape_error(operation: &'static str, tensor: &'static str, expected: String, got: usize) -> Error {
+    Error::Shape { operation, tensor, expected, got: format!("{got} elements") }
+}
+
+/// Whether a tensor has the number of elements that an operation asks for.
+pub(super) fn check_len(operation: &'static str, tensor: &'static str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(shape_error(operation, tensor, format!("{expected} elements"), got))
+}
+
+/// A size as a kernel takes it.
+pub(super) fn to_u32(operation: &'static str, number: &'static str, value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::Shape {
+        operation,
+        tensor: number,
+        expected: format!("at most {}", u32::MAX),
+        got: value.to_string(),
+    })
+}

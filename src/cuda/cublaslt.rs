@@ -1,0 +1,293 @@
+//! Matrix products through cuBLASLt, with a plan cache of our own.
+//!
+//! A row's bits must not depend on how many rows are multiplied with it, so one algorithm (tile, stages, no split of k, no
+//! reduction across blocks) is chosen per weight shape and types, for a middling number of rows, and used for every number
+//! of rows. f32 is computed in f32, never in TF32.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys;
+
+use super::{Dtype, Gemm};
+
+/// Bytes of scratch memory that an algorithm may ask for.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
+/// What the addresses of all matrices must be multiples of.
+const ALIGNMENT: u32 = 16;
+/// `CUBLAS_OP_T` of cublas_api.h, which cudarc does not name here.
+const OP_T: i32 = 1;
+/// The number of rows that an algorithm is chosen for, and those it must be able to serve.
+const TYPICAL_ROWS: usize = 128;
+const SERVED_ROWS: [usize; 2] = [1, 4096];
+/// How many algorithms the library is asked to propose.
+const PROPOSALS: usize = 32;
+
+/// What an algorithm is chosen for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    n: usize,
+    k: usize,
+    out_stride: usize,
+    input: Dtype,
+    output: Dtype,
+}
+
+struct Plan {
+    operation: Operation,
+    weight: Layout,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    /// Layouts of `x` and `out` by number of rows.
+    rows: HashMap<usize, (Layout, Layout)>,
+}
+
+/// The library's handle and all plans made so far.
+pub struct Plans {
+    handle: sys::cublasLtHandle_t,
+    workspace: u64,
+    plans: HashMap<Key, Plan>,
+}
+
+// SAFETY: the handle and the descriptors are bound to no thread.
+unsafe impl Send for Plans {}
+
+impl Plans {
+    /// Opens the library; `workspace` is device memory of `WORKSPACE_BYTES` that outlives the plans' products.
+    ///
+    /// The library must be present, and a context current.
+    pub fn new(workspace: u64) -> Result<Self, String> {
+        let handle = result::create_handle().map_err(describe)?;
+        Ok(Plans { handle, workspace, plans: HashMap::new() })
+    }
+
+    /// Enqueues a product.
+    ///
+    /// # Safety
+    /// The matrices lie in device memory as `Gemm` says, `out` overlaps neither of the others, and `stream` is valid.
+    pub unsafe fn run(&mut self, gemm: &Gemm, stream: *mut c_void) -> Result<(), String> {
+        if [gemm.x, gemm.weight, gemm.out].iter().any(|address| !address.is_multiple_of(ALIGNMENT.into())) {
+            return Err(format!("expected matrices at multiples of {ALIGNMENT} bytes"));
+        }
+        let key = Key { n: gemm.n, k: gemm.k, out_stride: gemm.out_stride, input: gemm.input, output: gemm.output };
+        let handle = self.handle;
+        let plan = match self.plans.entry(key) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => place.insert(Plan::new(handle, &key).map_err(describe)?),
+        };
+        let (x, out) = match plan.rows.entry(gemm.rows) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => place.insert(row_layouts(&key, gemm.rows).map_err(describe)?),
+        };
+        let (one, zero) = (1.0f32, 0.0f32);
+        // SAFETY: the descriptors are alive, made for these shapes and types; the memory is the caller's promise. `c` is
+        // multiplied by 0 and may be `out` itself.
+        let outcome = unsafe {
+            result::matmul(
+                handle,
+                plan.operation.0,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                gemm.weight as *const c_void,
+                plan.weight.0,
+                gemm.x as *const c_void,
+                x.0,
+                gemm.out as *const c_void,
+                out.0,
+                gemm.out as *mut c_void,
+                out.0,
+                &plan.algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                stream.cast(),
+            )
+        };
+        outcome.map_err(describe)
+    }
+}
+
+impl Drop for Plans {
+    fn drop(&mut self) {
+        self.plans.clear();
+        // SAFETY: created by `new`, used no more. A failure leaves nothing to be done.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, key: &Key) -> Result<Self, CublasError> {
+        let operation = Operation::new()?;
+        // Row-major [n, k] is column-major [k, n]: the library computes out^T = weight^(T T) x^T without moving anything.
+        let weight = Layout::new(key.input, key.k, key.n, key.k)?;
+        let (x, out) = row_layouts(key, TYPICAL_ROWS)?;
+        let served: Vec<_> = SERVED_ROWS.iter().map(|&rows| row_layouts(key, rows)).collect::<Result<_, _>>()?;
+        let preference = Preference::new()?;
+        let mut proposals = [MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); PROPOSALS];
+        let mut count = 0;
+        // SAFETY: the descriptors are alive, and there is room for as many results as are asked for.
+        unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
+                handle,
+                operation.0,
+                weight.0,
+                x.0,
+                out.0,
+                out.0,
+                preference.0,
+                PROPOSALS as i32,
+                proposals.as_mut_ptr().cast(),
+                &mut count,
+            )
+            .result()?;
+        }
+        let found = proposals.iter().take(count as usize).find_map(|proposal| {
+            // SAFETY: the library has written the first `count` results.
+            let proposal = unsafe { proposal.assume_init_ref() };
+            let serves = |(x, out): &(Layout, Layout)| serves(handle, &operation, &weight, x, out, &proposal.algo);
+            let usable = proposal.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+                && sums_in_one_piece(&proposal.algo)
+                && served.iter().all(serves);
+            usable.then_some(proposal.algo)
+        });
+        let algorithm = found.ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        Ok(Plan { operation, weight, algorithm, rows: HashMap::new() })
+    }
+}
+
+/// Whether each element of `out` is summed by one block, in one order.
+fn sums_in_one_piece(algorithm: &sys::cublasLtMatmulAlgo_t) -> bool {
+    use sys::cublasLtMatmulAlgoConfigAttributes_t::{
+        CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+    };
+    let read = |attribute| {
+        let mut value = u32::MAX;
+        // SAFETY: both attributes are 32-bit numbers, and there is room for one.
+        let status = unsafe {
+            let room = (&raw mut value).cast();
+            sys::cublasLtMatmulAlgoConfigGetAttribute(algorithm, attribute, room, size_of::<u32>(), ptr::null_mut())
+        };
+        status.result().ok().map(|()| value)
+    };
+    // Split by 0 or 1 is no split; reduction scheme 0 is none.
+    read(CUBLASLT_ALGO_CONFIG_SPLITK_NUM).is_some_and(|splits| splits <= 1)
+        && read(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) == Some(0)
+}
+
+/// Whether an algorithm works for other numbers of rows, within the workspace.
+fn serves(
+    handle: sys::cublasLtHandle_t,
+    operation: &Operation,
+    weight: &Layout,
+    x: &Layout,
+    out: &Layout,
+    algorithm: &sys::cublasLtMatmulAlgo_t,
+) -> bool {
+    let mut result = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit();
+    // SAFETY: the descriptors are alive, and there is room for the result, which is read only after a success.
+    unsafe {
+        sys::cublasLtMatmulAlgoCheck(handle, operation.0, weight.0, x.0, out.0, out.0, algorithm, result.as_mut_ptr())
+            .result()
+            .is_ok_and(|()| result.assume_init_ref().workspaceSize <= WORKSPACE_BYTES)
+    }
+}
+
+fn row_layouts(key: &Key, rows: usize) -> Result<(Layout, Layout), CublasError> {
+    Ok((Layout::new(key.input, key.k, rows, key.k)?, Layout::new(key.output, key.n, rows, key.out_stride)?))
+}
+
+fn data_type(dtype: Dtype) -> sys::cudaDataType {
+    match dtype {
+        Dtype::F32 => sys::cudaDataType::CUDA_R_32F,
+        Dtype::F16 => sys::cudaDataType::CUDA_R_16F,
+        Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+    }
+}
+
+fn describe(error: CublasError) -> String {
+    format!("cuBLASLt: {error}")
+}
+
+/// `weight` transposed, `x` as it is, sums in f32.
+struct Operation(sys::cublasLtMatmulDesc_t);
+
+impl Operation {
+    fn new() -> Result<Self, CublasError> {
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let operation = Operation(result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?);
+        let transposed = OP_T;
+        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: the attribute is one operation code, which is read before the call returns.
+        unsafe {
+            let value = (&raw const transposed).cast();
+            result::set_matmul_desc_attribute(operation.0, attribute, value, size_of_val(&transposed))?;
+        }
+        Ok(operation)
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. A failure leaves nothing to be done.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// A column-major matrix.
+struct Layout(sys::cublasLtMatrixLayout_t);
+
+impl Layout {
+    fn new(dtype: Dtype, rows: usize, columns: usize, stride: usize) -> Result<Self, CublasError> {
+        Ok(Layout(result::create_matrix_layout(data_type(dtype), rows as u64, columns as u64, stride as i64)?))
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. A failure leaves nothing to be done.
+        let _ = unsafe { result::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// No reduction across blocks, a workspace of ours, addresses aligned as ours are.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn new() -> Result<Self, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let preference = Preference(result::create_matmul_pref()?);
+        let workspace = WORKSPACE_BYTES;
+        // SAFETY: the workspace is a size, the others are 32-bit numbers; each is read before its call returns.
+        unsafe {
+            let set = |attribute, value: *const c_void, bytes| {
+                result::set_matmul_pref_attribute(preference.0, attribute, value, bytes)
+            };
+            set(
+                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const workspace).cast(),
+                size_of::<usize>(),
+            )?;
+            let (no_reduction, alignment) = (0u32, ALIGNMENT);
+            let attribute = Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            set(attribute, (&raw const no_reduction).cast(), size_of::<u32>())?;
+            for attribute in [
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            ] {
+                set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
+            }
+        }
+        Ok(preference)
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once. A failure leaves nothing to be done.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}

@@ -1,0 +1,213 @@
+//! The narrow layer that everything else in `cuda/` stands on: memory, copies, launches, matrix products, graphs.
+//!
+//! Two implementations: [`driver`](super::driver), a GPU through the CUDA driver and cuBLASLt, and
+//! [`emulated`](super::emulated), the same kernels on the host. [`Context`](super::Context) makes the layer safe, counts what
+//! it does and injects faults; nothing else calls it.
+
+use super::Dtype;
+use crate::{Error, Result};
+
+/// A launch of a kernel: which one, and on how many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The kernel's symbol, `<stem>[_<variant>]_<dtype>`.
+    pub symbol: &'static str,
+    /// Blocks per dimension, each at least 1.
+    pub grid: [u32; 3],
+    /// Threads per block, a multiple of 32; blocks are one-dimensional.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+}
+
+/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemm {
+    /// Rows of `x` and `out`.
+    pub rows: usize,
+    /// Rows of `weight`.
+    pub n: usize,
+    /// Columns of `x` and `weight`.
+    pub k: usize,
+    /// Elements between the starts of two rows of `out`, at least `n`.
+    pub out_stride: usize,
+    /// Type of `x` and `weight`.
+    pub input: Dtype,
+    /// Type of `out`: f32, or that of the inputs.
+    pub output: Dtype,
+    /// Address of `x`.
+    pub x: u64,
+    /// Address of `weight`.
+    pub weight: u64,
+    /// Address of `out`.
+    pub out: u64,
+}
+
+impl Gemm {
+    /// Elements of `out`, from its first to its last.
+    pub fn out_len(&self) -> usize {
+        if self.rows == 0 { 0 } else { (self.rows - 1) * self.out_stride + self.n }
+    }
+}
+
+/// A graph recorded by a device, valid on that device until dropped there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GraphId(pub(super) u64);
+
+/// Page-locked host memory that a device copies into while the host goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PinnedId(pub(super) u64);
+
+/// One device with one in-order stream.
+///
+/// All calls but those that say otherwise only enqueue; an error that arises while the device works is returned by the next
+/// call that waits for it, and by every call after that. While a graph is captured nothing may wait, allocate or copy from or to the host:
+/// such calls are errors, as a step must be a pure enqueue.
+pub trait Device: Send + Sync {
+    /// As on the command line: `cuda:0`, `emulated`.
+    fn name(&self) -> &str;
+
+    /// Allocates memory, 256-byte aligned, with unspecified contents (NaN on the emulated device). At once.
+    ///
+    /// # Errors
+    /// Out of memory; a graph is being captured.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Frees memory once all that is enqueued has run.
+    ///
+    /// # Safety
+    /// The address came from `allocate` and is used no more.
+    unsafe fn free(&self, address: u64);
+
+    /// Copies from the host. The bytes are taken before the call returns.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    ///
+    /// # Safety
+    /// The range lies inside one allocation.
+    unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for all that is enqueued, then copies to the host.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    ///
+    /// # Safety
+    /// The range lies inside one allocation.
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies between allocations.
+    ///
+    /// # Errors
+    /// The device failed.
+    ///
+    /// # Safety
+    /// Both ranges lie inside allocations and do not overlap.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
+    /// Sets every byte.
+    ///
+    /// # Errors
+    /// The device failed.
+    ///
+    /// # Safety
+    /// The range lies inside one allocation.
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()>;
+
+    /// Launches a kernel with one argument, a struct, passed by value.
+    ///
+    /// # Errors
+    /// No such kernel; a launch that no device can run; the device failed.
+    ///
+    /// # Safety
+    /// `arguments` are the bytes of the struct that the kernel takes; with them and this many threads it stays inside its
+    /// allocations.
+    unsafe fn launch(&self, launch: &Launch, arguments: &[u8]) -> Result<()>;
+
+    /// Multiplies matrices. A row's bits do not depend on the other rows or on their number.
+    ///
+    /// # Errors
+    /// The types cannot be combined; the device failed.
+    ///
+    /// # Safety
+    /// The three matrices lie inside allocations, `out` overlaps neither of the others.
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()>;
+
+    /// Records what is enqueued from here on instead of running it.
+    ///
+    /// # Errors
+    /// A graph is being captured already.
+    fn begin_capture(&self) -> Result<()>;
+
+    /// Ends the recording.
+    ///
+    /// # Errors
+    /// No graph is being captured; something that was enqueued cannot be recorded.
+    fn end_capture(&self) -> Result<GraphId>;
+
+    /// Enqueues everything that a graph recorded, with the arguments of then.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    ///
+    /// # Safety
+    /// The memory that the graph names is still allocated.
+    unsafe fn replay(&self, graph: GraphId) -> Result<()>;
+
+    /// Forgets a graph once its replays have run.
+    fn drop_graph(&self, graph: GraphId);
+
+    /// Waits for all that is enqueued.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Allocates page-locked host memory.
+    ///
+    /// # Errors
+    /// Out of memory; a graph is being captured.
+    fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId>;
+
+    /// Enqueues a copy into page-locked memory, as many bytes as it holds.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    ///
+    /// # Safety
+    /// The range read lies inside one allocation.
+    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()>;
+
+    /// Waits for the last copy posted into page-locked memory, and for nothing after it, then reads it.
+    ///
+    /// # Errors
+    /// Nothing was posted; the device failed; a graph is being captured.
+    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()>;
+
+    /// Frees page-locked memory once the copies into it have run.
+    fn free_pinned(&self, pinned: PinnedId);
+
+    /// Counts the bytes that kernels read from here on through `__ldg`, `__ldcs` and the like in a range of addresses; for
+    /// tests.
+    ///
+    /// # Errors
+    /// This device cannot count; what was enqueued before fails.
+    fn watch(&self, _address: u64, _bytes: usize) -> Result<()> {
+        Err(self.cannot_count())
+    }
+
+    /// The bytes read in the watched range, after all that is enqueued has run.
+    ///
+    /// # Errors
+    /// As [`Device::watch`].
+    fn watched_bytes(&self) -> Result<u64> {
+        Err(self.cannot_count())
+    }
+
+    /// The error of a device that does not count reads.
+    fn cannot_count(&self) -> Error {
+        let reason = "only the emulated device counts reads".to_owned();
+        Error::DeviceOperation { operation: "watch", device: self.name().to_owned(), reason }
+    }
+}

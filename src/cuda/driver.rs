@@ -1,0 +1,461 @@
+//! The device layer on a GPU: the CUDA driver for memory, launches and graphs, cuBLASLt for matrix products.
+//!
+//! Both libraries are loaded at run time, so that one binary serves machines with and without a GPU. cudarc panics when a
+//! library is missing; `open` asks first.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::cublaslt::{Plans, WORKSPACE_BYTES};
+use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use crate::{Error, Result};
+
+/// The oldest compute capability that the kernels are compiled for.
+const OLDEST_ARCHITECTURE: (i32, i32) = (8, 0);
+/// The oldest driver whose functions are called, as `cuDriverGetVersion` numbers it.
+const OLDEST_DRIVER: i32 = 12_000;
+/// Dynamic shared memory that a kernel gets without being asked for.
+const PLAIN_SHARED_BYTES: usize = 48 * 1024;
+
+/// A GPU.
+pub struct CudaDevice {
+    name: String,
+    ordinal: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    workspace: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Made at the first product; dropped before the context goes.
+    plans: Option<Plans>,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    capturing: bool,
+    /// Memory to be freed once the capture has ended.
+    freed_in_capture: Vec<u64>,
+    graphs: HashMap<GraphId, sys::CUgraphExec>,
+    pinned: HashMap<PinnedId, PinnedMemory>,
+    next_id: u64,
+}
+
+struct PinnedMemory {
+    host: *mut c_void,
+    bytes: usize,
+    /// Recorded behind each copy.
+    arrived: sys::CUevent,
+    posted: bool,
+}
+
+// SAFETY: the driver's handles are bound to no thread; every call first makes the context current on its thread, and what
+// changes lies behind the mutex.
+unsafe impl Send for CudaDevice {}
+// SAFETY: as above.
+unsafe impl Sync for CudaDevice {}
+
+impl CudaDevice {
+    /// Opens the GPU with this number and loads the kernels.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if this build holds no device code, or no driver, no cuBLASLt or no such GPU is there, or the driver or
+    /// the GPU is too old.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let name = format!("cuda:{ordinal}");
+        Self::try_open(ordinal, &name).map_err(|reason| Error::Device { device: name, reason })
+    }
+
+    fn try_open(ordinal: usize, name: &str) -> Result<Self, String> {
+        let images = images()?;
+        // SAFETY: asks the dynamic loader only.
+        unsafe {
+            if !sys::is_culib_present() {
+                return Err("no NVIDIA driver found (libcuda)".to_owned());
+            }
+            if !cudarc::cublaslt::sys::is_culib_present() {
+                return Err(
+                    "no cuBLASLt found (libcublasLt of CUDA 12 or 13); it comes with the CUDA toolkit".to_owned()
+                );
+            }
+        }
+        let describe = |error: DriverError| format!("CUDA driver: {}", text(error));
+        let mut version: c_int = 0;
+        // SAFETY: writes one number.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(describe)?;
+        if version < OLDEST_DRIVER {
+            return Err(format!(
+                "expected a driver for CUDA 12.0 or later, got {}.{}",
+                version / 1000,
+                version % 1000 / 10
+            ));
+        }
+        result::init().map_err(describe)?;
+        let count = result::device::get_count().map_err(describe)?;
+        let number = c_int::try_from(ordinal).ok().filter(|&number| number < count);
+        let number = number.ok_or_else(|| format!("expected a number below {count}, the GPUs of this machine"))?;
+        let device = result::device::get(number).map_err(describe)?;
+        check_architecture(device)?;
+        // SAFETY: the device exists; `Drop` releases the context.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(describe)?;
+        let mut opened = CudaDevice {
+            name: name.to_owned(),
+            ordinal: device,
+            context,
+            stream: std::ptr::null_mut(),
+            modules: Vec::new(),
+            workspace: 0,
+            state: Mutex::default(),
+        };
+        // From here on `Drop` gives back whatever was taken.
+        opened.prepare(&images)?;
+        Ok(opened)
+    }
+
+    fn prepare(&mut self, images: &[Image]) -> Result<(), String> {
+        let describe = |error: DriverError| format!("CUDA driver: {}", text(error));
+        self.bind().map_err(describe)?;
+        self.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(describe)?;
+        for image in images {
+            // SAFETY: the image is a complete fatbin, aligned, copied by the call.
+            let module = unsafe { result::module::load_data(image.words.as_ptr().cast()) };
+            self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.stem, text(error)))?);
+        }
+        // SAFETY: a context is current.
+        self.workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(describe)?;
+        Ok(())
+    }
+
+    fn bind(&self) -> Result<(), DriverError> {
+        // SAFETY: the context is retained until `Drop`.
+        unsafe { result::ctx::set_current(self.context) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self, operation: &'static str, reason: String) -> Error {
+        Error::DeviceOperation { operation, device: self.name.clone(), reason }
+    }
+
+    /// Runs driver calls with the context current.
+    fn call<T>(&self, operation: &'static str, work: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+        self.bind().and_then(|()| work()).map_err(|error| self.failure(operation, text(error)))
+    }
+
+    /// The state, unless a graph is being captured.
+    fn outside_capture(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if !state.capturing {
+            return Ok(state);
+        }
+        Err(self.failure(operation, "a step that is captured may only enqueue work on the device".to_owned()))
+    }
+
+    fn function(&self, symbol: &'static str) -> Result<sys::CUfunction> {
+        let mut state = self.state();
+        if let Some(&function) = state.functions.get(symbol) {
+            return Ok(function);
+        }
+        // Symbols are constants of this crate, without a NUL.
+        let name = CString::new(symbol).unwrap_or_default();
+        for &module in &self.modules {
+            // SAFETY: the module is loaded until `Drop`.
+            if let Ok(function) = unsafe { result::module::get_function(module, name.clone()) } {
+                state.functions.insert(symbol, function);
+                return Ok(function);
+            }
+        }
+        Err(self.failure("launch", format!("{symbol}: no such kernel")))
+    }
+}
+
+/// The compiled kernels of one file.
+struct Image {
+    stem: &'static str,
+    /// The fatbin, aligned as the driver wants it.
+    words: Box<[u64]>,
+}
+
+#[cfg(device_code)]
+fn images() -> Result<Vec<Image>, String> {
+    let copy = |bytes: &[u8]| {
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        words.into_boxed_slice()
+    };
+    let codes = super::generated::DEVICE_CODE.iter();
+    Ok(codes.map(|code| Image { stem: code.stem, words: copy(code.fatbin) }).collect())
+}
+
+#[cfg(not(device_code))]
+fn images() -> Result<Vec<Image>, String> {
+    Err("this build holds no device code, because no nvcc was found when it was built".to_owned())
+}
+
+fn check_architecture(device: sys::CUdevice) -> Result<(), String> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    };
+    let read = |attribute| {
+        // SAFETY: the device exists.
+        unsafe { result::device::get_attribute(device, attribute) }
+            .map_err(|error| format!("CUDA driver: {}", text(error)))
+    };
+    let (major, minor) =
+        (read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
+    if (major, minor) >= OLDEST_ARCHITECTURE {
+        return Ok(());
+    }
+    let (oldest_major, oldest_minor) = OLDEST_ARCHITECTURE;
+    Err(format!("expected compute capability {oldest_major}.{oldest_minor} or later, got {major}.{minor}"))
+}
+
+fn text(error: DriverError) -> String {
+    let words = error.error_string().map(|words| words.to_string_lossy().into_owned());
+    words.unwrap_or_else(|_| format!("{:?}", error.0))
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        let mut state = std::mem::take(&mut *self.state());
+        // Failures leave nothing to be done: the process lets go of the device in any case.
+        let _ = self.bind();
+        // SAFETY: everything was created on this context, is destroyed once, and nothing runs after the synchronisation.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            drop(state.plans.take());
+            for graph in state.graphs.into_values() {
+                let _ = result::graph::exec_destroy(graph);
+            }
+            for pinned in state.pinned.into_values() {
+                let _ = result::event::destroy(pinned.arrived);
+                let _ = result::free_host(pinned.host);
+            }
+            if self.workspace != 0 {
+                let _ = result::free_sync(self.workspace);
+            }
+            for &module in &self.modules {
+                let _ = result::module::unload(module);
+            }
+            if !self.stream.is_null() {
+                let _ = result::stream::destroy(self.stream);
+            }
+            let _ = result::primary_ctx::release(self.ordinal);
+        }
+    }
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let _state = self.outside_capture("allocate")?;
+        // SAFETY: any size above 0 will do; the memory is used on this stream only.
+        self.call("allocate", || unsafe { result::malloc_async(self.stream, bytes.max(1)) })
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let mut state = self.state();
+        if state.capturing {
+            state.freed_in_capture.push(address);
+            return;
+        }
+        // SAFETY: allocated on this stream, and the caller uses it no more. A failure is reported by whatever comes next.
+        let _ = self.call("free", || unsafe { result::free_async(address, self.stream) });
+    }
+
+    unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        let _state = self.outside_capture("copy to device")?;
+        // SAFETY: the caller's promise; the driver copies pageable memory before it returns.
+        self.call("copy to device", || unsafe { result::memcpy_htod_async(to, bytes, self.stream) })
+    }
+
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let _state = self.outside_capture("copy from device")?;
+        // SAFETY: the caller's promise; `bytes` is borrowed until the stream has been waited for.
+        self.call("copy from device", || unsafe {
+            let copied = result::memcpy_dtoh_async(bytes, from, self.stream);
+            result::stream::synchronize(self.stream).and(copied)
+        })
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        self.call("copy on device", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+    }
+
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        self.call("fill on device", || unsafe { result::memset_d8_async(at, byte, bytes, self.stream) })
+    }
+
+    unsafe fn launch(&self, launch: &Launch, arguments: &[u8]) -> Result<()> {
+        let function = self.function(launch.symbol)?;
+        let refuse = || self.failure("launch", format!("{}: {} bytes of shared memory", launch.symbol, launch.shared));
+        let shared = u32::try_from(launch.shared).map_err(|_| refuse())?;
+        let [x, y, z] = launch.grid;
+        let mut parameters = [arguments.as_ptr().cast_mut().cast::<c_void>()];
+        let mut enqueue = || {
+            // SAFETY: the function is loaded; its one parameter is a struct, which the driver copies before it returns and
+            // which fits by the caller's promise, as does what the kernel touches.
+            unsafe {
+                if launch.shared > PLAIN_SHARED_BYTES {
+                    let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    result::function::set_function_attribute(function, attribute, shared as c_int)?;
+                }
+                result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), shared, self.stream, &mut parameters)
+            }
+        };
+        self.bind()
+            .and_then(|()| enqueue())
+            .map_err(|error| self.failure("launch", format!("{}: {}", launch.symbol, text(error))))
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        self.call("gemm", || Ok(()))?;
+        let mut state = self.state();
+        let plans = match &mut state.plans {
+            Some(plans) => plans,
+            none => none.insert(Plans::new(self.workspace).map_err(|reason| self.failure("gemm", reason))?),
+        };
+        // SAFETY: the caller's promise; the stream is alive.
+        unsafe { plans.run(gemm, self.stream.cast()) }.map_err(|reason| self.failure("gemm", reason))
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        let mut state = self.outside_capture("capture")?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        self.call("capture", || unsafe { result::stream::begin_capture(self.stream, mode) })?;
+        state.capturing = true;
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphId> {
+        let mut state = self.state();
+        if !state.capturing {
+            return Err(self.failure("capture", "no graph is being captured".to_owned()));
+        }
+        state.capturing = false;
+        // SAFETY: the stream is alive and capturing; the graph is destroyed once it has been instantiated.
+        let recorded = self.call("capture", || unsafe {
+            let graph = result::stream::end_capture(self.stream)?;
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            result::graph::destroy(graph).and(executable)
+        });
+        for address in std::mem::take(&mut state.freed_in_capture) {
+            // SAFETY: `free` was called for it.
+            let _ = self.call("free", || unsafe { result::free_async(address, self.stream) });
+        }
+        state.next_id += 1;
+        let id = GraphId(state.next_id);
+        state.graphs.insert(id, recorded?);
+        Ok(id)
+    }
+
+    unsafe fn replay(&self, graph: GraphId) -> Result<()> {
+        let state = self.outside_capture("replay")?;
+        let Some(&executable) = state.graphs.get(&graph) else {
+            return Err(self.failure("replay", "no such graph".to_owned()));
+        };
+        // SAFETY: the graph is alive; the memory it names is the caller's promise.
+        self.call("replay", || unsafe { result::graph::launch(executable, self.stream) })
+    }
+
+    fn drop_graph(&self, graph: GraphId) {
+        if let Some(executable) = self.state().graphs.remove(&graph) {
+            // SAFETY: removed, so destroyed once; the driver waits for running replays. A failure leaves nothing to be done.
+            let _ = self.call("drop graph", || unsafe { result::graph::exec_destroy(executable) });
+        }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let _state = self.outside_capture("synchronize")?;
+        // SAFETY: the stream is alive.
+        self.call("synchronize", || unsafe { result::stream::synchronize(self.stream) })
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId> {
+        let mut state = self.outside_capture("allocate pinned memory")?;
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        // SAFETY: any size above 0 will do; `free_pinned` or `Drop` frees the memory.
+        let (host, arrived) = self.call("allocate pinned memory", || unsafe {
+            let host = result::malloc_host(bytes.max(1), 0)?;
+            let event = result::event::create(flags);
+            if event.is_err() {
+                result::free_host(host)?;
+            }
+            Ok((host, event?))
+        })?;
+        state.next_id += 1;
+        let id = PinnedId(state.next_id);
+        state.pinned.insert(id, PinnedMemory { host, bytes, arrived, posted: false });
+        Ok(id)
+    }
+
+    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()> {
+        let mut state = self.outside_capture("copy to pinned memory")?;
+        let Some(memory) = state.pinned.get_mut(&pinned) else {
+            return Err(self.failure("copy to pinned memory", "no such memory".to_owned()));
+        };
+        // SAFETY: the source is the caller's promise; the target is alive until its event has been waited for, and read
+        // only behind that event.
+        self.call("copy to pinned memory", || unsafe {
+            let target = std::slice::from_raw_parts_mut(memory.host.cast::<u8>(), memory.bytes);
+            result::memcpy_dtoh_async(target, from, self.stream)?;
+            result::event::record(memory.arrived, self.stream)
+        })?;
+        memory.posted = true;
+        Ok(())
+    }
+
+    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
+        let state = self.outside_capture("read pinned memory")?;
+        let Some(memory) = state.pinned.get(&pinned).filter(|memory| memory.posted) else {
+            return Err(self.failure("read pinned memory", "nothing was copied there".to_owned()));
+        };
+        // SAFETY: the event is alive.
+        self.call("read pinned memory", || unsafe { result::event::synchronize(memory.arrived) })?;
+        // SAFETY: the copy has arrived and nothing else writes: the next `post` needs the lock held here.
+        let arrived = unsafe { std::slice::from_raw_parts(memory.host.cast::<u8>(), memory.bytes) };
+        bytes.copy_from_slice(arrived);
+        Ok(())
+    }
+
+    fn free_pinned(&self, pinned: PinnedId) {
+        if let Some(memory) = self.state().pinned.remove(&pinned) {
+            // SAFETY: removed, so freed once, after the last copy has arrived. A failure leaves nothing to be done.
+            let _ = self.call("free pinned memory", || unsafe {
+                if memory.posted {
+                    result::event::synchronize(memory.arrived)?;
+                }
+                result::event::destroy(memory.arrived)?;
+                result::free_host(memory.host)
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_device_is_an_error_that_says_what_is_missing() {
+        // Whatever this machine has, it does not have this many GPUs.
+        let error = CudaDevice::open(usize::MAX).err().map(|error| error.to_string()).unwrap_or_default();
+        let reasons =
+            ["holds no device code", "no NVIDIA driver", "no cuBLASLt", "expected a number below", "CUDA driver: "];
+        assert!(error.starts_with("open device cuda:"), "{error}");
+        assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The emulated device's matrix product: naive, one order of additions whatever the number of rows.
+
+use half::{bf16, f16};
+
+use crate::cuda::{Dtype, Element, Gemm};
+
+/// How many rows are computed side by side, each in its own sum: for the host's vector registers, and for few rows.
+const WIDE: usize = 64;
+const NARROW: usize = 8;
+
+/// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say.
+///
+/// # Safety
+/// `x` holds `rows * k` and `weight` `n * k` elements of the input type, `out` `out_len()` of the output type; `out` overlaps neither.
+pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, out: *mut u8) {
+    // SAFETY: the caller's promise, for the types named in `gemm`.
+    unsafe {
+        match (gemm.input, gemm.output) {
+            (Dtype::F32, _) => multiply::<f32, f32>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::F16, Dtype::F32) => multiply::<f16, f32>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::F16, _) => multiply::<f16, f16>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::Bf16, Dtype::F32) => multiply::<bf16, f32>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::Bf16, _) => multiply::<bf16, bf16>(gemm, x.cast(), weight.cast(), out.cast()),
+        }
+    }
+}
+
+unsafe fn multiply<I: Element, O: Element>(gemm: &Gemm, x: *const I, weight: *const I, out: *mut O) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if gemm.rows >= WIDE / 2 {
+            multiply_panels::<I, O, WIDE>(gemm, x, weight, out);
+        } else {
+            multiply_panels::<I, O, NARROW>(gemm, x, weight, out);
+        }
+    }
+}
+
+unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
+    gemm: &Gemm,
+    x: *const I,
+    weight: *const I,
+    out: *mut O,
+) {
+    let &Gemm { rows, n, k, out_stride, .. } = gemm;
+    // SAFETY: the caller's promise; the slices do not overlap `out`.
+    let (x, weight) = unsafe { (std::slice::from_raw_parts(x, rows * k), std::slice::from_raw_parts(weight, n * k)) };
+    let mut panel = vec![[0.0f32; SIDE_BY_SIDE]; k];
+    let mut weight_row = vec![0.0f32; k];
+    for first in (0..rows).step_by(SIDE_BY_SIDE) {
+        let count = SIDE_BY_SIDE.min(rows - first);
+        for (t, column) in panel.iter_mut().enumerate() {
+            *column = std::array::from_fn(|r| if r < count { x[(first + r) * k + t].to_f32() } else { 0.0 });
+        }
+        for j in 0..n {
+            for (to, from) in weight_row.iter_mut().zip(&weight[j * k..(j + 1) * k]) {
+                *to = from.to_f32();
+            }
+            let sums = sum_products(&panel, &weight_row);
+            for (r, &sum) in sums.iter().enumerate().take(count) {
+                // SAFETY: row `first + r < rows` and column `j < n` of `out`.
+                unsafe { out.add((first + r) * out_stride + j).write(O::from_f32(sum)) };
+            }
+        }
+    }
+}
+
+/// The sum over k of each of the rows side by side.
+fn sum_products<const SIDE_BY_SIDE: usize>(panel: &[[f32; SIDE_BY_SIDE]], weight_row: &[f32]) -> [f32; SIDE_BY_SIDE] {
+    let mut sums = [0.0f32; SIDE_BY_SIDE];
+    for (column, &w) in panel.iter().zip(weight_row) {
+        for (sum, x) in sums.iter_mut().zip(column) {
+            *sum += x * w;
+        }
+    }
+    sums
+}

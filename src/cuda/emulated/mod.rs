@@ -1,0 +1,391 @@
+//! The device layer on the host: the same launchers and the same kernel source as on a GPU, without one.
+//!
+//! It is made to fail where a GPU would, or would only sometimes: its stream is lazy (nothing runs before someone waits), its
+//! graphs hold launches with their arguments by value, memory starts as NaN between guards, and threads run in shuffled order
+//! (see `kernels/host/emulator.h`). An error is found when the queue runs, and sticks.
+
+mod ffi;
+mod gemm;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(super) use ffi::Kernel;
+use ffi::{Emulator, KernelRef};
+use memory::Memory;
+
+use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use crate::{Error, Result};
+
+const NAME: &str = "emulated";
+
+/// The emulated device.
+pub struct EmulatedDevice {
+    kernels: HashMap<&'static str, KernelRef>,
+    state: Mutex<State>,
+}
+
+struct State {
+    emulator: Emulator,
+    memory: Memory,
+    queue: VecDeque<Work>,
+    /// What is being captured.
+    recording: Option<Vec<Work>>,
+    /// Memory to be freed once the capture has ended.
+    freed_in_capture: Vec<u64>,
+    graphs: BTreeMap<GraphId, Arc<[Work]>>,
+    pinned: BTreeMap<PinnedId, PinnedMemory>,
+    next_id: u64,
+    /// The first failure of anything enqueued.
+    failure: Option<(&'static str, String)>,
+}
+
+#[derive(Default)]
+struct PinnedMemory {
+    bytes: Vec<u8>,
+    /// Copies enqueued and copies that have run.
+    posted: u64,
+    arrived: u64,
+}
+
+/// What the stream does.
+#[derive(Clone)]
+enum Work {
+    Launch(KernelLaunch),
+    Upload { to: u64, bytes: Box<[u8]> },
+    Copy { from: u64, to: u64, bytes: usize },
+    Fill { at: u64, byte: u8, bytes: usize },
+    Gemm(Gemm),
+    Free { address: u64 },
+    Post { from: u64, pinned: PinnedId },
+    Replay(Arc<[Work]>),
+}
+
+#[derive(Clone)]
+struct KernelLaunch {
+    kernel: KernelRef,
+    launch: Launch,
+    /// The argument struct, in words so that it is aligned.
+    arguments: Box<[u64]>,
+    /// Words of the arguments that were addresses when the launch was enqueued, each with its allocation.
+    addresses: Box<[(u64, u64)]>,
+}
+
+impl EmulatedDevice {
+    /// A new device. Threads run in an order that the seed decides.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if memory is short.
+    pub fn new(seed: u64) -> Result<Self> {
+        let emulator = Emulator::new(seed)
+            .ok_or_else(|| Error::Device { device: NAME.to_owned(), reason: "not enough memory".to_owned() })?;
+        let state = State {
+            emulator,
+            memory: Memory::default(),
+            queue: VecDeque::new(),
+            recording: None,
+            freed_in_capture: Vec::new(),
+            graphs: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            next_id: 0,
+            failure: None,
+        };
+        Ok(EmulatedDevice { kernels: ffi::kernels(), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held can only have come from a failed allocation of the host: the state is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Refuses what a capture cannot hold.
+    fn outside_capture(&self, operation: &'static str) -> Result<()> {
+        if self.recording.is_none() {
+            return Ok(());
+        }
+        Err(failure(operation, "a step that is captured may only enqueue work on the device".to_owned()))
+    }
+
+    /// Queues or records; `free` alone cannot fail.
+    fn enqueue(&mut self, work: Work) -> Result<()> {
+        self.check_failure()?;
+        match &mut self.recording {
+            Some(recording) => recording.push(work),
+            None => self.queue.push_back(work),
+        }
+        Ok(())
+    }
+
+    fn check_failure(&self) -> Result<()> {
+        self.failure.as_ref().map_or(Ok(()), |(operation, reason)| Err(failure(operation, reason.clone())))
+    }
+
+    fn run_all(&mut self) -> Result<()> {
+        self.run_until(|_| false)
+    }
+
+    /// Runs the queue until it is empty or the condition holds.
+    fn run_until(&mut self, done: impl Fn(&State) -> bool) -> Result<()> {
+        while !done(self) {
+            let Some(work) = self.queue.pop_front() else { break };
+            // After a failure nothing runs, but memory is still given back.
+            if self.failure.is_none() || matches!(work, Work::Free { .. }) {
+                self.run(&work);
+            }
+        }
+        self.check_failure()
+    }
+
+    fn run(&mut self, work: &Work) {
+        if let Err((operation, reason)) = self.try_run(work)
+            && self.failure.is_none()
+        {
+            self.failure = Some((operation, reason));
+        }
+    }
+
+    fn try_run(&mut self, work: &Work) -> Result<(), (&'static str, String)> {
+        match work {
+            Work::Launch(launch) => self.run_launch(launch).map_err(|reason| ("launch", reason)),
+            Work::Upload { to, bytes } => {
+                let to = self.memory.range(*to, bytes.len()).map_err(|reason| ("copy to device", reason))?;
+                // SAFETY: `range` checked that the target holds as many bytes; the source is ours.
+                unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                Ok(())
+            }
+            &Work::Copy { from, to, bytes } => {
+                let ranges = self.memory.range(from, bytes).and_then(|from| Ok((from, self.memory.range(to, bytes)?)));
+                let (from, to) = ranges.map_err(|reason| ("copy on device", reason))?;
+                // SAFETY: `range` checked both; `copy` allows overlap.
+                unsafe { to.copy_from(from, bytes) };
+                Ok(())
+            }
+            &Work::Fill { at, byte, bytes } => {
+                let at = self.memory.range(at, bytes).map_err(|reason| ("fill on device", reason))?;
+                // SAFETY: `range` checked the target.
+                unsafe { at.write_bytes(byte, bytes) };
+                Ok(())
+            }
+            Work::Gemm(gemm) => self.run_gemm(gemm).map_err(|reason| ("gemm", reason)),
+            Work::Free { address } => {
+                self.memory.free(*address);
+                Ok(())
+            }
+            Work::Post { from, pinned } => {
+                self.run_post(*from, *pinned).map_err(|reason| ("copy to pinned memory", reason))
+            }
+            Work::Replay(recorded) => recorded.iter().try_for_each(|work| self.try_run(work)),
+        }
+    }
+
+    fn run_launch(&mut self, launch: &KernelLaunch) -> Result<(), String> {
+        let Launch { symbol, grid, block, shared } = launch.launch;
+        for &(address, id) in &launch.addresses {
+            if self.memory.id_of(address) != Some(id) {
+                return Err(format!("{symbol}: the memory at {address:#x} was freed after the launch was recorded"));
+            }
+        }
+        // SAFETY: `Device::launch`'s caller promised that the arguments fit and that the kernel stays inside; the allocations
+        // that they name are live.
+        unsafe { self.emulator.launch(launch.kernel, grid, block, shared, &launch.arguments)? };
+        self.memory.check_guards().map_err(|reason| format!("{symbol}: {reason}"))
+    }
+
+    fn run_gemm(&mut self, gemm: &Gemm) -> Result<(), String> {
+        let x = self.memory.range(gemm.x, gemm.rows * gemm.k * gemm.input.size())?;
+        let weight = self.memory.range(gemm.weight, gemm.n * gemm.k * gemm.input.size())?;
+        let out = self.memory.range(gemm.out, gemm.out_len() * gemm.output.size())?;
+        // SAFETY: `range` checked the three; `Device::gemm`'s caller promised that `out` overlaps neither.
+        unsafe { gemm::run(gemm, x, weight, out) };
+        Ok(())
+    }
+
+    fn run_post(&mut self, from: u64, pinned: PinnedId) -> Result<(), String> {
+        // Page-locked memory that was freed meanwhile: nobody can read the copy.
+        let Some(target) = self.pinned.get_mut(&pinned) else { return Ok(()) };
+        let from = self.memory.range(from, target.bytes.len())?;
+        // SAFETY: `range` checked the source; the target is a vector of that length.
+        unsafe { target.bytes.as_mut_ptr().copy_from_nonoverlapping(from, target.bytes.len()) };
+        target.arrived += 1;
+        Ok(())
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+fn failure(operation: &'static str, reason: String) -> Error {
+    Error::DeviceOperation { operation, device: NAME.to_owned(), reason }
+}
+
+impl Device for EmulatedDevice {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let mut state = self.state();
+        state.outside_capture("allocate")?;
+        state.check_failure()?;
+        state.memory.allocate(bytes).ok_or_else(|| failure("allocate", format!("not enough memory for {bytes} bytes")))
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let mut state = self.state();
+        match state.recording {
+            Some(_) => state.freed_in_capture.push(address),
+            None => state.queue.push_back(Work::Free { address }),
+        }
+    }
+
+    unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("copy to device")?;
+        state.enqueue(Work::Upload { to, bytes: bytes.into() })
+    }
+
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("copy from device")?;
+        state.run_all()?;
+        let from = state.memory.range(from, bytes.len()).map_err(|reason| failure("copy from device", reason))?;
+        // SAFETY: `range` checked the source; the target is a slice of that length.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(from, bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.state().enqueue(Work::Copy { from, to, bytes })
+    }
+
+    unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
+        self.state().enqueue(Work::Fill { at, byte, bytes })
+    }
+
+    unsafe fn launch(&self, launch: &Launch, arguments: &[u8]) -> Result<()> {
+        let symbol = launch.symbol;
+        let refuse = |reason: String| Err(failure("launch", format!("{symbol}: {reason}")));
+        let Some(&kernel) = self.kernels.get(symbol) else { return refuse("no such kernel".to_owned()) };
+        if arguments.len() != kernel.argument_bytes() {
+            return refuse(format!("expected {} bytes of arguments, got {}", kernel.argument_bytes(), arguments.len()));
+        }
+        if launch.block == 0 || launch.block > kernel.max_threads() || !launch.block.is_multiple_of(32) {
+            return refuse(format!(
+                "expected a multiple of 32 threads up to {}, got {}",
+                kernel.max_threads(),
+                launch.block
+            ));
+        }
+        let [x, y, z] = launch.grid;
+        if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {
+            return refuse(format!("no device takes a grid of {x} x {y} x {z} blocks"));
+        }
+        let mut words = vec![0u64; arguments.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..arguments.len()].copy_from_slice(arguments);
+        let mut state = self.state();
+        let addresses = words.iter().filter_map(|&word| Some((word, state.memory.id_of(word)?))).collect();
+        state.enqueue(Work::Launch(KernelLaunch { kernel, launch: *launch, arguments: words.into(), addresses }))
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        self.state().enqueue(Work::Gemm(*gemm))
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("capture")?;
+        state.check_failure()?;
+        state.recording = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphId> {
+        let mut state = self.state();
+        let Some(recorded) = state.recording.take() else {
+            return Err(failure("capture", "no graph is being captured".to_owned()));
+        };
+        for address in std::mem::take(&mut state.freed_in_capture) {
+            state.queue.push_back(Work::Free { address });
+        }
+        let id = GraphId(state.new_id());
+        state.graphs.insert(id, recorded.into());
+        Ok(id)
+    }
+
+    unsafe fn replay(&self, graph: GraphId) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("replay")?;
+        let Some(recorded) = state.graphs.get(&graph).cloned() else {
+            return Err(failure("replay", "no such graph".to_owned()));
+        };
+        state.enqueue(Work::Replay(recorded))
+    }
+
+    fn drop_graph(&self, graph: GraphId) {
+        self.state().graphs.remove(&graph);
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("synchronize")?;
+        state.run_all()
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId> {
+        let mut state = self.state();
+        state.outside_capture("allocate pinned memory")?;
+        let id = PinnedId(state.new_id());
+        state.pinned.insert(id, PinnedMemory { bytes: vec![memory::FILL; bytes], posted: 0, arrived: 0 });
+        Ok(id)
+    }
+
+    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("copy to pinned memory")?;
+        if let Some(memory) = state.pinned.get_mut(&pinned) {
+            memory.posted += 1;
+        }
+        state.enqueue(Work::Post { from, pinned })
+    }
+
+    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("read pinned memory")?;
+        let posted = state.pinned.get(&pinned).map_or(0, |memory| memory.posted);
+        if posted == 0 {
+            return Err(failure("read pinned memory", "nothing was copied there".to_owned()));
+        }
+        let arrived = |state: &State| state.pinned.get(&pinned).is_some_and(|memory| memory.arrived == posted);
+        state.run_until(arrived)?;
+        if let Some(memory) = state.pinned.get(&pinned) {
+            bytes.copy_from_slice(&memory.bytes);
+        }
+        Ok(())
+    }
+
+    fn free_pinned(&self, pinned: PinnedId) {
+        self.state().pinned.remove(&pinned);
+    }
+
+    fn watch(&self, address: u64, bytes: usize) -> Result<()> {
+        let mut state = self.state();
+        state.outside_capture("watch")?;
+        state.run_all()?;
+        state.emulator.watch(address as usize, address as usize + bytes);
+        Ok(())
+    }
+
+    fn watched_bytes(&self) -> Result<u64> {
+        let mut state = self.state();
+        state.outside_capture("watch")?;
+        state.run_all()?;
+        Ok(state.emulator.watched_bytes())
+    }
+}

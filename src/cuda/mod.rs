@@ -1,0 +1,153 @@
+//! The CUDA backend: custom kernels and cuBLASLt, on a GPU or emulated on the host.
+//!
+//! | file | what |
+//! |---|---|
+//! | `device` | the narrow layer: allocate, copy, launch, multiply, capture |
+//! | `driver` | that layer on a GPU: CUDA driver, graphs; `cublaslt` beside it: plans for matrix products |
+//! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
+//! | `context`, `buffer` | what makes it safe: typed buffers and views, counters, injected faults |
+//! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
+//!
+//! [`open`] and [`open_emulated`] say clearly why a device is not there; nothing panics where no driver is installed.
+
+mod buffer;
+mod context;
+mod cublaslt;
+mod device;
+mod driver;
+mod element;
+#[cfg(emulated)]
+pub mod emulated;
+
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
+
+#[cfg(test)]
+mod testing;
+
+pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
+pub use context::{Context, Counters, Fault};
+pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
+pub use element::{Dtype, Element};
+
+use crate::Result;
+
+/// What nvcc made of one file in `kernels/`.
+#[cfg(device_code)]
+struct DeviceCode {
+    /// The file's name.
+    stem: &'static str,
+    /// Machine code for each architecture, and PTX for later ones.
+    fatbin: &'static [u8],
+    /// What the assembler said about registers, stack and spills.
+    #[cfg_attr(not(test), allow(dead_code))]
+    report: &'static str,
+}
+
+/// Written by build.rs: the kernel files, and what each was compiled to.
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+/// The kernel families of this build: the names of the files in `kernels/`.
+pub fn kernel_stems() -> &'static [&'static str] {
+    generated::STEMS
+}
+
+/// Elements of a 16-byte pack.
+fn pack_size<T>() -> usize {
+    16 / size_of::<T>()
+}
+
+/// Whether a kernel may move rows of `len` elements in packs of 16 bytes. Null addresses do not matter.
+fn is_vectorizable<T>(len: usize, addresses: &[u64]) -> bool {
+    len.is_multiple_of(pack_size::<T>()) && addresses.iter().all(|address| address.is_multiple_of(16))
+}
+
+/// Opens the GPU with this number.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if this build holds no device code, or no driver, no cuBLASLt or no such GPU is
+/// there, or the GPU is older than compute capability 8.0.
+pub fn open(ordinal: usize) -> Result<Context> {
+    Ok(Context::new(Box::new(driver::CudaDevice::open(ordinal)?)))
+}
+
+/// Opens a new emulated device.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if this build has no emulator, or memory is short.
+pub fn open_emulated() -> Result<Context> {
+    #[cfg(emulated)]
+    return Ok(Context::new(Box::new(emulated::EmulatedDevice::new(0)?)));
+    #[cfg(not(emulated))]
+    Err(crate::Error::Device {
+        device: "emulated".to_owned(),
+        reason: "this build has no emulator, because no C++17 compiler was found when it was built".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the assembler says about one kernel on one architecture.
+    #[cfg(device_code)]
+    fn entries(report: &str) -> Vec<(&str, &str)> {
+        // "Compiling entry function 'layer_norm_f32' for 'sm_90'", then lines about it.
+        report
+            .split("Compiling entry function ")
+            .skip(1)
+            .map(|entry| entry.split_once('\n').unwrap_or((entry, "")))
+            .collect()
+    }
+
+    #[test]
+    #[cfg_attr(not(device_code), ignore = "needs nvcc")]
+    fn no_kernel_spills_or_uses_a_stack() {
+        #[cfg(device_code)]
+        for code in generated::DEVICE_CODE {
+            let entries = entries(code.report);
+            assert!(!entries.is_empty(), "{}: the report names no kernel:\n{}", code.stem, code.report);
+            for (name, about) in entries {
+                let clean = about.contains("    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
+                assert!(clean, "{name}\n{about}");
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(not(device_code), ignore = "needs nvcc")]
+    fn every_stem_is_compiled_for_every_architecture() {
+        #[cfg(device_code)]
+        {
+            let stems: Vec<&str> = generated::DEVICE_CODE.iter().map(|code| code.stem).collect();
+            assert_eq!(stems, kernel_stems());
+            let architectures = env!("BEAMFUSE_DEVICE_ARCHITECTURES").split(',');
+            for (architecture, code) in
+                architectures.flat_map(|name| generated::DEVICE_CODE.iter().map(move |code| (name, code)))
+            {
+                for dtype in ["f32", "f16", "bf16"] {
+                    let wanted = format!("_{dtype}' for 'sm_{architecture}'");
+                    assert!(code.report.contains(&wanted), "{}: no kernel {wanted}", code.stem);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_kernel_file_has_its_launcher() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+        assert!(!kernel_stems().is_empty());
+        for stem in kernel_stems() {
+            assert!(here.join(format!("{stem}.rs")).is_file(), "kernels/{stem}.cu has no src/cuda/{stem}.rs");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(emulated, ignore = "needs a build without a C++ compiler")]
+    fn a_missing_emulator_is_an_error() {
+        assert_eq!(open_emulated().err().map(|error| error.kind()), Some("device"));
+    }
+}
