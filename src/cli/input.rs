@@ -105,6 +105,21 @@ impl Lines {
     }
 }
 
+/// Reads all lines of a text file; one that cannot be read fails them all.
+pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
+    let mut lines = Lines::open(Some(path), Form::Text)?;
+    let mut texts = Vec::new();
+    while let Some(Line { number, content, .. }) = lines.next()? {
+        let item = content.map_err(|bad| {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {number}: {}", bad.message));
+            Error::Io { operation: "read", path: path.to_path_buf(), source }
+        })?;
+        texts.push(item.source);
+    }
+    Ok(texts)
+}
+
 /// Takes off the end of line and reads the rest.
 fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
     if line.last() == Some(&b'\n') {

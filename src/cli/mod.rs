@@ -3,6 +3,8 @@
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
+mod bench;
+mod eval;
 mod info;
 mod input;
 mod interrupt;
@@ -32,6 +34,8 @@ struct Arguments {
 enum Command {
     Translate(translate::Arguments),
     Score(score::Arguments),
+    Eval(Box<eval::Arguments>),
+    Bench(bench::Arguments),
     Info(info::Arguments),
 }
 
@@ -52,6 +56,8 @@ pub fn main() -> ExitCode {
     let ending = match arguments.command {
         Command::Translate(arguments) => translate::run(arguments),
         Command::Score(arguments) => score::run(arguments),
+        Command::Eval(arguments) => eval::run(*arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
     };
     match ending {
