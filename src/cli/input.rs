@@ -78,7 +78,12 @@ impl Lines {
     /// Lines given on the command line.
     pub(super) fn from_texts(texts: &[String], form: Form) -> Self {
         let joined: String = texts.iter().flat_map(|text| [text.as_str(), "\n"]).collect();
-        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form, number: 0 }
+        Self::from_bytes(joined.into_bytes(), form)
+    }
+
+    /// Lines in memory.
+    pub(super) fn from_bytes(bytes: Vec<u8>, form: Form) -> Self {
+        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(bytes)), form, number: 0 }
     }
 
     /// The next line; `None` at the end.
@@ -168,8 +173,7 @@ mod tests {
     use super::*;
 
     fn lines(bytes: &[u8], form: Form) -> Vec<Line> {
-        let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
-        let mut lines = Lines { path: "-".into(), reader, form, number: 0 };
+        let mut lines = Lines::from_bytes(bytes.to_vec(), form);
         std::iter::from_fn(|| lines.next().expect("memory does not fail")).collect()
     }
 

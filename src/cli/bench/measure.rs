@@ -84,7 +84,7 @@ fn with_in_flight(
     sentences: &[Sentence],
     in_flight: usize,
 ) -> Result<Vec<Duration>> {
-    let mut queue = sentences.to_vec().into_iter().enumerate();
+    let mut queue = sentences.iter().cloned().enumerate();
     let mut batch = translator.batch(options)?;
     let mut started = HashMap::new();
     let mut latencies = Vec::with_capacity(sentences.len());
