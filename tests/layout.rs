@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "text", "model", "decode"]),
-    ("cli", &["error", "backend", "cpu", "text", "model", "decode", "translator"]),
+    ("cli", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.

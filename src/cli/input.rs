@@ -78,7 +78,12 @@ impl Lines {
     /// Lines given on the command line.
     pub(super) fn from_texts(texts: &[String], form: Form) -> Self {
         let joined: String = texts.iter().flat_map(|text| [text.as_str(), "\n"]).collect();
-        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form, number: 0 }
+        Self::from_bytes(joined.into_bytes(), form)
+    }
+
+    /// Lines in memory.
+    pub(super) fn from_bytes(bytes: Vec<u8>, form: Form) -> Self {
+        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(bytes)), form, number: 0 }
     }
 
     /// The next line; `None` at the end.
@@ -103,6 +108,21 @@ impl Lines {
         };
         Ok(Some(Line { number: self.number, bytes, content }))
     }
+}
+
+/// Reads all lines of a text file; one that cannot be read fails them all.
+pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
+    let mut lines = Lines::open(Some(path), Form::Text)?;
+    let mut texts = Vec::new();
+    while let Some(Line { number, content, .. }) = lines.next()? {
+        let item = content.map_err(|bad| {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {number}: {}", bad.message));
+            Error::Io { operation: "read", path: path.to_path_buf(), source }
+        })?;
+        texts.push(item.source);
+    }
+    Ok(texts)
 }
 
 /// Takes off the end of line and reads the rest.
@@ -153,8 +173,7 @@ mod tests {
     use super::*;
 
     fn lines(bytes: &[u8], form: Form) -> Vec<Line> {
-        let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
-        let mut lines = Lines { path: "-".into(), reader, form, number: 0 };
+        let mut lines = Lines::from_bytes(bytes.to_vec(), form);
         std::iter::from_fn(|| lines.next().expect("memory does not fail")).collect()
     }
 

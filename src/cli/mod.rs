@@ -3,6 +3,8 @@
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
+mod bench;
+mod eval;
 mod info;
 mod input;
 mod interrupt;
@@ -32,6 +34,8 @@ struct Arguments {
 enum Command {
     Translate(translate::Arguments),
     Score(score::Arguments),
+    Eval(Box<eval::Arguments>),
+    Bench(bench::Arguments),
     Info(info::Arguments),
 }
 
@@ -46,12 +50,52 @@ enum Ending {
     Interrupted,
 }
 
+/// What the fuzz targets reach of this module.
+#[doc(hidden)]
+pub mod fuzzing {
+    use serde_json::Map;
+
+    use super::input::{Form, Lines};
+    use super::output::error_json;
+    use crate::Result;
+
+    /// One line of input, read and turned into output.
+    #[derive(Debug)]
+    pub struct ReadLine {
+        /// Counted from 1.
+        pub number: u64,
+        /// Bytes in the input.
+        pub bytes: u64,
+        /// The JSON line of an error in its place: its own, or a made-up one with all of the line's fields.
+        pub written: String,
+    }
+
+    /// Reads every line, as text or as JSON.
+    ///
+    /// # Errors
+    /// None that bytes in memory give.
+    pub fn read_lines(bytes: &[u8], json: bool) -> Result<Vec<ReadLine>> {
+        let mut lines = Lines::from_bytes(bytes.to_vec(), if json { Form::Json } else { Form::Text });
+        let mut read = Vec::new();
+        while let Some(line) = lines.next()? {
+            let written = match line.content {
+                Ok(item) => error_json(Some(&item.source), &item.other, "none", "")?,
+                Err(bad) => error_json(bad.source.as_deref(), &Map::new(), bad.kind, &bad.message)?,
+            };
+            read.push(ReadLine { number: line.number, bytes: line.bytes, written });
+        }
+        Ok(read)
+    }
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ending = match arguments.command {
         Command::Translate(arguments) => translate::run(arguments),
         Command::Score(arguments) => score::run(arguments),
+        Command::Eval(arguments) => eval::run(*arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
     };
     match ending {

@@ -29,12 +29,25 @@ pub(super) enum DtypeName {
     I8,
 }
 
-impl ModelArguments {
-    pub(super) fn open(&self) -> Result<Translator> {
-        let dtype = match self.dtype {
+impl DtypeName {
+    pub(super) fn dtype(self) -> Dtype {
+        match self {
             DtypeName::F32 => Dtype::F32,
             DtypeName::I8 => Dtype::I8,
-        };
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            DtypeName::F32 => "f32",
+            DtypeName::I8 => "i8",
+        }
+    }
+}
+
+impl ModelArguments {
+    pub(super) fn open(&self) -> Result<Translator> {
+        let dtype = self.dtype.dtype();
         let options = EngineOptions { threads: self.threads, slots: self.batch_size, dtype };
         let translator = Translator::open_with(resolve(self.model.as_deref())?, &options)?;
         for flag in &translator.config().ignored {

@@ -22,14 +22,23 @@ impl Output {
         if path.as_os_str() == "-" {
             return Ok(Output { path, writer: BufWriter::new(Box::new(std::io::stdout())) });
         }
-        let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if input.is_some_and(|input| same(input, &path)) {
-            let (expected, got) = ("a file other than the input".into(), path.display().to_string());
-            return Err(Error::Option { option: "output", expected, got });
+        if let Some(input) = input {
+            Self::refuse_input(&path, input)?;
         }
         let io = |source| Error::Io { operation: "create", path: path.clone(), source };
         let file = File::create(&path).map_err(io)?;
         Ok(Output { path, writer: BufWriter::new(Box::new(file)) })
+    }
+
+    /// Refuses an output file that is also read.
+    pub(super) fn refuse_input(output: &Path, input: &Path) -> Result<()> {
+        match (output.canonicalize(), input.canonicalize()) {
+            (Ok(a), Ok(b)) if a == b => {
+                let (expected, got) = ("a file other than the input".into(), output.display().to_string());
+                Err(Error::Option { option: "output", expected, got })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn line(&mut self, line: &str) -> Result<()> {

@@ -141,6 +141,7 @@ def paired(references, baseline, system, resamples, seed):
 def main():
     own = (HERE / "own.reference.de").read_text(encoding="utf-8").splitlines()
     beam1 = (HERE / "own.beam1.de").read_text(encoding="utf-8").splitlines()
+    english = (HERE.parent / "own" / "own.en").read_text(encoding="utf-8").splitlines()
     # A system between the two, which changes a few lines for the better and one for the worse.
     mixed = [r if i % 5 == 0 else h for i, (h, r) in enumerate(zip(beam1, own))]
     mixed[1] = mixed[1].split()[0]
@@ -155,6 +156,7 @@ def main():
                      **corpus([h for h, _ in pairs], [r for _, r in pairs])} for name, pairs in CORPORA.items()],
         "own": {
             "corpus": corpus(beam1, [[r] for r in own]),
+            "with_source_as_second_reference": corpus(beam1, [[r, s] for r, s in zip(own, english)]),
             "sentence_bleu": [sacrebleu.sentence_bleu(h, [r]).score for h, r in zip(beam1, own)],
             "sentence_chrf": [sacrebleu.sentence_chrf(h, [r]).score for h, r in zip(beam1, own)],
         },

@@ -1,0 +1,262 @@
+//! Every stem but `linear` (which is in `gemm.rs`) over the shapes of a small model and of OPUS-MT base, on one and on two
+//! threads. Each is held to its reference once before it is timed.
+//!
+//! `cargo bench --bench stems [-- FILTER]`; a row is one sentence's one beam, as in a decode step of 32 sentences at beam 4.
+
+use std::time::Duration;
+
+use beamfuse::Result;
+use beamfuse::backend::{
+    CrossCache, Heads, LengthPenaltyKind, Row, Search, SelfCache, SessionShape, SlotOptions, SpecialIds, StopKind,
+};
+use beamfuse::check::{Tolerance, assert_close};
+use beamfuse::cpu::{Cpu, attention, beam_step, embedding, layer_norm, stats};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// A model's sizes, as far as the stems see them.
+struct Model {
+    name: &'static str,
+    heads: Heads,
+    vocab_size: usize,
+}
+
+const MODELS: [Model; 2] = [
+    Model { name: "demo", heads: Heads { num_heads: 4, head_dim: 64 }, vocab_size: 8001 },
+    Model { name: "opus_base", heads: Heads { num_heads: 8, head_dim: 64 }, vocab_size: 58101 },
+];
+
+/// Sentences, beams, and tokens of a source and of a prefix.
+const SLOTS: usize = 32;
+const BEAMS: usize = 4;
+const LEN: usize = 24;
+const ROWS: usize = SLOTS * BEAMS;
+
+/// Sums of some hundred products in f32 against f64.
+const CLOSE: Tolerance = Tolerance::new(1e-4, 1e-5);
+
+/// Values in -2..2, the same on every run, a few of them outliers.
+fn values(len: usize, seed: usize) -> Vec<f32> {
+    let value = |i: usize| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 2500.0 - 2.0;
+    (0..len).map(|i| if i % 509 == 7 { 4.0 * value(i) } else { value(i) }).collect()
+}
+
+/// The rows of a step: every beam of every slot, at the last position.
+fn rows() -> Vec<Row> {
+    let beams = |slot| (0..BEAMS as u32).map(move |beam| (slot, beam));
+    let row = |(slot, beam)| Row { slot, beam, position: LEN as u32 - 1, token: (slot * 211 + beam * 17) % 8000 };
+    (0..SLOTS as u32).flat_map(beams).map(row).collect()
+}
+
+/// Times `work` on one and on two threads.
+fn time(criterion: &mut Criterion, stem: &str, model: &Model, elements: usize, mut work: impl FnMut() + Send) {
+    let mut group = criterion.benchmark_group(stem);
+    group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(800));
+    group.throughput(Throughput::Elements(elements as u64));
+    for threads in [1, 2] {
+        let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else { continue };
+        group.bench_function(BenchmarkId::new(model.name, format!("threads{threads}")), |bencher| {
+            pool.install(|| bencher.iter(&mut work));
+        });
+    }
+    group.finish();
+}
+
+fn embeddings(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let (width, rows) = (model.heads.width(), rows());
+        let (tokens, positions) = (values(model.vocab_size * width, 1), values(LEN * width, 2));
+        let table = embedding::Embedding { tokens, scale: 16.0, positions, width };
+        let (mut out, mut expected) = (vec![f32::NAN; ROWS * width], vec![f32::NAN; ROWS * width]);
+        embedding::embedding(&table, &rows, &mut out);
+        embedding::reference(&table, &rows, &mut expected);
+        assert_close(&out, &expected, CLOSE);
+        time(criterion, "embedding", model, out.len(), || embedding::embedding(&table, &rows, &mut out));
+    }
+}
+
+fn layer_norms(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let width = model.heads.width();
+        let norm = layer_norm::Norm { gain: values(width, 1), bias: values(width, 2), eps: 1e-5 };
+        let delta = values(ROWS * width, 3);
+        let mut x = values(ROWS * width, 4);
+        let mut expected = x.clone();
+        layer_norm::layer_norm(&norm, ROWS, &delta, &mut x);
+        layer_norm::reference(&norm, ROWS, &delta, &mut expected);
+        assert_close(&x, &expected, CLOSE);
+        // In place: the output is the next input, which stays normalised.
+        time(criterion, "layer_norm", model, x.len(), || layer_norm::layer_norm(&norm, ROWS, &delta, &mut x));
+    }
+}
+
+fn encoder_attention(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let (heads, width) = (model.heads, model.heads.width());
+        let rows = SLOTS * LEN;
+        let starts: Vec<u32> = (0..=SLOTS).map(|slot| (slot * LEN) as u32).collect();
+        let qkv = values(rows * 3 * width, 1);
+        let part = |r: usize, which: usize| &qkv[(3 * r + which) * width..][..width];
+        let mut out = vec![f32::NAN; rows * width];
+        attention::encoder_attention(heads, rows, &starts, &qkv, &mut out);
+        for r in 0..rows {
+            let first = r / LEN * LEN;
+            let mut expected = vec![f32::NAN; width];
+            attention::reference(heads, part(r, 0), LEN, |t| part(first + t, 1), |t| part(first + t, 2), &mut expected);
+            assert_close(&out[r * width..][..width], &expected, CLOSE);
+        }
+        let pairs = rows * LEN * width;
+        time(criterion, "encoder_attention", model, pairs, || {
+            attention::encoder_attention(heads, rows, &starts, &qkv, &mut out);
+        });
+    }
+}
+
+fn self_attention(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let (heads, width, rows) = (model.heads, model.heads.width(), rows());
+        let size = SLOTS * LEN * BEAMS * width;
+        let mut cache = SelfCache::<Cpu> {
+            keys: vec![f32::NAN; size],
+            values: vec![f32::NAN; size],
+            max_len: LEN,
+            beam_size: BEAMS,
+        };
+        // Every beam of every slot and position, so that the layout stays the stem's own affair.
+        let all: Vec<Row> =
+            (0..LEN as u32).flat_map(|position| rows.iter().map(move |row| Row { position, ..*row })).collect();
+        let stored = values(all.len() * 3 * width, 1);
+        attention::store_self(heads, &all, &stored, &mut cache);
+        let ancestry: Vec<u32> = (0..ROWS * LEN).map(|i| ((i / LEN + i % LEN) % BEAMS) as u32).collect();
+        let qkv = values(ROWS * 3 * width, 2);
+        let mut out = vec![f32::NAN; ROWS * width];
+        attention::self_attention(heads, &rows, &qkv, &cache, &ancestry, &mut out);
+        for (r, row) in rows.iter().enumerate() {
+            let beam = |t: usize| if t == LEN - 1 { row.beam as usize } else { ancestry[r * LEN + t] as usize };
+            let part = |t: usize, which: usize| {
+                let at = t * ROWS + row.slot as usize * BEAMS + beam(t);
+                &stored[(3 * at + which) * width..][..width]
+            };
+            let mut expected = vec![f32::NAN; width];
+            let query = &qkv[3 * r * width..][..width];
+            attention::reference(heads, query, LEN, |t| part(t, 1), |t| part(t, 2), &mut expected);
+            assert_close(&out[r * width..][..width], &expected, CLOSE);
+        }
+        time(criterion, "self_attention", model, ROWS * LEN * width, || {
+            attention::self_attention(heads, &rows, &qkv, &cache, &ancestry, &mut out);
+        });
+    }
+}
+
+fn cross_attention(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let (heads, width, rows) = (model.heads, model.heads.width(), rows());
+        let size = SLOTS * LEN * width;
+        let mut cache =
+            CrossCache::<Cpu> { keys: vec![f32::NAN; size], values: vec![f32::NAN; size], max_src_len: LEN };
+        let source = |slot| (0..LEN as u32).map(move |position| Row { slot, position, ..Row::default() });
+        let source: Vec<Row> = (0..SLOTS as u32).flat_map(source).collect();
+        let kv = values(source.len() * 2 * width, 1);
+        attention::store_cross(heads, &source, &kv, &mut cache);
+        let queries = values(ROWS * width, 2);
+        let options = vec![options(); SLOTS];
+        let (mut out, mut weights) = (vec![f32::NAN; ROWS * width], vec![f32::NAN; ROWS * LEN]);
+        attention::cross_attention(heads, &rows, &queries, &cache, &options, Some(&mut weights), &mut out);
+        for (r, row) in rows.iter().enumerate() {
+            let part = |t: usize, which: usize| &kv[(2 * (row.slot as usize * LEN + t) + which) * width..][..width];
+            let mut expected = vec![f32::NAN; width];
+            let query = &queries[r * width..][..width];
+            let mean = attention::reference(heads, query, LEN, |t| part(t, 0), |t| part(t, 1), &mut expected);
+            assert_close(&out[r * width..][..width], &expected, CLOSE);
+            assert_close(&weights[r * LEN..][..LEN], &mean, CLOSE);
+        }
+        time(criterion, "cross_attention", model, ROWS * LEN * width, || {
+            attention::cross_attention(heads, &rows, &queries, &cache, &options, Some(&mut weights), &mut out);
+        });
+    }
+}
+
+/// The options of every slot: no end before the last step, so that all beams stay live.
+fn options() -> SlotOptions {
+    SlotOptions {
+        beam_size: BEAMS as u32,
+        length_penalty: LengthPenaltyKind::Gnmt as u32,
+        alpha: 0.7,
+        coverage_penalty: 0.2,
+        word_reward: 0.0,
+        stop: StopKind::Heuristic as u32,
+        min_len: LEN as u32,
+        max_len: LEN as u32,
+        forced_eos: 0,
+        renormalize: 0,
+        src_len: LEN as u32,
+    }
+}
+
+/// A search with a sentence in every slot, none of them begun.
+fn search(backend: &Cpu, vocab_size: usize) -> Result<Search<Cpu>> {
+    let shape = SessionShape {
+        slots: SLOTS,
+        beam_size: BEAMS,
+        max_len: LEN,
+        max_src_len: LEN,
+        rows: ROWS,
+        keep_attention: false,
+    };
+    let ids = SpecialIds { eos_id: 0, pad_id: vocab_size as u32 - 1, decoder_start_id: vocab_size as u32 - 1 };
+    let mut search = Search::open(backend, shape, vocab_size, ids)?;
+    let slots: Vec<(u32, SlotOptions)> = (0..SLOTS as u32).map(|slot| (slot, options())).collect();
+    beam_step::start_slots(&slots, &mut search);
+    Ok(search)
+}
+
+fn beam_steps(criterion: &mut Criterion) {
+    let Ok(backend) = Cpu::new(1, beamfuse::Dtype::F32) else { return };
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let (logits, weights) = (values(ROWS * vocab_size, 1), vec![1.0 / LEN as f32; ROWS * LEN]);
+        let (Ok(mut fast), Ok(mut naive)) = (search(&backend, vocab_size), search(&backend, vocab_size)) else {
+            return;
+        };
+        for _ in 0..2 {
+            beam_step::beam_step(&logits, &weights, &mut fast);
+            beam_step::reference(&logits, &weights, &mut naive);
+        }
+        assert_eq!((&fast.live, &fast.tokens, &fast.parents), (&naive.live, &naive.tokens, &naive.parents));
+        assert_close(&fast.cum_log_probs, &naive.cum_log_probs, CLOSE);
+        assert_eq!(fast.rows.live().len(), ROWS);
+        let cum_log_probs = fast.cum_log_probs.clone();
+        time(criterion, "beam_step", model, logits.len(), || {
+            // The same step again and again, from the same scores.
+            fast.step.fill(2);
+            fast.cum_log_probs.copy_from_slice(&cum_log_probs);
+            beam_step::beam_step(&logits, &weights, &mut fast);
+        });
+    }
+}
+
+fn gold_log_probs(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let logits = values(ROWS * vocab_size, 1);
+        let gold: Vec<u32> = (0..ROWS).map(|r| (r * 613 % vocab_size) as u32).collect();
+        let (mut out, mut expected) = (vec![f32::NAN; ROWS], vec![f32::NAN; ROWS]);
+        stats::gold_log_probs(ROWS, &logits, vocab_size, &gold, &mut out);
+        stats::reference(ROWS, &logits, vocab_size, &gold, &mut expected);
+        assert_close(&out, &expected, CLOSE);
+        time(criterion, "stats", model, logits.len(), || {
+            stats::gold_log_probs(ROWS, &logits, vocab_size, &gold, &mut out);
+        });
+    }
+}
+
+criterion_group!(
+    benches,
+    embeddings,
+    layer_norms,
+    encoder_attention,
+    self_attention,
+    cross_attention,
+    beam_steps,
+    gold_log_probs
+);
+criterion_main!(benches);

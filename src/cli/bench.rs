@@ -1,0 +1,180 @@
+//! `bench`: throughput and latency by threads, batch size, beam size and length, through the library's public face.
+
+mod machine;
+mod measure;
+mod report;
+
+use std::path::PathBuf;
+
+use crate::cli::input::read_all;
+use crate::cli::model_dir::{DtypeName, resolve};
+use crate::cli::output::Output;
+use crate::cli::{Ending, interrupt};
+use crate::translator::ModelInfo;
+use crate::{DecodeOptions, EngineOptions, Error, MaxLength, Result, Translator};
+use measure::{Effort, Sentence, measure};
+use report::{Report, Row, Shape};
+
+/// Measure throughput and latency on this machine. Tokenization is not part of any figure.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Throughput: all sentences are queued at once, the longest first; the median over repeats. Latency: as many \
+                        sentences as the batch size are under way at any time; from a sentence's start to its translation, over \
+                        all repeats. Tokens are those of the best translations, end of sentence included."
+)]
+pub(super) struct Arguments {
+    /// Model directory in Hugging Face form [default: the demo model, English to German].
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Sentences to translate, one per line; blank lines are left out [default: a built-in list of short English sentences].
+    #[arg(long, short, value_name = "FILE", conflicts_with = "lengths")]
+    input: Option<PathBuf>,
+    /// Random sources of exactly these lengths in tokens, end of sentence included, each translated to as many tokens.
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
+    lengths: Vec<usize>,
+    /// Sentences of a run [default: all of the text; with --lengths four per batch slot, at least 8].
+    #[arg(long, value_name = "N")]
+    sentences: Option<usize>,
+    /// Sentences decoded at once.
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 32])]
+    batch_size: Vec<usize>,
+    /// Hypotheses kept alive per sentence.
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 4])]
+    beam_size: Vec<usize>,
+    /// Threads that compute; 0 takes one per core.
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [0])]
+    threads: Vec<usize>,
+    /// Element type of the weights.
+    #[arg(long, value_enum, default_value_t = DtypeName::F32)]
+    dtype: DtypeName,
+    /// Runs that count.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat: usize,
+    /// Runs before those.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    warmup: usize,
+    /// Seed of the random sources.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "lengths")]
+    seed: u64,
+    /// Write the results to this file, with the machine and the command, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What is translated.
+enum Text {
+    Lines(Vec<String>),
+    Random { length: usize },
+}
+
+impl Text {
+    fn length(&self) -> Option<usize> {
+        match self {
+            Text::Lines(_) => None,
+            Text::Random { length } => Some(*length),
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
+    arguments.validate()?;
+    let texts = arguments.texts()?;
+    let dir = resolve(arguments.model.as_deref())?;
+    let info = ModelInfo::open(&dir)?;
+    arguments.check_lengths(info.config.max_position_embeddings)?;
+    let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);
+    let json = arguments.json.as_deref();
+    let output = json.map(|path| Output::create(Some(path), arguments.input.as_deref())).transpose()?;
+    interrupt::listen();
+    report.print_head()?;
+    for engine in arguments.engines() {
+        for &beam_size in &arguments.beam_size {
+            // A translator of its own for each shape: the buffers of an engine keep the size of the largest search.
+            let translator = Translator::open_with(&dir, &engine)?;
+            for text in &texts {
+                if interrupt::asked() {
+                    return Ok(Ending::Interrupted);
+                }
+                let row = arguments.row(&translator, &engine, beam_size, text)?;
+                report.add(row)?;
+            }
+        }
+    }
+    report.finish(output)?;
+    Ok(Ending::Complete)
+}
+
+impl Arguments {
+    fn validate(&self) -> Result<()> {
+        let check = |option: &'static str, values: &[usize], least: usize| match values.iter().find(|v| **v < least) {
+            None => Ok(()),
+            Some(got) => Err(Error::Option { option, expected: format!("at least {least}"), got: got.to_string() }),
+        };
+        // A source holds one token and the end of sentence at least.
+        check("lengths", &self.lengths, 2)?;
+        check("repeat", &[self.repeat], 1)?;
+        check("sentences", self.sentences.as_slice(), 1)?;
+        self.engines().try_for_each(|engine| engine.validate())?;
+        self.beam_size.iter().try_for_each(|&k| options(k, None).validate())
+    }
+
+    /// Checks the lengths against the model's longest sentence.
+    fn check_lengths(&self, longest: usize) -> Result<()> {
+        let Some(got) = self.lengths.iter().find(|length| **length > longest) else { return Ok(()) };
+        let expected = format!("at most {longest}, the model's longest sentence");
+        Err(Error::Option { option: "lengths", expected, got: got.to_string() })
+    }
+
+    fn engines(&self) -> impl Iterator<Item = EngineOptions> {
+        let dtype = self.dtype.dtype();
+        let of = move |&threads| self.batch_size.iter().map(move |&slots| EngineOptions { threads, slots, dtype });
+        self.threads.iter().flat_map(of)
+    }
+
+    /// The texts of the table's rows.
+    fn texts(&self) -> Result<Vec<Text>> {
+        if !self.lengths.is_empty() {
+            return Ok(self.lengths.iter().map(|&length| Text::Random { length }).collect());
+        }
+        let mut lines: Vec<String> = match &self.input {
+            None => include_str!("bench/sentences.txt").lines().map(str::to_string).collect(),
+            Some(path) => read_all(path)?,
+        };
+        lines.retain(|line| !line.trim().is_empty());
+        lines.truncate(self.sentences.unwrap_or(usize::MAX));
+        if lines.is_empty() {
+            let (expected, got) = ("at least one line that is not blank".into(), "none".into());
+            return Err(Error::Input { operation: "measure", expected, got });
+        }
+        Ok(vec![Text::Lines(lines)])
+    }
+
+    fn row(&self, translator: &Translator, engine: &EngineOptions, beam_size: usize, text: &Text) -> Result<Row> {
+        let options = options(beam_size, text.length());
+        let sentences: Vec<Sentence> = match text {
+            Text::Lines(lines) => lines.iter().map(|line| Sentence::new(translator, line)).collect(),
+            Text::Random { length } => {
+                let count = self.sentences.unwrap_or((4 * engine.slots).max(8));
+                measure::random_sentences(translator, *length, count, self.seed)?
+            }
+        };
+        let effort = Effort { repeat: self.repeat, warmup: self.warmup, in_flight: engine.slots };
+        let shape = Shape {
+            threads: if engine.threads == 0 { machine::cores() } else { engine.threads },
+            batch_size: engine.slots,
+            beam_size,
+            length: text.length(),
+            sentences: sentences.len(),
+        };
+        Ok(Row::new(shape, &measure(translator, &options, &sentences, effort)?))
+    }
+}
+
+/// The default search at a beam size; with a length every translation has exactly that many tokens.
+fn options(beam_size: usize, length: Option<usize>) -> DecodeOptions {
+    let default = DecodeOptions { beam_size, ..DecodeOptions::default() };
+    match length {
+        None => default,
+        Some(length) => DecodeOptions { min_length: length, max_length: MaxLength::Absolute(length), ..default },
+    }
+}

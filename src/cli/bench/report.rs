@@ -1,0 +1,188 @@
+//! The table on standard output and the JSON file.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::cli::bench::machine::{Machine, peak_memory};
+use crate::cli::bench::measure::Measured;
+use crate::cli::output::{Output, json, print};
+use crate::translator::ModelInfo;
+
+/// Everything that goes into the JSON file.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    version: &'static str,
+    command: Vec<String>,
+    machine: Machine,
+    model: Model,
+    repeat: usize,
+    warmup: usize,
+    /// What the figures leave out.
+    excluded: &'static str,
+    results: Vec<Row>,
+    /// Of the whole process, all shapes together; `None` where the system does not say.
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    dir: String,
+    parameters: usize,
+    /// Element type of the checkpoint.
+    checkpoint_dtype: String,
+    /// Element type of the computation.
+    dtype: &'static str,
+    d_model: usize,
+    encoder_layers: usize,
+    decoder_layers: usize,
+    vocab_size: usize,
+}
+
+/// What was run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Shape {
+    pub threads: usize,
+    pub batch_size: usize,
+    pub beam_size: usize,
+    /// Tokens of every source and every translation; `None` for text.
+    pub length: Option<usize>,
+    pub sentences: usize,
+}
+
+/// A shape and its figures.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    #[serde(flatten)]
+    shape: Shape,
+    /// Of the best translations of one run.
+    tokens: usize,
+    seconds: Vec<f64>,
+    /// By the median of `seconds`; so the next.
+    sentences_per_second: f64,
+    tokens_per_second: f64,
+    latency_ms: Percentiles,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Percentiles {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Percentiles {
+    /// Nearest rank: the smallest value that at least that share of the values do not exceed.
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_unstable_by(f64::total_cmp);
+        let at = |percent: usize| {
+            let rank = (values.len() * percent).div_ceil(100).max(1);
+            values.get(rank - 1).copied().unwrap_or(0.0)
+        };
+        Percentiles { p50: at(50), p90: at(90), p99: at(99), max: at(100) }
+    }
+}
+
+impl Row {
+    pub(super) fn new(shape: Shape, measured: &Measured) -> Self {
+        let seconds: Vec<f64> = measured.runs.iter().map(Duration::as_secs_f64).collect();
+        let median = Percentiles::of(seconds.clone()).p50.max(f64::MIN_POSITIVE);
+        Row {
+            sentences_per_second: shape.sentences as f64 / median,
+            tokens_per_second: measured.tokens as f64 / median,
+            tokens: measured.tokens,
+            latency_ms: Percentiles::of(measured.latencies.iter().map(|l| l.as_secs_f64() * 1e3).collect()),
+            seconds,
+            shape,
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(info: ModelInfo, dtype: &'static str, repeat: usize, warmup: usize) -> Self {
+        let model = Model {
+            dir: info.dir.display().to_string(),
+            parameters: info.parameters,
+            checkpoint_dtype: info.dtype.to_lowercase(),
+            dtype,
+            d_model: info.config.d_model,
+            encoder_layers: info.config.encoder.layers,
+            decoder_layers: info.config.decoder.layers,
+            vocab_size: info.config.decoder_vocab_size,
+        };
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+            machine: Machine::this(),
+            model,
+            repeat,
+            warmup,
+            excluded: "loading, tokenization",
+            results: Vec::new(),
+            peak_memory_bytes: None,
+        }
+    }
+
+    pub(super) fn print_head(&self) -> Result<()> {
+        let Machine { cpu, cores, isa, .. } = &self.machine;
+        let Model { dir, checkpoint_dtype, dtype, .. } = &self.model;
+        print(&format!("machine  {}, {cores} cores, {isa}", cpu.as_deref().unwrap_or("unknown processor")))?;
+        print(&format!("model    {dir}, {checkpoint_dtype} computed in {dtype}"))?;
+        print(&format!("runs     {} after {} to warm up; without {}", self.repeat, self.warmup, self.excluded))?;
+        print("")?;
+        let (shape, rates) = ("threads  batch  beam  length  sentences", "sentences/s  tokens/s");
+        print(&format!("{shape}  {rates}  p50 ms  p90 ms  p99 ms"))
+    }
+
+    /// Prints and keeps a row.
+    pub(super) fn add(&mut self, row: Row) -> Result<()> {
+        let Shape { threads, batch_size, beam_size, length, sentences } = &row.shape;
+        let length = length.map_or("text".into(), |length| length.to_string());
+        let Percentiles { p50, p90, p99, .. } = row.latency_ms;
+        print(&format!(
+            "{threads:>7}  {batch_size:>5}  {beam_size:>4}  {length:>6}  {sentences:>9}  {:>11.1}  {:>8.0}  {p50:>6.1}  {p90:>6.1}  \
+             {p99:>6.1}",
+            row.sentences_per_second, row.tokens_per_second
+        ))?;
+        self.results.push(row);
+        Ok(())
+    }
+
+    /// Prints the memory and writes the JSON file.
+    pub(super) fn finish(mut self, output: Option<Output>) -> Result<()> {
+        self.peak_memory_bytes = peak_memory();
+        if let Some(bytes) = self.peak_memory_bytes {
+            print(&format!("\npeak memory {:.0} MiB, all shapes together", bytes as f64 / f64::from(1 << 20)))?;
+        }
+        if let Some(mut output) = output {
+            output.line(&json(&self)?)?;
+            output.flush()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_take_the_nearest_rank() {
+        let of = |count: usize| Percentiles::of((1..=count).rev().map(|v| v as f64).collect());
+        assert_eq!(of(100), Percentiles { p50: 50.0, p90: 90.0, p99: 99.0, max: 100.0 });
+        assert_eq!(of(3), Percentiles { p50: 2.0, p90: 3.0, p99: 3.0, max: 3.0 });
+        assert_eq!(of(1), Percentiles { p50: 1.0, p90: 1.0, p99: 1.0, max: 1.0 });
+        assert_eq!(of(0), Percentiles::default());
+    }
+
+    #[test]
+    fn rates_follow_from_the_median_run() {
+        let shape = Shape { threads: 1, batch_size: 2, beam_size: 3, length: None, sentences: 10 };
+        let runs = [4, 1, 2].map(Duration::from_secs).to_vec();
+        let row = Row::new(shape, &Measured { tokens: 60, runs, latencies: vec![Duration::from_millis(7)] });
+        assert_eq!((row.sentences_per_second, row.tokens_per_second), (5.0, 30.0));
+        assert_eq!(row.latency_ms.p50, 7.0);
+    }
+}
