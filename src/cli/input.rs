@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::cli::output::json;
 use crate::{Error, Result};
 
 /// The longest line that is read; a longer one is an error of its own, and is skipped.
@@ -75,10 +76,11 @@ impl Lines {
         Ok(Lines { path, reader, form, number: 0 })
     }
 
-    /// Lines given on the command line.
-    pub(super) fn from_texts(texts: &[String], form: Form) -> Self {
-        let joined: String = texts.iter().flat_map(|text| [text.as_str(), "\n"]).collect();
-        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form, number: 0 }
+    /// Texts given on the command line: each is one sentence, even with a line break inside.
+    pub(super) fn from_texts(texts: &[String]) -> Result<Self> {
+        let line = |text: &String| Ok(json(&serde_json::json!({ "source": text }))? + "\n");
+        let joined = texts.iter().map(line).collect::<Result<String>>()?;
+        Ok(Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form: Form::Json, number: 0 })
     }
 
     /// The next line; `None` at the end.
@@ -134,7 +136,7 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let Value::Object(mut other) = value else {
         return Err(bad("read line: expected a JSON object, got another JSON value".into(), None));
     };
-    let source = match other.remove("source") {
+    let source = match other.shift_remove("source") {
         Some(Value::String(source)) => source,
         Some(value) => return Err(bad(format!("read line: source: expected a string, got {value}"), None)),
         None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),

@@ -23,7 +23,9 @@ impl Output {
             return Ok(Output { path, writer: BufWriter::new(Box::new(std::io::stdout())) });
         }
         let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-        if input.is_some_and(|input| same(input, &path)) {
+        // What standard input has been redirected from; where there is no such path, nothing is the same.
+        let input = input.filter(|input| input.as_os_str() != "-").unwrap_or(Path::new("/dev/stdin"));
+        if path.is_file() && same(input, &path) {
             let (expected, got) = ("a file other than the input".into(), path.display().to_string());
             return Err(Error::Option { option: "output", expected, got });
         }
@@ -32,9 +34,10 @@ impl Output {
         Ok(Output { path, writer: BufWriter::new(Box::new(file)) })
     }
 
-    pub(super) fn line(&mut self, line: &str) -> Result<()> {
-        let written = self.writer.write_all(line.as_bytes()).and_then(|()| self.writer.write_all(b"\n"));
-        written.map_err(|source| self.error(source))
+    /// Writes the line with its end in one piece, so that whoever reads along sees whole lines.
+    pub(super) fn line(&mut self, mut line: String) -> Result<()> {
+        line.push('\n');
+        self.writer.write_all(line.as_bytes()).map_err(|source| self.error(source))
     }
 
     pub(super) fn flush(&mut self) -> Result<()> {

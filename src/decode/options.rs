@@ -64,6 +64,9 @@ impl Default for DecodeOptions {
 /// The length penalty's exponent where none is given.
 pub const DEFAULT_ALPHA: f32 = 0.7;
 
+/// The largest weight or exponent, either way: beyond it scores would overflow f32.
+pub const MAX_WEIGHT: f32 = 10.0;
+
 /// The most beams per sentence.
 pub const MAX_BEAM_SIZE: usize = 64;
 
@@ -223,7 +226,7 @@ impl DecodeOptions {
         for (option, value) in
             [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)]
         {
-            check(value.is_finite(), option, "a finite number".into(), value.to_string())?;
+            check(value.abs() <= MAX_WEIGHT, option, format!("a number within {MAX_WEIGHT}"), value.to_string())?;
         }
         let coverage = self.coverage_penalty;
         check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;

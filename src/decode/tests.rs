@@ -1,7 +1,7 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use super::engine::{Outcome, Reply};
 use super::*;
@@ -124,6 +124,7 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
     let cpu = Cpu::new(2).expect("two threads start");
     let engine = Engine::start(cpu, model.clone(), 256, slots).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
         let work = Work::Search {
@@ -132,7 +133,9 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
             n_best: options.n_best,
             attention: options.attention,
         };
-        engine.submit(Job { tag: tag as u64, work, reply: reply.clone() }).expect("the ids fit");
+        engine
+            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .expect("the ids fit");
     }
     drop(reply);
     let mut results: Vec<Reply> = replies.iter().collect();
@@ -429,11 +432,14 @@ fn scoring_equals_the_search() {
     let cpu = Cpu::new(1).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
     let mut expected = Vec::new();
     for s in 0..40 {
         let h = translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
         let work = Work::Score { source: source(s), target: h.token_ids.clone() };
-        engine.submit(Job { tag: u64::from(s), work, reply: reply.clone() }).expect("the ids fit");
+        engine
+            .submit(Job { tag: u64::from(s), work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .expect("the ids fit");
         expected.push(h.token_log_probs);
     }
     drop(reply);
@@ -451,8 +457,14 @@ fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
+    let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
-        engine.submit(Job { tag: 0, work: Work::Score { source, target }, reply: reply.clone() })
+        engine.submit(Job {
+            tag: 0,
+            work: Work::Score { source, target },
+            reply: reply.clone(),
+            caller: Arc::downgrade(&caller),
+        })
     };
     assert!(matches!(submit(vec![100, 0], vec![0]), Err(Error::Input { .. })));
     assert!(matches!(submit(vec![3, 0], vec![9]), Err(Error::Input { .. })));
