@@ -189,4 +189,33 @@ mod tests {
             assert!(lines(format!("{bad}\n").as_bytes(), Form::Json)[0].content.is_err(), "{bad}");
         }
     }
+
+    use proptest::prelude::*;
+
+    /// Bytes as they come, and bytes that are nearly JSON lines.
+    fn input() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop_oneof![
+            Just(br#"{"source":"#.to_vec()),
+            Just(br#""a\\u00e9""#.to_vec()),
+            Just(b"}\n".to_vec()),
+            Just(b"[[".to_vec()),
+            Just(b"-1e999,".to_vec()),
+            Just(b"\"\\ud800\"\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..12),
+        ];
+        proptest::collection::vec(fragment, 0..12).prop_map(|fragments| fragments.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_one_result_per_line(bytes in input()) {
+            let breaks = bytes.iter().filter(|byte| **byte == b'\n').count();
+            let expected = breaks + usize::from(bytes.last().is_some_and(|byte| *byte != b'\n'));
+            for form in [Form::Text, Form::Json] {
+                let read = lines(&bytes, form);
+                prop_assert_eq!(read.len(), expected);
+                prop_assert_eq!(read.iter().map(|line| line.bytes).sum::<u64>(), bytes.len() as u64);
+            }
+        }
+    }
 }

@@ -193,6 +193,8 @@ impl DecodeOptions {
                 beam_size: generation.beam_size,
                 length_penalty: LengthPenalty::Power { alpha: generation.length_penalty },
                 stop: match generation.early_stopping {
+                    // With one beam transformers searches greedily, whatever else is set.
+                    _ if generation.beam_size == 1 => Stop::First,
                     EarlyStopping::Yes => Stop::First,
                     EarlyStopping::No => Stop::Heuristic,
                     EarlyStopping::Never => Stop::Exact,

@@ -473,3 +473,23 @@ fn ids_outside_the_model_are_refused() {
     assert!(matches!(submit(vec![3, 0], vec![3; 41]), Err(Error::InputTooLong { side: "target", .. })));
     assert!(submit(vec![3, 0], vec![3, 0]).is_ok());
 }
+
+#[test]
+fn a_sentence_that_nobody_waits_for_is_not_begun() {
+    let cpu = Cpu::new(1).expect("a thread starts");
+    let engine = Engine::start(cpu, MODEL, 256, 2).expect("a thread starts");
+    let (reply, replies) = mpsc::channel();
+    let here = Arc::new(());
+    let gone = Arc::downgrade(&Arc::new(()));
+    for tag in 0..20 {
+        let source = source(tag);
+        let options = DecodeOptions::default().for_slot(source.len(), 40);
+        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let caller = if tag % 5 == 0 { Arc::downgrade(&here) } else { gone.clone() };
+        engine.submit(Job { tag: u64::from(tag), work, reply: reply.clone(), caller }).expect("the ids fit");
+    }
+    drop(reply);
+    let mut answered: Vec<u64> = replies.iter().map(|reply| reply.tag).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 5, 10, 15]);
+}
