@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
@@ -183,6 +184,7 @@ impl Translator {
             options: options.clone(),
             reply,
             replies,
+            caller: Arc::new(()),
             pending: HashMap::new(),
             ready: Vec::new(),
         })
@@ -205,10 +207,12 @@ impl Translator {
     /// As [`Translator::score`], and [`Error::Input`] for ids outside the vocabulary.
     pub fn score_ids(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Result<Score>> {
         let (reply, replies) = mpsc::channel();
+        let caller = Arc::new(());
         let mut scores: Vec<Result<Score>> = Vec::with_capacity(pairs.len());
         for (tag, (source, target)) in pairs.iter().enumerate() {
             let work = Work::Score { source: source.clone(), target: target.clone() };
-            let accepted = self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone() });
+            let job = Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) };
+            let accepted = self.engine.submit(job);
             // Stands until the reply comes.
             scores.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
         }
@@ -245,13 +249,15 @@ fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -
     Ok(())
 }
 
-/// A stream of texts through a [`Translator`].
+/// A stream of texts through a [`Translator`]. Dropping it gives up the texts that have not been begun.
 #[derive(Debug)]
 pub struct Batch<'a> {
     translator: &'a Translator,
     options: DecodeOptions,
     reply: Sender<Reply>,
     replies: Receiver<Reply>,
+    /// Tells the engine that someone still waits for the results.
+    caller: Arc<()>,
     pending: HashMap<u64, Pending>,
     /// Results that never went to the engine.
     ready: Vec<(u64, Result<Translation>)>,
@@ -279,9 +285,8 @@ impl Batch<'_> {
         let limit = self.translator.engine.max_len();
         let source_truncated = self.options.truncate_source && source_ids.len() > limit;
         if source_truncated {
-            // With separate vocabularies the source's end of sentence is its own: keep the one that stands there.
-            let eos = source_ids.split_off(limit - 1).pop();
-            source_ids.extend(eos);
+            // Everything but the end of sentence, whose id is the source vocabulary's own.
+            source_ids.drain(limit - 1..source_ids.len() - 1);
         }
         let pending = Pending { source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
@@ -294,7 +299,8 @@ impl Batch<'_> {
             n_best: self.options.n_best,
             attention: self.options.attention,
         };
-        match self.translator.engine.submit(Job { tag, work, reply: self.reply.clone() }) {
+        let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
+        match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),
             Err(error) => self.ready.push((tag, Err(error))),
         }

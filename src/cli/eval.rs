@@ -184,7 +184,7 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         return Ok(None);
     }
     if let Some(mut output) = output {
-        translated.lines.iter().try_for_each(|line| output.line(line))?;
+        translated.lines.iter().try_for_each(|line| output.line(line.clone()))?;
         output.flush()?;
     }
     Ok(Some(translated))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::cli::output::json;
 use crate::{Error, Result};
 
 /// The longest line that is read; a longer one is an error of its own, and is skipped.
@@ -75,10 +76,11 @@ impl Lines {
         Ok(Lines { path, reader, form, number: 0 })
     }
 
-    /// Lines given on the command line.
-    pub(super) fn from_texts(texts: &[String], form: Form) -> Self {
-        let joined: String = texts.iter().flat_map(|text| [text.as_str(), "\n"]).collect();
-        Self::from_bytes(joined.into_bytes(), form)
+    /// Texts given on the command line: each is one sentence, even with a line break inside.
+    pub(super) fn from_texts(texts: &[String]) -> Result<Self> {
+        let line = |text: &String| Ok(json(&serde_json::json!({ "source": text }))? + "\n");
+        let joined = texts.iter().map(line).collect::<Result<String>>()?;
+        Ok(Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form: Form::Json, number: 0 })
     }
 
     /// Lines in memory.
@@ -154,7 +156,7 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let Value::Object(mut other) = value else {
         return Err(bad("read line: expected a JSON object, got another JSON value".into(), None));
     };
-    let source = match other.remove("source") {
+    let source = match other.shift_remove("source") {
         Some(Value::String(source)) => source,
         Some(value) => return Err(bad(format!("read line: source: expected a string, got {value}"), None)),
         None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),
@@ -204,6 +206,35 @@ mod tests {
         assert_eq!((item.source.as_str(), item.other["id"].as_u64()), ("x", Some(7)));
         for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", r#"{"source": "x", "seed": 1}"#] {
             assert!(lines(format!("{bad}\n").as_bytes(), Form::Json)[0].content.is_err(), "{bad}");
+        }
+    }
+
+    use proptest::prelude::*;
+
+    /// Bytes as they come, and bytes that are nearly JSON lines.
+    fn input() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop_oneof![
+            Just(br#"{"source":"#.to_vec()),
+            Just(br#""a\\u00e9""#.to_vec()),
+            Just(b"}\n".to_vec()),
+            Just(b"[[".to_vec()),
+            Just(b"-1e999,".to_vec()),
+            Just(b"\"\\ud800\"\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..12),
+        ];
+        proptest::collection::vec(fragment, 0..12).prop_map(|fragments| fragments.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_one_result_per_line(bytes in input()) {
+            let breaks = bytes.iter().filter(|byte| **byte == b'\n').count();
+            let expected = breaks + usize::from(bytes.last().is_some_and(|byte| *byte != b'\n'));
+            for form in [Form::Text, Form::Json] {
+                let read = lines(&bytes, form);
+                prop_assert_eq!(read.len(), expected);
+                prop_assert_eq!(read.iter().map(|line| line.bytes).sum::<u64>(), bytes.len() as u64);
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cli::complain;
+
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a process that Ctrl-C ended.
@@ -13,10 +15,10 @@ pub(super) fn listen() {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("beamfuse: interrupted: finishing the lines under way; interrupt again to quit at once");
+        complain("interrupted: finishing the lines under way; interrupt again to quit at once");
     });
     if let Err(error) = set {
-        eprintln!("beamfuse: cannot listen for interrupts: {error}");
+        complain(&format!("cannot listen for interrupts: {error}"));
     }
 }
 

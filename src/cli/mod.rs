@@ -16,6 +16,7 @@ mod search_options;
 mod stream;
 mod translate;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -105,10 +106,15 @@ pub fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("beamfuse: {error}");
+            complain(&error.to_string());
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes a line to stderr. Nobody may be reading there any more, which is no reason to stop.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "beamfuse: {line}");
 }
 
 fn is_closed_pipe(error: &Error) -> bool {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::complain;
 use crate::translator::EngineOptions;
 use crate::{Dtype, Error, Result, Translator};
 
@@ -51,7 +52,7 @@ impl ModelArguments {
         let options = EngineOptions { threads: self.threads, slots: self.batch_size, dtype };
         let translator = Translator::open_with(resolve(self.model.as_deref())?, &options)?;
         for flag in &translator.config().ignored {
-            eprintln!("beamfuse: config.json: {flag} is ignored, as transformers does for this model type");
+            complain(&format!("config.json: {flag} is ignored, as transformers does for this model type"));
         }
         Ok(translator)
     }

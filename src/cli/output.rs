@@ -22,7 +22,9 @@ impl Output {
         if path.as_os_str() == "-" {
             return Ok(Output { path, writer: BufWriter::new(Box::new(std::io::stdout())) });
         }
-        if let Some(input) = input {
+        // What standard input has been redirected from; where there is no such path, nothing is the same.
+        let input = input.filter(|input| input.as_os_str() != "-").unwrap_or(Path::new("/dev/stdin"));
+        if path.is_file() {
             Self::refuse_input(&path, input)?;
         }
         let io = |source| Error::Io { operation: "create", path: path.clone(), source };
@@ -41,9 +43,10 @@ impl Output {
         }
     }
 
-    pub(super) fn line(&mut self, line: &str) -> Result<()> {
-        let written = self.writer.write_all(line.as_bytes()).and_then(|()| self.writer.write_all(b"\n"));
-        written.map_err(|source| self.error(source))
+    /// Writes the line with its end in one piece, so that whoever reads along sees whole lines.
+    pub(super) fn line(&mut self, mut line: String) -> Result<()> {
+        line.push('\n');
+        self.writer.write_all(line.as_bytes()).map_err(|source| self.error(source))
     }
 
     pub(super) fn flush(&mut self) -> Result<()> {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::complain;
+
 /// Sentences and tokens done, with their rates and, where the input's size is known, the time left.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -24,7 +26,7 @@ impl Progress {
             ProgressBar::hidden()
         };
         let template = match bytes {
-            Some(_) => "{bar:24} {percent:>3}%  {msg}  {eta} left",
+            Some(_) => "{bar:12} {percent:>3}%  {msg}  {eta} left",
             None => "{spinner} {msg}  {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -47,12 +49,12 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
         let (sentences, tokens) = (self.sentences as f64 / seconds, self.tokens as f64 / seconds);
         self.bar.inc(bytes);
-        self.bar.set_message(format!("{} sentences  {sentences:.1} sentences/s  {tokens:.0} tokens/s", self.sentences));
+        self.bar.set_message(format!("{} done  {sentences:.1} sentences/s  {tokens:.0} tokens/s", self.sentences));
     }
 
     /// Writes a line to stderr without tearing the display.
     pub(super) fn note(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| complain(line));
     }
 }
 

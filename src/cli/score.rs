@@ -105,11 +105,11 @@ impl stream::Work for Work<'_> {
         let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
         self.progress.add(bytes, tokens as u64);
         match result {
-            Ok((target, score)) => self.output.line(&score_json(source.unwrap_or_default(), &target, &score)?),
+            Ok((target, score)) => self.output.line(score_json(source.unwrap_or_default(), &target, &score)?),
             Err((kind, message)) => {
                 self.bad_lines = true;
-                self.progress.note(&format!("beamfuse: line {number}: {message}"));
-                self.output.line(&error_json(source, &Map::new(), kind, &message)?)
+                self.progress.note(&format!("line {number}: {message}"));
+                self.output.line(error_json(source, &Map::new(), kind, &message)?)
             }
         }
     }

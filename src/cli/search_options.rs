@@ -89,13 +89,14 @@ impl SearchArguments {
         options.min_length = self.min_length.unwrap_or(options.min_length);
         options.truncate_source = self.truncate;
         options.attention = self.attention;
-        if let Some(stop) = self.stop {
-            options.stop = match stop {
-                StopName::First => Stop::First,
-                StopName::Heuristic => Stop::Heuristic,
-                StopName::Exact => Stop::Exact,
-            };
-        }
+        options.stop = match (self.stop, self.preset) {
+            (Some(StopName::First), _) => Stop::First,
+            (Some(StopName::Heuristic), _) => Stop::Heuristic,
+            (Some(StopName::Exact), _) => Stop::Exact,
+            // With one beam transformers searches greedily, whatever its configuration says.
+            (None, PresetName::Hf) if options.beam_size == 1 => Stop::First,
+            (None, _) => options.stop,
+        };
         if let Some(max_length) = &self.max_length {
             options.max_length = max_length.parse::<MaxLength>()?;
         }

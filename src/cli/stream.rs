@@ -15,6 +15,9 @@ const WINDOW_BYTES: u64 = 4 << 20;
 /// a person or a program that waits for each answer slower.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+/// Lines read ahead of the window being filled: each may have up to a megabyte.
+const READ_AHEAD: usize = 64;
+
 /// Reads lines ahead on a thread of their own and hands them out in windows.
 pub(super) struct Windows {
     lines: Receiver<Result<Line>>,
@@ -26,7 +29,7 @@ pub(super) struct Windows {
 impl Windows {
     /// Starts to read `lines`.
     pub(super) fn start(mut lines: Lines, size: usize) -> Result<Self> {
-        let (sender, receiver) = mpsc::sync_channel(size);
+        let (sender, receiver) = mpsc::sync_channel(READ_AHEAD);
         let read = move || {
             loop {
                 let sent = match lines.next() {
@@ -90,7 +93,7 @@ pub(super) trait Work {
     fn finish_one(&mut self) -> Option<(u64, Self::Done)>;
     /// Writes a line's result; called in the order of the input.
     fn write(&mut self, done: Self::Done) -> Result<()>;
-    /// Called when everything finished so far has been written.
+    /// Called when everything that can be written so far has been.
     fn flush(&mut self) -> Result<()>;
 }
 
@@ -113,11 +116,13 @@ pub(super) fn run(mut windows: Windows, work: &mut impl Work) -> Result<()> {
         } else if windows.are_over() {
             return work.flush();
         }
+        let first = next_written;
         while let Some(result) = done.remove(&next_written) {
             work.write(result)?;
             next_written += 1;
         }
-        if next_tag == next_written {
+        // At once: someone may be waiting for this answer before asking on.
+        if next_written > first {
             work.flush()?;
         }
     }

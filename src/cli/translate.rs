@@ -55,7 +55,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let input = arguments.input.as_deref();
     // Sentences given as arguments are plain text whatever the output's format.
     let lines = match arguments.text.is_empty() {
-        false => Lines::from_texts(&arguments.text, Form::Text),
+        false => Lines::from_texts(&arguments.text)?,
         true if arguments.format == Format::Jsonl => Lines::open(input, Form::Json)?,
         true => Lines::open(input, Form::Text)?,
     };
@@ -149,20 +149,20 @@ impl stream::Work for Work<'_> {
         let Done { number, bytes, source, mut other, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["hypotheses", "error", "source_truncated"] {
-            other.remove(field);
+            other.shift_remove(field);
         }
         let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.hypothesis.length));
         self.progress.add(bytes, tokens as u64);
         match result {
-            Ok(translation) => self.output.line(&match self.format {
+            Ok(translation) => self.output.line(match self.format {
                 Format::Text => one_line(translation.text()),
                 Format::Jsonl => translation_json(&translation, &other)?,
                 Format::Nbest => n_best(number, &translation),
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;
-                self.progress.note(&format!("beamfuse: line {number}: {message}"));
-                self.output.line(&match self.format {
+                self.progress.note(&format!("line {number}: {message}"));
+                self.output.line(match self.format {
                     Format::Text | Format::Nbest => String::new(),
                     Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
                 })

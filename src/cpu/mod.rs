@@ -71,6 +71,14 @@ fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize,
     }
 }
 
+/// Allocates zeros, or says that they do not fit: sizes follow from what a user asks for.
+fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::Device {
+        device: "cpu".into(),
+        reason: format!("no memory for {len} values; a smaller batch, beam or maximum length needs less",),
+    })
+}
+
 impl Backend for Cpu {
     type Tensor = Vec<f32>;
     type Floats = Vec<f32>;
@@ -85,15 +93,15 @@ impl Backend for Cpu {
     }
 
     fn tensor(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+        zeros(len)
     }
 
     fn floats(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+        zeros(len)
     }
 
     fn ints(&self, len: usize) -> Result<Vec<u32>> {
-        Ok(vec![0; len])
+        zeros(len)
     }
 
     fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {

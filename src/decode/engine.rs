@@ -4,6 +4,7 @@
 //! result does not depend on what else is running.
 
 use std::collections::VecDeque;
+use std::sync::Weak;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
@@ -23,6 +24,8 @@ pub struct Job {
     pub work: Work,
     /// Where the reply goes.
     pub reply: Sender<Reply>,
+    /// Whoever waits for the reply holds the other end; a sentence that nobody waits for any more is not begun.
+    pub caller: Weak<()>,
 }
 
 /// What a job asks for. Ids include the end of sentence.
@@ -156,6 +159,7 @@ struct Queues {
 struct SearchJob {
     tag: u64,
     reply: Sender<Reply>,
+    caller: Weak<()>,
     source: Vec<u32>,
     options: SlotOptions,
     n_best: usize,
@@ -171,10 +175,10 @@ struct ScoreJob {
 }
 
 impl Queues {
-    fn accept(&mut self, Job { tag, work, reply }: Job) {
+    fn accept(&mut self, Job { tag, work, reply, caller }: Job) {
         match work {
             Work::Search { source, options, n_best, attention } => {
-                self.waiting.push_back(SearchJob { tag, reply, source, options, n_best, attention });
+                self.waiting.push_back(SearchJob { tag, reply, caller, source, options, n_best, attention });
             }
             Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
         }
@@ -278,6 +282,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
 
     /// Takes waiting sentences into free slots, in order.
     fn admit_waiting(&mut self) -> Result<()> {
+        self.jobs.waiting.retain(|job| job.caller.strong_count() > 0);
         let Some(first) = self.jobs.waiting.front() else { return Ok(()) };
         let fits = self.session.as_ref().is_some_and(|s| first.fits(s.shape()));
         if !fits {

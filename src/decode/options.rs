@@ -64,6 +64,9 @@ impl Default for DecodeOptions {
 /// The length penalty's exponent where none is given.
 pub const DEFAULT_ALPHA: f32 = 0.7;
 
+/// The largest weight or exponent, either way: beyond it scores would overflow f32.
+pub const MAX_WEIGHT: f32 = 10.0;
+
 /// The most beams per sentence.
 pub const MAX_BEAM_SIZE: usize = 64;
 
@@ -190,6 +193,8 @@ impl DecodeOptions {
                 beam_size: generation.beam_size,
                 length_penalty: LengthPenalty::Power { alpha: generation.length_penalty },
                 stop: match generation.early_stopping {
+                    // With one beam transformers searches greedily, whatever else is set.
+                    _ if generation.beam_size == 1 => Stop::First,
                     EarlyStopping::Yes => Stop::First,
                     EarlyStopping::No => Stop::Heuristic,
                     EarlyStopping::Never => Stop::Exact,
@@ -223,7 +228,7 @@ impl DecodeOptions {
         for (option, value) in
             [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)]
         {
-            check(value.is_finite(), option, "a finite number".into(), value.to_string())?;
+            check(value.abs() <= MAX_WEIGHT, option, format!("a number within {MAX_WEIGHT}"), value.to_string())?;
         }
         let coverage = self.coverage_penalty;
         check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;

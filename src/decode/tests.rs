@@ -1,7 +1,7 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use super::engine::{Outcome, Reply};
 use super::*;
@@ -124,6 +124,7 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
     let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
     let engine = Engine::start(cpu, model.clone(), 256, slots).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
         let work = Work::Search {
@@ -132,7 +133,9 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
             n_best: options.n_best,
             attention: options.attention,
         };
-        engine.submit(Job { tag: tag as u64, work, reply: reply.clone() }).expect("the ids fit");
+        engine
+            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .expect("the ids fit");
     }
     drop(reply);
     let mut results: Vec<Reply> = replies.iter().collect();
@@ -429,11 +432,14 @@ fn scoring_equals_the_search() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
     let mut expected = Vec::new();
     for s in 0..40 {
         let h = translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
         let work = Work::Score { source: source(s), target: h.token_ids.clone() };
-        engine.submit(Job { tag: u64::from(s), work, reply: reply.clone() }).expect("the ids fit");
+        engine
+            .submit(Job { tag: u64::from(s), work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .expect("the ids fit");
         expected.push(h.token_log_probs);
     }
     drop(reply);
@@ -451,8 +457,14 @@ fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
     let engine = Engine::start(cpu, MODEL, 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
+    let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
-        engine.submit(Job { tag: 0, work: Work::Score { source, target }, reply: reply.clone() })
+        engine.submit(Job {
+            tag: 0,
+            work: Work::Score { source, target },
+            reply: reply.clone(),
+            caller: Arc::downgrade(&caller),
+        })
     };
     assert!(matches!(submit(vec![100, 0], vec![0]), Err(Error::Input { .. })));
     assert!(matches!(submit(vec![3, 0], vec![9]), Err(Error::Input { .. })));
@@ -460,4 +472,24 @@ fn ids_outside_the_model_are_refused() {
     assert!(matches!(submit(vec![3; 41], vec![0]), Err(Error::InputTooLong { side: "source", length: 41, limit: 40 })));
     assert!(matches!(submit(vec![3, 0], vec![3; 41]), Err(Error::InputTooLong { side: "target", .. })));
     assert!(submit(vec![3, 0], vec![3, 0]).is_ok());
+}
+
+#[test]
+fn a_sentence_that_nobody_waits_for_is_not_begun() {
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
+    let engine = Engine::start(cpu, MODEL, 256, 2).expect("a thread starts");
+    let (reply, replies) = mpsc::channel();
+    let here = Arc::new(());
+    let gone = Arc::downgrade(&Arc::new(()));
+    for tag in 0..20 {
+        let source = source(tag);
+        let options = DecodeOptions::default().for_slot(source.len(), 40);
+        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let caller = if tag % 5 == 0 { Arc::downgrade(&here) } else { gone.clone() };
+        engine.submit(Job { tag: u64::from(tag), work, reply: reply.clone(), caller }).expect("the ids fit");
+    }
+    drop(reply);
+    let mut answered: Vec<u64> = replies.iter().map(|reply| reply.tag).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 5, 10, 15]);
 }

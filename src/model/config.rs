@@ -144,6 +144,8 @@ impl<'a> Fields<'a> {
 const MAX_WIDTH: u64 = 1 << 16;
 const MAX_VOCAB: u64 = 1 << 24;
 const MAX_LAYERS: u64 = 1 << 10;
+/// Lengths end at the position table anyway.
+const MAX_LENGTH: u64 = u32::MAX as u64;
 
 /// Flags that would change the computation in Marian itself, but that transformers' Marian model never reads, with the value that
 /// goes without saying.
@@ -174,11 +176,12 @@ impl ModelConfig {
         if share_embeddings && decoder_vocab_size != vocab_size {
             return Err(fields.error("decoder_vocab_size", format!("{vocab_size}, as embeddings are shared")));
         }
+        // The defaults are transformers', where they are the sizes of the first OPUS-MT model.
         let pad_id = fields.id("pad_token_id", 58100, decoder_vocab_size)?;
         let ids = SpecialIds {
             eos_id: fields.id("eos_token_id", 0, decoder_vocab_size.min(vocab_size))?,
             pad_id,
-            decoder_start_id: fields.id("decoder_start_token_id", u64::from(pad_id), decoder_vocab_size)?,
+            decoder_start_id: fields.id("decoder_start_token_id", 58100, decoder_vocab_size)?,
         };
         Ok(ModelConfig {
             d_model,
@@ -256,7 +259,8 @@ impl GenerationConfig {
     /// [`Error::Config`] for a malformed field.
     pub fn open(dir: &Path, model: &ModelConfig) -> Result<Self> {
         let own = dir.join("generation_config.json");
-        let path = if own.exists() { own } else { dir.join("config.json") };
+        let has_own = own.exists();
+        let path = if has_own { own } else { dir.join("config.json") };
         let fields = Fields::read(&path)?;
         let number = |field: &str, default: f64| match fields.get(field) {
             None => Ok(default),
@@ -268,38 +272,85 @@ impl GenerationConfig {
             Some(Value::String(text)) if text == "never" => EarlyStopping::Never,
             Some(_) => return Err(fields.error("early_stopping", "true, false or \"never\"")),
         };
-        let mut unsupported = Vec::new();
-        let neutral: [(&str, Value); 11] = [
-            ("do_sample", false.into()),
-            ("num_beam_groups", 1.into()),
-            ("penalty_alpha", Value::Null),
-            ("repetition_penalty", 1.0.into()),
-            ("encoder_repetition_penalty", 1.0.into()),
-            ("no_repeat_ngram_size", 0.into()),
-            ("encoder_no_repeat_ngram_size", 0.into()),
-            ("bad_words_ids", serde_json::json!([[model.ids.pad_id]])),
-            ("suppress_tokens", Value::Null),
-            ("forced_bos_token_id", Value::Null),
-            ("forced_eos_token_id", model.ids.eos_id.into()),
-        ];
-        for (field, neutral) in neutral {
-            let value = fields.get(field);
-            let same = value.is_none_or(|v| *v == neutral || (v.as_f64().is_some() && v.as_f64() == neutral.as_f64()));
-            // Without forced_eos_token_id transformers cuts at max_length; with it, it closes the sentence.
-            let needed = field == "forced_eos_token_id" && value.is_none();
-            if !same || needed {
-                unsupported.push(format!("{field} = {}", value.unwrap_or(&Value::Null)));
-            }
+        let forced_eos = match (fields.get("forced_eos_token_id"), has_own) {
+            // Marian's configuration class fills this in; a generation config of its own does not.
+            (None, false) => Some(Value::from(0)),
+            (value, _) => value.cloned(),
+        };
+        let mut unsupported = unsupported_settings(&fields, model);
+        // Without it transformers cuts at max_length; with it, it closes the sentence.
+        if forced_eos.as_ref().and_then(Value::as_u64) != Some(model.ids.eos_id.into()) {
+            unsupported.push(format!("forced_eos_token_id = {}", forced_eos.unwrap_or(Value::Null)));
         }
         Ok(GenerationConfig {
             beam_size: fields.size("num_beams", 1, 1 << 10)?,
             length_penalty: number("length_penalty", 1.0)? as f32,
             early_stopping,
             // max_length counts the start token; 20 is transformers' own default.
-            max_len: fields.integer("max_length", Some(20), 2..=MAX_WIDTH)? as usize - 1,
-            min_len: fields.integer("min_length", Some(0), 0..=MAX_WIDTH)? as usize,
+            max_len: fields.integer("max_length", Some(20), 2..=MAX_LENGTH)? as usize - 1,
+            min_len: fields.integer("min_length", Some(0), 0..=MAX_LENGTH)? as usize,
             renormalize: fields.flag("renormalize_logits", false)?,
             unsupported,
         })
     }
+}
+
+/// What each setting of generation must be, if it is there, for plain beam search.
+const NEUTRAL: [(&str, &[f64]); 20] = [
+    ("num_return_sequences", &[1.0]),
+    ("num_beam_groups", &[1.0]),
+    ("diversity_penalty", &[0.0]),
+    ("penalty_alpha", &[]),
+    ("repetition_penalty", &[1.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("no_repeat_ngram_size", &[0.0]),
+    ("encoder_no_repeat_ngram_size", &[0.0]),
+    ("guidance_scale", &[1.0]),
+    ("suppress_tokens", &[]),
+    ("begin_suppress_tokens", &[]),
+    ("forced_bos_token_id", &[]),
+    ("force_words_ids", &[]),
+    ("constraints", &[]),
+    ("sequence_bias", &[]),
+    ("exponential_decay_length_penalty", &[]),
+    ("max_new_tokens", &[]),
+    ("min_new_tokens", &[]),
+    ("max_time", &[]),
+    ("stop_strings", &[]),
+];
+
+/// The settings that ask for more than plain beam search, as `name = value`.
+fn unsupported_settings(fields: &Fields<'_>, model: &ModelConfig) -> Vec<String> {
+    let null = Value::Null;
+    let value = |field: &str| fields.get(field).unwrap_or(&null);
+    let is_id = |value: &Value, id: u32| match value {
+        Value::Array(ids) if ids.len() == 1 => ids[0].as_u64() == Some(id.into()),
+        value => value.is_null() || value.as_u64() == Some(id.into()),
+    };
+    let mut wrong: Vec<&str> = Vec::new();
+    for (field, neutral) in NEUTRAL {
+        let value = value(field);
+        if !value.is_null() && !value.as_f64().is_some_and(|v| neutral.contains(&v)) {
+            wrong.push(field);
+        }
+    }
+    for field in ["do_sample", "remove_invalid_values", "token_healing"] {
+        if ![Value::Null, Value::Bool(false)].contains(value(field)) {
+            wrong.push(field);
+        }
+    }
+    // The search never generates padding; transformers does unless it is told not to.
+    let padding = [[model.ids.pad_id]];
+    if *value("bad_words_ids") != serde_json::json!(padding) {
+        wrong.push("bad_words_ids");
+    }
+    let ids = &model.ids;
+    for (field, id) in
+        [("eos_token_id", ids.eos_id), ("pad_token_id", ids.pad_id), ("decoder_start_token_id", ids.decoder_start_id)]
+    {
+        if !is_id(value(field), id) {
+            wrong.push(field);
+        }
+    }
+    wrong.into_iter().map(|field| format!("{field} = {}", value(field))).collect()
 }

@@ -47,7 +47,7 @@ impl Weights {
         let index_path = dir.join("model.safetensors.index.json");
         let mut weights = Weights { shards: Vec::new(), tensors: BTreeMap::new() };
         if single.exists() || !index_path.exists() {
-            weights.add(&single)?;
+            weights.add(&single, |_| true)?;
             return Ok(weights);
         }
         let index: Index = crate::model::config::read_json(&index_path)?;
@@ -59,7 +59,8 @@ impl Weights {
             if Path::new(file).file_name() != Some(file.as_ref()) {
                 return Err(index_error(&index_path, "weight_map", "file names without directories", file));
             }
-            weights.add(&dir.join(file))?;
+            // A tensor that the index places elsewhere, or does not list, is not this file's to give.
+            weights.add(&dir.join(file), |name| index.weight_map.get(name) == Some(file))?;
         }
         for (name, file) in &index.weight_map {
             if !weights.tensors.contains_key(name) {
@@ -69,7 +70,8 @@ impl Weights {
         Ok(weights)
     }
 
-    fn add(&mut self, path: &Path) -> Result<()> {
+    /// Maps a file and lists those of its tensors that are `wanted`.
+    fn add(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let io = |source| Error::Io { operation: "open", path: path.to_path_buf(), source };
         let file = File::open(path).map_err(io)?;
         // SAFETY: the map is read-only and private to this process. Like every user of memory maps it relies on the file not
@@ -80,7 +82,7 @@ impl Weights {
         let view = SafeTensors::deserialize(&map).map_err(invalid)?;
         let data_start = header_len + std::mem::size_of::<u64>();
         let shard = self.shards.len();
-        for (name, tensor) in view.iter() {
+        for (name, tensor) in view.iter().filter(|(name, _)| wanted(name)) {
             let offset = tensor.data().as_ptr() as usize - map.as_ptr() as usize;
             debug_assert!(offset >= data_start);
             let entry = Entry {

@@ -157,7 +157,7 @@ impl Report {
             print(&format!("\npeak memory {:.0} MiB, all shapes together", bytes as f64 / f64::from(1 << 20)))?;
         }
         if let Some(mut output) = output {
-            output.line(&json(&self)?)?;
+            output.line(json(&self)?)?;
             output.flush()?;
         }
         Ok(())

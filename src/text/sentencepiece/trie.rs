@@ -19,9 +19,11 @@ struct Node {
 }
 
 impl Trie {
-    /// The trie of `keys`, each with its value (below `u32::MAX`). Keys are distinct and not empty.
+    /// The trie of `keys`, each with its value (below `u32::MAX`). Keys are not empty; of equal ones the least value counts.
     pub fn new(mut keys: Vec<(&[u8], u32)>) -> Self {
         keys.sort_unstable();
+        // A damaged model may hold a piece twice.
+        keys.dedup_by_key(|(key, _)| *key);
         let mut nodes = vec![Node { label: 0, children: 0, first_child: 0, value: NO_VALUE }];
         // For each node the keys below it, and how many of their bytes lead to it.
         let mut ranges = vec![(0..keys.len(), 0)];
@@ -85,6 +87,12 @@ mod tests {
         assert_eq!(found(""), []);
         assert_eq!(trie.longest(b"abcx"), Some(2));
         assert_eq!(trie.longest(b"x"), None);
+    }
+
+    #[test]
+    fn a_key_given_twice_counts_once() {
+        let trie = Trie::new(vec![(b"\0", 7), (b"\0a", 1), (b"\0", 3)]);
+        assert_eq!(trie.prefixes(b"\0a").collect::<Vec<_>>(), [(1, 3), (2, 1)]);
     }
 
     #[test]

@@ -1,0 +1,526 @@
+//! The command line's contract: what scripts rely on.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use beamfuse::{DecodeOptions, Translator};
+use serde_json::{Map, Value};
+
+/// What a finished command left.
+#[derive(Debug)]
+struct Finished {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Finished {
+    fn lines(&self) -> Vec<&str> {
+        self.out.lines().collect()
+    }
+
+    fn objects(&self) -> Vec<Map<String, Value>> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect()
+    }
+
+    fn ok(self) -> Self {
+        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{}", self.out);
+        self
+    }
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the command to its end with `input` as standard input.
+fn run(args: &[&str], input: &[u8]) -> Finished {
+    let mut child = command(args).spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    std::thread::scope(|scope| {
+        // A command that refuses its options never reads.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        let output = child.wait_with_output().expect("the command ends");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Finished { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    })
+}
+
+/// Kills a child that hangs, so that a broken build fails instead of waiting for ever.
+fn watch(child: &Child) {
+    let id = child.id().to_string();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(240));
+        Command::new("kill").args(["-KILL", &id]).status()
+    });
+}
+
+fn translator() -> &'static Translator {
+    static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
+    TRANSLATOR.get_or_init(|| Translator::open(common::demo_model()).expect("the demo model opens"))
+}
+
+/// Greedy translations of the own lines by the library.
+fn greedy() -> &'static [String] {
+    static GREEDY: OnceLock<Vec<String>> = OnceLock::new();
+    GREEDY.get_or_init(|| {
+        let options = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
+        let sources = common::lines("own/own.en");
+        let translations = translator().translate(&sources, &options).expect("valid options");
+        translations.iter().map(|t| t.text().to_string()).collect()
+    })
+}
+
+fn own_text() -> String {
+    std::fs::read_to_string(common::data("own/own.en")).expect("the test data is there")
+}
+
+/// A line that the demo model's position table does not hold.
+fn too_long() -> String {
+    "dog ".repeat(300)
+}
+
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+const HYPOTHESIS_FIELDS: [&str; 11] = [
+    "text",
+    "token_ids",
+    "tokens",
+    "token_log_probs",
+    "log_prob",
+    "search_log_prob",
+    "length",
+    "length_penalty",
+    "coverage_penalty",
+    "score",
+    "truncated",
+];
+
+#[test]
+fn text_has_one_line_per_line_in_order() {
+    let sources = common::lines("own/own.en");
+    let input = format!("{}\r\n\n   \n{}\n{}", sources[0], sources[1], sources[2]);
+    let output = run(&["translate", "--beam-size", "1"], input.as_bytes()).ok();
+    assert_eq!(output.out, format!("{}\n\n\n{}\n{}\n", greedy()[0], greedy()[1], greedy()[2]));
+    assert_eq!(run(&["translate"], b"").ok().out, "");
+}
+
+#[test]
+fn texts_as_arguments_are_one_sentence_each() {
+    let output = run(&["translate", "A dog runs.\nA cat sleeps.", "", "A dog runs."], b"").ok();
+    let options = DecodeOptions::default();
+    let expected =
+        translator().translate(&["A dog runs.\nA cat sleeps.", "", "A dog runs."], &options).expect("options");
+    assert_eq!(output.lines(), expected.iter().map(|t| t.text()).collect::<Vec<_>>());
+}
+
+#[test]
+fn output_goes_to_a_file_and_files_are_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (input, output) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::write(&input, "A man is riding a bike.\n").expect("a file");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_string();
+    let finished = run(&["translate", "-i", &path(&input), "-o", &path(&output), "--beam-size", "1"], b"").ok();
+    assert_eq!(finished.out, "");
+    assert_eq!(std::fs::read_to_string(output).expect("written"), format!("{}\n", greedy()[0]));
+}
+
+#[test]
+fn json_lines_have_the_contract_s_fields_in_order() {
+    let input = r#"{"z": 1, "source": "Two dogs run.", "id": 12345678901234567890123, "ratio": 1.50, "nested": {"b": [null], "a": "ü"}, "error": 3, "hypotheses": 4}
+{"source": ""}
+"#;
+    let output = run(&["translate", "--format", "jsonl", "--n-best", "3"], input.as_bytes()).ok();
+    let passed = r#"{"source":"Two dogs run.","z":1,"id":12345678901234567890123,"ratio":1.50,"nested":{"b":[null],"a":"ü"},"hypotheses":[{"text":""#;
+    assert!(output.out.starts_with(passed), "{}", output.out);
+    let objects = output.objects();
+    let hypotheses = objects[0]["hypotheses"].as_array().expect("a list");
+    assert_eq!(hypotheses.len(), 3);
+    let expected = translator()
+        .translate(&["Two dogs run."], &DecodeOptions { n_best: 3, ..DecodeOptions::default() })
+        .expect("valid options");
+    for (object, expected) in hypotheses.iter().zip(&expected[0].hypotheses) {
+        assert_eq!(keys(object), HYPOTHESIS_FIELDS);
+        assert_eq!(object["text"], expected.text.as_str());
+        assert_eq!(object["token_ids"].as_array().map(Vec::len), object["length"].as_u64().map(|n| n as usize));
+        assert_eq!(object["score"].to_string().parse(), Ok(expected.hypothesis.score));
+    }
+    // A blank line costs nothing, and the model is not asked.
+    assert_eq!(keys(&Value::Object(objects[1].clone())), ["source", "hypotheses"]);
+    let blank = &objects[1]["hypotheses"][0];
+    assert_eq!(
+        (blank["text"].as_str(), blank["score"].as_f64(), blank["length"].as_u64()),
+        (Some(""), Some(0.0), Some(0))
+    );
+}
+
+#[test]
+fn n_best_lists_name_their_line() {
+    let output = run(&["translate", "--format", "nbest", "--n-best", "2"], b"A dog runs.\n\xff\nA cat sleeps.\n");
+    assert_eq!(output.code, Some(1));
+    let numbers: Vec<&str> = output.lines().iter().map(|line| line.split(" ||| ").next().expect("a part")).collect();
+    assert_eq!(numbers, ["0", "0", "", "2", "2"]);
+    let parts: Vec<&str> = output.lines()[0].split(" ||| ").collect();
+    assert_eq!((parts.len(), &parts[2][..4]), (4, "F0= "));
+    assert!(parts[3].parse::<f32>().expect("a score") < 0.0);
+}
+
+#[test]
+fn attention_is_added_on_request() {
+    let input = br#"{"source": "A dog runs."}"#;
+    let output = run(&["translate", "--format", "jsonl", "--attention"], input).ok();
+    let hypothesis = &output.objects()[0]["hypotheses"][0];
+    assert_eq!(keys(hypothesis)[11..], ["attention", "alignment"]);
+    assert_eq!(hypothesis["alignment"].as_array().map(Vec::len), hypothesis["token_ids"].as_array().map(Vec::len));
+}
+
+#[test]
+fn a_bad_line_of_text_is_empty_and_the_rest_carries_on() {
+    let long = "x".repeat((1 << 20) + 1);
+    let (long, words) = (long.as_bytes(), too_long());
+    let good: &[u8] = b"A man is riding a bike.";
+    let lines = [good, b"caf\xe9", long, words.as_bytes(), b"", good];
+    let output = run(&["translate", "--beam-size", "1"], &lines.join(&b"\n"[..]));
+    assert_eq!(output.code, Some(1));
+    assert_eq!(output.lines(), [&greedy()[0], "", "", "", "", &greedy()[0]]);
+    let reasons: Vec<&str> = output.err.lines().collect();
+    assert_eq!(reasons.len(), 3, "{}", output.err);
+    assert_eq!(reasons[0], "beamfuse: line 2: read line: expected UTF-8, got an invalid byte at offset 3");
+    assert_eq!(reasons[1], "beamfuse: line 3: read line: expected at most 1048576 bytes, got 1048578");
+    assert!(
+        reasons[2].starts_with("beamfuse: line 4: encode source: expected at most 256 tokens, got 3"),
+        "{reasons:?}"
+    );
+}
+
+#[test]
+fn a_bad_json_line_has_an_error_object_in_its_place() {
+    let mut input = br#"{"source": "A dog runs.", "id": 1}
+{"id": 2, "source": "#
+        .to_vec();
+    input.extend(format!("\"{}\", \"error\": \"old\"}}\n", too_long()).bytes());
+    input.extend(b"{\"source\": \"caf\xe9\"}\nnot JSON\n[1]\n{\"id\": 3}\n{\"source\": 3}\n\n");
+    input.extend(br#"{"source": "A dog runs.", "seed": 7}"#);
+    input.extend(b"\n{\"source\": \"A dog runs.\"}");
+    let output = run(&["translate", "--format", "jsonl"], &input);
+    assert_eq!(output.code, Some(1));
+    let objects = output.objects();
+    let kinds: Vec<&str> =
+        objects.iter().map(|o| o.get("error").map_or("ok", |e| e["kind"].as_str().expect("a name"))).collect();
+    let bad = ["utf8", "json", "json", "json", "json", "json", "unsupported_field"];
+    assert_eq!(kinds, [&["ok", "input_too_long"], &bad[..], &["ok"]].concat());
+    assert_eq!(keys(&Value::Object(objects[1].clone())), ["source", "id", "error"]);
+    assert_eq!(objects[1]["source"].as_str(), Some(too_long().as_str()));
+    for object in &objects[1..9] {
+        assert_eq!(keys(&object["error"]), ["kind", "message"]);
+    }
+    let numbers: Vec<&str> = output.err.lines().filter_map(|line| line.split(": ").nth(1)).collect();
+    assert_eq!(numbers, ["line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"]);
+}
+
+#[test]
+fn truncate_cuts_a_long_source_and_says_so() {
+    let input = serde_json::json!({ "source": too_long() }).to_string() + "\n{\"source\": \"A dog runs.\"}\n";
+    let args = ["translate", "--format", "jsonl", "--truncate", "--beam-size", "1", "--max-length", "4"];
+    let output = run(&args, input.as_bytes()).ok();
+    let objects = output.objects();
+    assert_eq!(keys(&Value::Object(objects[0].clone())), ["source", "source_truncated", "hypotheses"]);
+    assert_eq!(
+        (&objects[0]["source_truncated"], objects[0]["source"].as_str()),
+        (&Value::Bool(true), Some(too_long().as_str()))
+    );
+    assert_eq!(keys(&Value::Object(objects[1].clone())), ["source", "hypotheses"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_any_output() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_string();
+    let (kept, empty_model) = (path("kept"), path("model"));
+    std::fs::write(&kept, "kept\n").expect("a file");
+    std::fs::create_dir(&empty_model).expect("a directory");
+    let (missing, folder) = (path("missing"), dir.path().to_str().expect("UTF-8").to_string());
+    for (args, reason) in [
+        (vec!["--beam-size", "0"], "option beam-size: expected 1 to 64, got 0"),
+        (vec!["--beam-size", "65"], "option beam-size"),
+        (vec!["--n-best", "5"], "option n-best: expected 1 to beam-size 4, got 5"),
+        (vec!["--alpha", "NaN"], "option alpha"),
+        (vec!["--alpha", "1e30"], "option alpha"),
+        (vec!["--coverage-penalty", "-1"], "option coverage-penalty"),
+        (vec!["--word-reward", "inf"], "option word-reward"),
+        (vec!["--max-length", "0"], "option max-length"),
+        (vec!["--max-length", "2*T"], "option max-length"),
+        (vec!["--max-length", "5", "--min-length", "6"], "option min-length"),
+        (vec!["--batch-size", "0"], "option batch-size"),
+        (vec!["--batch-size", "18446744073709551615"], "option batch-size"),
+        (vec!["--threads", "9999"], "option threads"),
+        (vec!["--preset", "none"], "--preset"),
+        (vec!["--format", "xml"], "--format"),
+        (vec!["--no-such-option"], "--no-such-option"),
+        (vec!["--input", &kept, "A dog runs."], "--input"),
+        (vec!["--input", &missing], "missing"),
+        (vec!["--input", &folder], "is a directory"),
+        (vec!["--model", &missing], "config.json"),
+        (vec!["--model", &empty_model], "config.json"),
+    ] {
+        let output = run(&[&["translate", "--output", &kept], &args[..]].concat(), b"A dog runs.\n");
+        assert_eq!((output.code, output.out.as_str()), (Some(2), ""), "{args:?}");
+        assert!(output.err.contains(reason), "{args:?}: {}", output.err);
+        assert_eq!(std::fs::read_to_string(&kept).expect("still there"), "kept\n", "{args:?}");
+    }
+    let unwritable = path("no/such/folder");
+    let output = run(&["translate", "--output", &unwritable], b"A dog runs.\n");
+    assert_eq!((output.code, output.out.as_str()), (Some(2), ""));
+    assert!(output.err.contains(&unwritable), "{}", output.err);
+    for args in [vec!["score", "--model", &missing], vec!["info", "--model", &missing], vec![], vec!["fly"]] {
+        let output = run(&args, b"");
+        assert_eq!((output.code, output.out.as_str()), (Some(2), ""), "{args:?}");
+        assert!(!output.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn the_input_is_never_written_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("text");
+    std::fs::write(&file, "A dog runs.\n").expect("a file");
+    let name = file.to_str().expect("UTF-8");
+    let alias = format!("{}/./text", dir.path().to_str().expect("UTF-8"));
+    for subcommand in ["translate", "score"] {
+        let output = run(&[subcommand, "--input", name, "--output", &alias], b"");
+        assert_eq!((output.code, output.out.as_str()), (Some(2), ""));
+        assert!(output.err.contains("option output: expected a file other than the input"), "{}", output.err);
+    }
+    if Path::new("/dev/stdin").exists() {
+        let mut redirected = command(&["translate", "--output", name]);
+        let status = redirected.stdin(std::fs::File::open(&file).expect("a file")).status().expect("the binary starts");
+        assert_eq!(status.code(), Some(2));
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("still there"), "A dog runs.\n");
+}
+
+#[test]
+fn whoever_closes_the_output_ends_the_work_quietly() {
+    let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
+    watch(&child);
+    let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+    let writer = std::thread::spawn(move || {
+        let text = own_text();
+        while stdin.write_all(text.as_bytes()).is_ok() {}
+    });
+    let mut first = String::new();
+    BufReader::with_capacity(64, stdout).read_line(&mut first).expect("a line");
+    assert_eq!(first.trim_end(), greedy()[0]);
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    writer.join().expect("no panic");
+}
+
+#[test]
+fn closed_stderr_stops_nothing() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut child = command(&["translate", "--beam-size", "1"]).stderr(writer).spawn().expect("the binary starts");
+    child.stdin.take().expect("a pipe").write_all(b"\xff\nA man is riding a bike.\n").expect("it reads");
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("\n{}\n", greedy()[0]));
+}
+
+#[test]
+fn an_interrupt_finishes_the_lines_under_way() {
+    let mut child =
+        command(&["translate", "--beam-size", "1", "--batch-size", "2"]).spawn().expect("the binary starts");
+    watch(&child);
+    let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+    let writer = std::thread::spawn(move || {
+        let text = own_text();
+        while stdin.write_all(text.as_bytes()).is_ok() {}
+    });
+    let mut stdout = BufReader::new(stdout);
+    let mut out = String::new();
+    stdout.read_line(&mut out).expect("a line");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
+    assert!(killed.success());
+    stdout.read_to_string(&mut out).expect("the rest");
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "beamfuse: interrupted: finishing the lines under way; interrupt again to quit at once\n"
+    );
+    assert!(out.ends_with('\n'));
+    for (line, expected) in out.lines().zip(greedy().iter().cycle()) {
+        assert_eq!(line, expected);
+    }
+    writer.join().expect("no panic");
+}
+
+#[test]
+fn an_interrupt_is_seen_while_input_is_awaited() {
+    let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
+    watch(&child);
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"A man is riding a bike.\n").expect("it reads");
+    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut out = String::new();
+    stdout.read_line(&mut out).expect("a line");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
+    stdout.read_to_string(&mut out).expect("the rest");
+    assert_eq!(child.wait().expect("the command ends").code(), Some(130));
+    assert_eq!(out.trim_end(), greedy()[0]);
+    drop(stdin);
+}
+
+#[test]
+fn each_answer_comes_before_the_next_question() {
+    for (args, question) in
+        [(["translate", "--beam-size", "1"], None), (["score", "--threads", "1"], Some("\tEin Hund."))]
+    {
+        let mut child = command(&args).spawn().expect("the binary starts");
+        watch(&child);
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        for (source, expected) in common::lines("own/own.en").iter().zip(greedy()).take(4) {
+            writeln!(stdin, "{source}{}", question.unwrap_or("")).expect("it reads");
+            let mut answer = String::new();
+            stdout.read_line(&mut answer).expect("an answer");
+            match question {
+                None => assert_eq!(answer.trim_end(), expected),
+                Some(_) => assert!(answer.contains("\"log_prob\":-"), "{answer}"),
+            }
+        }
+        drop(stdin);
+        assert_eq!(child.wait().expect("the command ends").code(), Some(0));
+    }
+}
+
+#[test]
+fn score_gives_a_line_s_log_probs_and_an_error_for_each_bad_line() {
+    let mut input = b"A dog runs.\tEin Hund l\xc3\xa4uft.\r\nA dog runs.\n\xff\ta\na\tb\tc\n".to_vec();
+    input.extend(format!("{}\tb\na\t{}\n\t\n", too_long(), too_long()).bytes());
+    let output = run(&["score"], &input);
+    assert_eq!(output.code, Some(1));
+    let objects = output.objects();
+    let fields = ["source", "target", "token_ids", "token_log_probs", "log_prob"];
+    assert_eq!(keys(&Value::Object(objects[0].clone())), fields);
+    assert_eq!(
+        (objects[0]["source"].as_str(), objects[0]["target"].as_str()),
+        (Some("A dog runs."), Some("Ein Hund läuft."))
+    );
+    let kinds: Vec<&str> =
+        objects.iter().map(|o| o.get("error").map_or("ok", |e| e["kind"].as_str().expect("a name"))).collect();
+    assert_eq!(kinds, ["ok", "columns", "utf8", "columns", "input_too_long", "input_too_long", "ok"]);
+    assert_eq!(keys(&Value::Object(objects[1].clone())), ["source", "error"]);
+    assert_eq!(output.err.lines().count(), 5, "{}", output.err);
+    assert!(output.err.starts_with("beamfuse: line 2: read line: expected source TAB target, got 1 columns\n"));
+    // An empty target is its end of sentence alone.
+    assert_eq!(objects[6]["token_ids"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn score_repeats_what_translate_printed_bit_for_bit() {
+    let input: String = common::lines("own/own.en")
+        .iter()
+        .take(30)
+        .map(|s| serde_json::json!({ "source": s }).to_string() + "\n")
+        .collect();
+    let translated = run(&["translate", "--format", "jsonl", "--beam-size", "2"], input.as_bytes()).ok().objects();
+    let pairs: String = translated
+        .iter()
+        .map(|o| {
+            format!("{}\t{}\n", o["source"].as_str().expect("text"), o["hypotheses"][0]["text"].as_str().expect("text"))
+        })
+        .collect();
+    let scored = run(&["score", "--threads", "1"], pairs.as_bytes()).ok().objects();
+    let mut compared = 0;
+    for (translated, scored) in translated.iter().zip(&scored) {
+        let hypothesis = &translated["hypotheses"][0];
+        // A text may have been generated in other pieces than it splits into.
+        if hypothesis["token_ids"] == scored["token_ids"] {
+            assert_eq!(hypothesis["token_log_probs"].to_string(), scored["token_log_probs"].to_string());
+            assert_eq!(hypothesis["log_prob"].to_string(), scored["log_prob"].to_string());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 25, "only {compared} of {} texts split as they were generated", scored.len());
+}
+
+#[test]
+fn batch_order_and_threads_change_no_byte() {
+    let line = |source: &String| serde_json::json!({ "source": source }).to_string() + "\n";
+    let lines: Vec<String> = common::lines("own/own.en").iter().map(line).collect();
+    let args = |batch: &'static str, threads: &'static str| {
+        ["translate", "--format", "jsonl", "--beam-size", "2", "--batch-size", batch, "--threads", threads]
+    };
+    let expected = run(&args("32", "2"), lines.concat().as_bytes()).ok();
+    assert_eq!(expected.lines().len(), lines.len());
+    for (batch, threads) in [("1", "1"), ("7", "2"), ("256", "1")] {
+        let actual = run(&args(batch, threads), lines.concat().as_bytes()).ok();
+        assert_eq!(actual.lines(), expected.lines(), "--batch-size {batch} --threads {threads}");
+    }
+    // Multiplying by a number coprime to the count is a permutation.
+    let order: Vec<usize> = (0..lines.len()).map(|i| i * 37 % lines.len()).collect();
+    let shuffled: String = order.iter().map(|i| lines[*i].as_str()).collect();
+    let actual = run(&args("7", "1"), shuffled.as_bytes()).ok();
+    assert_eq!(actual.lines(), order.iter().map(|i| expected.lines()[*i]).collect::<Vec<_>>());
+}
+
+#[test]
+fn info_says_what_a_model_is() {
+    let output = run(&["info"], b"").ok();
+    for part in [
+        "m30k-en-de",
+        "marian, d_model 256",
+        "3 layers, 4 heads",
+        "7585857 in F16",
+        "MiB",
+        "unigram",
+        "256 tokens per source",
+    ] {
+        assert!(output.out.contains(part), "{part}: {}", output.out);
+    }
+}
+
+#[test]
+fn help_names_every_option() {
+    let options = [
+        "--input",
+        "--output",
+        "--model",
+        "--threads",
+        "--batch-size",
+        "--format",
+        "--preset",
+        "--beam-size",
+        "--n-best",
+        "--length-penalty",
+        "--alpha",
+        "--coverage-penalty",
+        "--stop",
+        "--max-length",
+        "--min-length",
+        "--truncate",
+    ];
+    for (args, parts) in [
+        (vec!["--help"], &["translate", "score", "info", "--version"][..]),
+        (vec!["translate", "--help"], &options[..]),
+        (vec!["score", "--help"], &options[..5]),
+        (vec!["info", "--help"], &["--model"][..]),
+        (vec!["--version"], &[env!("CARGO_PKG_VERSION")][..]),
+    ] {
+        let output = run(&args, b"").ok();
+        for part in parts {
+            assert!(output.out.contains(part), "{args:?}: {part}: {}", output.out);
+        }
+    }
+}
