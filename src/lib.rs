@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cpu;
 pub mod decode;
 pub mod error;
+pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod text;
