@@ -222,7 +222,8 @@ impl<'a> Client<'a> {
             (401 | 403, _) => format!("no such repository, or not for everybody, and {token}"),
             (404, _) => "no such repository, revision or file".to_string(),
             (429, _) => "too many requests".to_string(),
-            _ => "the hub is out of order".to_string(),
+            (500.., _) => "the hub is out of order".to_string(),
+            _ => "the hub does not take the request".to_string(),
         };
         let got = format!("status {status} ({meaning})");
         match status {
