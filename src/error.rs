@@ -51,6 +51,16 @@ pub enum Error {
         /// What is wrong with its header.
         source: safetensors::SafeTensorError,
     },
+    /// A weights file is not what `torch.save` writes for a dictionary of tensors.
+    #[error("read {}: not a valid PyTorch checkpoint: expected {expected}, got {got}", path.display())]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+        /// What would have been accepted.
+        expected: String,
+        /// What stands there.
+        got: String,
+    },
     /// A tensor is missing, or has another shape or element type, or holds NaN or infinity.
     #[error("load tensor {name}: expected {expected}, got {got}")]
     Tensor {
@@ -119,6 +129,18 @@ pub enum Error {
         /// The directories that were tried.
         searched: Vec<PathBuf>,
     },
+    /// A model could not be fetched from a hub.
+    #[error("fetch {id}{}{file}: expected {expected}, got {got}", if file.is_empty() { "" } else { ": " })]
+    Hub {
+        /// `owner/name@revision`.
+        id: String,
+        /// The file, or nothing if it is about the whole repository.
+        file: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What came.
+        got: String,
+    },
     /// A device cannot be used.
     #[error("open device {device}: {reason}")]
     Device {
@@ -162,6 +184,7 @@ impl Error {
             Error::Json { .. } => "json",
             Error::Config { .. } => "config",
             Error::Safetensors { .. } => "safetensors",
+            Error::PyTorch { .. } => "pytorch",
             Error::Tensor { .. } => "tensor",
             Error::Tokenizer { .. } => "tokenizer",
             Error::Option { .. } => "option",
@@ -169,6 +192,7 @@ impl Error {
             Error::Input { .. } => "input",
             Error::NonFiniteLogits { .. } => "non_finite_logits",
             Error::NoModel { .. } => "no_model",
+            Error::Hub { .. } => "hub",
             Error::Device { .. } => "device",
             Error::DeviceOperation { .. } => "device_operation",
             Error::Shape { .. } => "shape",

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod decode;
 pub mod error;
+pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod text;

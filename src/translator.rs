@@ -361,6 +361,8 @@ pub struct ModelInfo {
     pub dir: PathBuf,
     /// The architecture.
     pub config: ModelConfig,
+    /// The checkpoint, or the index of its shards.
+    pub weights: PathBuf,
     /// Number of values in the checkpoint.
     pub parameters: usize,
     /// Element type of most of them.
@@ -376,7 +378,13 @@ impl ModelInfo {
         let dir = dir.as_ref();
         let config = ModelConfig::open(dir)?;
         let weights = Weights::open(dir)?;
-        Ok(ModelInfo { dir: dir.to_path_buf(), config, parameters: weights.parameters(), dtype: weights.dtype() })
+        Ok(ModelInfo {
+            dir: dir.to_path_buf(),
+            config,
+            weights: weights.source().to_path_buf(),
+            parameters: weights.parameters(),
+            dtype: weights.dtype(),
+        })
     }
 
     /// Bytes of the weights as the CPU backend holds them: f32, embeddings that double as the output projection twice.

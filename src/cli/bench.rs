@@ -7,7 +7,7 @@ mod report;
 use std::path::PathBuf;
 
 use crate::cli::input::read_all;
-use crate::cli::model_dir::{DtypeName, resolve};
+use crate::cli::model_dir::{DtypeName, ModelName};
 use crate::cli::output::Output;
 use crate::cli::{Ending, interrupt};
 use crate::translator::ModelInfo;
@@ -23,9 +23,8 @@ use report::{Report, Row, Shape};
                         all repeats. Tokens are those of the best translations, end of sentence included."
 )]
 pub(super) struct Arguments {
-    /// Model directory in Hugging Face form [default: the demo model, English to German].
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelName,
     /// Sentences to translate, one per line; blank lines are left out [default: a built-in list of short English sentences].
     #[arg(long, short, value_name = "FILE", conflicts_with = "lengths")]
     input: Option<PathBuf>,
@@ -79,7 +78,7 @@ impl Text {
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     arguments.validate()?;
     let texts = arguments.texts()?;
-    let dir = resolve(arguments.model.as_deref())?;
+    let dir = arguments.model.resolve()?;
     let info = ModelInfo::open(&dir)?;
     arguments.check_lengths(info.config.max_position_embeddings)?;
     let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);

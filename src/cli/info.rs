@@ -1,11 +1,9 @@
 //! `info`: what a model directory holds and what it needs.
 
-use std::path::PathBuf;
-
 use crate::DecodeOptions;
 use crate::Result;
 use crate::cli::Ending;
-use crate::cli::model_dir::resolve;
+use crate::cli::model_dir::ModelName;
 use crate::model::config::{GenerationConfig, StackConfig};
 use crate::text::Tokenizer;
 use crate::translator::{EngineOptions, ModelInfo};
@@ -13,13 +11,12 @@ use crate::translator::{EngineOptions, ModelInfo};
 /// Show a model: architecture, sizes, element type, memory needed, tokenizer, limits.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Model directory in Hugging Face form [default: the demo model, English to German].
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelName,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let info = ModelInfo::open(resolve(arguments.model.as_deref())?)?;
+    let info = ModelInfo::open(arguments.model.resolve()?)?;
     let tokenizer = Tokenizer::open(&info.dir)?;
     let generation = GenerationConfig::open(&info.dir, &info.config)?;
     for (name, value) in lines(&info, &tokenizer, &generation) {
@@ -43,6 +40,7 @@ fn lines(info: &ModelInfo, tokenizer: &Tokenizer, generation: &GenerationConfig)
         ("encoder", stack(&config.encoder)),
         ("decoder", stack(&config.decoder)),
         ("vocabulary", vocabulary),
+        ("weights", info.weights.file_name().unwrap_or_default().to_string_lossy().into_owned()),
         ("parameters", format!("{} in {}", info.parameters, info.dtype)),
         ("memory", memory(info)),
         ("tokenizer", tokenizer.summary().to_string().replace('\n', "\n               ")),

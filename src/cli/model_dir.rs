@@ -3,15 +3,31 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::complain;
+use crate::cli::progress::Download;
+use crate::hub::{Hub, ModelId};
 use crate::translator::EngineOptions;
 use crate::{Dtype, Error, Result, Translator};
 
-/// Where the model lies and how it runs.
+/// Which model.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelName {
+    /// Model directory in Hugging Face form, or a hub id owner/name[@REVISION], downloaded once [default: the demo model,
+    /// English to German].
+    ///
+    /// A directory of that name wins over an id. The environment variables of the hub's other tools hold: HF_HOME and HF_HUB_CACHE
+    /// (where downloads are kept), HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE=1.
+    #[arg(long, value_name = "DIR|ID")]
+    pub model: Option<PathBuf>,
+    /// Branch, tag or commit of a model from the hub [default: main].
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    pub revision: Option<String>,
+}
+
+/// Which model, and how it runs.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModelArguments {
-    /// Model directory in Hugging Face form [default: the demo model, English to German].
-    #[arg(long, value_name = "DIR")]
-    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub name: ModelName,
     /// Threads that compute [default: one per core].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
@@ -50,7 +66,7 @@ impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = self.dtype.dtype();
         let options = EngineOptions { threads: self.threads, slots: self.batch_size, dtype };
-        let translator = Translator::open_with(resolve(self.model.as_deref())?, &options)?;
+        let translator = Translator::open_with(self.name.resolve()?, &options)?;
         for flag in &translator.config().ignored {
             complain(&format!("config.json: {flag} is ignored, as transformers does for this model type"));
         }
@@ -61,11 +77,38 @@ impl ModelArguments {
 /// The demo model's directory within a `models` directory.
 const DEMO: &str = "m30k-en-de";
 
-/// The directory that was named, else the demo model's.
-pub(super) fn resolve(named: Option<&Path>) -> Result<PathBuf> {
-    if let Some(dir) = named {
-        return Ok(dir.to_path_buf());
+impl ModelName {
+    /// The directory that was named, downloaded if it is a hub id, else the demo model's.
+    pub(super) fn resolve(&self) -> Result<PathBuf> {
+        let Some(name) = &self.model else { return demo() };
+        if !name.is_dir() {
+            return fetch(&name.to_string_lossy(), self.revision.as_deref());
+        }
+        match &self.revision {
+            None => Ok(name.clone()),
+            Some(_) => Err(Error::Option {
+                option: "revision",
+                expected: "a hub id as the model".into(),
+                got: format!("the directory {}", name.display()),
+            }),
+        }
     }
+}
+
+fn fetch(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let id = ModelId::parse(name)?;
+    let id = match revision {
+        None => id,
+        Some(revision) if !name.contains('@') => id.at(revision)?,
+        Some(revision) => {
+            let expected = "one revision".into();
+            return Err(Error::Option { option: "revision", expected, got: format!("{revision} and {name}") });
+        }
+    };
+    Hub::from_env()?.fetch(&id, &mut Download::new())
+}
+
+fn demo() -> Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
     let source_tree = Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf();
     let places = beside.into_iter().chain([PathBuf::from("."), source_tree]);

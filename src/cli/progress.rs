@@ -7,6 +7,52 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::complain;
+use crate::hub;
+
+/// The download of a model's files.
+#[derive(Debug)]
+pub(super) struct Download {
+    bar: ProgressBar,
+}
+
+impl Download {
+    /// A display that shows itself with the first file, and only if stderr is a terminal.
+    pub(super) fn new() -> Self {
+        Download { bar: ProgressBar::hidden() }
+    }
+}
+
+impl hub::Progress for Download {
+    fn start(&mut self, file: &str, size: u64, done: u64) {
+        self.bar.finish_and_clear();
+        if std::io::stderr().is_terminal() {
+            self.bar = ProgressBar::new(size);
+        }
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
+        {
+            self.bar.set_style(style);
+        }
+        self.bar.set_message(file.to_string());
+        // What was there before tells nothing about the speed.
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn note(&mut self, message: &str) {
+        self.bar.suspend(|| eprintln!("beamfuse: {message}"));
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
 
 /// Sentences and tokens done, with their rates and, where the input's size is known, the time left.
 #[derive(Debug)]

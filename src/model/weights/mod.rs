@@ -1,66 +1,93 @@
-//! Weights from safetensors files: memory mapped, every tensor's name, shape, type and values checked when it is taken.
+//! The weights of a checkpoint: named tensors in memory mapped files, each one's name, shape, type and values checked when it is
+//! taken.
+//!
+//! A reader finds the tensors of one file: [`safetensors`](mod@safetensors) or [`pytorch`]. Both only say where in the file each
+//! tensor's bytes lie; nothing is copied before [`Weights::get`] asks for it.
 
-use std::collections::BTreeMap;
+mod pickle;
+mod pytorch;
+mod safetensors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ::safetensors::Dtype;
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
 
 use crate::{Error, Result};
 
 /// The tensors of a checkpoint, in one file or in shards.
 #[derive(Debug)]
 pub struct Weights {
-    shards: Vec<Shard>,
+    /// The file that was opened: the only one, or the index of the shards.
+    source: PathBuf,
+    shards: Vec<Mmap>,
     /// Shard and place of each tensor.
     tensors: BTreeMap<String, (usize, Entry)>,
 }
 
-#[derive(Debug)]
-struct Shard {
-    map: Mmap,
-}
-
+/// Where a tensor's values lie within its file: row-major, little-endian.
 #[derive(Clone, Debug)]
 struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Bytes within the shard's file.
+    /// Bytes within the file, as many as type and shape ask for.
     range: std::ops::Range<usize>,
 }
 
-/// The part of `model.safetensors.index.json` that says which file holds which tensor.
+/// Finds the tensors of one file, given its path and its bytes.
+type Reader = fn(&Path, &[u8]) -> Result<BTreeMap<String, Entry>>;
+
+/// The names that a checkpoint may have, in the order in which they are looked for; each with `.index.json` behind it lists
+/// shards.
+const FORMATS: [(&str, Reader); 2] = [("model.safetensors", safetensors::read), ("pytorch_model.bin", pytorch::read)];
+
+/// The part of an index file that says which file holds which tensor.
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+    /// Opens `model.safetensors` or `pytorch_model.bin`, the former where there are both, or the shards that either's index
+    /// (`model.safetensors.index.json`, `pytorch_model.bin.index.json`) lists.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Safetensors`] or [`Error::Json`] for a missing or malformed file, [`Error::Config`] for an index
-    /// that names a file outside the directory or a tensor that its file does not hold.
+    /// [`Error::Io`], [`Error::Safetensors`], [`Error::PyTorch`] or [`Error::Json`] for a missing or malformed file,
+    /// [`Error::Config`] for an index that names a file outside the directory or a tensor that its file does not hold.
     pub fn open(dir: &Path) -> Result<Self> {
-        let single = dir.join("model.safetensors");
-        let index_path = dir.join("model.safetensors.index.json");
-        let mut weights = Weights { shards: Vec::new(), tensors: BTreeMap::new() };
-        if single.exists() || !index_path.exists() {
-            weights.add(&single, |_| true)?;
-            return Ok(weights);
+        for (name, read) in FORMATS {
+            let single = dir.join(name);
+            if single.exists() {
+                let mut weights = Weights { source: single.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
+                weights.add(&single, read, |_| true)?;
+                return Ok(weights);
+            }
+            let index = dir.join(format!("{name}.index.json"));
+            if index.exists() {
+                return Weights::open_shards(dir, index, read);
+            }
         }
+        let [(first, _), (second, _)] = FORMATS;
+        let missing = format!("no such file, and neither {second} nor an index of shards");
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, missing);
+        Err(Error::Io { operation: "open", path: dir.join(first), source })
+    }
+
+    fn open_shards(dir: &Path, index_path: PathBuf, read: Reader) -> Result<Self> {
         let index: Index = crate::model::config::read_json(&index_path)?;
-        let mut files: Vec<&String> = index.weight_map.values().collect();
-        files.sort();
-        files.dedup();
+        let mut weights = Weights { source: index_path.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let files: BTreeSet<&String> = index.weight_map.values().collect();
         for file in files {
             // An index is data from outside: it may not point anywhere else.
             if Path::new(file).file_name() != Some(file.as_ref()) {
                 return Err(index_error(&index_path, "weight_map", "file names without directories", file));
             }
             // A tensor that the index places elsewhere, or does not list, is not this file's to give.
-            weights.add(&dir.join(file), |name| index.weight_map.get(name) == Some(file))?;
+            weights.add(&dir.join(file), read, |name| index.weight_map.get(name) == Some(file))?;
         }
         for (name, file) in &index.weight_map {
             if !weights.tensors.contains_key(name) {
@@ -71,34 +98,32 @@ impl Weights {
     }
 
     /// Maps a file and lists those of its tensors that are `wanted`.
-    fn add(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    fn add(&mut self, path: &Path, read: Reader, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let io = |source| Error::Io { operation: "open", path: path.to_path_buf(), source };
         let file = File::open(path).map_err(io)?;
         // SAFETY: the map is read-only and private to this process. Like every user of memory maps it relies on the file not
         // being truncated while it is open; the checkpoint belongs to the user who runs the program.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
-        let (header_len, _) = SafeTensors::read_metadata(&map).map_err(invalid)?;
-        let view = SafeTensors::deserialize(&map).map_err(invalid)?;
-        let data_start = header_len + std::mem::size_of::<u64>();
         let shard = self.shards.len();
-        for (name, tensor) in view.iter().filter(|(name, _)| wanted(name)) {
-            let offset = tensor.data().as_ptr() as usize - map.as_ptr() as usize;
-            debug_assert!(offset >= data_start);
-            let entry = Entry {
-                dtype: tensor.dtype(),
-                shape: tensor.shape().to_vec(),
-                range: offset..offset + tensor.data().len(),
-            };
-            self.tensors.insert(name.to_string(), (shard, entry));
-        }
-        self.shards.push(Shard { map });
+        let tensors = read(path, &map)?.into_iter().filter(|(name, _)| wanted(name));
+        self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
+        self.shards.push(map);
         Ok(())
+    }
+
+    /// The file that was opened: the checkpoint itself, or the index of its shards.
+    pub fn source(&self) -> &Path {
+        &self.source
     }
 
     /// Whether the checkpoint holds a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The tensors' names and shapes, in the order of the names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, (_, entry))| (name.as_str(), entry.shape.as_slice()))
     }
 
     /// Element type of most of the checkpoint's values, as in `F16`.
@@ -110,9 +135,12 @@ impl Weights {
         sizes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(|| "none".into(), |(dtype, _)| dtype)
     }
 
-    /// Number of values in the checkpoint.
+    /// Number of values in the checkpoint; tensors that share their bytes count once.
     pub fn parameters(&self) -> usize {
-        self.tensors.values().map(|(_, entry)| entry.shape.iter().product::<usize>()).sum()
+        let mut seen = BTreeSet::new();
+        let distinct =
+            self.tensors.values().filter(|(shard, entry)| seen.insert((*shard, entry.range.start, entry.range.end)));
+        distinct.map(|(_, entry)| entry.shape.iter().product::<usize>()).sum()
     }
 
     /// The tensor `name` as f32, which must have the shape `shape`.
@@ -128,7 +156,7 @@ impl Weights {
         if entry.shape != shape {
             return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
         }
-        let bytes = &self.shards[*shard].map[entry.range.clone()];
+        let bytes = &self.shards[*shard][entry.range.clone()];
         let values: Vec<f32> = match entry.dtype {
             Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
             Dtype::F16 => words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),

@@ -1,0 +1,234 @@
+//! Tensors of a file that `torch.save` wrote: a pickle says which tensor lies where in which storage.
+//!
+//! Since PyTorch 1.6 the file is a zip archive, uncompressed: `NAME/data.pkl`, and a file `NAME/data/KEY` per storage. Before, it was
+//! a row of pickles (a magic number, the version, facts about the machine, the tensors, the storages' keys), then per storage the
+//! number of its elements as 64 bits and its bytes. Both are described by PyTorch's `torch/serialization.py` alone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
+use std::ops::Range;
+use std::path::Path;
+
+use safetensors::Dtype;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::Entry;
+use super::pickle::{self, Malformed, Pickle, Value};
+use crate::{Error, Result};
+
+/// How a zip archive begins.
+const ZIP: &[u8] = b"PK\x03\x04";
+/// How a file of the older format begins: the pickled number 0x1950a86a20f9469cfc6c.
+const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+/// More than any layer has; a shape is copied wherever a pickle refers to it.
+const MAX_DIMENSIONS: usize = 8;
+
+/// Finds the tensors of the file `bytes`; its errors name `path`. Whatever else the dictionary holds is passed over.
+///
+/// # Errors
+/// [`Error::PyTorch`] for a malformed file, [`Error::Tensor`] for a tensor that lies outside its storage, is not contiguous or
+/// has an element type that safetensors do not know.
+pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
+    let malformed = |Malformed { expected, got }| Error::PyTorch { path: path.to_path_buf(), expected, got };
+    let (pickle, storages) = if bytes.starts_with(LEGACY) {
+        legacy(bytes).map_err(malformed)?
+    } else if bytes.starts_with(ZIP) {
+        archive(bytes).map_err(malformed)?
+    } else {
+        let got = format!("a file that begins with {:02x?}", &bytes[..bytes.len().min(4)]);
+        return Err(malformed(Malformed::new("a zip archive or pickles, as torch.save writes", got)));
+    };
+    let mut entries = BTreeMap::new();
+    for (name, value) in pickle.dict(pickle.root).unwrap_or_default() {
+        let Value::Text(name) = *name else { continue };
+        let Some(arguments) = tensor(&pickle, *value) else { continue };
+        let entry = place(&pickle, arguments, &storages);
+        let wrong = |Malformed { expected, got }| Error::Tensor { name: name.to_string(), expected, got };
+        entries.insert(name, entry.map_err(wrong)?);
+    }
+    if entries.is_empty() {
+        return Err(malformed(Malformed::new("a dictionary of tensors", "none")));
+    }
+    Ok(entries.into_iter().map(|(name, entry)| (name.to_string(), entry)).collect())
+}
+
+/// The bytes of each storage within the file, by its key.
+type Storages = HashMap<String, Range<usize>>;
+
+/// The pickle and the storages of a zip archive.
+fn archive(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
+    let broken = |error: zip::result::ZipError| Malformed::new("a whole zip archive", error.to_string());
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+    let mut files = HashMap::new();
+    for index in 0..archive.len() {
+        let file = archive.by_index_raw(index).map_err(broken)?;
+        let name = file.name().map_err(broken)?.into_owned();
+        let stored = file.compression() == CompressionMethod::Stored && !file.encrypted();
+        let start = file.data_start().and_then(|start| usize::try_from(start).ok());
+        let end = start.zip(usize::try_from(file.size()).ok()).and_then(|(start, len)| start.checked_add(len));
+        match start.zip(end) {
+            Some((start, end)) if stored && end <= bytes.len() => _ = files.insert(name, start..end),
+            _ => return Err(Malformed::new("files that are stored whole in the archive", name)),
+        }
+    }
+    let roots: Vec<&str> = files.keys().filter_map(|name| name.strip_suffix("data.pkl")).collect();
+    let [root] = roots[..] else {
+        return Err(Malformed::new("one data.pkl in the archive", roots.len().to_string()));
+    };
+    let file = |name: &str| files.get(&format!("{root}{name}")).map(|range| &bytes[range.clone()]);
+    // Files of the first versions do not say; they were little-endian wherever this runs.
+    if let Some(order) = file("byteorder").filter(|order| *order != b"little") {
+        return Err(Malformed::new("byte order little", String::from_utf8_lossy(order)));
+    }
+    let pickle = pickle::read(file("data.pkl").unwrap_or_default())?;
+    let prefix = format!("{root}data/");
+    let storage =
+        |(name, range): (&String, &Range<usize>)| Some((name.strip_prefix(&prefix)?.to_string(), range.clone()));
+    let storages = files.iter().filter_map(storage).collect();
+    Ok((pickle, storages))
+}
+
+/// The pickle and the storages of the older format.
+fn legacy(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
+    let mut at = LEGACY.len();
+    let mut next = || {
+        let pickle = pickle::read(&bytes[at..])?;
+        at += pickle.len;
+        Ok(pickle)
+    };
+    let (version, machine, tensors, keys) = (next()?, next()?, next()?, next()?);
+    if version.root != Value::Int(1001) {
+        return Err(Malformed::new("version 1001 of the format", format!("{:?}", version.root)));
+    }
+    let facts = machine.dict(machine.root).unwrap_or_default();
+    if !facts.contains(&(Value::Text("little_endian"), Value::Bool(true))) {
+        return Err(Malformed::new("byte order little", "another"));
+    }
+    let keys = keys.list(keys.root).ok_or_else(|| Malformed::new("a list of storages", format!("{:?}", keys.root)))?;
+    let sizes = element_sizes(&tensors);
+    let mut storages = HashMap::new();
+    for key in keys {
+        let Value::Text(key) = *key else {
+            return Err(Malformed::new("the key of a storage", format!("{key:?}")));
+        };
+        // A storage that no tensor lies in has an unknown element size; what follows it cannot be found.
+        let size = sizes.get(key).ok_or_else(|| Malformed::new("storages that tensors lie in", key))?;
+        let rest = &bytes[at..];
+        let count = rest.first_chunk().and_then(|count| usize::try_from(i64::from_le_bytes(*count)).ok());
+        let len = count.and_then(|count| count.checked_mul(*size)).filter(|len| *len <= rest.len() - size_of::<i64>());
+        let len = len.ok_or_else(|| Malformed::new(format!("the values of storage {key}"), "the end of the file"))?;
+        let start = at + size_of::<i64>();
+        at = start + len;
+        storages.insert(key.to_string(), start..at);
+    }
+    Ok((tensors, storages))
+}
+
+/// Bytes per element of the storages that the dictionary's tensors lie in.
+fn element_sizes<'a>(pickle: &Pickle<'a>) -> HashMap<&'a str, usize> {
+    let storage = |(_, value): &(Value<'a>, Value<'a>)| {
+        let storage = Storage::of(pickle, *tensor(pickle, *value)?.first()?).ok()?;
+        Some((storage.key, storage.dtype.bitsize() / 8))
+    };
+    pickle.dict(pickle.root).unwrap_or_default().iter().filter_map(storage).collect()
+}
+
+/// The arguments that a tensor is rebuilt from, if the value is a tensor or a parameter.
+fn tensor<'p, 'a>(pickle: &'p Pickle<'a>, value: Value<'a>) -> Option<&'p [Value<'a>]> {
+    match pickle.call(value)? {
+        ("torch._utils", "_rebuild_tensor_v2", arguments) => Some(arguments),
+        ("torch._utils", "_rebuild_parameter", arguments) => match pickle.call(*arguments.first()?)? {
+            ("torch._utils", "_rebuild_tensor_v2", arguments) => Some(arguments),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Where a tensor lies, given what it is rebuilt from: storage, offset, shape and strides in elements, and more that does not
+/// matter here.
+fn place<'a>(pickle: &Pickle<'a>, arguments: &[Value<'a>], storages: &Storages) -> Result<Entry, Malformed> {
+    let &[storage, offset, shape, strides, ..] = arguments else {
+        return Err(Malformed::new("storage, offset, shape and strides", format!("{} values", arguments.len())));
+    };
+    let Storage { key, dtype } = Storage::of(pickle, storage)?;
+    let storage = storages.get(key).ok_or_else(|| Malformed::new(format!("storage {key}"), "no such storage"))?;
+    let (shape, strides) = (sizes(pickle, shape)?, sizes(pickle, strides)?);
+    let offset = size(offset)?;
+    if !contiguous(&shape, &strides) {
+        return Err(Malformed::new("contiguous rows", format!("shape {shape:?} with strides {strides:?}")));
+    }
+    let size = dtype.bitsize() / 8;
+    let values = shape.iter().try_fold(1, |product: usize, n| product.checked_mul(*n));
+    let start = offset.checked_mul(size);
+    let end = values.and_then(|values| values.checked_mul(size)).and_then(|len| start?.checked_add(len));
+    match start.zip(end) {
+        Some((start, end)) if end <= storage.len() => {
+            Ok(Entry { dtype, range: storage.start + start..storage.start + end, shape })
+        }
+        _ => Err(Malformed::new(
+            format!("at most {} values", storage.len() / size),
+            format!("shape {shape:?} from value {offset}"),
+        )),
+    }
+}
+
+/// Whether values lie in the order of their indices. Strides of dimensions of size 1, or of no values at all, mean nothing.
+fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
+    let mut expected = 1usize;
+    let mut in_order = |(size, stride): (&usize, &usize)| {
+        let right = *size == 1 || *stride == expected;
+        expected = expected.saturating_mul(*size);
+        right
+    };
+    shape.len() == strides.len()
+        && (shape.contains(&0) || shape.iter().zip(strides).rev().all(|dimension| in_order(dimension)))
+}
+
+struct Storage<'a> {
+    key: &'a str,
+    dtype: Dtype,
+}
+
+impl<'a> Storage<'a> {
+    /// From `("storage", class, key, device, elements)`; the older format adds what the storage is a view of.
+    fn of(pickle: &Pickle<'a>, value: Value<'a>) -> Result<Self, Malformed> {
+        let id = pickle.persistent(value).unwrap_or_default();
+        let (class, key) = match *id {
+            [Value::Text("storage"), Value::Global("torch", class), Value::Text(key), _, _] => (class, key),
+            [Value::Text("storage"), Value::Global("torch", class), Value::Text(key), _, _, Value::None] => {
+                (class, key)
+            }
+            _ => return Err(Malformed::new("a storage that is no view", format!("{id:?}"))),
+        };
+        let dtype = match class {
+            "FloatStorage" => Dtype::F32,
+            "HalfStorage" => Dtype::F16,
+            "BFloat16Storage" => Dtype::BF16,
+            "DoubleStorage" => Dtype::F64,
+            "LongStorage" => Dtype::I64,
+            "IntStorage" => Dtype::I32,
+            "ShortStorage" => Dtype::I16,
+            "CharStorage" => Dtype::I8,
+            "ByteStorage" => Dtype::U8,
+            "BoolStorage" => Dtype::BOOL,
+            other => return Err(Malformed::new("a storage of floats, integers or booleans", other)),
+        };
+        Ok(Storage { key, dtype })
+    }
+}
+
+fn size(value: Value) -> Result<usize, Malformed> {
+    match value {
+        Value::Int(size) => usize::try_from(size).map_err(|_| Malformed::new("a size", size.to_string())),
+        other => Err(Malformed::new("a size", format!("{other:?}"))),
+    }
+}
+
+fn sizes<'a>(pickle: &Pickle<'a>, value: Value<'a>) -> Result<Vec<usize>, Malformed> {
+    let values = pickle.list(value).ok_or_else(|| Malformed::new("a tuple of sizes", format!("{value:?}")))?;
+    if values.len() > MAX_DIMENSIONS {
+        return Err(Malformed::new(format!("at most {MAX_DIMENSIONS} dimensions"), values.len().to_string()));
+    }
+    values.iter().map(|value| size(*value)).collect()
+}

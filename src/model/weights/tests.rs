@@ -1,0 +1,221 @@
+//! Checkpoints that PyTorch wrote, whole and damaged; tests/data/checkpoints/make.py made them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use zip::write::SimpleFileOptions;
+
+use super::*;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name)
+}
+
+fn bytes(form: &str) -> Vec<u8> {
+    std::fs::read(data(form).join("pytorch_model.bin")).expect("the test data is there")
+}
+
+/// The error's text; empty for none.
+fn error(bytes: &[u8]) -> String {
+    pytorch::read(Path::new("x.bin"), bytes).err().map(|e| e.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn every_form_holds_the_same_numbers() {
+    let expected = Weights::open(&data("safetensors")).expect("safetensors open");
+    assert_eq!(expected.tensors().count(), 44);
+    for (form, source, dtype) in [
+        ("zip", "pytorch_model.bin", "F32"),
+        ("legacy", "pytorch_model.bin", "F32"),
+        ("sharded", "pytorch_model.bin.index.json", "F16"),
+    ] {
+        let weights = Weights::open(&data(form)).expect(form);
+        assert_eq!(weights.source(), data(form).join(source));
+        assert_eq!(weights.dtype(), dtype, "{form}");
+        for (name, shape) in expected.tensors() {
+            let (a, b) = (expected.get(name, shape).expect(name), weights.get(name, shape).expect(name));
+            assert_eq!(a, b, "{form}: {name}");
+        }
+    }
+}
+
+#[test]
+fn tensors_that_share_their_bytes_count_once() {
+    // The safetensors file has embeddings and output once, the others under four names.
+    let [safetensors, zip, legacy] =
+        ["safetensors", "zip", "legacy"].map(|form| Weights::open(&data(form)).expect(form));
+    assert!(zip.tensors().count() > safetensors.tensors().count());
+    assert_eq!(zip.parameters(), safetensors.parameters());
+    // It also has the two position tables, 8 by 8.
+    assert_eq!(legacy.parameters(), safetensors.parameters() + 2 * 8 * 8);
+}
+
+#[test]
+fn safetensors_come_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::copy(data("safetensors/model.safetensors"), dir.path().join("model.safetensors")).expect("copied");
+    std::fs::write(dir.path().join("pytorch_model.bin"), "not a checkpoint").expect("written");
+    let weights = Weights::open(dir.path()).expect("the other file is not opened");
+    assert_eq!(weights.source(), dir.path().join("model.safetensors"));
+}
+
+#[test]
+fn a_directory_without_weights_names_what_is_looked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let error = Weights::open(dir.path()).expect_err("nothing there").to_string();
+    assert!(error.contains("model.safetensors") && error.contains("pytorch_model.bin"), "{error}");
+}
+
+#[test]
+fn no_cut_file_opens() {
+    for form in ["zip", "legacy"] {
+        let bytes = bytes(form);
+        assert_eq!(error(&bytes), "");
+        for len in 0..bytes.len() {
+            assert_ne!(error(&bytes[..len]), "", "{form} cut at {len}");
+        }
+    }
+}
+
+#[test]
+fn no_damaged_byte_panics() {
+    for form in ["zip", "legacy"] {
+        let mut bytes = bytes(form);
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            let before = bytes[at];
+            bytes[at] ^= [0x01, 0x80, 0xff][at % 3];
+            let read = pytorch::read(Path::new("x.bin"), &bytes);
+            refused += usize::from(read.is_err());
+            let inside = |entry: &Entry| entry.range.start <= entry.range.end && entry.range.end <= bytes.len();
+            assert!(read.iter().flatten().all(|(_, entry)| inside(entry)), "{form}: byte {at}");
+            bytes[at] = before;
+        }
+        assert!(refused > 1000, "{form}: {refused}");
+    }
+}
+
+/// An archive as torch writes it, with one storage of 4 floats.
+fn archive(pickle: &[u8], order: &str) -> Vec<u8> {
+    let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in [("m/data.pkl", pickle), ("m/byteorder", order.as_bytes()), ("m/data/0", &[0; 16])] {
+        writer.start_file(name, options).expect("a file in memory");
+        writer.write_all(bytes).expect("a file in memory");
+    }
+    writer.finish().expect("a file in memory").into_inner()
+}
+
+/// Pickles a string.
+fn text(text: &str) -> Vec<u8> {
+    [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+/// Pickles `{"w": tensor}` with the tensor's class of storage, offset, shape and strides given as pickle code.
+fn tensor(class: &str, offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
+    let class = format!("ctorch\n{class}\n");
+    let storage = [b"((", &text("storage")[..], class.as_bytes(), &text("0"), &text("cpu"), b"K\x04tQ"].concat();
+    let start = [b"\x80\x02}(", &text("w")[..], b"ctorch._utils\n_rebuild_tensor_v2\n"].concat();
+    [&start[..], &storage, offset, shape, strides, b"\x89)tRu."].concat()
+}
+
+#[test]
+fn the_tensor_that_the_other_tests_spoil_is_read() {
+    let pickle = tensor("FloatStorage", b"K\x00", b"K\x02K\x02\x86", b"K\x02K\x01\x86");
+    let entries = pytorch::read(Path::new("x.bin"), &archive(&pickle, "little")).expect("well formed");
+    let entry = &entries["w"];
+    assert_eq!((entry.dtype, &entry.shape[..], entry.range.len()), (Dtype::F32, &[2, 2][..], 16));
+}
+
+#[test]
+fn tensors_outside_their_storage_or_out_of_order_are_refused() {
+    let max = &b"J\xff\xff\xff\x7f"[..];
+    let long = &b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"[..];
+    let pair = |a: &[u8], b: &[u8]| [a, b, b"\x86"].concat();
+    let (flat, one) = (&b"K\x04\x85"[..], &b"K\x01\x85"[..]);
+    let (float, square) = ("FloatStorage", pair(b"K\x02", b"K\x02"));
+    for (pickle, expected) in [
+        (tensor(float, b"K\x01", flat, one), "expected at most 4 values, got shape [4] from value 1"),
+        (tensor("DoubleStorage", b"K\x00", flat, one), "expected at most 2 values"),
+        (tensor(float, b"K\x00", &pair(max, max), &pair(max, b"K\x01")), "expected at most 4 values"),
+        (tensor(float, b"K\x00", &pair(long, long), &pair(long, b"K\x01")), "expected at most 4 values"),
+        (tensor(float, long, flat, one), "expected at most 4 values"),
+        (tensor(float, b"J\xff\xff\xff\xff", flat, one), "expected a size, got -1"),
+        (tensor(float, b"K\x00", &square, &pair(b"K\x01", b"K\x02")), "expected contiguous rows"),
+        (tensor(float, b"K\x00", flat, b"K\x00\x85"), "expected contiguous rows"),
+        (tensor(float, b"K\x00", flat, b")"), "expected contiguous rows"),
+        (tensor(float, b"K\x00", &[b"(", &b"K\x01".repeat(9)[..], b"t"].concat(), one), "at most 8 dimensions"),
+        (tensor("QInt8Storage", b"K\x00", flat, one), "got QInt8Storage"),
+        (tensor(float, b"N", flat, one), "expected a size"),
+    ] {
+        let error = error(&archive(&pickle, "little"));
+        assert!(error.starts_with("load tensor w: ") && error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn hostile_pickles_are_refused() {
+    let deep = [b"\x80\x02}", &b"\x85".repeat(900_000)[..], b"."].concat();
+    // Each level holds the one before twice: 2^60 values if they were copied.
+    let doubling = [b"\x80\x02}q\x00", &b"h\x00h\x00\x86q\x00".repeat(60)[..], b"."].concat();
+    let cycle = b"\x80\x02}q\x00(".iter().chain(&text("a")).chain(b"h\x00u.").copied().collect();
+    for (pickle, expected) in [
+        (deep, "expected a dictionary of tensors, got none"),
+        (doubling, "expected a dictionary of tensors, got none"),
+        (cycle, "expected a dictionary of tensors, got none"),
+        (b"\x80\x02)R.".to_vec(), "expected a value on the stack"),
+        (b"\x80\x02}(\x85.".to_vec(), "expected 1 values on the stack, got 0"),
+        (b"\x80\x02X\xff\xff\xff\xffabc.".to_vec(), "expected 4294967295 bytes"),
+        (b"\x80\x02X\x01\x00\x00\x00\xff.".to_vec(), "expected text in UTF-8"),
+        ([b"\x80\x02\x8a\xff", &[1; 255][..], b"."].concat(), "expected a dictionary of tensors"),
+        (b"\x80\x02h\x07.".to_vec(), "expected a value that was stored, got number 7"),
+        (b"\x80\x02}t.".to_vec(), "expected a mark on the stack"),
+        (b"\x80\x02}(K\x01u.".to_vec(), "expected a dictionary and pairs"),
+        (b"\x80\x02K\x01K\x01a.".to_vec(), "expected a list to append to"),
+        (b"\x80\x02NQ.".to_vec(), "expected a persistent id"),
+        (b"cos\nsystem".to_vec(), "expected a line"),
+        (b"\x80\x04\x95.".to_vec(), "got operation 0x95 at byte 2"),
+        (b"N".repeat(1_000_001), "at most 1000000 operations"),
+        (Vec::new(), "expected 1 bytes"),
+    ] {
+        let error = error(&archive(&pickle, "little"));
+        assert!(error.starts_with("read x.bin: ") && error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn a_tensor_without_its_arguments_is_refused() {
+    let pickle = [b"\x80\x02}(", &text("w")[..], b"ctorch._utils\n_rebuild_tensor_v2\nK\x01\x85Ru."].concat();
+    assert!(error(&archive(&pickle, "little")).contains("expected storage, offset, shape and strides"));
+}
+
+#[test]
+fn other_files_are_refused() {
+    let pickle = tensor("FloatStorage", b"K\x00", b"K\x04\x85", b"K\x01\x85");
+    assert_eq!(error(&archive(&pickle, "little")), "");
+    assert!(error(&archive(&pickle, "big")).contains("expected byte order little, got big"));
+    assert!(error(b"<html>").contains("a file that begins with [3c, 68, 74, 6d]"));
+    assert!(error(b"").contains("not a valid PyTorch checkpoint"));
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pickle = tensor("FloatStorage", b"K\x00", b"K\x04\x85", b"K\x01\x85");
+    let mut file = archive(&pickle, "little");
+    let entry = pytorch::read(Path::new("x.bin"), &file).expect("well formed")["w"].clone();
+    file[entry.range.start + 4..entry.range.start + 8].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(dir.path().join("pytorch_model.bin"), file).expect("written");
+    let weights = Weights::open(dir.path()).expect("values are checked when they are taken");
+    let error = |shape: &[usize]| weights.get("w", shape).expect_err("spoilt").to_string();
+    assert_eq!(error(&[4]), "load tensor w: expected finite values, got NaN at index 1");
+    assert_eq!(error(&[2, 2]), "load tensor w: expected shape [2, 2], got [4]");
+}
+
+#[test]
+fn a_shard_index_may_not_leave_its_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let index = r#"{"weight_map": {"w": "../pytorch_model.bin"}}"#;
+    std::fs::write(dir.path().join("pytorch_model.bin.index.json"), index).expect("written");
+    assert!(matches!(Weights::open(dir.path()), Err(Error::Config { .. })));
+}
