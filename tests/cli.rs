@@ -140,7 +140,7 @@ fn json_lines_have_the_contract_s_fields_in_order() {
 {"source": ""}
 "#;
     let output = run(&["translate", "--format", "jsonl", "--n-best", "3"], input.as_bytes()).ok();
-    let passed = r#"{"source":"Two dogs run.","z":1,"id":12345678901234567890123,"ratio":1.50,"nested":{"b":[null],"a":"ü"},"hypotheses":[{"text":""#;
+    let passed = r#"{"source":"Two dogs run.","z":1,"id":12345678901234567890123,"ratio":1.50,"nested":{"b": [null], "a": "ü"},"hypotheses":[{"text":""#;
     assert!(output.out.starts_with(passed), "{}", output.out);
     let objects = output.objects();
     let hypotheses = objects[0]["hypotheses"].as_array().expect("a list");

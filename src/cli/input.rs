@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
 
 use crate::cli::output::json;
 use crate::{Error, Result};
@@ -31,11 +32,14 @@ pub(super) struct Line {
     pub content: Result<Item, BadLine>,
 }
 
+/// JSON fields that pass through: in their order, and as they were written, to the last digit.
+pub(super) type Fields = IndexMap<String, Box<RawValue>>;
+
 /// A sentence, and the JSON fields that pass through.
 #[derive(Debug)]
 pub(super) struct Item {
     pub source: String,
-    pub other: Map<String, Value>,
+    pub other: Fields,
 }
 
 /// A line that cannot be read.
@@ -144,25 +148,22 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
         source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
     })?;
     match form {
-        Form::Text => Ok(Item { source: text, other: Map::new() }),
+        Form::Text => Ok(Item { source: text, other: Fields::new() }),
         Form::Json => parse_json(&text),
     }
 }
 
 fn parse_json(text: &str) -> Result<Item, BadLine> {
     let bad = |message: String, source: Option<String>| BadLine { kind: "json", message, source };
-    let value: Value = serde_json::from_str(text)
+    let mut other: Fields = serde_json::from_str(text)
         .map_err(|error| bad(format!("read line: expected a JSON object, got {error}"), None))?;
-    let Value::Object(mut other) = value else {
-        return Err(bad("read line: expected a JSON object, got another JSON value".into(), None));
+    let Some(source) = other.shift_remove("source") else {
+        return Err(bad("read line: expected a field \"source\", got none".into(), None));
     };
-    let source = match other.shift_remove("source") {
-        Some(Value::String(source)) => source,
-        Some(value) => return Err(bad(format!("read line: source: expected a string, got {value}"), None)),
-        None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),
-    };
+    let source: String = serde_json::from_str(source.get())
+        .map_err(|_| bad(format!("read line: source: expected a string, got {source}"), None))?;
     for field in UNSUPPORTED_FIELDS {
-        if let Some(value) = other.get(field).filter(|value| !value.is_null()) {
+        if let Some(value) = other.get(field).filter(|value| value.get() != "null") {
             let message = format!("read line: {field}: expected no such field, as it is not supported, got {value}");
             return Err(BadLine { kind: "unsupported_field", message, source: Some(source) });
         }
@@ -203,7 +204,7 @@ mod tests {
     fn json_lines_keep_their_other_fields() {
         let read = lines(br#"{"id": 7, "source": "x", "tags": ["a"]}"#, Form::Json);
         let item = read[0].content.as_ref().unwrap();
-        assert_eq!((item.source.as_str(), item.other["id"].as_u64()), ("x", Some(7)));
+        assert_eq!((item.source.as_str(), item.other["id"].get()), ("x", "7"));
         for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", r#"{"source": "x", "seed": 1}"#] {
             assert!(lines(format!("{bad}\n").as_bytes(), Form::Json)[0].content.is_err(), "{bad}");
         }

@@ -5,8 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use crate::cli::input::Fields;
 use crate::{Error, Result, Score, TextHypothesis, Translation};
 
 /// A file or standard output.
@@ -67,7 +67,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String> {
 struct TranslationLine<'a> {
     source: &'a str,
     #[serde(flatten)]
-    other: &'a Map<String, Value>,
+    other: &'a Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_truncated: Option<bool>,
     hypotheses: Vec<HypothesisLine<'a>>,
@@ -113,7 +113,7 @@ impl<'a> HypothesisLine<'a> {
 }
 
 /// A translation as a JSON line; `other` holds the input's other fields.
-pub(super) fn translation_json(translation: &Translation, other: &Map<String, Value>) -> Result<String> {
+pub(super) fn translation_json(translation: &Translation, other: &Fields) -> Result<String> {
     json(&TranslationLine {
         source: &translation.source,
         other,
@@ -123,17 +123,12 @@ pub(super) fn translation_json(translation: &Translation, other: &Map<String, Va
 }
 
 /// An error in a line's place as a JSON line.
-pub(super) fn error_json(
-    source: Option<&str>,
-    other: &Map<String, Value>,
-    kind: &str,
-    message: &str,
-) -> Result<String> {
+pub(super) fn error_json(source: Option<&str>, other: &Fields, kind: &str, message: &str) -> Result<String> {
     #[derive(Serialize)]
     struct ErrorLine<'a> {
         source: Option<&'a str>,
         #[serde(flatten)]
-        other: &'a Map<String, Value>,
+        other: &'a Fields,
         error: ErrorObject<'a>,
     }
     #[derive(Serialize)]

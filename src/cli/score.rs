@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde_json::Map;
-
 use crate::Result;
-use crate::cli::input::{Form, Line, Lines};
+use crate::cli::input::{Fields, Form, Line, Lines};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
@@ -109,7 +107,7 @@ impl stream::Work for Work<'_> {
             Err((kind, message)) => {
                 self.bad_lines = true;
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(error_json(source, &Map::new(), kind, &message)?)
+                self.output.line(error_json(source, &Fields::new(), kind, &message)?)
             }
         }
     }

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use serde_json::{Map, Value};
 
 use crate::Result;
-use crate::cli::input::{Form, Item, Line, Lines};
+use crate::cli::input::{Fields, Form, Item, Line, Lines};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, one_line, translation_json};
 use crate::cli::progress::Progress;
@@ -99,14 +98,14 @@ struct Tag {
     number: u64,
     bytes: u64,
     source: String,
-    other: Map<String, Value>,
+    other: Fields,
 }
 
 struct Done {
     number: u64,
     bytes: u64,
     source: Option<String>,
-    other: Map<String, Value>,
+    other: Fields,
     /// The translation, or the kind and text of the error in its place.
     result: Result<Translation, (&'static str, String)>,
 }
@@ -123,7 +122,7 @@ impl stream::Work for Work<'_> {
                 }
                 Err(bad) => {
                     let result = Err((bad.kind, bad.message));
-                    self.failed.push((tag, Done { number, bytes, source: bad.source, other: Map::new(), result }));
+                    self.failed.push((tag, Done { number, bytes, source: bad.source, other: Fields::new(), result }));
                 }
             }
         }
