@@ -265,7 +265,9 @@ fn without_the_hub_the_cache_serves() {
     assert_eq!(fixture.fetch(&fixture.hub()).0.expect("cached"), dir);
     // A commit is what it is: nobody needs to be asked.
     let commit = ModelId::parse(&format!("{REPOSITORY}@{COMMIT}")).expect("an id");
-    assert_eq!(fixture.gone().fetch(&commit, &mut ()).expect("cached"), dir);
+    let mut told = Told::default();
+    assert_eq!(fixture.gone().fetch(&commit, &mut told).expect("cached"), dir);
+    assert!(told.notes.is_empty(), "{:?}", told.notes);
 }
 
 #[test]

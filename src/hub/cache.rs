@@ -83,8 +83,9 @@ impl Snapshots {
         }
         let path = self.root.join("refs").join(revision);
         create_parent(&path)?;
+        let _lock = self.lock("refs")?;
         // Two steps: a reader must not find half a name.
-        let new = path.with_added_extension(format!("{}.new", std::process::id()));
+        let new = path.with_added_extension("new");
         fs::write(&new, commit).and_then(|()| fs::rename(&new, &path)).map_err(io("write", &path))
     }
 
@@ -95,7 +96,7 @@ impl Snapshots {
         Ok(path)
     }
 
-    /// Waits until no other process downloads these contents; others wait until the file is dropped.
+    /// Waits until nobody else writes these contents (or `refs`); others wait until the file is dropped.
     pub(super) fn lock(&self, etag: &str) -> Result<File> {
         let path = self.locks.join(format!("{etag}.lock"));
         create_parent(&path)?;
@@ -105,10 +106,13 @@ impl Snapshots {
     }
 }
 
-/// Makes `link` another name of `blob`, where it is not one already.
+/// Makes `link` another name of `blob`, where it is not one already. The contents must be locked.
 pub(super) fn link(blob: &Path, link: &Path) -> Result<()> {
+    if link.exists() {
+        return Ok(());
+    }
     create_parent(link)?;
-    // What stands there although the file was missing is a link to contents that are gone.
+    // What may stand there all the same is a link to contents that are gone.
     _ = fs::remove_file(link);
     #[cfg(unix)]
     let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(blob.file_name().unwrap_or_default()), link);

@@ -1,8 +1,8 @@
 //! The weights of a checkpoint: named tensors in memory mapped files, each one's name, shape, type and values checked when it is
 //! taken.
 //!
-//! A reader finds the tensors of one file: [`safetensors`](mod@safetensors) or [`pytorch`]. Both only say where in the file each
-//! tensor's bytes lie; nothing is copied before [`Weights::get`] asks for it.
+//! A reader finds the tensors of one file: `safetensors` or `pytorch`. Both only say where in the file each tensor's bytes lie;
+//! nothing is copied before [`Weights::get`] asks for it.
 
 mod pickle;
 mod pytorch;

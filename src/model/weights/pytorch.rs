@@ -176,13 +176,12 @@ fn place<'a>(pickle: &Pickle<'a>, arguments: &[Value<'a>], storages: &Storages) 
 /// Whether values lie in the order of their indices. Strides of dimensions of size 1, or of no values at all, mean nothing.
 fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
-    let mut in_order = |(size, stride): (&usize, &usize)| {
+    let in_order = |(size, stride): (&usize, &usize)| {
         let right = *size == 1 || *stride == expected;
         expected = expected.saturating_mul(*size);
         right
     };
-    shape.len() == strides.len()
-        && (shape.contains(&0) || shape.iter().zip(strides).rev().all(|dimension| in_order(dimension)))
+    shape.len() == strides.len() && (shape.contains(&0) || shape.iter().zip(strides).rev().all(in_order))
 }
 
 struct Storage<'a> {
