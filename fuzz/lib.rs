@@ -57,7 +57,8 @@ pub fn seed(name: &str) -> Vec<u8> {
 
 /// The demo model's directory.
 pub fn demo_model() -> &'static Path {
-    static PATH: LazyLock<PathBuf> = LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/m30k-en-de"));
+    static PATH: LazyLock<PathBuf> =
+        LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/m30k-en-de"));
     &PATH
 }
 

@@ -54,9 +54,8 @@ enum Ending {
 /// What the fuzz targets reach of this module.
 #[doc(hidden)]
 pub mod fuzzing {
-    use serde_json::Map;
 
-    use super::input::{Form, Lines};
+    use super::input::{Fields, Form, Lines};
     use super::output::error_json;
     use crate::Result;
 
@@ -81,7 +80,7 @@ pub mod fuzzing {
         while let Some(line) = lines.next()? {
             let written = match line.content {
                 Ok(item) => error_json(Some(&item.source), &item.other, "none", "")?,
-                Err(bad) => error_json(bad.source.as_deref(), &Map::new(), bad.kind, &bad.message)?,
+                Err(bad) => error_json(bad.source.as_deref(), &Fields::new(), bad.kind, &bad.message)?,
             };
             read.push(ReadLine { number: line.number, bytes: line.bytes, written });
         }

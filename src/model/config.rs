@@ -147,6 +147,9 @@ const MAX_LAYERS: u64 = 1 << 10;
 /// Lengths end at the position table anyway.
 const MAX_LENGTH: u64 = u32::MAX as u64;
 
+/// The most values of a position table, which is computed where the checkpoint has none: 1 GiB.
+const MAX_POSITION_VALUES: usize = 1 << 28;
+
 /// Flags that would change the computation in Marian itself, but that transformers' Marian model never reads, with the value that
 /// goes without saying.
 const IGNORED: [(&str, bool); 5] = [
@@ -176,6 +179,11 @@ impl ModelConfig {
         if share_embeddings && decoder_vocab_size != vocab_size {
             return Err(fields.error("decoder_vocab_size", format!("{vocab_size}, as embeddings are shared")));
         }
+        let max_position_embeddings = fields.size("max_position_embeddings", 1024, MAX_WIDTH)?;
+        if max_position_embeddings * d_model > MAX_POSITION_VALUES {
+            let expected = format!("at most {} for d_model {d_model}", MAX_POSITION_VALUES / d_model);
+            return Err(fields.error("max_position_embeddings", expected));
+        }
         // The defaults are transformers', where they are the sizes of the first OPUS-MT model.
         let pad_id = fields.id("pad_token_id", 58100, decoder_vocab_size)?;
         let ids = SpecialIds {
@@ -187,7 +195,7 @@ impl ModelConfig {
             d_model,
             vocab_size,
             decoder_vocab_size,
-            max_position_embeddings: fields.size("max_position_embeddings", 1024, MAX_WIDTH)?,
+            max_position_embeddings,
             encoder: StackConfig::read(&fields, "encoder", d_model)?,
             decoder: StackConfig::read(&fields, "decoder", d_model)?,
             activation: activation(&fields)?,
