@@ -6,6 +6,8 @@
 //! | `driver` | that layer on a GPU: CUDA driver, graphs; `cublaslt` beside it: plans for matrix products |
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, counters, injected faults |
+//! | `rows` | which rows of a step are live, as launchers take it |
+//! | `backend` | the `Backend` over all that |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
 //!
 //! [`open`] and [`open_emulated`] say clearly why a device is not there; nothing panics where no driver is installed.
@@ -18,18 +20,24 @@ mod driver;
 mod element;
 #[cfg(emulated)]
 pub mod emulated;
+mod rows;
 
+pub mod attention;
+pub mod backend;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod stats;
 
 #[cfg(test)]
 mod testing;
 
+pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
 pub use context::{Context, Counters, Fault};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
-pub use element::{Dtype, Element};
+pub use element::Element;
+pub use rows::RowList;
 
 use crate::Result;
 
