@@ -14,7 +14,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("metrics", &["error"]),
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
-    ("translator", &["error", "backend", "cpu", "text", "model", "decode"]),
+    ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
     ("cli", &["error", "backend", "cpu", "text", "model", "decode", "translator"]),
 ];
 
@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 14] = [
+const RE_EXPORTS: [(&str, &str); 16] = [
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
@@ -32,6 +32,8 @@ const RE_EXPORTS: [(&str, &str); 14] = [
     ("MaxLength", "decode"),
     ("Preset", "decode"),
     ("Stop", "decode"),
+    ("Device", "translator"),
+    ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
     ("TextHypothesis", "translator"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::translator::EngineOptions;
-use crate::{Dtype, Error, Result, Translator};
+use crate::{Device, Dtype, Error, Result, Translator};
 
 /// Where the model lies and how it runs.
 #[derive(Debug, clap::Args)]
@@ -11,10 +11,15 @@ pub(super) struct ModelArguments {
     /// Model directory in Hugging Face form [default: the demo model, English to German].
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Threads that compute [default: one per core].
+    /// Where to compute: cpu, cuda or cuda:N for a GPU, auto for the first GPU if it can be used and else the CPU, or emulated,
+    /// which runs the GPU's code on the CPU, slowly, to check it.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// Threads that compute on the CPU [default: one per core].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
-    /// Element type of the weights: i8 is faster and smaller, and costs a little quality.
+    /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
+    /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
     /// Sentences decoded at once; changes speed and memory, never a result.
@@ -26,6 +31,8 @@ pub(super) struct ModelArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum DtypeName {
     F32,
+    F16,
+    Bf16,
     I8,
 }
 
@@ -33,10 +40,16 @@ impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = match self.dtype {
             DtypeName::F32 => Dtype::F32,
+            DtypeName::F16 => Dtype::F16,
+            DtypeName::Bf16 => Dtype::Bf16,
             DtypeName::I8 => Dtype::I8,
         };
-        let options = EngineOptions { threads: self.threads, slots: self.batch_size, dtype };
+        let options = EngineOptions { device: self.device, threads: self.threads, slots: self.batch_size, dtype };
         let translator = Translator::open_with(resolve(self.model.as_deref())?, &options)?;
+        let choice = translator.device();
+        if let Some(reason) = &choice.reason {
+            eprintln!("beamfuse: device {} chose {}: {reason}", self.device, choice.device);
+        }
         for flag in &translator.config().ignored {
             eprintln!("beamfuse: config.json: {flag} is ignored, as transformers does for this model type");
         }
