@@ -1,11 +1,11 @@
 // out[row] = log_softmax(logits[row, :])[gold[row]] for the live rows.
 //
 // Shapes: logits [bucket, vocab_size] f32; gold [bucket] u32; count [1] u32; out [bucket] f32.
-// Parallelisation: a block per row of the bucket; the row is read twice, the second time from cache.
-// Numerics: f32; the maximum is subtracted before exp. NaN or +infinity anywhere in the row, nothing but -infinity, and a gold
-// token outside the vocabulary give NaN. The order of additions depends on vocab_size and the block size alone.
+// Parallelisation: a block per row of the bucket, which takes the row's chunks in turn, then merges them.
+// Numerics: f32; the maximum is subtracted before exp. With the block size of beam_step the normaliser has the bits that beam_step
+// ranks by. NaN or +infinity anywhere in the row, nothing but -infinity, and a gold token outside the vocabulary give NaN.
 // Reference: src/cpu/stats.rs
-#include "common.cuh"
+#include "log_sum_exp.cuh"
 
 struct StatsArguments {
     const float* logits;
@@ -14,22 +14,28 @@ struct StatsArguments {
     float* out;
     unsigned bucket;
     unsigned vocab_size;
+    unsigned chunks;
+    unsigned vectorized;  // all rows start at multiples of 16 bytes
 };
 
 __device__ void stats_gold(const StatsArguments& a) {
     const unsigned row = blockIdx.x;
     if (row >= a.bucket || row >= *a.count) return;
     SHARED(float, scratch, WARP_SIZE);
+    DYNAMIC_SHARED(LogSum, sums);  // [chunks]
     const float* logits = a.logits + static_cast<std::size_t>(row) * a.vocab_size;
-    float largest = -INFINITY;
-    for (unsigned i = threadIdx.x; i < a.vocab_size; i += blockDim.x) largest = fmaxf(largest, logits[i]);
-    largest = block_max(largest, scratch);
-    float sum = 0.0f;
-    for (unsigned i = threadIdx.x; i < a.vocab_size; i += blockDim.x) sum += expf(logits[i] - largest);
-    sum = block_sum(sum, scratch);
+    float x[CHUNK_ELEMENTS];
+    for (unsigned chunk = 0; chunk < a.chunks; ++chunk) {
+        load_chunk(logits, chunk * blockDim.x * CHUNK_ELEMENTS, a.vocab_size, a.vectorized != 0, x);
+        const LogSum sum = chunk_log_sum(x, scratch);
+        if (threadIdx.x == 0) sums[chunk] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x >= WARP_SIZE) return;
+    const float normalizer = merge_log_sums(sums, a.chunks, 1);
     if (threadIdx.x != 0) return;
     const unsigned gold = a.gold[row];
-    a.out[row] = gold < a.vocab_size ? logits[gold] - (largest + logf(sum)) : NAN;
+    a.out[row] = gold < a.vocab_size && isfinite(normalizer) ? logits[gold] - normalizer : NAN;
 }
 
-KERNEL(stats_gold_f32, 1024, StatsArguments, stats_gold)
+KERNEL(stats_gold_f32, 128, StatsArguments, stats_gold)

@@ -53,7 +53,8 @@ fn a_search_gives_the_tokens_of_the_cpu() {
     assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
 
     let sources = &sources[..4];
-    let options = DecodeOptions { coverage_penalty: 0.2, attention: true, min_length: 9, beam_size: 3, ..options };
+    let options =
+        DecodeOptions { coverage_penalty: 0.2, attention: true, min_length: 9, beam_size: 3, n_best: 3, ..options };
     let expected = cpu.translate(sources, &options).expect("valid options");
     assert_same(&emulated.translate(sources, &options).expect("valid options"), &expected);
 }

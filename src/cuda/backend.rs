@@ -5,13 +5,14 @@
 
 use std::marker::PhantomData;
 
+use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use super::buffer::{Buffer, View, ViewMut};
 use super::context::Context;
 use super::element::Element;
 use super::rows::RowList;
 use super::{attention, embedding, layer_norm, linear, stats};
+use crate::Result;
 use crate::backend::{Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions};
-use crate::{Error, Result};
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
 #[derive(Debug)]
@@ -73,6 +74,31 @@ fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
     RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
 }
 
+/// The parts of a search as the launchers of its kernels take them, and the bucket of its rows.
+fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut BeamStepScratch, usize) {
+    let views = SearchViews {
+        shape: search.shape,
+        vocab_size: search.vocab_size,
+        ids: search.ids,
+        options: search.options.view_mut(),
+        step: search.step.view_mut(),
+        live: search.live.view_mut(),
+        cum_log_probs: search.cum_log_probs.view_mut(),
+        tokens: search.tokens.view_mut(),
+        parents: search.parents.view_mut(),
+        log_probs: search.log_probs.view_mut(),
+        ancestry: search.ancestry.view_mut(),
+        coverage: search.coverage.view_mut(),
+        attention: search.attention.view_mut(),
+        finished: search.finished.view_mut(),
+        finished_count: search.finished_count.view_mut(),
+        failures: search.failures.view_mut(),
+        rows: search.rows.entries.view_mut(),
+        row_count: search.rows.count.view_mut(),
+    };
+    (views, &mut search.scratch, search.rows.bucket)
+}
+
 impl<T: Element> Cuda<T> {
     /// `out = activation(x W^T + bias)` over the bucket, into the type that is asked for.
     fn product<O: Element>(
@@ -102,7 +128,7 @@ impl<T: Element> Backend for Cuda<T> {
     type Matrix = Matrix<T>;
     type Norm = Norm<T>;
     type Embedding = Embedding<T>;
-    type SearchScratch = ();
+    type SearchScratch = BeamStepScratch;
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
@@ -120,8 +146,8 @@ impl<T: Element> Backend for Cuda<T> {
         self.context.zeros(len)
     }
 
-    fn search_scratch(&self, _shape: SessionShape, _vocab_size: usize) -> Result<()> {
-        Ok(())
+    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<BeamStepScratch> {
+        BeamStepScratch::new(&self.context, shape, vocab_size)
     }
 
     fn write_ints(&self, to: &mut Buffer<u32>, offset: usize, values: &[u32]) -> Result<()> {
@@ -281,13 +307,15 @@ impl<T: Element> Backend for Cuda<T> {
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
-        let _ = (slots, search);
-        Err(Error::Device { device: self.context.name().to_owned(), reason: "no beam search yet".to_owned() })
+        let (search, scratch, _) = views(search);
+        StartSlots { search, scratch, slots }.launch(&self.context)
     }
 
     fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
-        let _ = (logits, attention, search);
-        Err(Error::Device { device: self.context.name().to_owned(), reason: "no beam search yet".to_owned() })
+        let (search, scratch, rows) = views(search);
+        let (logits_stride, bucket) = (search.vocab_size, rows.min(search.shape.slots));
+        let (logits, attention) = (logits.view(), attention.view());
+        BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
     }
 
     fn gold_log_probs(

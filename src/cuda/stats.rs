@@ -2,14 +2,17 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Launch;
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::rows::RowList;
+use super::{Launch, is_vectorizable};
 use crate::Result;
 
 const OPERATION: &str = "gold_log_probs";
-const THREADS: u32 = 256;
+/// As in beam_step, for the same bits.
+const THREADS: u32 = 128;
+/// Logits that a thread holds at a time; as in the kernel.
+const ELEMENTS: u32 = 32;
 
 /// `out[i] = log_softmax(logits[i])[gold[i]]` for the live rows.
 ///
@@ -35,6 +38,8 @@ struct Arguments {
     out: u64,
     bucket: u32,
     vocab_size: u32,
+    chunks: u32,
+    vectorized: u32,
 }
 
 impl GoldLogProbs<'_> {
@@ -56,15 +61,21 @@ impl GoldLogProbs<'_> {
         if bucket == 0 {
             return Ok(());
         }
+        let logits = context.address(&self.logits)?;
+        let chunks = vocab_size.div_ceil((threads * ELEMENTS) as usize);
         let arguments = Arguments {
-            logits: context.address(&self.logits)?,
+            logits,
             gold: context.address(&self.gold)?,
             count: rows.count,
             out: context.address_mut(&self.out)?,
             bucket: rows.bucket,
             vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
+            chunks: to_u32(OPERATION, "chunks", chunks)?,
+            vectorized: is_vectorizable::<f32>(vocab_size, &[logits]).into(),
         };
-        let launch = Launch { symbol: "stats_gold_f32", grid: [rows.bucket, 1, 1], block: threads, shared: 0 };
+        // A maximum and a sum for each chunk.
+        let shared = chunks * 2 * size_of::<f32>();
+        let launch = Launch { symbol: "stats_gold_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
         // SAFETY: mirrors `stats_gold_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
         // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }
@@ -104,8 +115,8 @@ mod tests {
     }
 
     fn check_shapes(context: &Context) -> Result<()> {
-        for vocab_size in [1, 2, 31, 997, 8001] {
-            for threads in [32, 96, 256, 1024] {
+        for vocab_size in [1, 2, 31, 997, 8001, 8192] {
+            for threads in [32, 96, 128] {
                 check_case(context, vocab_size, threads)?;
             }
         }

@@ -205,13 +205,12 @@ fn check_cross<T: Element>(context: &Context, heads: Heads, threads: u32) -> Res
     Ok(())
 }
 
-fn check_all<T: Element>(context: &Context) -> Result<()> {
-    for (heads, threads) in HEADS.into_iter().flat_map(|heads| BLOCKS.map(|threads| (heads, threads))) {
-        check_encoder::<T>(context, heads, threads)?;
-        check_self::<T>(context, heads, threads)?;
-        check_cross::<T>(context, heads, threads)?;
-    }
-    Ok(())
+/// Every head shape with every block size.
+fn sweep(context: &Context, check: fn(&Context, Heads, u32) -> Result<()>) -> Result<()> {
+    HEADS
+        .into_iter()
+        .flat_map(|heads| BLOCKS.map(|threads| (heads, threads)))
+        .try_for_each(|(heads, threads)| check(context, heads, threads))
 }
 
 // ---- Properties ----
@@ -276,9 +275,15 @@ fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
 }
 
 device_tests! {
-    f32: check_all::<f32>;
-    f16: check_all::<half::f16>;
-    bf16: check_all::<half::bf16>;
+    encoder_f32: |context| sweep(context, check_encoder::<f32>);
+    encoder_f16: |context| sweep(context, check_encoder::<half::f16>);
+    encoder_bf16: |context| sweep(context, check_encoder::<half::bf16>);
+    self_f32: |context| sweep(context, check_self::<f32>);
+    self_f16: |context| sweep(context, check_self::<half::f16>);
+    self_bf16: |context| sweep(context, check_self::<half::bf16>);
+    cross_f32: |context| sweep(context, check_cross::<f32>);
+    cross_f16: |context| sweep(context, check_cross::<half::f16>);
+    cross_bf16: |context| sweep(context, check_cross::<half::bf16>);
     alone: a_row_is_the_same_alone;
     longest: a_length_beyond_shared_memory_is_refused;
     shapes: wrong_shapes_are_refused;
