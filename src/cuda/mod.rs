@@ -19,6 +19,7 @@ mod element;
 #[cfg(emulated)]
 pub mod emulated;
 
+pub mod beam_step;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
