@@ -92,13 +92,15 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     if let Some(sanitizers) = env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty()) {
         sanitize(&mut build, &sanitizers)?;
     }
+    let common = root.join("kernels/common.cuh");
     let wrappers = out.join("emulated");
     fs::create_dir_all(&wrappers)?;
     for source in sources {
         let name = stem(source);
         let wrapper = wrappers.join(format!("{name}.cpp"));
+        // Device functions are a file's own: two files may each have a template of the same name.
         let text = format!(
-            "#include \"emulated.h\"\n#include {source:?}\n\
+            "#include \"emulated.h\"\n#include {common:?}\nnamespace {{\n#include {source:?}\n}}\n\
              extern \"C\" const emulated::Kernel* emulated_kernels_{name}() {{ return emulated::kernels; }}\n"
         );
         fs::write(&wrapper, text)?;

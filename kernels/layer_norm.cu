@@ -1,7 +1,6 @@
-// out[row, :] = (s - mean(s)) / sqrt(var(s) + epsilon) * weight + bias with s = x[row, :] (+ residual[row, :]); s itself is
-// stored too if asked for.
+// x[row, :] = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias in place, with h = x[row, :] + delta[row, :].
 //
-// Shapes: x, residual, sum, out [rows, d_model]; weight, bias [d_model]; all of type T. residual and sum may be null.
+// Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T.
 // Parallelisation: a warp per row, 16 bytes per lane and load where d_model and the addresses allow; then up to 1024 elements
 // stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache.
 // Numerics: f32; mean first, then the mean of squared differences (biased); a NaN or an infinity makes its whole row NaN. The
@@ -11,59 +10,50 @@
 
 template <typename T>
 struct LayerNormArguments {
-    const T* x;
-    const T* residual;
-    const T* weight;
+    T* x;
+    const T* delta;
+    const T* gain;
     const T* bias;
-    T* sum;
-    T* out;
     unsigned rows;
     unsigned d_model;
-    float epsilon;
+    float eps;
     unsigned vectorized;  // d_model is a multiple of VECTOR<T>, and all addresses are of 16 bytes
 };
 
 constexpr unsigned ELEMENTS_PER_LANE = 32;
 
-// N neighbours of s = x + residual in f32, from element i of the row that starts at `row`.
+// N neighbours of h = x + delta in f32, from element i of the row that starts at `row`.
 template <unsigned N, typename T>
-__device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, float (&s)[N]) {
-    const Pack<T, N> x = load_pack<N>(a.x + row + i);
+__device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, float (&h)[N]) {
+    const Pack<T, N> x = load_pack<N>(a.x + row + i), delta = load_pack<N>(a.delta + row + i);
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k) s[k] = to_float(x.values[k]);
-    if (a.residual == nullptr) return;
-    const Pack<T, N> residual = load_pack<N>(a.residual + row + i);
-#pragma unroll
-    for (unsigned k = 0; k < N; ++k) s[k] += to_float(residual.values[k]);
+    for (unsigned k = 0; k < N; ++k) h[k] = to_float(x.values[k]) + to_float(delta.values[k]);
 }
 
 template <unsigned N, typename T>
-__device__ __forceinline__ void store(const LayerNormArguments<T>& a, std::size_t row, unsigned i, const float (&s)[N],
+__device__ __forceinline__ void store(const LayerNormArguments<T>& a, std::size_t row, unsigned i, const float (&h)[N],
                                       float mean, float scale) {
-    const Pack<T, N> weight = load_pack<N>(a.weight + i), bias = load_pack<N>(a.bias + i);
-    Pack<T, N> sum, out;
+    const Pack<T, N> gain = load_pack<N>(a.gain + i), bias = load_pack<N>(a.bias + i);
+    Pack<T, N> out;
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k) {
-        sum.values[k] = from_float<T>(s[k]);
-        out.values[k] = from_float<T>((s[k] - mean) * scale * to_float(weight.values[k]) + to_float(bias.values[k]));
-    }
-    if (a.sum != nullptr) store_pack(a.sum + row + i, sum);
-    store_pack(a.out + row + i, out);
+    for (unsigned k = 0; k < N; ++k)
+        out.values[k] = from_float<T>((h[k] - mean) * scale * to_float(gain.values[k]) + to_float(bias.values[k]));
+    store_pack(a.x + row + i, out);
 }
 
 // A row of at most 32 * ELEMENTS_PER_LANE elements, kept in registers; N neighbours at a time.
 template <unsigned N, typename T>
 __device__ __forceinline__ void normalize_short(const LayerNormArguments<T>& a, std::size_t row, unsigned lane) {
     constexpr unsigned TURNS = ELEMENTS_PER_LANE / N;
-    float s[TURNS][N];
+    float h[TURNS][N];
     float total = 0.0f;
 #pragma unroll
     for (unsigned turn = 0; turn < TURNS; ++turn) {
         const unsigned i = (turn * WARP_SIZE + lane) * N;
         if (i >= a.d_model) continue;
-        load_sum<N>(a, row, i, s[turn]);
+        load_sum<N>(a, row, i, h[turn]);
 #pragma unroll
-        for (unsigned k = 0; k < N; ++k) total += s[turn][k];
+        for (unsigned k = 0; k < N; ++k) total += h[turn][k];
     }
     const float mean = warp_sum(total) / static_cast<float>(a.d_model);
     float squares = 0.0f;
@@ -71,37 +61,37 @@ __device__ __forceinline__ void normalize_short(const LayerNormArguments<T>& a, 
     for (unsigned turn = 0; turn < TURNS; ++turn) {
         if ((turn * WARP_SIZE + lane) * N >= a.d_model) continue;
 #pragma unroll
-        for (unsigned k = 0; k < N; ++k) squares += (s[turn][k] - mean) * (s[turn][k] - mean);
+        for (unsigned k = 0; k < N; ++k) squares += (h[turn][k] - mean) * (h[turn][k] - mean);
     }
-    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.epsilon);
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.eps);
 #pragma unroll
     for (unsigned turn = 0; turn < TURNS; ++turn) {
         const unsigned i = (turn * WARP_SIZE + lane) * N;
-        if (i < a.d_model) store<N>(a, row, i, s[turn], mean, scale);
+        if (i < a.d_model) store<N>(a, row, i, h[turn], mean, scale);
     }
 }
 
 // A row of any length, read again for each pass.
 template <unsigned N, typename T>
 __device__ __forceinline__ void normalize_long(const LayerNormArguments<T>& a, std::size_t row, unsigned lane) {
-    float s[N];
+    float h[N];
     float total = 0.0f;
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, s);
+        load_sum<N>(a, row, i, h);
 #pragma unroll
-        for (unsigned k = 0; k < N; ++k) total += s[k];
+        for (unsigned k = 0; k < N; ++k) total += h[k];
     }
     const float mean = warp_sum(total) / static_cast<float>(a.d_model);
     float squares = 0.0f;
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, s);
+        load_sum<N>(a, row, i, h);
 #pragma unroll
-        for (unsigned k = 0; k < N; ++k) squares += (s[k] - mean) * (s[k] - mean);
+        for (unsigned k = 0; k < N; ++k) squares += (h[k] - mean) * (h[k] - mean);
     }
-    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.epsilon);
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.eps);
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, s);
-        store<N>(a, row, i, s, mean, scale);
+        load_sum<N>(a, row, i, h);
+        store<N>(a, row, i, h, mean, scale);
     }
 }
 

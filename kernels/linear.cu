@@ -1,6 +1,6 @@
 // What follows a matrix product, in place: x = activation(x + bias) + residual.
 //
-// Shapes: x, residual [rows, n]; bias [n]; all of type T. bias and residual may be null.
+// Shapes: x, residual [rows, n] of type T; bias [n] f32. bias and residual may be null.
 // Parallelisation: a pack of 16 bytes per thread where n and the addresses allow, else an element.
 // Numerics: f32, rounded once. relu, silu x / (1 + e^-x), gelu in its tanh form and its exact form with erf; NaN stays NaN.
 // Reference: src/cpu/linear.rs
@@ -9,7 +9,7 @@
 template <typename T>
 struct LinearArguments {
     T* x;
-    const T* bias;
+    const float* bias;
     const T* residual;
     unsigned rows;
     unsigned n;
@@ -17,7 +17,7 @@ struct LinearArguments {
     unsigned vectorized;  // n is a multiple of VECTOR<T>, and all addresses are of 16 bytes
 };
 
-// Mirrors `Activation` in src/cuda/linear.rs.
+// Mirrors `Activation` in src/backend.rs.
 enum Activation : unsigned { NONE, RELU, SILU, GELU_TANH, GELU_ERF };
 
 __device__ __forceinline__ float activate(unsigned activation, float x) {
@@ -30,16 +30,29 @@ __device__ __forceinline__ float activate(unsigned activation, float x) {
     }
 }
 
+// N floats, 16 bytes at a time if N is a multiple of 4.
+template <unsigned N>
+__device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
+    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (unsigned first = 0; first < N; first += STEP) {
+        const Pack<float, STEP> pack = load_pack<STEP>(from + first);
+#pragma unroll
+        for (unsigned k = 0; k < STEP; ++k) to[first + k] = pack.values[k];
+    }
+}
+
 template <unsigned N, typename T>
 __device__ __forceinline__ void finish(const LinearArguments<T>& a, std::size_t first) {
     const auto column = static_cast<unsigned>(first % a.n);
-    Pack<T, N> x = load_pack<N>(a.x + first), bias, residual;
-    if (a.bias != nullptr) bias = load_pack<N>(a.bias + column);
+    Pack<T, N> x = load_pack<N>(a.x + first), residual;
+    float bias[N];
+    if (a.bias != nullptr) load_floats<N>(a.bias + column, bias);
     if (a.residual != nullptr) residual = load_pack<N>(a.residual + first);
 #pragma unroll
     for (unsigned k = 0; k < N; ++k) {
         float value = to_float(x.values[k]);
-        if (a.bias != nullptr) value += to_float(bias.values[k]);
+        if (a.bias != nullptr) value += bias[k];
         value = activate(a.activation, value);
         if (a.residual != nullptr) value += to_float(residual.values[k]);
         x.values[k] = from_float<T>(value);

@@ -10,18 +10,44 @@
 
 use crate::Result;
 
-/// The element type of weights during computation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The element type of weights during computation. Sums are f32 in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// 8-bit integers with one scale per output; activations are quantised per row.
+    /// IEEE half precision, weights and activations; on a GPU.
+    F16,
+    /// The upper half of an f32, weights and activations; on a GPU.
+    Bf16,
+    /// 8-bit integers with one scale per output; activations are quantised per row. On the CPU.
     I8,
+}
+
+impl Dtype {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::I8 => 1,
+        }
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+            Dtype::I8 => "i8",
+        }
+    }
 }
 
 /// The activation of a feed-forward layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Activation {
     /// x
     #[default]

@@ -17,4 +17,4 @@ pub mod translator;
 pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
 pub use error::{Error, Result};
-pub use translator::{EngineOptions, Score, TextHypothesis, Translation, Translator};
+pub use translator::{Device, DeviceChoice, EngineOptions, Score, TextHypothesis, Translation, Translator};

@@ -1,5 +1,7 @@
 //! Text in, text out: the public face of the library.
 
+mod device;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,29 +9,31 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::Dtype;
-use crate::cpu::Cpu;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset};
-use crate::model::Marian;
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
+pub use device::{Device, DeviceChoice};
+
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Threads that compute; 0 takes one per core. Default 0.
+    /// Where to compute. Default the CPU.
+    pub device: Device,
+    /// Threads that compute on the CPU; 0 takes one per core. Default 0.
     pub threads: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
-    /// Element type of the linear layers' weights. Default f32.
+    /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { threads: 0, slots: 32, dtype: Dtype::F32 }
+        EngineOptions { device: Device::Cpu, threads: 0, slots: 32, dtype: Dtype::F32 }
     }
 }
 
@@ -67,6 +71,7 @@ impl EngineOptions {
 #[derive(Debug)]
 pub struct Translator {
     engine: Engine,
+    device: DeviceChoice,
     tokenizer: Tokenizer,
     config: ModelConfig,
     generation: GenerationConfig,
@@ -126,7 +131,7 @@ impl Translator {
     /// Opens a Hugging Face model directory.
     ///
     /// # Errors
-    /// As [`Translator::open`], and [`Error::Option`] for `options`.
+    /// As [`Translator::open`], [`Error::Option`] for `options`, and [`Error::Device`] for a device that cannot be used.
     pub fn open_with(dir: impl AsRef<Path>, options: &EngineOptions) -> Result<Self> {
         options.validate()?;
         let dir = dir.as_ref();
@@ -134,10 +139,13 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let backend = Cpu::new(options.threads, options.dtype)?;
-        let model = Marian::open(&backend, dir)?;
-        let engine = Engine::start(backend, model, config.vocab_size, options.slots)?;
-        Ok(Translator { engine, tokenizer, config, generation })
+        let (engine, device) = device::start(options, dir, config.vocab_size)?;
+        Ok(Translator { engine, device, tokenizer, config, generation })
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> &DeviceChoice {
+        &self.device
     }
 
     /// The model's architecture.

@@ -7,7 +7,7 @@ use beamfuse::model::Marian;
 
 #[test]
 fn marian_loads_from_every_form() {
-    let backend = Cpu::new(1).expect("one thread");
+    let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("one thread");
     for form in ["safetensors", "zip", "legacy", "sharded"] {
         let dir = tempfile::tempdir().expect("a directory");
         let config = common::data("checkpoints/safetensors/config.json");

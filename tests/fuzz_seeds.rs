@@ -22,7 +22,7 @@ fn split(data: &[u8], parts: usize) -> Vec<&[u8]> {
 
 #[test]
 fn checkpoints_open() {
-    let backend = Cpu::new(1).expect("a thread starts");
+    let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
     let seeds = seeds("weights");
     assert_eq!(seeds.len(), 3);
     for (path, data) in seeds {

@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("hub", &["error"]),
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
-    ("translator", &["error", "backend", "cpu", "text", "model", "decode"]),
+    ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
     ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
 ];
 
@@ -23,7 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 14] = [
+const RE_EXPORTS: [(&str, &str); 16] = [
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
@@ -33,6 +33,8 @@ const RE_EXPORTS: [(&str, &str); 14] = [
     ("MaxLength", "decode"),
     ("Preset", "decode"),
     ("Stop", "decode"),
+    ("Device", "translator"),
+    ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
     ("TextHypothesis", "translator"),

@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Threads are dear: inputs that do not open, nearly all, share these.
-static PROBE: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(1).expect("a thread starts"));
+static PROBE: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts"));
 
 fuzz_target!(|data: &[u8]| {
     let [config, weights] = parts(data);
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         if Marian::open(&*PROBE, dir.path()).is_err() {
             return;
         }
-        let backend = Cpu::new(1).expect("a thread starts");
+        let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
         let model = Marian::open(&backend, dir.path()).expect("what has opened opens again");
         let config = model.config().clone();
         let engine = Engine::start(backend, model, config.vocab_size, 2).expect("a thread starts");

@@ -11,7 +11,7 @@ use crate::cli::model_dir::{DtypeName, ModelName};
 use crate::cli::output::Output;
 use crate::cli::{Ending, interrupt};
 use crate::translator::ModelInfo;
-use crate::{DecodeOptions, EngineOptions, Error, MaxLength, Result, Translator};
+use crate::{DecodeOptions, Device, EngineOptions, Error, MaxLength, Result, Translator};
 use measure::{Effort, Sentence, measure};
 use report::{Report, Row, Shape};
 
@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     /// Threads that compute; 0 takes one per core.
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [0])]
     threads: Vec<usize>,
+    /// Where to compute, as in translate.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
     /// Element type of the weights.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     dtype: DtypeName,
@@ -125,8 +128,9 @@ impl Arguments {
     }
 
     fn engines(&self) -> impl Iterator<Item = EngineOptions> {
-        let dtype = self.dtype.dtype();
-        let of = move |&threads| self.batch_size.iter().map(move |&slots| EngineOptions { threads, slots, dtype });
+        let (device, dtype) = (self.device, self.dtype.dtype());
+        let of =
+            move |&threads| self.batch_size.iter().map(move |&slots| EngineOptions { device, threads, slots, dtype });
         self.threads.iter().flat_map(of)
     }
 

@@ -6,7 +6,7 @@ use crate::cli::complain;
 use crate::cli::progress::Download;
 use crate::hub::{Hub, ModelId};
 use crate::translator::EngineOptions;
-use crate::{Dtype, Error, Result, Translator};
+use crate::{Device, Dtype, Error, Result, Translator};
 
 /// Which model.
 #[derive(Debug, clap::Args)]
@@ -28,10 +28,15 @@ pub(super) struct ModelName {
 pub(super) struct ModelArguments {
     #[command(flatten)]
     pub name: ModelName,
-    /// Threads that compute [default: one per core].
+    /// Where to compute: cpu, cuda or cuda:N for a GPU, auto for the first GPU if it can be used and else the CPU, or emulated,
+    /// which runs the GPU's code on the CPU, slowly, to check it.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// Threads that compute on the CPU [default: one per core].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
-    /// Element type of the weights: i8 is faster and smaller, and costs a little quality.
+    /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
+    /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
     /// Sentences decoded at once; changes speed and memory, never a result.
@@ -43,6 +48,8 @@ pub(super) struct ModelArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum DtypeName {
     F32,
+    F16,
+    Bf16,
     I8,
 }
 
@@ -50,6 +57,8 @@ impl DtypeName {
     pub(super) fn dtype(self) -> Dtype {
         match self {
             DtypeName::F32 => Dtype::F32,
+            DtypeName::F16 => Dtype::F16,
+            DtypeName::Bf16 => Dtype::Bf16,
             DtypeName::I8 => Dtype::I8,
         }
     }
@@ -57,6 +66,8 @@ impl DtypeName {
     pub(super) fn name(self) -> &'static str {
         match self {
             DtypeName::F32 => "f32",
+            DtypeName::F16 => "f16",
+            DtypeName::Bf16 => "bf16",
             DtypeName::I8 => "i8",
         }
     }
@@ -65,8 +76,12 @@ impl DtypeName {
 impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = self.dtype.dtype();
-        let options = EngineOptions { threads: self.threads, slots: self.batch_size, dtype };
+        let options = EngineOptions { device: self.device, threads: self.threads, slots: self.batch_size, dtype };
         let translator = Translator::open_with(self.name.resolve()?, &options)?;
+        let choice = translator.device();
+        if let Some(reason) = &choice.reason {
+            complain(&format!("device {} chose {}: {reason}", self.device, choice.device));
+        }
         for flag in &translator.config().ignored {
             complain(&format!("config.json: {flag} is ignored, as transformers does for this model type"));
         }

@@ -21,11 +21,11 @@ enum Packed {
 }
 
 impl Matrix {
-    /// Packs weights `[out_dim, in_dim]` and bias `[out_dim]`.
+    /// Packs weights `[out_dim, in_dim]` and bias `[out_dim]`, in f32 unless asked for 8 bits.
     pub fn new(weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize, dtype: Dtype) -> Self {
         let packed = match dtype {
-            Dtype::F32 => Packed::F32(PackedMatrix::pack(weights, out_dim, in_dim)),
             Dtype::I8 => Packed::I8(PackedInt8::pack(weights, out_dim, in_dim)),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Packed::F32(PackedMatrix::pack(weights, out_dim, in_dim)),
         };
         Matrix { packed, bias: bias.map(<[f32]>::to_vec) }
     }

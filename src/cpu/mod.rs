@@ -31,8 +31,12 @@ impl Cpu {
     /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Device`] if the threads cannot be started.
+    /// [`Error::Option`] for a type that the CPU does not compute in; [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
+        if !matches!(dtype, Dtype::F32 | Dtype::I8) {
+            let (expected, got) = ("f32 or i8 on the CPU".to_owned(), dtype.name().to_owned());
+            return Err(Error::Option { option: "dtype", expected, got });
+        }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("beamfuse-cpu-{i}"))

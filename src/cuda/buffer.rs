@@ -1,5 +1,6 @@
 //! What a context hands out: buffers, views of them, graphs, page-locked memory. All give themselves back when dropped.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -34,6 +35,12 @@ impl<T> Buffer<T> {
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         ViewMut { owner: self.context.id(), address: self.address, len: self.len, element: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} on {}", self.len, std::any::type_name::<T>(), self.context.name())
     }
 }
 

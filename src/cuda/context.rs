@@ -1,14 +1,16 @@
 //! A device made safe: typed buffers, checked lengths, counters, injected faults.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
+use super::Element;
 use super::buffer::{Buffer, Graph, Pinned, View, ViewMut};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use super::{Dtype, Element};
+use crate::backend::Dtype;
 use crate::{Error, Result};
 
 /// A device and its stream; a handle, cheap to clone.
@@ -70,6 +72,12 @@ pub enum Fault {
 
 const FAULTS: usize = 3;
 const NEVER: u64 = u64::MAX;
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("device", &self.name()).field("counters", &self.counters()).finish()
+    }
+}
 
 impl Context {
     pub(super) fn new(device: Box<dyn Device>) -> Self {

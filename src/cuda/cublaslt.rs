@@ -13,7 +13,8 @@ use std::ptr;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 
-use super::{Dtype, Gemm};
+use super::Gemm;
+use crate::backend::Dtype;
 
 /// Bytes of scratch memory that an algorithm may ask for.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
@@ -203,6 +204,7 @@ fn data_type(dtype: Dtype) -> sys::cudaDataType {
         Dtype::F32 => sys::cudaDataType::CUDA_R_32F,
         Dtype::F16 => sys::cudaDataType::CUDA_R_16F,
         Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+        Dtype::I8 => sys::cudaDataType::CUDA_R_8I,
     }
 }
 

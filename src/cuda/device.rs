@@ -4,7 +4,7 @@
 //! [`emulated`](super::emulated), the same kernels on the host. [`Context`](super::Context) makes the layer safe, counts what
 //! it does and injects faults; nothing else calls it.
 
-use super::Dtype;
+use crate::backend::Dtype;
 use crate::{Error, Result};
 
 /// A launch of a kernel: which one, and on how many threads.

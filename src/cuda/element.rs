@@ -2,29 +2,10 @@
 
 use half::{bf16, f16};
 
-/// The floating point type that a tensor is stored in. Arithmetic is f32 throughout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// 32 bits.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of an f32.
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes per element.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-        }
-    }
-}
+use crate::backend::Dtype;
 
 /// A storage type of tensors.
-pub trait Element: bytemuck::Pod + Send + Sync {
+pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {
     /// Its name at run time.
     const DTYPE: Dtype;
 
@@ -71,13 +52,15 @@ impl Element for bf16 {
     }
 }
 
-/// The kernel symbol `<name>_<dtype>` for an element type: `symbol!("layer_norm", T)`.
+/// The kernel symbol `<name>_<dtype>` for an element type: `symbol!("layer_norm", T)`. No kernel stores 8 bits: a launch of one
+/// fails for want of its symbol.
 macro_rules! symbol {
     ($name:literal, $element:ty) => {
         match <$element as $crate::cuda::Element>::DTYPE {
-            $crate::cuda::Dtype::F32 => concat!($name, "_f32"),
-            $crate::cuda::Dtype::F16 => concat!($name, "_f16"),
-            $crate::cuda::Dtype::Bf16 => concat!($name, "_bf16"),
+            $crate::backend::Dtype::F32 => concat!($name, "_f32"),
+            $crate::backend::Dtype::F16 => concat!($name, "_f16"),
+            $crate::backend::Dtype::Bf16 => concat!($name, "_bf16"),
+            $crate::backend::Dtype::I8 => concat!($name, "_i8"),
         }
     };
 }

@@ -7,33 +7,17 @@ use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::{Launch, is_vectorizable, pack_size};
 use crate::Result;
+use crate::backend::Activation;
 
 const OPERATION: &str = "linear";
 const THREADS: u32 = 256;
-
-/// What is applied to each element; mirrors `Activation` in the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Activation {
-    /// Nothing.
-    #[default]
-    None,
-    /// `max(x, 0)`; NaN stays NaN.
-    Relu,
-    /// `x / (1 + exp(-x))`, also known as swish.
-    Silu,
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
-    GeluTanh,
-    /// `x / 2 * (1 + erf(x / sqrt(2)))`.
-    GeluErf,
-}
 
 /// `x = activation(x + bias) + residual`, in place.
 pub struct Epilogue<'a, T> {
     /// `[rows, n]`, the product, replaced.
     pub x: ViewMut<'a, T>,
     /// `[n]`.
-    pub bias: Option<View<'a, T>>,
+    pub bias: Option<View<'a, f32>>,
     /// Applied after the bias.
     pub activation: Activation,
     /// `[rows, n]`, added last.
@@ -94,38 +78,8 @@ impl<T: Element> Epilogue<'_, T> {
 mod tests {
     use super::*;
     use crate::check;
+    use crate::cpu::gemm;
     use crate::cuda::testing::{Values, device_tests, stored, tolerance};
-
-    /// erf by its Maclaurin series, and by its continued fraction where the series cancels: obvious, slow, in f64.
-    fn erf(x: f64) -> f64 {
-        if x.abs() < 2.5 {
-            let (mut term, mut sum) = (x, x);
-            for k in 1..100 {
-                term *= -x * x / f64::from(k);
-                sum += term / f64::from(2 * k + 1);
-            }
-            return 2.0 / std::f64::consts::PI.sqrt() * sum;
-        }
-        let mut fraction = 0.0;
-        for k in (1..200).rev() {
-            fraction = f64::from(k) / 2.0 / (x.abs() + fraction);
-        }
-        let tail = (-x * x).exp() / (x.abs() + fraction) / std::f64::consts::PI.sqrt();
-        (1.0 - tail).copysign(x)
-    }
-
-    fn activate(activation: Activation, x: f64) -> f64 {
-        match activation {
-            Activation::None => x,
-            Activation::Relu if x < 0.0 => 0.0,
-            Activation::Relu => x,
-            Activation::Silu => x / (1.0 + (-x).exp()),
-            Activation::GeluTanh => {
-                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
-            }
-            Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
-        }
-    }
 
     const ACTIVATIONS: [Activation; 5] =
         [Activation::None, Activation::Relu, Activation::Silu, Activation::GeluTanh, Activation::GeluErf];
@@ -139,13 +93,13 @@ mod tests {
     ) -> Result<()> {
         let mut values = Values::new(rows as u64 * 31 + n as u64);
         let x: Vec<T> = values.elements(rows * n, 0.0, 3.0);
-        let bias: Vec<T> = values.elements(n, 0.5, 1.0);
+        let bias: Vec<f32> = values.elements(n, 0.5, 1.0);
         let residual: Vec<T> = values.elements(rows * n, 0.0, 10.0);
-        let mut expected = Vec::new();
-        for (i, x) in x.iter().enumerate() {
-            let shifted = f64::from(x.to_f32()) + if has_bias { f64::from(bias[i % n].to_f32()) } else { 0.0 };
-            let added = if has_residual { f64::from(residual[i].to_f32()) } else { 0.0 };
-            expected.push((activate(activation, shifted) + added) as f32);
+        // A product with a 1 leaves what comes after it.
+        let mut expected = vec![f32::NAN; rows * n];
+        for ((x, residual), out) in stored(&x).chunks(n).zip(stored(&residual).chunks(n)).zip(expected.chunks_mut(n)) {
+            let (bias, residual) = (has_bias.then_some(&bias[..]), has_residual.then_some(residual));
+            gemm::reference(&[1.0], 1, x, n, 1, &gemm::Epilogue { bias, activation, residual }, out);
         }
         let mut x = context.upload(&x)?;
         let (bias, residual) = (context.upload(&bias)?, context.upload(&residual)?);
@@ -180,7 +134,9 @@ mod tests {
             let out = context.download(x.view())?;
             assert!(out[0].is_nan(), "{activation:?}");
             assert_eq!(out[1], f32::INFINITY, "{activation:?}");
-            let expected: Vec<f32> = extremes[4..].iter().map(|&x| activate(activation, f64::from(x)) as f32).collect();
+            let mut expected = [f32::NAN; 4];
+            let epilogue = gemm::Epilogue { bias: None, activation, residual: None };
+            gemm::reference(&[1.0], 1, &extremes[4..], 4, 1, &epilogue, &mut expected);
             check::assert_close(&out[4..], &expected, tolerance::<f32>(0.0));
             if activation != Activation::None {
                 check::assert_close(&out[2..4], &[0.0, 0.0], tolerance::<f32>(0.0));
@@ -199,15 +155,6 @@ mod tests {
         expected[0] = 1.0;
         assert_eq!(context.download(x.view())?, expected);
         Ok(())
-    }
-
-    #[test]
-    fn the_reference_erf_is_right() {
-        // Abramowitz and Stegun, table 7.1.
-        for (x, expected) in [(0.5, 0.5204998778), (1.0, 0.8427007929), (2.0, 0.9953222650), (-1.5, -0.9661051465)] {
-            assert!((erf(x) - expected).abs() < 1e-10, "erf({x}) = {}", erf(x));
-        }
-        assert!((erf(2.5 - 1e-9) - erf(2.5)).abs() < 1e-11);
     }
 
     device_tests! {

@@ -1,6 +1,8 @@
 //! What the kernel tests share: every test runs on the emulated device and, where there is one, on a GPU.
 
-use super::{Context, Dtype, Element, open, open_emulated};
+use super::rows::RowList;
+use super::{Buffer, Context, Element, open, open_emulated};
+use crate::backend::{Dtype, Row};
 use crate::check::Tolerance;
 
 /// Makes two tests of each function `fn(&Context) -> Result<()>`: `<name>::emulated` and `<name>::gpu`, which is ignored
@@ -72,6 +74,26 @@ impl Values {
     }
 }
 
+/// A row list on the device.
+pub struct DeviceRows {
+    entries: Buffer<u32>,
+    count: Buffer<u32>,
+    bucket: usize,
+}
+
+impl DeviceRows {
+    /// A bucket of all `rows`, of which the first `live` are live.
+    pub fn upload(context: &Context, rows: &[Row], live: usize) -> crate::Result<Self> {
+        let (entries, count) = (context.upload(bytemuck::cast_slice(rows))?, context.upload(&[live as u32])?);
+        Ok(DeviceRows { entries, count, bucket: rows.len() })
+    }
+
+    /// For a launcher.
+    pub fn list(&self) -> RowList<'_> {
+        RowList { entries: self.entries.view(), count: self.count.view(), bucket: self.bucket }
+    }
+}
+
 /// What a type's elements stand for.
 pub fn stored<T: Element>(values: &[T]) -> Vec<f32> {
     values.iter().map(|value| value.to_f32()).collect()
@@ -80,7 +102,7 @@ pub fn stored<T: Element>(values: &[T]) -> Vec<f32> {
 /// `computed`, the error of the f32 arithmetic relative to values around 1, plus the rounding of the result to `T`.
 pub fn tolerance<T: Element>(computed: f64) -> Tolerance {
     let rounding = match T::DTYPE {
-        Dtype::F32 => 2f64.powi(-23),
+        Dtype::F32 | Dtype::I8 => 2f64.powi(-23),
         Dtype::F16 => 2f64.powi(-11),
         Dtype::Bf16 => 2f64.powi(-8),
     };

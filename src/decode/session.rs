@@ -12,9 +12,10 @@ use crate::{Error, Result};
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     state: M::State,
     search: Search<B>,
-    occupied: Vec<bool>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
+    /// Beams that each slot's sentence may have; 0 when the slot is free.
+    beams: Vec<usize>,
 }
 
 /// A sentence to be taken into a session.
@@ -37,8 +38,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         Ok(Session {
             state: model.open(backend, shape)?,
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
-            occupied: vec![false; shape.slots],
             live: vec![0; shape.slots],
+            beams: vec![0; shape.slots],
         })
     }
 
@@ -49,12 +50,12 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
 
     /// Slots without a sentence.
     pub fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.occupied.iter().enumerate().filter(|(_, taken)| !**taken).map(|(slot, _)| slot)
+        self.beams.iter().enumerate().filter(|(_, beams)| **beams == 0).map(|(slot, _)| slot)
     }
 
     /// Whether every slot is free.
     pub fn is_empty(&self) -> bool {
-        !self.occupied.contains(&true)
+        self.beams.iter().all(|beams| *beams == 0)
     }
 
     /// Encodes sentences into free slots.
@@ -67,7 +68,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     pub fn admit(&mut self, backend: &B, model: &M, sentences: &[Admission<'_>]) -> Result<()> {
         let shape = self.shape();
         for Admission { slot, source, options } in sentences {
-            assert!(!std::mem::replace(&mut self.occupied[*slot], true), "slot {slot} is taken");
+            let before = std::mem::replace(&mut self.beams[*slot], options.beam_size as usize);
+            assert!(before == 0, "slot {slot} is taken");
             let fits = source.len() <= shape.max_src_len
                 && options.max_len as usize <= shape.max_len
                 && options.beam_size as usize <= shape.beam_size;
@@ -84,7 +86,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Errors
     /// A failed device operation.
     pub fn step(&mut self, backend: &B, model: &M) -> Result<()> {
-        let Session { state, search, .. } = self;
+        let Session { state, search, beams, .. } = self;
+        search.rows.bucket = bucket(beams, search.shape.rows);
         model.step(backend, state, &search.rows, &search.ancestry, &search.options)?;
         backend.beam_step(model.logits(state), model.attention(state), search)
     }
@@ -95,13 +98,13 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// A failed device operation. A sentence whose logits were not finite is reported to `receive` alone.
     pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(usize, Result<Vec<Hypothesis>>)) -> Result<()> {
         backend.read_ints(&self.search.live, 0, &mut self.live)?;
-        for slot in 0..self.occupied.len() {
-            if self.occupied[slot] && self.live[slot] == 0 {
+        for slot in 0..self.beams.len() {
+            if self.beams[slot] > 0 && self.live[slot] == 0 {
                 let result = match self.failure(backend, slot)? {
                     Some(error) => Err(error),
                     None => Ok(harvest(backend, &self.search, slot)?),
                 };
-                self.occupied[slot] = false;
+                self.beams[slot] = 0;
                 receive(slot, result);
             }
         }
@@ -115,5 +118,24 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         let Failure { failed, step, beam, value } = failure[0];
         let error = Error::NonFiniteLogits { step: step as usize, slot, row: beam as usize, value };
         Ok((failed != 0).then_some(error))
+    }
+}
+
+/// Rows that grids are sized for when the taken slots have these beams: few different numbers, so that what a device prepares
+/// for a number of rows is used again.
+fn bucket(beams: &[usize], capacity: usize) -> usize {
+    beams.iter().sum::<usize>().next_power_of_two().min(capacity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn the_bucket_holds_every_beam_and_no_more_than_there_is_room_for() {
+        assert_eq!(bucket(&[0, 5, 0, 4], 96), 16);
+        assert_eq!(bucket(&[4; 16], 96), 64);
+        assert_eq!(bucket(&[4; 24], 96), 96);
+        assert_eq!(bucket(&[4, 0], 8), 4);
     }
 }

@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 
-use crate::cuda::{Dtype, Element, Gemm};
+use crate::backend::Dtype;
+use crate::cuda::{Element, Gemm};
 
 /// How many rows are computed side by side, each in its own sum: for the host's vector registers, and for few rows.
 const WIDE: usize = 64;
@@ -10,9 +11,12 @@ const NARROW: usize = 8;
 
 /// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say.
 ///
+/// # Errors
+/// A type that is not multiplied.
+///
 /// # Safety
 /// `x` holds `rows * k` and `weight` `n * k` elements of the input type, `out` `out_len()` of the output type; `out` overlaps neither.
-pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, out: *mut u8) {
+pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, out: *mut u8) -> Result<(), String> {
     // SAFETY: the caller's promise, for the types named in `gemm`.
     unsafe {
         match (gemm.input, gemm.output) {
@@ -21,8 +25,10 @@ pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, out: *mut u8) {
             (Dtype::F16, _) => multiply::<f16, f16>(gemm, x.cast(), weight.cast(), out.cast()),
             (Dtype::Bf16, Dtype::F32) => multiply::<bf16, f32>(gemm, x.cast(), weight.cast(), out.cast()),
             (Dtype::Bf16, _) => multiply::<bf16, bf16>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::I8, _) => return Err("no product of 8-bit integers".to_owned()),
         }
     }
+    Ok(())
 }
 
 unsafe fn multiply<I: Element, O: Element>(gemm: &Gemm, x: *const I, weight: *const I, out: *mut O) {

@@ -201,8 +201,7 @@ impl State {
         let weight = self.memory.range(gemm.weight, gemm.n * gemm.k * gemm.input.size())?;
         let out = self.memory.range(gemm.out, gemm.out_len() * gemm.output.size())?;
         // SAFETY: `range` checked the three; `Device::gemm`'s caller promised that `out` overlaps neither.
-        unsafe { gemm::run(gemm, x, weight, out) };
-        Ok(())
+        unsafe { gemm::run(gemm, x, weight, out) }
     }
 
     fn run_post(&mut self, from: u64, pinned: PinnedId) -> Result<(), String> {

@@ -1,0 +1,249 @@
+// Scaled dot-product attention, out = softmax(q K^T * head_dim^-1/2) V per row and head, over three kinds of keys and values, and
+// the store that fills the decoder's caches.
+//
+//   attention_encoder: every row attends to all rows of its own sentence, rows starts[i] .. starts[i + 1].
+//   attention_self:    a decoder row attends to positions 0 .. position of its slot; below its own, position t is read from beam
+//                      ancestry[slot, beam, t].
+//   attention_cross:   a decoder row attends to the source of its slot, options[slot].src_len positions; on request the mean over
+//                      heads goes to weights, zero beyond the source.
+//   attention_store:   copies each row's key and value to its place in a cache.
+//
+// Keys and values lie at places, kv_stride elements apart: rows of the encoder's [bucket, 3 * width]; a cache
+// [slots, max_len, beam_size, width] (beam_size 1 for the source). Shapes otherwise: rows [bucket, 4] u32 (slot, beam, position,
+// token); count [1] u32, how many are live; queries [bucket, query_stride]; out [bucket, width] of type T; width = num_heads *
+// head_dim; starts [slots + 1], ancestry [slots, beam_size, max_len], options [slots, option_words] u32; weights
+// [bucket, max_len] f32, may be null.
+// Parallelisation: a block per row of the bucket, a warp per head, several heads in turn if there are fewer warps. A lane takes a
+// position's score, then an element's weighted sum. Shared memory: capacity positions per warp, once more for their places, and
+// a query per warp.
+// Numerics: f32, rounded once; the maximum is subtracted before exp. A row that names a slot, beam or position that is not there
+// gets NaN: it shows, and nothing is read. The order of additions depends on head_dim, alignment and the number of positions
+// alone.
+// Reference: src/cpu/attention.rs
+#include "common.cuh"
+
+template <typename T>
+struct AttentionArguments {
+    const T* queries;
+    const T* keys;
+    const T* values;
+    const unsigned* rows;
+    const unsigned* count;
+    const unsigned* table;  // starts, ancestry or options
+    float* weights;
+    T* out;
+    unsigned bucket;
+    unsigned num_heads;
+    unsigned head_dim;
+    unsigned query_stride;
+    unsigned kv_stride;
+    unsigned slots;         // encoder: sentences
+    unsigned max_len;       // positions per slot
+    unsigned beam_size;
+    unsigned option_words;  // words of an entry of options, the last of them src_len
+    unsigned capacity;      // positions that shared memory has room for
+    float scale;
+    unsigned vectorized;    // head_dim is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
+};
+
+struct Row {
+    unsigned slot, beam, position;
+};
+
+constexpr unsigned ROW_WORDS = 4;
+constexpr unsigned NOWHERE = 0xFFFFFFFFu;
+
+__device__ __forceinline__ Row load_row(const unsigned* rows, unsigned row) {
+    const unsigned* entry = rows + static_cast<std::size_t>(row) * ROW_WORDS;
+    return {entry[0], entry[1], entry[2]};
+}
+
+// q . k over head_dim elements, one lane's work.
+template <unsigned N, typename T>
+__device__ __forceinline__ float dot(const float* query, const T* key, unsigned head_dim) {
+    float sum = 0.0f;
+    for (unsigned i = 0; i < head_dim; i += N) {
+        const Pack<T, N> pack = load_pack<N>(key + i);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) sum += query[i + k] * to_float(pack.values[k]);
+    }
+    return sum;
+}
+
+// Turns scores[0 .. len) into the softmax of head `head`, a warp's work. `query`: head_dim floats of shared memory.
+template <typename T>
+__device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
+                                                const unsigned* places, float* query, float* scores) {
+    const unsigned lane = threadIdx.x % WARP_SIZE;
+    const T* from = a.queries + static_cast<std::size_t>(row) * a.query_stride + head * a.head_dim;
+    for (unsigned i = lane; i < a.head_dim; i += WARP_SIZE) query[i] = to_float(from[i]);
+    __syncwarp();
+    float largest = -INFINITY;
+    for (unsigned t = lane; t < len; t += WARP_SIZE) {
+        float score = NAN;
+        if (places[t] != NOWHERE) {
+            const T* key = a.keys + static_cast<std::size_t>(places[t]) * a.kv_stride + head * a.head_dim;
+            score = a.scale * (a.vectorized != 0 ? dot<VECTOR<T>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim));
+        }
+        scores[t] = score;
+        largest = fmaxf(largest, score);
+    }
+    largest = warp_max(largest);
+    float sum = 0.0f;
+    for (unsigned t = lane; t < len; t += WARP_SIZE) {
+        scores[t] = expf(scores[t] - largest);
+        sum += scores[t];
+    }
+    const float inverse = 1.0f / warp_sum(sum);
+    for (unsigned t = lane; t < len; t += WARP_SIZE) scores[t] *= inverse;
+    __syncwarp();
+}
+
+// out = scores . V for head `head`, a warp's work.
+template <typename T>
+__device__ __forceinline__ void weigh_values(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
+                                             const unsigned* places, const float* scores) {
+    const T* values = a.values + head * a.head_dim;
+    T* out = a.out + (static_cast<std::size_t>(row) * a.num_heads + head) * a.head_dim;
+    for (unsigned i = threadIdx.x % WARP_SIZE; i < a.head_dim; i += WARP_SIZE) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (unsigned t = 0; t < len; ++t) {
+            // Where there is no place the score is NaN already.
+            const float value = places[t] != NOWHERE ? to_float(values[static_cast<std::size_t>(places[t]) * a.kv_stride + i]) : 0.0f;
+            sum += scores[t] * value;
+        }
+        out[i] = from_float<T>(sum);
+    }
+}
+
+// The block's row attends to the places that `place(t)` names for t < len; no place at all gives zeros.
+template <typename T, typename F>
+__device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned row, unsigned len, F place) {
+    const unsigned warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    DYNAMIC_SHARED(float, memory);
+    unsigned* places = reinterpret_cast<unsigned*>(memory);
+    float* all_scores = memory + a.capacity;
+    float* scores = all_scores + warp * a.capacity;
+    float* query = all_scores + warps * a.capacity + warp * a.head_dim;
+    for (unsigned t = threadIdx.x; t < len; t += blockDim.x) places[t] = place(t);
+    __syncthreads();
+    float* weights = a.weights != nullptr ? a.weights + static_cast<std::size_t>(row) * a.max_len : nullptr;
+    for (unsigned first = 0; first < a.num_heads; first += warps) {
+        if (first + warp < a.num_heads) {
+            softmax_of_head(a, row, first + warp, len, places, query, scores);
+            weigh_values(a, row, first + warp, len, places, scores);
+        }
+        if (weights == nullptr) continue;
+        // The mean adds the heads in their order: a position's thread is always the same.
+        __syncthreads();
+        const unsigned heads = min(warps, a.num_heads - first);
+        for (unsigned t = threadIdx.x; t < a.max_len; t += blockDim.x) {
+            float sum = first == 0 ? 0.0f : weights[t];
+            for (unsigned h = 0; t < len && h < heads; ++h) sum += all_scores[h * a.capacity + t];
+            weights[t] = first + heads == a.num_heads ? sum / static_cast<float>(a.num_heads) : sum;
+        }
+        __syncthreads();
+    }
+}
+
+// A row that names what is not there.
+template <typename T>
+__device__ __forceinline__ void show(const AttentionArguments<T>& a, unsigned row) {
+    const std::size_t width = static_cast<std::size_t>(a.num_heads) * a.head_dim;
+    for (std::size_t i = threadIdx.x; i < width; i += blockDim.x) a.out[row * width + i] = from_float<T>(NAN);
+    if (a.weights == nullptr) return;
+    for (unsigned t = threadIdx.x; t < a.max_len; t += blockDim.x)
+        a.weights[static_cast<std::size_t>(row) * a.max_len + t] = NAN;
+}
+
+template <typename T>
+__device__ void attention_encoder(const AttentionArguments<T>& a) {
+    const unsigned row = blockIdx.x;
+    if (row >= a.bucket || row >= *a.count) return;
+    // The last sentence that starts at or before the row.
+    unsigned low = 0, high = a.slots;
+    while (high - low > 1) {
+        const unsigned middle = low + (high - low) / 2;
+        if (a.table[middle] <= row) low = middle;
+        else high = middle;
+    }
+    const unsigned first = a.table[low], end = a.table[low + 1];
+    if (first > row || end <= row || end > a.bucket || end - first > a.capacity) return show(a, row);
+    attend(a, row, end - first, [=](unsigned t) { return first + t; });
+}
+
+template <typename T>
+__device__ void attention_self(const AttentionArguments<T>& a) {
+    const unsigned row = blockIdx.x;
+    if (row >= a.bucket || row >= *a.count) return;
+    const Row r = load_row(a.rows, row);
+    if (r.slot >= a.slots || r.beam >= a.beam_size || r.position >= a.max_len) return show(a, row);
+    const unsigned* ancestors = a.table + (static_cast<std::size_t>(r.slot) * a.beam_size + r.beam) * a.max_len;
+    const unsigned max_len = a.max_len, beam_size = a.beam_size;
+    attend(a, row, r.position + 1, [=](unsigned t) {
+        const unsigned beam = t < r.position ? ancestors[t] : r.beam;
+        return beam < beam_size ? (r.slot * max_len + t) * beam_size + beam : NOWHERE;
+    });
+}
+
+template <typename T>
+__device__ void attention_cross(const AttentionArguments<T>& a) {
+    const unsigned row = blockIdx.x;
+    if (row >= a.bucket || row >= *a.count) return;
+    const unsigned slot = load_row(a.rows, row).slot;
+    if (slot >= a.slots) return show(a, row);
+    const unsigned len = a.table[static_cast<std::size_t>(slot) * a.option_words + a.option_words - 1];
+    if (len > a.max_len) return show(a, row);
+    const unsigned first = slot * a.max_len;
+    attend(a, row, len, [=](unsigned t) { return first + t; });
+}
+
+template <typename T>
+struct AttentionStoreArguments {
+    const T* from;        // [bucket, from_stride]; a row's key starts at key_offset, its value width later
+    const unsigned* rows;
+    const unsigned* count;
+    T* keys;
+    T* values;
+    unsigned bucket;
+    unsigned width;
+    unsigned from_stride;
+    unsigned key_offset;
+    unsigned slots;
+    unsigned max_len;
+    unsigned beam_size;
+    unsigned vectorized;  // width is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
+};
+
+template <unsigned N, typename T>
+__device__ __forceinline__ void copy(const T* from, T* to, unsigned len) {
+    for (unsigned i = threadIdx.x * N; i < len; i += blockDim.x * N) store_pack(to + i, load_pack<N>(from + i));
+}
+
+template <typename T>
+__device__ void attention_store(const AttentionStoreArguments<T>& a) {
+    const unsigned row = blockIdx.x;
+    if (row >= a.bucket || row >= *a.count) return;
+    const Row r = load_row(a.rows, row);
+    // There is no place to show this at: what attends to it later shows it.
+    if (r.slot >= a.slots || r.beam >= a.beam_size || r.position >= a.max_len) return;
+    const T* from = a.from + static_cast<std::size_t>(row) * a.from_stride + a.key_offset;
+    const std::size_t place = (static_cast<std::size_t>(r.slot) * a.max_len + r.position) * a.beam_size + r.beam;
+    if (a.vectorized != 0) {
+        copy<VECTOR<T>>(from, a.keys + place * a.width, a.width);
+        copy<VECTOR<T>>(from + a.width, a.values + place * a.width, a.width);
+    } else {
+        copy<1>(from, a.keys + place * a.width, a.width);
+        copy<1>(from + a.width, a.values + place * a.width, a.width);
+    }
+}
+
+#define ATTENTION_KERNELS(name, T)                                                       \
+    KERNEL(attention_encoder_##name, 1024, AttentionArguments<T>, attention_encoder)     \
+    KERNEL(attention_self_##name, 1024, AttentionArguments<T>, attention_self)           \
+    KERNEL(attention_cross_##name, 1024, AttentionArguments<T>, attention_cross)         \
+    KERNEL(attention_store_##name, 1024, AttentionStoreArguments<T>, attention_store)
+ATTENTION_KERNELS(f32, float)
+ATTENTION_KERNELS(f16, __half)
+ATTENTION_KERNELS(bf16, __nv_bfloat16)

@@ -1,0 +1,493 @@
+// One step of beam search in every live slot: log-softmax, cumulative scores, the best 2K of K * V candidates, end of sentence
+// and the finished set, histories, ancestry, coverage, the stop rule, and the list of rows that the next step computes. One
+// launch, one read of the logits. The contract is `beam_step` in src/backend.rs.
+//
+// Shapes: logits [rows, vocab_size], rows logits_stride apart, and attention [rows, max_src_len], f32, in the order of the row
+// list; the state as in search_state.cuh; per row and chunk of the vocabulary, candidates [2K + 1] and stats [2].
+// Parallelisation: a block per (live slot, beam, chunk of 32 logits a thread). It keeps its chunk in registers, reduces it to a
+// log-sum, and picks the chunk's best 2K: the threads' own maxima give a bar that few others pass. The slot's last block merges
+// the chunks and carries out the ranking; the last slot's rebuilds the row list. Blocks beyond the live slots return at once:
+// slots end during a launch, but none starts, so it does not matter whether they read the list before or after its rebuild.
+// Order: score, then the lower beam * vocab_size + token, whatever the order of blocks. Before the row's normaliser is known a
+// chunk can only be ranked by logit. That is the order by score, except that different logits may round to equal scores, and
+// the lower index then wins. So each chunk keeps one candidate more, and where that one's score equals the last score that
+// is ranked, the slot's last block ranks that chunk again, by score; nothing else is ever read twice.
+// Numerics: f32; sums in an order that depends on vocabulary and block size alone, so a slot's bits do not depend on the others.
+// Tickets are integers. NaN or +infinity in a row ends its slot, which takes no part from then on.
+// Reference: src/cpu/beam_step.rs
+#include "log_sum_exp.cuh"
+#include "search_state.cuh"
+#include "top_keys.cuh"
+
+struct BeamStepArguments {
+    Search search;
+    const float* logits;
+    const float* attention;
+    Key* candidates;  // of (logit, token), best first; the last is a bound of what was left out, 0 if nothing was
+    LogSum* stats;    // of all tokens, and of those that masks leave
+    unsigned* tickets;  // [S]
+    unsigned* ticket;   // [1]
+    unsigned logits_stride;
+    unsigned chunks;
+    unsigned capacity;    // keys in dynamic shared memory
+    unsigned vectorized;  // all rows start at multiples of 16 bytes
+};
+
+// What a block shares among its threads.
+struct Workspace {
+    float scratch[32];
+    Key maxima[MAX_THREADS];
+    Key threshold;
+    Key best[MAX_KEPT];
+    float best_logit[MAX_KEPT];
+    float cum[MAX_BEAMS], normalizer[MAX_BEAMS], ranked_normalizer[MAX_BEAMS];
+    unsigned count, flag, num_extending, num_finishing;
+    unsigned extending[MAX_BEAMS], finishing[MAX_BEAMS];  // ranks
+    unsigned parents[MAX_BEAMS];
+    unsigned flags[MAX_THREADS];
+    Finished finished[MAX_KEPT];
+};
+
+// A block's slot, and what the slot may do at this step.
+struct Step {
+    unsigned slot, first_row, live;
+    unsigned beams;   // the slot's own
+    unsigned kept;    // candidates that are ranked
+    unsigned before;  // tokens generated so far
+    bool eos_allowed, only_eos;
+    bool free_eos;  // end of sentence, forced, ranks with log-probability 0
+    bool renormalize;
+};
+
+__device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
+    Step step;
+    step.slot = s.live_slots[place];
+    step.first_row = s.first_row[place];
+    step.live = s.live[step.slot];
+    const SlotOptions& options = s.options[step.slot];
+    step.beams = options.beam_size;
+    step.kept = 2 * options.beam_size;
+    step.before = s.step[step.slot];
+    step.only_eos = step.before + 1 >= options.max_len;
+    step.eos_allowed = step.before + 1 >= options.min_len || step.only_eos;
+    // With nothing else left, renormalising comes to the same.
+    step.free_eos = step.only_eos && (options.forced_eos != 0 || options.renormalize != 0);
+    step.renormalize = options.renormalize != 0 && !step.only_eos;
+    return step;
+}
+
+__device__ __forceinline__ Key* candidates_of(const BeamStepArguments& a, std::size_t part) {
+    return a.candidates + part * (2 * a.search.beams + 1);
+}
+
+// Which of the slot's parts, a chunk of a beam each, lies where among all.
+__device__ __forceinline__ std::size_t part_at(const BeamStepArguments& a, const Step& step, unsigned part) {
+    return static_cast<std::size_t>(step.first_row) * a.chunks + part;
+}
+
+__device__ __forceinline__ KeyPool make_pool(const BeamStepArguments& a, Workspace& w, Key* keys) {
+    return KeyPool{keys, a.capacity, &w.count, w.maxima, &w.threshold};
+}
+
+// ---- A chunk ----
+
+// Tokens that the step does not allow become -infinity.
+__device__ __forceinline__ void mask(const Search& s, const Step& step, unsigned begin, float (&x)[CHUNK_ELEMENTS]) {
+    const unsigned size = blockDim.x * CHUNK_ELEMENTS;
+    if (!step.only_eos && s.pad_id - begin >= size && (step.eos_allowed || s.eos_id - begin >= size)) return;
+#pragma unroll
+    for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
+        const unsigned token = chunk_index(begin, e);
+        const bool allowed = token != s.pad_id && (token == s.eos_id ? step.eos_allowed : !step.only_eos);
+        if (!allowed) x[e] = -INFINITY;
+    }
+}
+
+// candidates[0..kept) = the best of the block's numbers, sorted, 0 where there are no more; candidates[kept] = a bound of what
+// was left out. By a whole block.
+__device__ __forceinline__ void select_chunk(const KeyPool& pool, unsigned begin, unsigned kept,
+                                             const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
+    float best = -INFINITY;
+    unsigned best_index = 0;
+#pragma unroll
+    for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
+        if (x[e] > best) best = x[e], best_index = chunk_index(begin, e);
+    }
+    const unsigned need = kept < blockDim.x ? kept + 1 : kept == blockDim.x ? kept : 0;
+    const Key threshold = nth_best(pool, make_key(best, best_index), need);
+    const float bar = threshold == 0 ? -INFINITY : key_number(threshold);
+#pragma unroll
+    for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
+        if (!(x[e] >= bar)) continue;
+        const Key key = make_key(x[e], chunk_index(begin, e));
+        if (key != 0 && key >= threshold) offer(pool, key);
+    }
+    __syncthreads();
+    const unsigned count = *pool.count;
+    sort_best(pool.keys, count, kept + 1, candidates);
+    // Where just `kept` passed the bar, the number next to it is the best that may have been left out.
+    const Key bound = threshold == 0 ? 0 : threshold - (static_cast<Key>(1) << 32);
+    for (unsigned i = count + threadIdx.x; i <= kept; i += blockDim.x) candidates[i] = i == kept ? bound : 0;
+}
+
+__device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned chunk,
+                                           Workspace& w, Key* keys) {
+    const Search& s = a.search;
+    const unsigned begin = chunk * blockDim.x * CHUNK_ELEMENTS;
+    const float* row = a.logits + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
+    float x[CHUNK_ELEMENTS];
+    load_chunk(row, begin, s.vocab_size, a.vectorized != 0, x);
+    const LogSum all = chunk_log_sum(x, w.scratch);
+    mask(s, step, begin, x);
+    const LogSum left = step.renormalize ? chunk_log_sum(x, w.scratch) : all;
+    const std::size_t part = part_at(a, step, beam * a.chunks + chunk);
+    if (threadIdx.x == 0) a.stats[2 * part] = all, a.stats[2 * part + 1] = left;
+    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates_of(a, part));
+}
+
+// ---- The slot's ranking ----
+
+// The normalisers of the slot's beams; the first beam whose logits were not finite, or `live`.
+__device__ __forceinline__ unsigned load_beams(const BeamStepArguments& a, const Step& step, Workspace& w) {
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    for (unsigned beam = warp; beam < step.live; beam += warps) {
+        const LogSum* stats = a.stats + 2 * part_at(a, step, beam * a.chunks);
+        const float all = merge_log_sums(stats, a.chunks, 2);
+        const float left = step.renormalize ? merge_log_sums(stats + 1, a.chunks, 2) : all;
+        if (lane != 0) continue;
+        w.normalizer[beam] = all;
+        w.ranked_normalizer[beam] = left;
+        w.cum[beam] = a.search.cum_log_probs[step.slot * a.search.beams + beam];
+    }
+    __syncthreads();
+    unsigned bad = 0;
+    while (bad < step.live && w.normalizer[bad] < INFINITY) ++bad;
+    return bad;
+}
+
+__device__ __forceinline__ float score_of(const Step& step, const Workspace& w, unsigned beam, float logit) {
+    return w.cum[beam] + (step.free_eos ? 0.0f : logit - w.ranked_normalizer[beam]);
+}
+
+// Candidate i of the slot's parts as (score, flat index).
+__device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
+    const unsigned part = i / step.kept, beam = part / a.chunks;
+    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept];
+    if (key == 0) return 0;
+    return make_key(score_of(step, w, beam, key_number(key)), beam * a.search.vocab_size + key_index(key));
+}
+
+// w.best = the best of all parts, sorted; returns how many. By a whole block.
+__device__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+    const KeyPool pool = make_pool(a, w, keys);
+    const unsigned total = step.live * a.chunks * step.kept;
+    Key mine = 0;
+    for (unsigned i = threadIdx.x; i < total; i += blockDim.x) mine = max(mine, score_key(a, step, w, i));
+    const unsigned need = step.kept <= blockDim.x ? step.kept : 0;
+    Key threshold = nth_best(pool, mine, need);
+    const unsigned turns = (total + blockDim.x - 1) / blockDim.x;
+    // Where the pool cannot overflow, no turn has to wait for the others.
+    const bool may_overflow = (threshold == 0 ? blockDim.x : need) * turns > pool.capacity;
+    for (unsigned base = 0; base < total; base += blockDim.x) {
+        if (may_overflow) {
+            __syncthreads();
+            const bool full = *pool.count + blockDim.x > pool.capacity;
+            __syncthreads();
+            if (full) {
+                threshold = shrink(pool, step.kept, w.best);
+                __syncthreads();
+            }
+        }
+        const unsigned i = base + threadIdx.x;
+        const Key key = i < total ? score_key(a, step, w, i) : 0;
+        if (key != 0 && key >= threshold) offer(pool, key);
+    }
+    __syncthreads();
+    const unsigned count = *pool.count;
+    sort_best(pool.keys, count, step.kept, w.best);
+    __syncthreads();
+    return min(count, step.kept);
+}
+
+// Whether a part may lack a candidate that is worth the last ranked score: the best that it left out is, and so is a kept one of a
+// larger logit, whose index may be higher.
+__device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
+    const Key* candidates = candidates_of(a, part_at(a, step, part));
+    const Key next = candidates[step.kept];
+    const unsigned beam = part / a.chunks, last = key_bits(w.best[step.kept - 1]);
+    if (next == 0 || ordered_bits(score_of(step, w, beam, key_number(next))) != last) return false;
+    for (unsigned i = step.kept; i-- > 0;) {
+        if (key_bits(candidates[i]) == key_bits(next)) continue;
+        return ordered_bits(score_of(step, w, beam, key_number(candidates[i]))) == last;
+    }
+    return false;
+}
+
+// Ranks a part again, by score.
+__device__ void select_again(const BeamStepArguments& a, const Step& step, unsigned part, Workspace& w, Key* keys) {
+    const unsigned beam = part / a.chunks, begin = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
+    const float* row = a.logits + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
+    float x[CHUNK_ELEMENTS];
+    load_chunk(row, begin, a.search.vocab_size, a.vectorized != 0, x);
+    mask(a.search, step, begin, x);
+#pragma unroll
+    for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
+    Key* candidates = candidates_of(a, part_at(a, step, part));
+    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates);
+    __syncthreads();
+    // What is kept is known by its logit, as before; and this time nothing is missing.
+    for (unsigned i = threadIdx.x; i <= step.kept; i += blockDim.x) {
+        const unsigned token = key_index(candidates[i]);
+        candidates[i] = i == step.kept || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
+    }
+    __syncthreads();
+}
+
+// Ranks again where equal scores hide a candidate; whether there was such a part. By a whole block.
+__device__ __forceinline__ bool resolve_ties(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+    const unsigned parts = step.live * a.chunks;
+    bool any = false;
+    for (unsigned base = 0; base < parts; base += blockDim.x) {
+        const unsigned part = base + threadIdx.x;
+        const bool ambiguous = part < parts && is_ambiguous(a, step, w, part);
+        w.flags[threadIdx.x] = ambiguous;
+        if (!__syncthreads_or(ambiguous)) continue;
+        any = true;
+        for (unsigned t = 0; t < blockDim.x; ++t) {
+            if (w.flags[t] != 0) select_again(a, step, base + t, w, keys);
+        }
+        __syncthreads();
+    }
+    return any;
+}
+
+// The logits of the ranked candidates, for the model's own log-probabilities.
+__device__ __forceinline__ void find_logits(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    for (unsigned rank = warp; rank < count; rank += warps) {
+        const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size, token = flat % a.search.vocab_size;
+        const unsigned chunk = token / (blockDim.x * CHUNK_ELEMENTS);
+        const Key* candidates = candidates_of(a, part_at(a, step, beam * a.chunks + chunk));
+        for (unsigned i = lane; i < step.kept; i += WARP_SIZE) {
+            if (candidates[i] != 0 && key_index(candidates[i]) == token) w.best_logit[rank] = key_number(candidates[i]);
+        }
+    }
+}
+
+// ---- What follows from the ranking ----
+
+struct Chosen {
+    unsigned beam, token;
+    float cum_log_prob, log_prob;
+};
+
+__device__ __forceinline__ Chosen chosen(const BeamStepArguments& a, const Workspace& w, unsigned rank) {
+    const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
+    return Chosen{beam, flat % a.search.vocab_size, key_number(w.best[rank]), w.best_logit[rank] - w.normalizer[beam]};
+}
+
+// Splits the ranking: end of sentence among the first `beams` ranks finishes, the first `beams` others live on.
+__device__ __forceinline__ void split(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
+    if (threadIdx.x == 0) {
+        unsigned extending = 0, finishing = 0;
+        for (unsigned rank = 0; rank < count; ++rank) {
+            const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
+            if (flat - beam * a.search.vocab_size == a.search.eos_id) {
+                if (rank < step.beams) w.finishing[finishing++] = rank;
+            } else if (extending < step.beams) {
+                w.parents[extending] = beam;
+                w.extending[extending++] = rank;
+            }
+        }
+        w.num_extending = extending;
+        w.num_finishing = finishing;
+    }
+    __syncthreads();
+}
+
+// The coverage of a beam after this step at source position i.
+__device__ __forceinline__ float covered(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned i) {
+    const std::size_t n = a.search.max_src_len;
+    const std::size_t row = step.first_row + beam, at = static_cast<std::size_t>(step.slot) * a.search.beams + beam;
+    return a.search.coverage[at * n + i] + a.attention[row * n + i];
+}
+
+// The hypothesis that a chosen end of sentence closes; by a whole warp.
+__device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step& step, const Chosen& eos) {
+    const SlotOptions& options = a.search.options[step.slot];
+    const unsigned length = step.before + 1;
+    float penalty = 0.0f;
+    if (options.coverage_penalty != 0.0f) {
+        float sum = 0.0f;
+        // The source's own end of sentence asks for no attention.
+        for (unsigned i = threadIdx.x % WARP_SIZE; i + 1 < options.src_len; i += WARP_SIZE)
+            sum += logf(fminf(fmaxf(covered(a, step, eos.beam, i), 1e-6f), 1.0f));
+        penalty = options.coverage_penalty * warp_sum(sum);
+    }
+    const float score = normalized(options, eos.cum_log_prob, length) + penalty;
+    return Finished{score, eos.cum_log_prob, penalty, eos.log_prob, length, eos.beam, 1, length >= options.max_len};
+}
+
+// Merges what finishes into the slot's finished set; returns its size. By a whole block.
+__device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Step& step, Workspace& w) {
+    const Search& s = a.search;
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    Finished* finished = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
+    const unsigned old = s.finished_count[step.slot];
+    for (unsigned i = threadIdx.x; i < old; i += blockDim.x) w.finished[i] = finished[i];
+    for (unsigned i = warp; i < w.num_finishing; i += warps) {
+        const Finished entry = close(a, step, chosen(a, w, w.finishing[i]));
+        if (lane == 0) w.finished[old + i] = entry;
+    }
+    unsigned count = old + w.num_finishing;
+    if (count == 0 && w.num_extending == 0) {
+        // Masks have left no candidate at all: the best beam of the step before is what there is.
+        const float cum = w.cum[0], score = normalized(s.options[step.slot], cum, max(step.before, 1u));
+        if (threadIdx.x == 0) w.finished[0] = Finished{score, cum, 0.0f, 0.0f, step.before, 0, 0, 1};
+        count = 1;
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        const float score = w.finished[i].score;
+        unsigned rank = 0;
+        for (unsigned j = 0; j < count; ++j) rank += w.finished[j].score > score || (w.finished[j].score == score && j < i);
+        if (rank < step.beams) finished[rank] = w.finished[i];
+    }
+    __syncthreads();
+    return min(count, step.beams);
+}
+
+// rows[beam, 0..width) = what load(parent of beam, i) gave before: in place, through shared memory. By a whole block.
+template <typename Value, typename Load>
+__device__ __forceinline__ void inherit(Value* rows, unsigned stride, unsigned width, unsigned live, const Workspace& w,
+                                        Value* tile, unsigned tile_size, Load load) {
+    const unsigned columns = tile_size / live;
+    for (unsigned begin = 0; begin < width; begin += columns) {
+        const unsigned n = min(columns, width - begin);
+        for (unsigned i = threadIdx.x; i < live * n; i += blockDim.x) tile[i] = load(i / n, begin + i % n);
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < w.num_extending * n; i += blockDim.x)
+            rows[static_cast<std::size_t>(i / n) * stride + begin + i % n] = tile[w.parents[i / n] * n + i % n];
+        __syncthreads();
+    }
+}
+
+// Histories, ancestry and coverage of the beams that live on. By a whole block.
+__device__ __forceinline__ void extend(const BeamStepArguments& a, const Step& step, const Workspace& w, Key* keys) {
+    const Search& s = a.search;
+    const std::size_t first = static_cast<std::size_t>(step.slot) * s.beams, at = history_at(s, step.slot, step.before);
+    if (s.kept_attention != nullptr) {
+        const float* from = a.attention + static_cast<std::size_t>(step.first_row) * s.max_src_len;
+        for (unsigned i = threadIdx.x; i < step.live * s.max_src_len; i += blockDim.x)
+            s.kept_attention[at * s.max_src_len + i] = from[i];
+    }
+    // Two words a key.
+    const unsigned tile_size = 2 * a.capacity;
+    unsigned* ancestry = s.ancestry + first * s.max_len;
+    inherit(ancestry, s.max_len, step.before, step.live, w, reinterpret_cast<unsigned*>(keys), tile_size,
+            [&](unsigned beam, unsigned t) { return ancestry[static_cast<std::size_t>(beam) * s.max_len + t]; });
+    inherit(s.coverage + first * s.max_src_len, s.max_src_len, s.max_src_len, step.live, w, reinterpret_cast<float*>(keys),
+            tile_size, [&](unsigned beam, unsigned i) { return covered(a, step, beam, i); });
+    for (unsigned beam = threadIdx.x; beam < w.num_extending; beam += blockDim.x) {
+        const Chosen next = chosen(a, w, w.extending[beam]);
+        s.tokens[at + beam] = next.token;
+        s.parents[at + beam] = next.beam;
+        s.log_probs[at + beam] = next.log_prob;
+        s.cum_log_probs[first + beam] = next.cum_log_prob;
+        ancestry[static_cast<std::size_t>(beam) * s.max_len + step.before] = next.beam;
+    }
+}
+
+// What no live hypothesis is taken to exceed, `length` tokens being generated; -infinity stops at once.
+__device__ __forceinline__ float stop_bound(const SlotOptions& options, float best_live, unsigned length) {
+    if (options.stop == FIRST) return -INFINITY;
+    if (options.stop == HEURISTIC) return normalized(options, best_live, length);
+    // A negative exponent makes longer hypotheses worse, a negative reward likewise: the bound is then the shortest.
+    const float divided = best_live / length_penalty_at(options, options.alpha >= 0.0f ? options.max_len : length);
+    return divided + options.word_reward * static_cast<float>(options.word_reward > 0.0f ? options.max_len : length);
+}
+
+// The slot's step, all its chunks being done. By a whole block.
+__device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+    const Search& s = a.search;
+    const unsigned bad = load_beams(a, step, w);
+    if (bad < step.live) {
+        if (threadIdx.x != 0) return;
+        const unsigned value = isnan(w.normalizer[bad]) ? 0x7FC00000u : 0x7F800000u;
+        s.failures[step.slot] = Failure{1, step.before + 1, bad, value};
+        s.live[step.slot] = 0;
+        return;
+    }
+    unsigned count = merge(a, step, w, keys);
+    if (count == step.kept && resolve_ties(a, step, w, keys)) count = merge(a, step, w, keys);
+    find_logits(a, step, count, w);
+    split(a, step, count, w);
+    const unsigned finished = finish(a, step, w);
+    extend(a, step, w, keys);
+    if (threadIdx.x != 0) return;
+    const SlotOptions& options = s.options[step.slot];
+    const Finished* set = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
+    bool over = w.num_extending == 0;
+    if (!over && finished == step.beams) {
+        const float best_live = key_number(w.best[w.extending[0]]);
+        over = set[finished - 1].score >= stop_bound(options, best_live, step.before + 1);
+    }
+    s.finished_count[step.slot] = finished;
+    s.step[step.slot] = step.before + 1;
+    s.live[step.slot] = over ? 0 : w.num_extending;
+}
+
+__device__ void beam_step(const BeamStepArguments& a) {
+    DYNAMIC_SHARED(Key, keys);
+    SHARED(Workspace, workspace, 1);
+    Workspace& w = workspace[0];
+    const Search& s = a.search;
+    const unsigned chunk = blockIdx.x % a.chunks, beam = blockIdx.x / a.chunks % s.beams;
+    const unsigned place = blockIdx.x / a.chunks / s.beams, num_live = *s.num_live;
+    if (place >= num_live) return;
+    const Step step = make_step(s, place);
+    if (beam < step.live) rank_chunk(a, step, beam, chunk, w, keys);
+    // Blocks of beams that do not live count too: they have read `live` before it changes.
+    if (!is_last_block(a.tickets + step.slot, a.chunks * s.beams, &w.flag)) return;
+    take_step(a, step, w, keys);
+    if (!is_last_block(a.ticket, num_live, &w.flag)) return;
+    rebuild_rows(s, w.maxima);
+}
+
+// ---- Starting ----
+
+struct StartSlotsArguments {
+    Search search;
+    const unsigned* starts;  // [count, 12]: slot, SlotOptions
+    unsigned* ticket;        // [1]
+    unsigned count;
+    unsigned unused;
+};
+
+// A block per slot to start; the last one rebuilds the row list.
+__device__ void start_slots(const StartSlotsArguments& a) {
+    SHARED(Key, scratch, 32);
+    SHARED(unsigned, flag, 1);
+    const Search& s = a.search;
+    constexpr unsigned OPTION_WORDS = sizeof(SlotOptions) / sizeof(unsigned);
+    if (blockIdx.x < a.count) {
+        const unsigned* start = a.starts + blockIdx.x * (1 + OPTION_WORDS);
+        const unsigned slot = start[0];
+        unsigned* options = reinterpret_cast<unsigned*>(s.options + slot);
+        for (unsigned i = threadIdx.x; i < OPTION_WORDS; i += blockDim.x) options[i] = start[1 + i];
+        float* coverage = s.coverage + static_cast<std::size_t>(slot) * s.beams * s.max_src_len;
+        for (unsigned i = threadIdx.x; i < s.beams * s.max_src_len; i += blockDim.x) coverage[i] = 0.0f;
+        if (threadIdx.x == 0) {
+            s.failures[slot] = Failure{0, 0, 0, 0};
+            s.step[slot] = 0;
+            s.live[slot] = 1;
+            s.finished_count[slot] = 0;
+            s.cum_log_probs[slot * s.beams] = 0.0f;
+        }
+    }
+    if (!is_last_block(a.ticket, gridDim.x, flag)) return;
+    rebuild_rows(s, scratch);
+}
+
+KERNEL(beam_step_f32, 128, BeamStepArguments, beam_step)
+KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)

@@ -1,0 +1,137 @@
+// The state of a beam search in device memory, as src/backend.rs lays it out, and its list of live rows.
+//
+// S slots, K beams, T = max_len, N = max_src_len.
+#pragma once
+
+#include "common.cuh"
+#include "top_keys.cuh"
+
+constexpr unsigned MAX_BEAMS = 64;
+constexpr unsigned MAX_KEPT = 2 * MAX_BEAMS;
+constexpr unsigned MAX_THREADS = 128;
+
+constexpr unsigned GNMT = 1, POWER = 2;      // LengthPenaltyKind
+constexpr unsigned FIRST = 0, HEURISTIC = 1;  // StopKind
+
+struct SlotOptions {
+    unsigned beam_size;
+    unsigned length_penalty;
+    float alpha;
+    float coverage_penalty;
+    float word_reward;
+    unsigned stop;
+    unsigned min_len;
+    unsigned max_len;
+    unsigned forced_eos;
+    unsigned renormalize;
+    unsigned src_len;
+};
+
+struct Finished {
+    float score;
+    float search_log_prob;
+    float coverage_penalty;
+    float eos_log_prob;
+    unsigned length;
+    unsigned beam;
+    unsigned has_eos;
+    unsigned truncated;
+};
+
+struct Failure {
+    unsigned failed;
+    unsigned step;
+    unsigned beam;
+    unsigned value;  // the bits of a float
+};
+
+struct Search {
+    SlotOptions* options;      // [S]
+    unsigned* step;            // [S]
+    unsigned* live;            // [S]
+    float* cum_log_probs;      // [S, K]
+    unsigned* tokens;          // [S, T, K]
+    unsigned* parents;         // [S, T, K]
+    float* log_probs;          // [S, T, K]
+    unsigned* ancestry;        // [S, K, T]
+    float* coverage;           // [S, K, N]
+    float* kept_attention;     // [S, T, K, N] or null
+    Finished* finished;        // [S, K]
+    unsigned* finished_count;  // [S]
+    Failure* failures;         // [S]
+    uint4* rows;               // [S * K] (slot, beam, position, token)
+    unsigned* row_count;       // [1]
+    unsigned* live_slots;      // [S], of which the first *num_live count, ascending
+    unsigned* first_row;       // [S]: where the rows of live_slots[i] start
+    unsigned* num_live;        // [1]
+    unsigned slots;
+    unsigned beams;
+    unsigned max_len;
+    unsigned max_src_len;
+    unsigned vocab_size;
+    unsigned eos_id;
+    unsigned pad_id;
+    unsigned decoder_start_id;
+};
+
+// Where step `step` of a slot starts in what is [S, T, K].
+__device__ __forceinline__ std::size_t history_at(const Search& s, unsigned slot, unsigned step) {
+    return (static_cast<std::size_t>(slot) * s.max_len + step) * s.beams;
+}
+
+// What divides the search score of a hypothesis of `length` tokens.
+__device__ __forceinline__ float length_penalty_at(const SlotOptions& options, unsigned length) {
+    if (options.length_penalty == GNMT) return powf((5.0f + static_cast<float>(length)) / 6.0f, options.alpha);
+    if (options.length_penalty == POWER) return powf(static_cast<float>(length), options.alpha);
+    return 1.0f;
+}
+
+// The length part of a score.
+__device__ __forceinline__ float normalized(const SlotOptions& options, float cum_log_prob, unsigned length) {
+    return cum_log_prob / length_penalty_at(options, length) + options.word_reward * static_cast<float>(length);
+}
+
+// Whether the calling block is the last of `expected` to come here; what the others wrote before can then be read. The
+// ticket starts at 0, and is 0 again afterwards. `flag`: a word of shared memory.
+__device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expected, unsigned* flag) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *flag = atomicInc(ticket, expected - 1) == expected - 1;
+    __syncthreads();
+    if (*flag == 0) return false;
+    __threadfence();
+    return true;
+}
+
+// Lists the live slots, and the live beams of all slots by slot, then beam, each with its latest token. By one block;
+// `scratch`: 32 keys of shared memory.
+__device__ void rebuild_rows(const Search& s, Key* scratch) {
+    const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
+    Key before_all = 0;  // rows in the lower half, slots in the upper: one scan adds up both
+    for (unsigned base = 0; base < s.slots; base += blockDim.x) {
+        const unsigned slot = base + threadIdx.x, live = slot < s.slots ? s.live[slot] : 0;
+        const Key mine = static_cast<Key>(live != 0) << 32 | live;
+        Key up_to = mine;
+#pragma unroll
+        for (unsigned distance = 1; distance < WARP_SIZE; distance *= 2) {
+            const Key other = __shfl_up_sync(FULL_WARP, up_to, distance);
+            if (lane >= distance) up_to += other;
+        }
+        if (lane == WARP_SIZE - 1) scratch[warp] = up_to;
+        __syncthreads();
+        for (unsigned w = 0; w < warp; ++w) up_to += scratch[w];
+        const Key before = before_all + up_to - mine;
+        for (unsigned w = 0; w < warps; ++w) before_all += scratch[w];
+        __syncthreads();
+        if (live == 0) continue;
+        const unsigned row = static_cast<unsigned>(before), step = s.step[slot];
+        s.live_slots[before >> 32] = slot;
+        s.first_row[before >> 32] = row;
+        const unsigned* tokens = step == 0 ? nullptr : s.tokens + history_at(s, slot, step - 1);
+        for (unsigned beam = 0; beam < live; ++beam)
+            s.rows[row + beam] = make_uint4(slot, beam, step, tokens == nullptr ? s.decoder_start_id : tokens[beam]);
+    }
+    if (threadIdx.x != 0) return;
+    *s.row_count = static_cast<unsigned>(before_all);
+    *s.num_live = static_cast<unsigned>(before_all >> 32);
+}

@@ -1,0 +1,337 @@
+//! The CUDA backend: each method of [`Backend`] as a launch or a matrix product, on a GPU or emulated.
+//!
+//! Every grid is sized by [`Rows::bucket`]; how many of these rows are live lies on the device. Matrix products, their epilogues
+//! and layer norms compute the whole bucket, the other kernels its live rows.
+
+use std::marker::PhantomData;
+
+use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
+use super::buffer::{Buffer, View, ViewMut};
+use super::context::Context;
+use super::element::Element;
+use super::rows::RowList;
+use super::{attention, embedding, layer_norm, linear, stats};
+use crate::Result;
+use crate::backend::{Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions};
+
+/// A CUDA device, real or emulated, that stores weights and activations as `T`.
+#[derive(Debug)]
+pub struct Cuda<T> {
+    context: Context,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Cuda<T> {
+    /// The backend over an open device.
+    pub fn new(context: Context) -> Self {
+        Cuda { context, element: PhantomData }
+    }
+
+    /// Allocates `values` rounded to `T`.
+    fn upload(&self, values: &[f32]) -> Result<Buffer<T>> {
+        let rounded: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
+        self.context.upload(&rounded)
+    }
+}
+
+/// The weights `[out_dim, in_dim]` of a linear layer, and its bias.
+#[derive(Debug)]
+pub struct Matrix<T> {
+    weights: Buffer<T>,
+    bias: Option<Buffer<f32>>,
+    out_dim: usize,
+    in_dim: usize,
+}
+
+/// A layer norm's parameters.
+#[derive(Debug)]
+pub struct Norm<T> {
+    gain: Buffer<T>,
+    bias: Buffer<T>,
+    eps: f32,
+}
+
+/// Token and position embeddings.
+#[derive(Debug)]
+pub struct Embedding<T> {
+    tokens: Buffer<T>,
+    scale: f32,
+    positions: Buffer<T>,
+    width: usize,
+}
+
+/// The first `len` elements, to read.
+fn head<T>(buffer: &Buffer<T>, len: usize) -> Result<View<'_, T>> {
+    buffer.view().slice(0..len)
+}
+
+/// The first `len` elements, to write.
+fn head_mut<T>(buffer: &mut Buffer<T>, len: usize) -> Result<ViewMut<'_, T>> {
+    buffer.view_mut().slice(0..len)
+}
+
+fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
+    RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
+}
+
+/// The parts of a search as the launchers of its kernels take them, and the bucket of its rows.
+fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut BeamStepScratch, usize) {
+    let views = SearchViews {
+        shape: search.shape,
+        vocab_size: search.vocab_size,
+        ids: search.ids,
+        options: search.options.view_mut(),
+        step: search.step.view_mut(),
+        live: search.live.view_mut(),
+        cum_log_probs: search.cum_log_probs.view_mut(),
+        tokens: search.tokens.view_mut(),
+        parents: search.parents.view_mut(),
+        log_probs: search.log_probs.view_mut(),
+        ancestry: search.ancestry.view_mut(),
+        coverage: search.coverage.view_mut(),
+        attention: search.attention.view_mut(),
+        finished: search.finished.view_mut(),
+        finished_count: search.finished_count.view_mut(),
+        failures: search.failures.view_mut(),
+        rows: search.rows.entries.view_mut(),
+        row_count: search.rows.count.view_mut(),
+    };
+    (views, &mut search.scratch, search.rows.bucket)
+}
+
+impl<T: Element> Cuda<T> {
+    /// `out = activation(x W^T + bias)` over the bucket, into the type that is asked for.
+    fn product<O: Element>(
+        &self,
+        matrix: &Matrix<T>,
+        rows: usize,
+        x: &Buffer<T>,
+        activation: Activation,
+        out: &mut Buffer<O>,
+    ) -> Result<()> {
+        let &Matrix { out_dim, in_dim, .. } = matrix;
+        let x = head(x, rows * in_dim)?;
+        let mut out = head_mut(out, rows * out_dim)?;
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), out.reborrow(), out_dim)?;
+        let bias = matrix.bias.as_ref().map(Buffer::view);
+        if bias.is_none() && activation == Activation::None {
+            return Ok(());
+        }
+        linear::Epilogue { x: out, bias, activation, residual: None }.launch(&self.context, rows, out_dim)
+    }
+}
+
+impl<T: Element> Backend for Cuda<T> {
+    type Tensor = Buffer<T>;
+    type Floats = Buffer<f32>;
+    type Ints = Buffer<u32>;
+    type Matrix = Matrix<T>;
+    type Norm = Norm<T>;
+    type Embedding = Embedding<T>;
+    type SearchScratch = BeamStepScratch;
+
+    fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
+    fn tensor(&self, len: usize) -> Result<Buffer<T>> {
+        self.context.allocate(len)
+    }
+
+    fn floats(&self, len: usize) -> Result<Buffer<f32>> {
+        self.context.zeros(len)
+    }
+
+    fn ints(&self, len: usize) -> Result<Buffer<u32>> {
+        self.context.zeros(len)
+    }
+
+    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<BeamStepScratch> {
+        BeamStepScratch::new(&self.context, shape, vocab_size)
+    }
+
+    fn write_ints(&self, to: &mut Buffer<u32>, offset: usize, values: &[u32]) -> Result<()> {
+        self.context.write(to.view_mut().slice(offset..offset + values.len())?, values)
+    }
+
+    fn read_ints(&self, from: &Buffer<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+        values.copy_from_slice(&self.context.download(from.view().slice(offset..offset + values.len())?)?);
+        Ok(())
+    }
+
+    fn read_floats(&self, from: &Buffer<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
+        values.copy_from_slice(&self.context.download(from.view().slice(offset..offset + values.len())?)?);
+        Ok(())
+    }
+
+    fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
+        let bias = bias.map(|bias| self.context.upload(bias)).transpose()?;
+        Ok(Matrix { weights: self.upload(weights)?, bias, out_dim, in_dim })
+    }
+
+    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Norm<T>> {
+        Ok(Norm { gain: self.upload(gain)?, bias: self.upload(bias)?, eps })
+    }
+
+    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Embedding<T>> {
+        Ok(Embedding { tokens: self.upload(tokens)?, scale, positions: self.upload(positions)?, width })
+    }
+
+    fn embedding(&self, table: &Embedding<T>, rows: &Rows<Self>, out: &mut Buffer<T>) -> Result<()> {
+        embedding::Embedding {
+            table: table.tokens.view(),
+            positions: table.positions.view(),
+            scale: table.scale,
+            rows: list(rows),
+            out: head_mut(out, rows.bucket * table.width)?,
+        }
+        .launch(&self.context, table.width)
+    }
+
+    fn linear(
+        &self,
+        matrix: &Matrix<T>,
+        rows: &Rows<Self>,
+        x: &Buffer<T>,
+        activation: Activation,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.product(matrix, rows.bucket, x, activation, out)
+    }
+
+    fn logits(&self, matrix: &Matrix<T>, rows: &Rows<Self>, x: &Buffer<T>, out: &mut Buffer<f32>) -> Result<()> {
+        self.product(matrix, rows.bucket, x, Activation::None, out)
+    }
+
+    fn layer_norm(&self, norm: &Norm<T>, rows: &Rows<Self>, delta: &Buffer<T>, x: &mut Buffer<T>) -> Result<()> {
+        let (rows, width) = (rows.bucket, norm.gain.len());
+        layer_norm::LayerNorm {
+            x: head_mut(x, rows * width)?,
+            delta: head(delta, rows * width)?,
+            gain: norm.gain.view(),
+            bias: norm.bias.view(),
+            eps: norm.eps,
+        }
+        .launch(&self.context, rows, width)
+    }
+
+    fn encoder_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        starts: &Buffer<u32>,
+        sentences: usize,
+        qkv: &Buffer<T>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        attention::Encoder {
+            rows: list(rows),
+            starts: head(starts, sentences + 1)?,
+            qkv: head(qkv, rows.bucket * 3 * heads.width())?,
+            out: head_mut(out, rows.bucket * heads.width())?,
+        }
+        .launch(&self.context, heads)
+    }
+
+    fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Buffer<T>, cache: &mut CrossCache<Self>) -> Result<()> {
+        let stride = 2 * heads.width();
+        attention::Store {
+            rows: list(rows),
+            from: head(kv, rows.bucket * stride)?,
+            stride,
+            key_offset: 0,
+            keys: cache.keys.view_mut(),
+            values: cache.values.view_mut(),
+            max_len: cache.max_src_len,
+            beam_size: 1,
+        }
+        .launch(&self.context, heads.width())
+    }
+
+    fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Buffer<T>, cache: &mut SelfCache<Self>) -> Result<()> {
+        let stride = 3 * heads.width();
+        attention::Store {
+            rows: list(rows),
+            from: head(qkv, rows.bucket * stride)?,
+            stride,
+            key_offset: heads.width(),
+            keys: cache.keys.view_mut(),
+            values: cache.values.view_mut(),
+            max_len: cache.max_len,
+            beam_size: cache.beam_size,
+        }
+        .launch(&self.context, heads.width())
+    }
+
+    fn self_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        qkv: &Buffer<T>,
+        cache: &SelfCache<Self>,
+        ancestry: &Buffer<u32>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        let &SelfCache { ref keys, ref values, max_len, beam_size } = cache;
+        attention::Own {
+            rows: list(rows),
+            qkv: head(qkv, rows.bucket * 3 * heads.width())?,
+            cache: attention::Cache { keys: keys.view(), values: values.view(), max_len, beam_size },
+            ancestry: ancestry.view(),
+            out: head_mut(out, rows.bucket * heads.width())?,
+        }
+        .launch(&self.context, heads)
+    }
+
+    fn cross_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        queries: &Buffer<T>,
+        cache: &CrossCache<Self>,
+        options: &Buffer<u32>,
+        weights: Option<&mut Buffer<f32>>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        let &CrossCache { ref keys, ref values, max_src_len } = cache;
+        let len = rows.bucket * heads.width();
+        attention::Cross {
+            rows: list(rows),
+            queries: head(queries, len)?,
+            cache: attention::Cache { keys: keys.view(), values: values.view(), max_len: max_src_len, beam_size: 1 },
+            options: options.view(),
+            weights: weights.map(|weights| head_mut(weights, rows.bucket * max_src_len)).transpose()?,
+            out: head_mut(out, len)?,
+        }
+        .launch(&self.context, heads)
+    }
+
+    fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
+        let (search, scratch, _) = views(search);
+        StartSlots { search, scratch, slots }.launch(&self.context)
+    }
+
+    fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
+        let (search, scratch, rows) = views(search);
+        let (logits_stride, bucket) = (search.vocab_size, rows.min(search.shape.slots));
+        let (logits, attention) = (logits.view(), attention.view());
+        BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
+    }
+
+    fn gold_log_probs(
+        &self,
+        rows: &Rows<Self>,
+        logits: &Buffer<f32>,
+        vocab_size: usize,
+        gold: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        stats::GoldLogProbs {
+            rows: list(rows),
+            logits: head(logits, rows.bucket * vocab_size)?,
+            gold: head(gold, rows.bucket)?,
+            out: head_mut(out, rows.bucket)?,
+        }
+        .launch(&self.context, vocab_size)
+    }
+}

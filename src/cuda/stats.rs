@@ -1,0 +1,129 @@
+//! Launcher of `kernels/stats.cu`: what a row of logits says about its gold token.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::buffer::{View, ViewMut};
+use super::context::{Context, check_len, to_u32};
+use super::rows::RowList;
+use super::{Launch, is_vectorizable};
+use crate::Result;
+
+const OPERATION: &str = "gold_log_probs";
+/// As in beam_step, for the same bits.
+const THREADS: u32 = 128;
+/// Logits that a thread holds at a time; as in the kernel.
+const ELEMENTS: u32 = 32;
+
+/// `out[i] = log_softmax(logits[i])[gold[i]]` for the live rows.
+///
+/// NaN or +infinity in a row, and a gold token outside the vocabulary, give NaN.
+pub struct GoldLogProbs<'a> {
+    /// The rows.
+    pub rows: RowList<'a>,
+    /// `[bucket, vocab_size]`.
+    pub logits: View<'a, f32>,
+    /// `[bucket]`.
+    pub gold: View<'a, u32>,
+    /// `[bucket]`.
+    pub out: ViewMut<'a, f32>,
+}
+
+/// Mirrors `StatsArguments`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Arguments {
+    logits: u64,
+    gold: u64,
+    count: u64,
+    out: u64,
+    bucket: u32,
+    vocab_size: u32,
+    chunks: u32,
+    vectorized: u32,
+}
+
+impl GoldLogProbs<'_> {
+    /// Enqueues the kernel.
+    ///
+    /// # Errors
+    /// A tensor of another size; the device failed.
+    pub fn launch(self, context: &Context, vocab_size: usize) -> Result<()> {
+        self.launch_with(context, vocab_size, THREADS)
+    }
+
+    /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
+    fn launch_with(self, context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+        let bucket = self.rows.bucket;
+        check_len(OPERATION, "logits", bucket * vocab_size, self.logits.len())?;
+        check_len(OPERATION, "gold", bucket, self.gold.len())?;
+        check_len(OPERATION, "out", bucket, self.out.len())?;
+        let rows = self.rows.arguments(OPERATION, context)?;
+        if bucket == 0 {
+            return Ok(());
+        }
+        let logits = context.address(&self.logits)?;
+        let chunks = vocab_size.div_ceil((threads * ELEMENTS) as usize);
+        let arguments = Arguments {
+            logits,
+            gold: context.address(&self.gold)?,
+            count: rows.count,
+            out: context.address_mut(&self.out)?,
+            bucket: rows.bucket,
+            vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
+            chunks: to_u32(OPERATION, "chunks", chunks)?,
+            vectorized: is_vectorizable::<f32>(vocab_size, &[logits]).into(),
+        };
+        // A maximum and a sum for each chunk.
+        let shared = chunks * 2 * size_of::<f32>();
+        let launch = Launch { symbol: "stats_gold_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
+        // SAFETY: mirrors `stats_gold_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
+        // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably.
+        unsafe { context.launch(&launch, &arguments) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Row;
+    use crate::check::{Tolerance, assert_close};
+    use crate::cpu::stats as cpu;
+    use crate::cuda::testing::{DeviceRows, Values, device_tests};
+
+    const UNTOUCHED: f32 = -77.0;
+
+    fn check_case(context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+        let (rows, live) = (9, 8);
+        let mut logits: Vec<f32> = Values::new(vocab_size as u64).elements(rows * vocab_size, 3.0, 9.0);
+        logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
+        logits.iter_mut().step_by(97).for_each(|z| *z = 80.0);
+        let mut gold: Vec<u32> = (0..rows).map(|r| (r * 13 % vocab_size) as u32).collect();
+        let mut expected = vec![UNTOUCHED; rows];
+        cpu::reference(live, &logits, vocab_size, &gold, &mut expected);
+        // A NaN, a +infinity, a token that is not there.
+        logits[vocab_size / 2] = f32::NAN;
+        logits[2 * vocab_size - 1] = f32::INFINITY;
+        gold[2] = vocab_size as u32;
+        expected[..3].fill(f32::NAN);
+        let rows = DeviceRows::upload(context, &[Row::default(); 9], live)?;
+        let (logits, gold) = (context.upload(&logits)?, context.upload(&gold)?);
+        let mut out = context.upload(&[UNTOUCHED; 9])?;
+        GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
+            .launch_with(context, vocab_size, threads)?;
+        assert_close(&context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
+        Ok(())
+    }
+
+    fn check_shapes(context: &Context) -> Result<()> {
+        for vocab_size in [1, 2, 31, 997, 8001, 8192] {
+            for threads in [32, 96, 128] {
+                check_case(context, vocab_size, threads)?;
+            }
+        }
+        Ok(())
+    }
+
+    device_tests! {
+        shapes: check_shapes;
+    }
+}

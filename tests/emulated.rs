@@ -1,0 +1,100 @@
+//! Whole translations by the CUDA kernels on the emulated device, against the CPU's.
+
+mod common;
+
+use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Translation, Translator};
+
+/// How far a score may lie from the CPU's: both sum f32 log-probabilities, in different orders.
+const SCORE_TOLERANCE: f32 = 1e-3;
+
+fn translator(device: Device, dtype: Dtype) -> Translator {
+    let options = EngineOptions { device, dtype, slots: 5, threads: 1 };
+    Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
+}
+
+fn sources(count: usize) -> Vec<String> {
+    common::lines("own/own.en").into_iter().take(count).collect()
+}
+
+fn assert_same(actual: &[Translation], expected: &[Translation]) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert_eq!(actual.hypotheses.len(), expected.hypotheses.len(), "{}", expected.source);
+        for (actual, expected) in actual.hypotheses.iter().zip(&expected.hypotheses) {
+            let (actual, expected, text) = (&actual.hypothesis, &expected.hypothesis, &expected.text);
+            assert_eq!(actual.token_ids, expected.token_ids, "{text}");
+            assert_eq!(actual.truncated, expected.truncated, "{text}");
+            let pairs = [
+                ("score", actual.score, expected.score),
+                ("log_prob", actual.log_prob, expected.log_prob),
+                ("search_log_prob", actual.search_log_prob, expected.search_log_prob),
+                ("coverage_penalty", actual.coverage_penalty, expected.coverage_penalty),
+            ];
+            for (name, actual, expected) in pairs {
+                assert!((actual - expected).abs() <= SCORE_TOLERANCE, "{text}: {name} {actual}, on the CPU {expected}");
+            }
+            let attention = actual.attention.iter().flatten().flatten().copied();
+            let expected_attention = expected.attention.iter().flatten().flatten().copied();
+            let (attention, expected): (Vec<f32>, Vec<f32>) = (attention.collect(), expected_attention.collect());
+            let close = attention.iter().zip(&expected).all(|(a, e)| (a - e).abs() <= SCORE_TOLERANCE);
+            assert!(attention.len() == expected.len() && close, "{text}: attention");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_search_gives_the_tokens_of_the_cpu() {
+    let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
+    // More lines than slots, and the lengths differ: slots are refilled at different steps.
+    let sources = sources(12);
+    let options = DecodeOptions { beam_size: 4, n_best: 4, ..DecodeOptions::default() };
+    let expected = cpu.translate(&sources, &options).expect("valid options");
+    assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
+
+    let sources = &sources[..4];
+    let options =
+        DecodeOptions { coverage_penalty: 0.2, attention: true, min_length: 9, beam_size: 3, n_best: 3, ..options };
+    let expected = cpu.translate(sources, &options).expect("valid options");
+    assert_same(&emulated.translate(sources, &options).expect("valid options"), &expected);
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_sentence_alone_gives_the_bits_of_the_batch_and_of_its_score() {
+    let emulated = translator(Device::Emulated, Dtype::F32);
+    let sources = sources(6);
+    let options = DecodeOptions { beam_size: 3, ..DecodeOptions::default() };
+    let batch = emulated.translate(&sources, &options).expect("valid options");
+    for (source, in_batch) in sources.iter().zip(&batch).skip(4) {
+        let alone = emulated.translate(&[source], &options).expect("valid options");
+        assert_eq!(alone[0], *in_batch);
+    }
+    let pairs: Vec<_> =
+        batch.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].hypothesis.token_ids.clone())).collect();
+    for (translation, score) in batch.iter().zip(emulated.score_ids(&pairs)) {
+        let score = score.expect("a hypothesis can be scored");
+        assert_eq!(score.token_log_probs, translation.hypotheses[0].hypothesis.token_log_probs);
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn half_precision_stays_close() {
+    let sources = sources(3);
+    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let cpu = translator(Device::Cpu, Dtype::F32);
+    let expected = cpu.translate(&sources, &options).expect("valid options");
+    for (dtype, tolerance) in [(Dtype::F16, 0.02), (Dtype::Bf16, 0.15)] {
+        let half = translator(Device::Emulated, dtype);
+        let pairs: Vec<_> =
+            expected.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].hypothesis.token_ids.clone())).collect();
+        for (translation, score) in expected.iter().zip(half.score_ids(&pairs)) {
+            let (score, expected) = (score.expect("it can be scored"), &translation.hypotheses[0].hypothesis);
+            for (actual, expected) in score.token_log_probs.iter().zip(&expected.token_log_probs) {
+                assert!((actual - expected).abs() <= tolerance, "{dtype:?}: {actual}, in f32 {expected}");
+            }
+            assert_ne!(score.token_log_probs, expected.token_log_probs, "{dtype:?} was not used");
+        }
+    }
+}
