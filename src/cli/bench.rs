@@ -181,3 +181,16 @@ fn options(beam_size: usize, length: Option<usize>) -> DecodeOptions {
         Some(length) => DecodeOptions { min_length: length, max_length: MaxLength::Absolute(length), ..default },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fixed_length_leaves_no_other() {
+        let slot = options(3, Some(9)).for_slot(40, 256);
+        assert_eq!((slot.beam_size, slot.min_len, slot.max_len), (3, 9, 9));
+        let slot = options(3, None).for_slot(40, 256);
+        assert_eq!((slot.min_len, slot.max_len), (0, 70));
+    }
+}
