@@ -19,9 +19,11 @@ mod element;
 #[cfg(emulated)]
 pub mod emulated;
 
+pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod scheduled_sampling;
 
 #[cfg(test)]
 mod testing;
