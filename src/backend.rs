@@ -259,6 +259,90 @@ pub struct Failure {
     pub value: f32,
 }
 
+/// How an expert's logits z_e and an amateur's z_a become the distribution that a step ranks: log_softmax(s).
+///
+/// p are their probabilities; V_head = { v : z_e(v) - max z_e >= log(mask) }; s is -infinity outside of V_head where a form has
+/// one, and wherever z_e is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ContrastiveForm {
+    /// z_e - weight * z_a, without V_head.
+    Seed = 0,
+    /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
+    Li = 1,
+    /// (1 + weight) * log p_e - weight * log p_a on V_head (O'Brien & Lewis 2023, eq. 2).
+    Obrien = 2,
+    /// log(max(p_e - weight * p_a, 1e-12)) on V_head; p_a is the expert reading another source.
+    Source = 3,
+}
+
+/// One sentence's contrastive options as they lie in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct ContrastiveOptions {
+    /// A [`ContrastiveForm`].
+    pub form: u32,
+    /// How strongly the amateur counts.
+    pub weight: f32,
+    /// Logarithm of the mask: taken once, so that every backend draws V_head's line at the same place.
+    pub log_mask: f32,
+    /// Divides the amateur's logits.
+    pub temperature: f32,
+    /// Generated tokens, end of sentence included, at which end of sentence joins V_head.
+    pub max_len: u32,
+}
+
+impl ContrastiveOptions {
+    /// The options with `log(mask)` in place of the mask; 0 admits every token to V_head.
+    pub fn new(form: ContrastiveForm, weight: f32, mask: f32, temperature: f32, max_len: u32) -> Self {
+        let log_mask = f64::from(mask).ln() as f32;
+        ContrastiveOptions { form: form as u32, weight, log_mask, temperature, max_len }
+    }
+}
+
+/// How scheduled sampling picks a token from the model's distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pick {
+    /// The most probable token, ties to the lower id.
+    Argmax,
+    /// A draw from softmax(logits / temperature), as the largest of `logits / temperature + Gumbel noise`.
+    Sample {
+        /// Above 0.
+        temperature: f32,
+    },
+}
+
+/// What changes in scheduled sampling from one update to the next, as it lies in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Schedule {
+    /// Probability of keeping a gold token.
+    pub gold_probability: f32,
+    /// Number of the update; the random numbers depend on it.
+    pub update: u32,
+}
+
+/// Which token of the data a row stands for: what its random numbers depend on, whatever batch it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct TokenPlace {
+    /// The sentence's number in the data.
+    pub sentence: u32,
+    /// The token's position in it.
+    pub position: u32,
+}
+
+/// What stays the same in scheduled sampling throughout a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScheduledSampling {
+    /// How a token is picked.
+    pub pick: Pick,
+    /// The run's seed.
+    pub seed: u64,
+    /// Padding and the start token are never picked; end of sentence not before the gold sentence's end.
+    pub ids: SpecialIds,
+}
+
 /// The sizes that a session's buffers are allocated for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionShape {

@@ -5,10 +5,13 @@
 
 pub mod attention;
 pub mod beam_step;
+pub mod contrastive;
 pub mod embedding;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
+pub mod philox;
+pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
 

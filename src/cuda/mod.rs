@@ -25,9 +25,11 @@ mod rows;
 pub mod attention;
 pub mod backend;
 pub mod beam_step;
+pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod scheduled_sampling;
 pub mod stats;
 
 #[cfg(test)]

@@ -1,0 +1,64 @@
+//! Philox4x32-10: random numbers as a function of a key and a counter (Salmon et al. 2011, "Parallel random numbers: as easy as
+//! 1, 2, 3"), so that what a token draws depends on neither batch, order nor device. The kernels' twin is `kernels/philox.cuh`.
+
+const ROUNDS: usize = 10;
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+/// What a random number is for: numbers of different purposes are independent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Purpose {
+    /// Whether scheduled sampling keeps the gold token.
+    Coin = 0,
+    /// The noise with which it samples another.
+    Noise = 1,
+}
+
+/// The four words of a counter under a key.
+pub fn philox(key: u64, counter: [u32; 4]) -> [u32; 4] {
+    let mut key = [key as u32, (key >> 32) as u32];
+    let [mut a, mut b, mut c, mut d] = counter;
+    for _ in 0..ROUNDS {
+        let (first, second) = (u64::from(MULTIPLIERS[0]) * u64::from(a), u64::from(MULTIPLIERS[1]) * u64::from(c));
+        (a, b, c, d) =
+            ((second >> 32) as u32 ^ b ^ key[0], second as u32, (first >> 32) as u32 ^ d ^ key[1], first as u32);
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
+    }
+    [a, b, c, d]
+}
+
+/// A random word as a uniform number in 0 <= x < 1, a multiple of 2^-24.
+pub fn uniform(word: u32) -> f32 {
+    (word >> 8) as f32 * 2f32.powi(-24)
+}
+
+/// A random word as a uniform number in 0 < x < 1, an odd multiple of 2^-24: it has a finite logarithm, and so has 1 - x.
+pub fn open_uniform(word: u32) -> f32 {
+    ((word >> 9) as f32 + 0.5) * 2f32.powi(-23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The known answers that the authors publish with Random123 (`kat_vectors`).
+    #[test]
+    fn known_answers() {
+        let ones = u32::MAX;
+        let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
+        for (key, counter, expected) in [
+            (0, [0; 4], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            (u64::MAX, [ones; 4], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+            (0x299f_31d0_a409_3822, pi, [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]),
+        ] {
+            assert_eq!(philox(key, counter), expected);
+        }
+    }
+
+    #[test]
+    fn uniform_numbers_keep_to_their_range() {
+        assert_eq!((uniform(0), uniform(u32::MAX)), (0.0, 1.0 - 2f32.powi(-24)));
+        assert_eq!((open_uniform(0), open_uniform(u32::MAX)), (2f32.powi(-24), 1.0 - 2f32.powi(-24)));
+    }
+}
