@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
-use super::{Dtype, Launch, is_vectorizable};
+use super::{Launch, is_vectorizable};
+use crate::backend::Dtype;
 use crate::backend::{ContrastiveOptions, Row};
 use crate::{Error, Result};
 
