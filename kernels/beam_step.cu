@@ -414,15 +414,6 @@ __device__ __forceinline__ void extend(const BeamStepArguments& a, const Step& s
     }
 }
 
-// What no live hypothesis is taken to exceed, `length` tokens being generated; -infinity stops at once.
-__device__ __forceinline__ float stop_bound(const SlotOptions& options, float best_live, unsigned length) {
-    if (options.stop == FIRST) return -INFINITY;
-    if (options.stop == HEURISTIC) return normalized(options, best_live, length);
-    // A negative exponent makes longer hypotheses worse, a negative reward likewise: the bound is then the shortest.
-    const float divided = best_live / length_penalty_at(options, options.alpha >= 0.0f ? options.max_len : length);
-    return divided + options.word_reward * static_cast<float>(options.word_reward > 0.0f ? options.max_len : length);
-}
-
 // The slot's step, all its chunks being done. By a whole block.
 __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const Search& s = a.search;

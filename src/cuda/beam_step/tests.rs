@@ -158,9 +158,27 @@ fn shapes(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// More slots than a block has threads, most of them idle, and the list of rows across them.
+fn many_slots(context: &Context) -> Result<()> {
+    let shape =
+        SessionShape { slots: 77, beam_size: 3, rows: 77 * 3, max_len: 5, max_src_len: 2, keep_attention: false };
+    let own = SlotOptions { max_len: 5, beam_size: 3, src_len: 2, ..options() };
+    let slots: Vec<(u32, SlotOptions)> = [76, 3, 0, 31, 32, 63, 64, 75, 40]
+        .into_iter()
+        .map(|slot| (slot, SlotOptions { beam_size: 1 + slot % 3, max_len: 1 + slot % 5, ..own }))
+        .collect();
+    for threads in [32, 64] {
+        let steps = run_all(Fixture::new(context, shape, 40, threads)?, &slots, 2, |_, _| ())?;
+        assert!(steps > 3, "{steps} steps");
+    }
+    Ok(())
+}
+
 /// Logits so close that the scores of many are equal: the lower index wins, not the larger logit.
 fn different_logits_of_equal_score(context: &Context) -> Result<()> {
-    for (vocab_size, beam_size, threads) in [(1500, 5, 32), (2100, 2, 32), (4100, 64, 128), (1500, 64, 32), (9000, 4, 128)] {
+    for (vocab_size, beam_size, threads) in
+        [(1500, 5, 32), (2100, 2, 32), (4100, 64, 128), (1500, 64, 32), (9000, 4, 128)]
+    {
         let shape = SessionShape { slots: 1, beam_size, rows: beam_size, max_len: 4, ..SHAPE };
         let slots = [(0, SlotOptions { beam_size: beam_size as u32, max_len: 4, ..options() })];
         let mut device = Fixture::new(context, shape, vocab_size, threads)?;
@@ -171,9 +189,8 @@ fn different_logits_of_equal_score(context: &Context) -> Result<()> {
         for step in 0..3 {
             // Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then
             // near -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
-            let mut logits: Vec<f32> = (0..rows * vocab_size)
-                .map(|i| 1.0 + ((i * 7919 + step * 31) % 103) as f32 * f32::EPSILON)
-                .collect();
+            let mut logits: Vec<f32> =
+                (0..rows * vocab_size).map(|i| 1.0 + ((i * 7919 + step * 31) % 103) as f32 * f32::EPSILON).collect();
             logits.iter_mut().step_by(vocab_size).for_each(|pad| *pad = 30.0);
             let attention = vec![0.1; rows * shape.max_src_len];
             cpu::beam_step(&logits, &attention, &mut fast);
@@ -222,7 +239,9 @@ fn bits(state: &Search<Cpu>, slot: usize) -> Vec<u32> {
     bits.extend(floats(&state.log_probs, history));
     bits.extend(floats(&state.cum_log_probs, shape.beam_size));
     bits.extend(floats(&state.coverage, shape.beam_size * shape.max_src_len));
-    bits.extend(&state.finished[slot * shape.beam_size * words::<Finished>()..][..shape.beam_size * words::<Finished>()]);
+    bits.extend(
+        &state.finished[slot * shape.beam_size * words::<Finished>()..][..shape.beam_size * words::<Finished>()],
+    );
     bits
 }
 
@@ -280,6 +299,7 @@ device_tests! {
     no_candidate: without_any_candidate;
     no_end: an_impossible_end_of_sentence_at_the_limit;
     sizes: shapes;
+    many: many_slots;
     near_ties: different_logits_of_equal_score;
     replay: a_recorded_step_replays;
     batch: a_slot_alone_gets_the_bits_it_gets_in_company;
