@@ -24,7 +24,7 @@ struct BeamStepArguments {
     const float* logits;
     const float* attention;
     Key* candidates;  // of (logit, token), best first; the last is a bound of what was left out, 0 if nothing was
-    LogSum* stats;    // of all tokens, and of those that masks leave
+    LogSum* stats;    // of all tokens, and, renormalising, of those that masks leave
     unsigned* tickets;  // [S]
     unsigned* ticket;   // [1]
     unsigned logits_stride;
@@ -55,7 +55,8 @@ struct Step {
     unsigned kept;    // candidates that are ranked
     unsigned before;  // tokens generated so far
     bool eos_allowed, only_eos;
-    bool free_eos;  // end of sentence, forced, ranks with log-probability 0
+    bool forced_eos;  // end of sentence is a candidate whatever its logit
+    bool free_eos;    // end of sentence ranks with log-probability 0
     bool renormalize;
 };
 
@@ -70,6 +71,7 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.before = s.step[step.slot];
     step.only_eos = step.before + 1 >= options.max_len;
     step.eos_allowed = step.before + 1 >= options.min_len || step.only_eos;
+    step.forced_eos = step.only_eos && options.forced_eos != 0;
     // With nothing else left, renormalising comes to the same.
     step.free_eos = step.only_eos && (options.forced_eos != 0 || options.renormalize != 0);
     step.renormalize = options.renormalize != 0 && !step.only_eos;
@@ -91,15 +93,27 @@ __device__ __forceinline__ KeyPool make_pool(const BeamStepArguments& a, Workspa
 
 // ---- A chunk ----
 
-// Tokens that the step does not allow become -infinity.
+// Tokens that the step does not allow become -infinity; not for steps that allow end of sentence only.
 __device__ __forceinline__ void mask(const Search& s, const Step& step, unsigned begin, float (&x)[CHUNK_ELEMENTS]) {
     const unsigned size = blockDim.x * CHUNK_ELEMENTS;
-    if (!step.only_eos && s.pad_id - begin >= size && (step.eos_allowed || s.eos_id - begin >= size)) return;
+    if (s.pad_id - begin >= size && (step.eos_allowed || s.eos_id - begin >= size)) return;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         const unsigned token = chunk_index(begin, e);
-        const bool allowed = token != s.pad_id && (token == s.eos_id ? step.eos_allowed : !step.only_eos);
-        if (!allowed) x[e] = -INFINITY;
+        if (token == s.pad_id || (token == s.eos_id && !step.eos_allowed)) x[e] = -INFINITY;
+    }
+}
+
+// candidates = end of sentence, if it is here. By a whole block.
+__device__ __forceinline__ void select_eos(const Search& s, const Step& step, unsigned begin,
+                                           const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
+    const bool is_here = s.eos_id - begin < blockDim.x * CHUNK_ELEMENTS;
+    for (unsigned i = threadIdx.x + is_here; i <= step.kept; i += blockDim.x) candidates[i] = 0;
+#pragma unroll
+    for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
+        if (chunk_index(begin, e) != s.eos_id) continue;
+        const Key forced = static_cast<Key>(ordered_bits(x[e])) << 32 | static_cast<unsigned>(~s.eos_id);
+        candidates[0] = step.forced_eos ? forced : make_key(x[e], s.eos_id);
     }
 }
 
@@ -138,10 +152,17 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
     float x[CHUNK_ELEMENTS];
     load_chunk(row, begin, s.vocab_size, a.vectorized != 0, x);
     const LogSum all = chunk_log_sum(x, w.scratch);
-    mask(s, step, begin, x);
-    const LogSum left = step.renormalize ? chunk_log_sum(x, w.scratch) : all;
     const std::size_t part = part_at(a, step, beam * a.chunks + chunk);
-    if (threadIdx.x == 0) a.stats[2 * part] = all, a.stats[2 * part + 1] = left;
+    if (threadIdx.x == 0) a.stats[2 * part] = all;
+    if (step.only_eos) {
+        select_eos(s, step, begin, x, candidates_of(a, part));
+        return;
+    }
+    mask(s, step, begin, x);
+    if (step.renormalize) {
+        const LogSum left = chunk_log_sum(x, w.scratch);
+        if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
+    }
     select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates_of(a, part));
 }
 
@@ -173,7 +194,7 @@ __device__ __forceinline__ float score_of(const Step& step, const Workspace& w, 
 __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
     const unsigned part = i / step.kept, beam = part / a.chunks;
     const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept];
-    if (key == 0) return 0;
+    if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
     return make_key(score_of(step, w, beam, key_number(key)), beam * a.search.vocab_size + key_index(key));
 }
 
@@ -209,18 +230,13 @@ __device__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspac
     return min(count, step.kept);
 }
 
-// Whether a part may lack a candidate that is worth the last ranked score: the best that it left out is, and so is a kept one of a
-// larger logit, whose index may be higher.
+// Whether a part may lack a candidate that ranks: the best that it left out is worth as much as the last that ranks, and its
+// tokens come before that one's.
 __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
-    const Key* candidates = candidates_of(a, part_at(a, step, part));
-    const Key next = candidates[step.kept];
-    const unsigned beam = part / a.chunks, last = key_bits(w.best[step.kept - 1]);
-    if (next == 0 || ordered_bits(score_of(step, w, beam, key_number(next))) != last) return false;
-    for (unsigned i = step.kept; i-- > 0;) {
-        if (key_bits(candidates[i]) == key_bits(next)) continue;
-        return ordered_bits(score_of(step, w, beam, key_number(candidates[i]))) == last;
-    }
-    return false;
+    const Key next = candidates_of(a, part_at(a, step, part))[step.kept], last = w.best[step.kept - 1];
+    const unsigned beam = part / a.chunks, first_token = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
+    if (next == 0 || beam * a.search.vocab_size + first_token >= key_index(last)) return false;
+    return ordered_bits(score_of(step, w, beam, key_number(next))) == key_bits(last);
 }
 
 // Ranks a part again, by score.
@@ -396,15 +412,6 @@ __device__ __forceinline__ void extend(const BeamStepArguments& a, const Step& s
         s.cum_log_probs[first + beam] = next.cum_log_prob;
         ancestry[static_cast<std::size_t>(beam) * s.max_len + step.before] = next.beam;
     }
-}
-
-// What no live hypothesis is taken to exceed, `length` tokens being generated; -infinity stops at once.
-__device__ __forceinline__ float stop_bound(const SlotOptions& options, float best_live, unsigned length) {
-    if (options.stop == FIRST) return -INFINITY;
-    if (options.stop == HEURISTIC) return normalized(options, best_live, length);
-    // A negative exponent makes longer hypotheses worse, a negative reward likewise: the bound is then the shortest.
-    const float divided = best_live / length_penalty_at(options, options.alpha >= 0.0f ? options.max_len : length);
-    return divided + options.word_reward * static_cast<float>(options.word_reward > 0.0f ? options.max_len : length);
 }
 
 // The slot's step, all its chunks being done. By a whole block.

@@ -91,6 +91,15 @@ __device__ __forceinline__ float normalized(const SlotOptions& options, float cu
     return cum_log_prob / length_penalty_at(options, length) + options.word_reward * static_cast<float>(length);
 }
 
+// What no live hypothesis is taken to exceed, `length` tokens being generated; -infinity stops at once.
+__device__ __forceinline__ float stop_bound(const SlotOptions& options, float best_live, unsigned length) {
+    if (options.stop == FIRST) return -INFINITY;
+    if (options.stop == HEURISTIC) return normalized(options, best_live, length);
+    // A negative exponent makes longer hypotheses worse, a negative reward likewise: the bound is then the shortest.
+    const float divided = best_live / length_penalty_at(options, options.alpha >= 0.0f ? options.max_len : length);
+    return divided + options.word_reward * static_cast<float>(options.word_reward > 0.0f ? options.max_len : length);
+}
+
 // Whether the calling block is the last of `expected` to come here; what the others wrote before can then be read. The
 // ticket starts at 0, and is 0 again afterwards. `flag`: a word of shared memory.
 __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expected, unsigned* flag) {

@@ -5,7 +5,7 @@
 
 mod reference;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use rayon::prelude::*;
 
@@ -138,7 +138,9 @@ struct Rules {
     pad: usize,
     eos_allowed: bool,
     only_eos: bool,
-    /// End of sentence, forced, ranks with log-probability 0.
+    /// End of sentence is a candidate whatever its logit.
+    forced_eos: bool,
+    /// End of sentence ranks with log-probability 0.
     free_eos: bool,
     renormalize: bool,
 }
@@ -153,6 +155,7 @@ impl Rules {
             pad: pad_id as usize,
             eos_allowed: step >= options.min_len || only_eos,
             only_eos,
+            forced_eos: only_eos && options.forced_eos != 0,
             // With nothing else left, renormalising comes to the same.
             free_eos: only_eos && (options.forced_eos != 0 || options.renormalize != 0),
             renormalize: options.renormalize != 0,
@@ -197,7 +200,9 @@ fn rank(rules: &Rules, cum: &[f32], logits: &[f32], ranking: &mut Ranking) {
         };
         let candidates = &mut ranking.candidates;
         if rules.only_eos {
-            insert(candidates, rules.keep, candidate(rules.eos, row[rules.eos]));
+            if rules.forced_eos || row[rules.eos] > f32::NEG_INFINITY {
+                insert(candidates, rules.keep, candidate(rules.eos, row[rules.eos]));
+            }
             continue;
         }
         let bar = |candidates: &[Candidate]| logit_bar(candidates, rules.keep, cum, ranked_normalizer);

@@ -1,3 +1,5 @@
+//! The tests, and what those of other devices share with them.
+
 use super::*;
 use crate::backend::{Dtype, LengthPenaltyKind, SpecialIds};
 use crate::check::{Tolerance, assert_close};
@@ -6,7 +8,8 @@ const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
 const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 0, decoder_start_id: 1 };
 
-fn options() -> SlotOptions {
+/// Options that switch on what can be.
+pub fn options() -> SlotOptions {
     SlotOptions {
         beam_size: 5,
         length_penalty: LengthPenaltyKind::Gnmt as u32,
@@ -58,7 +61,8 @@ impl Noise {
 }
 
 /// Holds two states to each other: decisions equal, numbers close.
-fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
+#[track_caller]
+pub fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
     const CLOSE: Tolerance = Tolerance::new(2e-5, 2e-6);
     assert_eq!(actual.step, expected.step, "step");
     assert_eq!(actual.live, expected.live, "live");
@@ -103,8 +107,8 @@ fn run_both(vocab_size: usize, slots: &[(u32, SlotOptions)], mut logits: impl Fn
     steps
 }
 
-#[test]
-fn fast_path_equals_reference_under_all_options() {
+/// Every kind of option in many combinations, for sessions of 5 beams and 11 tokens or more.
+pub fn option_cases() -> Vec<SlotOptions> {
     let mut cases = Vec::new();
     for length_penalty in 0..3 {
         for stop in 0..3 {
@@ -126,6 +130,12 @@ fn fast_path_equals_reference_under_all_options() {
             ..options
         });
     }
+    cases
+}
+
+#[test]
+fn fast_path_equals_reference_under_all_options() {
+    let cases = option_cases();
     let mut steps = 0;
     for (seed, options) in cases.iter().enumerate() {
         for vocab_size in [4, 7, 331] {
