@@ -269,7 +269,7 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--input", &kept, "A dog runs."], "--input"),
         (vec!["--input", &missing], "missing"),
         (vec!["--input", &folder], "is a directory"),
-        (vec!["--model", &missing], "config.json"),
+        (vec!["--model", &missing], "expected an existing directory or a hub id"),
         (vec!["--model", &empty_model], "config.json"),
     ] {
         let output = run(&[&["translate", "--output", &kept], &args[..]].concat(), b"A dog runs.\n");

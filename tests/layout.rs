@@ -69,7 +69,7 @@ fn files() -> Vec<(String, String)> {
 
 /// The code before unit tests, which may reach further; files of tests have none.
 fn without_tests<'a>(path: &str, code: &'a str) -> &'a str {
-    if path.ends_with("tests.rs") {
+    if path.ends_with("tests.rs") || path.contains("/tests/") {
         return "";
     }
     code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("")
