@@ -56,6 +56,14 @@ fn equal_logits(context: &Context) -> Result<()> {
         assert_eq!((state.live[1], state.finished_count[1]), (5, 1));
         let fixture = Fixture::new(context, SHAPE, vocab_size, threads)?;
         run_all(fixture, &[(0, options()), (1, options())], 1, |_, logits| logits.fill(1.5))?;
+        // All beams finish at once, with the same score: the order of the finished set is that of the beams.
+        let fixture = Fixture::new(context, SHAPE, vocab_size, threads)?;
+        let uncovered = SlotOptions { coverage_penalty: 0.0, ..options() };
+        let steps = run_all(fixture, &[(0, uncovered)], 1, |step, logits| {
+            logits.fill(1.5);
+            logits.iter_mut().skip(2).step_by(vocab_size).for_each(|eos| *eos = if step == 0 { -9.0 } else { 2.5 });
+        })?;
+        assert_eq!(steps, 2);
     }
     Ok(())
 }
@@ -176,23 +184,38 @@ fn many_slots(context: &Context) -> Result<()> {
 
 /// Logits so close that the scores of many are equal: the lower index wins, not the larger logit.
 fn different_logits_of_equal_score(context: &Context) -> Result<()> {
-    for (vocab_size, beam_size, threads) in
-        [(1500, 5, 32), (2100, 2, 32), (4100, 64, 128), (1500, 64, 32), (9000, 4, 128)]
-    {
+    // Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then near
+    // -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
+    let near_one = |steps: usize| 1.0 + steps as f32 * f32::EPSILON;
+    let scattered = |i: usize, _: usize| near_one(i * 7919 % 103);
+    let far_from_the_start = |i: usize, token: usize| if token < 2200 { -5.0 } else { near_one(i * 7919 % 103) };
+    // The best lie one in each thread, and just as many as are kept.
+    let one_per_thread = |_: usize, token: usize| match token % 4 {
+        0 if token < 128 => near_one(3),
+        1 if token < 128 => near_one(2),
+        _ => -5.0,
+    };
+    let kinds: [&dyn Fn(usize, usize) -> f32; 3] = [&scattered, &far_from_the_start, &one_per_thread];
+    for (vocab_size, beam_size, threads, kind) in [
+        (1500, 5, 32, 0),
+        (2100, 2, 32, 0),
+        (4100, 64, 128, 0),
+        (1500, 64, 32, 0),
+        (9000, 4, 128, 0),
+        (3500, 4, 32, 1),
+        (1000, 16, 32, 2),
+    ] {
         let shape = SessionShape { slots: 1, beam_size, rows: beam_size, max_len: 4, ..SHAPE };
         let slots = [(0, SlotOptions { beam_size: beam_size as u32, max_len: 4, ..options() })];
         let mut device = Fixture::new(context, shape, vocab_size, threads)?;
         let mut fast = on_cpu(shape, vocab_size)?;
         device.start(&slots)?;
         cpu::start_slots(&slots, &mut fast);
-        let rows = shape.rows;
         for step in 0..3 {
-            // Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then
-            // near -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
             let mut logits: Vec<f32> =
-                (0..rows * vocab_size).map(|i| 1.0 + ((i * 7919 + step * 31) % 103) as f32 * f32::EPSILON).collect();
+                (0..shape.rows * vocab_size).map(|i| kinds[kind](i + step, i % vocab_size)).collect();
             logits.iter_mut().step_by(vocab_size).for_each(|pad| *pad = 30.0);
-            let attention = vec![0.1; rows * shape.max_src_len];
+            let attention = vec![0.1; shape.rows * shape.max_src_len];
             cpu::beam_step(&logits, &attention, &mut fast);
             device.write(&logits, &attention)?;
             device.step(1)?;
