@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -16,6 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
     ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
 ];
 
