@@ -1,7 +1,7 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
 use crate::Result;
-use crate::backend::{Backend, Finished, Search, SlotOptions};
+use crate::backend::{Backend, Finished, Search, SlotOptions, words};
 
 /// One translation of one sentence, in ids.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +138,12 @@ impl History {
         }
     }
 
+    /// The beam whose row made the first token: the number of a sample.
+    fn first_beam(&self, finished: &Finished, k: usize) -> usize {
+        let steps = 0..finished.length as usize - finished.has_eos as usize;
+        steps.rev().fold(finished.beam as usize, |beam, step| self.parents[step * k + beam] as usize)
+    }
+
     fn attention(&self, makers: &[usize], max_src_len: usize, k: usize) -> Vec<Vec<f32>> {
         let src_len = self.options.src_len as usize;
         let row = |(step, beam): (usize, &usize)| {
@@ -148,16 +154,15 @@ impl History {
     }
 }
 
-/// Words of a structure in device memory.
-fn words<T>() -> usize {
-    std::mem::size_of::<T>() / std::mem::size_of::<u32>()
-}
-
-/// The finished hypotheses of a slot whose search has ended, best first.
+/// The finished hypotheses of a slot whose search has ended: best first, samples in their own order.
 ///
 /// # Errors
 /// A failed device operation.
 pub(super) fn harvest<B: Backend>(backend: &B, search: &Search<B>, slot: usize) -> Result<Vec<Hypothesis>> {
     let history = History::read(backend, search, slot)?;
-    Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect())
+    let mut finished = history.finished.clone();
+    if history.options.samples() {
+        finished.sort_by_key(|finished| history.first_beam(finished, search.shape.beam_size));
+    }
+    Ok(finished.iter().map(|finished| history.resolve(finished, search)).collect())
 }

@@ -1,45 +1,63 @@
 //! Slots of sentences being decoded: admit, step, harvest.
 
-use crate::backend::{Backend, Failure, Search, SessionShape, SlotOptions};
+use crate::backend::{Backend, Failure, Search, SessionShape, SlotOptions, Stages, words};
 use crate::decode::hypothesis::{Hypothesis, harvest};
+use crate::decode::request::Request;
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
 
 /// A search over a fixed number of slots, each with its own sentence, options and step counter.
 ///
 /// Sentences come and go independently: a slot's result does not depend on what the other slots hold.
+///
+/// What ranks may come from several *voices*, each a model with its own caches, all reading the same prefixes. Voice 0 is the
+/// first model and gives every result its `log_prob`; voice i is model i; the last voice is the first model once more, reading
+/// another source of the same sentence. Voices other than the first are opened when a sentence first asks for them.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
-    state: M::State,
+    voices: Vec<Option<Voice<M::State, B::Ints>>>,
     search: Search<B>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
     /// Beams that each slot's sentence may have; 0 when the slot is free.
     beams: Vec<usize>,
+    /// What each slot's sentence asks of a step.
+    stages: Vec<Stages>,
+}
+
+/// A model's memory of the sentences that are being decoded.
+#[derive(Debug)]
+struct Voice<State, Ints> {
+    /// Which of the models it is.
+    model: usize,
+    state: State,
+    /// [`SlotOptions`] `[slots]` of which the source's length counts, where it reads a source of its own.
+    options: Option<Ints>,
 }
 
 /// A sentence to be taken into a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
     /// A free slot.
     pub slot: usize,
-    /// Source ids, end of sentence included.
-    pub source: &'a [u32],
-    /// Its options; lengths and beams within the session's shape.
-    pub options: SlotOptions,
+    /// Lengths and beams within the session's shape.
+    pub request: &'a Request,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
-    /// Allocates a session with all slots free.
+    /// Allocates a session with all slots free. `models` are those that every call is given, in the same order.
     ///
     /// # Errors
     /// The device has no memory left.
-    pub fn open(backend: &B, model: &M, shape: SessionShape) -> Result<Self> {
+    pub fn open(backend: &B, models: &[M], shape: SessionShape) -> Result<Self> {
+        let model = &models[0];
+        let first = Voice { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
-            state: model.open(backend, shape)?,
+            voices: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
             live: vec![0; shape.slots],
             beams: vec![0; shape.slots],
+            stages: vec![Stages::default(); shape.slots],
         })
     }
 
@@ -58,38 +76,81 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         self.beams.iter().all(|beams| *beams == 0)
     }
 
-    /// Encodes sentences into free slots.
+    /// Encodes sentences into free slots, and opens what they ask for beyond plain beam search.
     ///
     /// # Errors
-    /// A failed device operation.
+    /// A failed device operation; the device has no memory left.
     ///
     /// # Panics
     /// If a slot is taken, or a sentence does not fit the session's shape.
-    pub fn admit(&mut self, backend: &B, model: &M, sentences: &[Admission<'_>]) -> Result<()> {
+    pub fn admit(&mut self, backend: &B, models: &[M], sentences: &[Admission<'_>]) -> Result<()> {
         let shape = self.shape();
-        for Admission { slot, source, options } in sentences {
-            let before = std::mem::replace(&mut self.beams[*slot], options.beam_size as usize);
+        for &Admission { slot, request } in sentences {
+            let before = std::mem::replace(&mut self.beams[slot], request.options.beam_size as usize);
             assert!(before == 0, "slot {slot} is taken");
-            let fits = source.len() <= shape.max_src_len
-                && options.max_len as usize <= shape.max_len
-                && options.beam_size as usize <= shape.beam_size;
-            assert!(fits, "a sentence of {} tokens with {options:?} does not fit {shape:?}", source.len());
+            assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
+            self.stages[slot] = Stages::of(&request.options);
         }
-        let sources: Vec<(u32, &[u32])> = sentences.iter().map(|s| (s.slot as u32, s.source)).collect();
-        model.encode(backend, &mut self.state, &sources)?;
-        let slots: Vec<(u32, SlotOptions)> = sentences.iter().map(|s| (s.slot as u32, s.options)).collect();
+        let asked = sentences.iter().fold(Stages::default(), |asked, s| asked.union(self.stages[s.slot]));
+        self.search.equip(backend, asked)?;
+        for voice in 0..self.voices.len() {
+            if voice == 0 || asked.voices & 1 << voice != 0 {
+                self.encode(backend, models, voice, sentences)?;
+            }
+        }
+        let slots: Vec<(u32, SlotOptions)> = sentences.iter().map(|s| (s.slot as u32, s.request.options)).collect();
         backend.start_slots(&slots, &mut self.search)
+    }
+
+    /// Lets a voice read the sources of the sentences that ask for it.
+    fn encode(&mut self, backend: &B, models: &[M], voice: usize, sentences: &[Admission<'_>]) -> Result<()> {
+        let reads_another = voice == models.len();
+        let Voice { model, state, options } = match &mut self.voices[voice] {
+            Some(voice) => voice,
+            closed => {
+                let model = if reads_another { 0 } else { voice };
+                let state = models[model].open(backend, self.search.shape)?;
+                let entries = self.search.shape.slots * words::<SlotOptions>();
+                let options = reads_another.then(|| backend.ints(entries)).transpose()?;
+                closed.insert(Voice { model, state, options })
+            }
+        };
+        let listening = |s: &&Admission<'_>| voice == 0 || self.stages[s.slot].voices & 1 << voice != 0;
+        let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
+        for &Admission { slot, request } in sentences.iter().filter(listening) {
+            let source = if reads_another { &request.contrast_source } else { &request.source };
+            sources.push((slot as u32, source));
+            if let Some(options) = options {
+                let own = SlotOptions { src_len: source.len() as u32, ..request.options };
+                backend.write_ints(options, slot * words::<SlotOptions>(), bytemuck::cast_slice(&[own]))?;
+            }
+        }
+        models[*model].encode(backend, state, &sources)
     }
 
     /// Advances every live slot by one token.
     ///
     /// # Errors
     /// A failed device operation.
-    pub fn step(&mut self, backend: &B, model: &M) -> Result<()> {
-        let Session { state, search, beams, .. } = self;
-        search.rows.bucket = bucket(beams, search.shape.rows);
-        model.step(backend, state, &search.rows, &search.ancestry, &search.options)?;
-        backend.beam_step(model.logits(state), model.attention(state), search)
+    pub fn step(&mut self, backend: &B, models: &[M]) -> Result<()> {
+        let taken = self.beams.iter().zip(&self.stages).filter(|(beams, _)| **beams > 0);
+        let stages = taken.fold(Stages::default(), |all, (_, stages)| all.union(*stages));
+        self.search.rows.bucket = bucket(&self.beams, self.search.shape.rows);
+        self.enqueue(backend, models, stages)
+    }
+
+    /// Enqueues one step; what it does depends on the bucket and the stages alone.
+    fn enqueue(&mut self, backend: &B, models: &[M], stages: Stages) -> Result<()> {
+        let search = &mut self.search;
+        for (number, voice) in self.voices.iter_mut().enumerate() {
+            let Some(Voice { model, state, options }) = voice else { continue };
+            if number == 0 || stages.voices & 1 << number != 0 {
+                let options = options.as_ref().unwrap_or(&search.options);
+                models[*model].step(backend, state, &search.rows, &search.ancestry, options)?;
+            }
+        }
+        let (model, Some(first)) = (&models[0], &self.voices[0]) else { return Ok(()) };
+        backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 
     /// Hands every sentence whose search has ended to `receive`, best hypothesis first, and frees its slot.
@@ -112,9 +173,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     }
 
     fn failure(&self, backend: &B, slot: usize) -> Result<Option<Error>> {
-        let words = std::mem::size_of::<Failure>() / std::mem::size_of::<u32>();
         let mut failure = [Failure::default()];
-        backend.read_ints(&self.search.failures, slot * words, bytemuck::cast_slice_mut(&mut failure))?;
+        backend.read_ints(&self.search.failures, slot * words::<Failure>(), bytemuck::cast_slice_mut(&mut failure))?;
         let Failure { failed, step, beam, value } = failure[0];
         let error = Error::NonFiniteLogits { step: step as usize, slot, row: beam as usize, value };
         Ok((failed != 0).then_some(error))

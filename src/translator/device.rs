@@ -92,7 +92,7 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usiz
 
 fn start_on<B: Backend>(backend: B, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
     let model = Marian::open(&backend, dir)?;
-    Engine::start(backend, model, source_vocab_size, slots)
+    Engine::start(backend, vec![model], source_vocab_size, slots)
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {

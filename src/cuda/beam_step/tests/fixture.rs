@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::backend::{Dtype, Search, SessionShape, SlotOptions, SpecialIds};
-use crate::cpu::beam_step::tests::assert_same_state;
+use crate::cpu::beam_step::tests::{assert_same_state, draw_extras, equipped};
 use crate::cpu::{Cpu, beam_step as cpu};
 use crate::cuda::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use crate::cuda::testing::Values;
@@ -14,7 +14,7 @@ pub const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 0, decoder_start_id:
 
 /// An empty search on the CPU.
 pub fn on_cpu(shape: SessionShape, vocab_size: usize) -> Result<Search<Cpu>> {
-    Search::open(&Cpu::new(1, Dtype::F32)?, shape, vocab_size, IDS)
+    Ok(equipped(Search::open(&Cpu::new(1, Dtype::F32)?, shape, vocab_size, IDS)?))
 }
 
 /// Declares the buffers of a search under the names that `Search` and `SearchViews` both give them.
@@ -24,14 +24,20 @@ macro_rules! state {
             $($field: Buffer<$element>,)*
             rows: Buffer<u32>,
             row_count: Buffer<u32>,
+            ranked: Buffer<f32>,
+            bans: Buffer<u32>,
+            picks: Buffer<u32>,
         }
 
         impl State {
-            fn upload(context: &Context, search: &Search<Cpu>) -> Result<Self> {
+            fn upload(context: &Context, search: &Search<Cpu>, stride: usize) -> Result<Self> {
                 Ok(State {
                     $($field: context.upload(&search.$field)?,)*
                     rows: context.upload(&search.rows.entries)?,
                     row_count: context.upload(&search.rows.count)?,
+                    ranked: context.zeros(search.shape.rows * stride)?,
+                    bans: context.upload(&search.bans)?,
+                    picks: context.upload(&search.picks)?,
                 })
             }
 
@@ -50,6 +56,9 @@ macro_rules! state {
                     $($field: self.$field.view_mut(),)*
                     rows: self.rows.view_mut(),
                     row_count: self.row_count.view_mut(),
+                    ranked: self.ranked.view_mut(),
+                    bans: self.bans.view_mut(),
+                    picks: self.picks.view_mut(),
                 }
             }
         }
@@ -94,7 +103,7 @@ impl Fixture {
             stride,
             logits: context.allocate(shape.rows * stride)?,
             attention: context.allocate(shape.rows * shape.max_src_len)?,
-            state: State::upload(context, &on_cpu(shape, vocab_size)?)?,
+            state: State::upload(context, &on_cpu(shape, vocab_size)?, stride)?,
             scratch: BeamStepScratch::with_threads(context, shape, vocab_size, threads)?,
         })
     }
@@ -106,12 +115,26 @@ impl Fixture {
 
     /// Sets what the next step reads, with NaN between the rows.
     pub fn write(&mut self, logits: &[f32], attention: &[f32]) -> Result<()> {
-        let mut padded = vec![f32::NAN; self.shape.rows * self.stride];
-        for (to, from) in padded.chunks_mut(self.stride).zip(logits.chunks(self.vocab_size)) {
+        let logits = self.apart(logits);
+        self.context.write(self.logits.view_mut(), &logits)?;
+        self.context.write(self.attention.view_mut(), attention)
+    }
+
+    /// Rows a stride apart, with NaN between them.
+    fn apart(&self, rows: &[f32]) -> Vec<f32> {
+        let mut apart = vec![f32::NAN; self.shape.rows * self.stride];
+        for (to, from) in apart.chunks_mut(self.stride).zip(rows.chunks(self.vocab_size)) {
             to[..self.vocab_size].copy_from_slice(from);
         }
-        self.context.write(self.logits.view_mut(), &padded)?;
-        self.context.write(self.attention.view_mut(), attention)
+        apart
+    }
+
+    /// Sets what the next step may read beside the logits.
+    pub fn write_extras(&mut self, from: &Search<Cpu>) -> Result<()> {
+        let ranked = self.apart(&from.ranked);
+        self.context.write(self.state.ranked.view_mut(), &ranked)?;
+        self.context.write(self.state.bans.view_mut(), &from.bans)?;
+        self.context.write(self.state.picks.view_mut(), &from.picks)
     }
 
     pub fn step(&mut self, bucket: usize) -> Result<()> {
@@ -179,6 +202,9 @@ pub fn run_all(
     while !fast.rows.live().is_empty() {
         let (mut logits, attention) = data.draw(shape, vocab_size);
         change(steps, &mut logits);
+        draw_extras(&mut fast, steps as u64);
+        draw_extras(&mut naive, steps as u64);
+        device.write_extras(&fast)?;
         cpu::beam_step(&logits, &attention, &mut fast);
         cpu::reference(&logits, &attention, &mut naive);
         device.write(&logits, &attention)?;
