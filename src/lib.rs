@@ -12,7 +12,9 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod text;
+pub mod train;
 pub mod translator;
+pub mod validate;
 
 pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
