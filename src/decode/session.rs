@@ -48,6 +48,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         self.search.shape
     }
 
+    /// The state of the search.
+    pub(super) fn search(&self) -> &Search<B> {
+        &self.search
+    }
+
     /// Slots without a sentence.
     pub fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
         self.beams.iter().enumerate().filter(|(_, beams)| **beams == 0).map(|(slot, _)| slot)
