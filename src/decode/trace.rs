@@ -75,14 +75,17 @@ pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(
         keep_attention: true,
     };
     let mut session = Session::open(backend, model, shape)?;
-    session.admit(backend, model, &[Admission { slot: 0, source, options }])?;
+    session.admit(backend, model, &[Admission { slot: 0, ticket: 0, source, options }])?;
     let mut steps: Vec<Vec<LiveBeam>> = Vec::new();
     let mut sets: Vec<Vec<Finished>> = Vec::new();
     loop {
         session.step(backend, model)?;
-        let (live, finished) = read_step(backend, session.search())?;
-        steps.push(live);
-        sets.push(finished);
+        // Once nothing lives, steps only carry the result out.
+        if steps.last().is_none_or(|live| !live.is_empty()) {
+            let (live, finished) = read_step(backend, session.search())?;
+            steps.push(live);
+            sets.push(finished);
+        }
         let mut ended = None;
         session.harvest(backend, |_, result| ended = Some(result))?;
         if let Some(hypotheses) = ended {
