@@ -66,7 +66,7 @@ impl fmt::Display for Page<'_> {
             f.write_str("<h2>Attention</h2>\n<p class=\"quiet\">Where the last decoder layer looks in the source (across) for each \
                          token of the best translation (down), mean over its heads.</p>\n<div class=\"scroll\">\n")?;
             let (source, target) = (&self.explanation.source_pieces, &translation.hypotheses[0].tokens);
-            write!(f, "{}</div>\n", AttentionMap { source, target, weights })?;
+            writeln!(f, "{}</div>", AttentionMap { source, target, weights })?;
         }
         f.write_str("</body>\n</html>")
     }
@@ -111,7 +111,7 @@ impl Page<'_> {
              <span>under a token: the sum of log-probabilities up to there</span></p>\n<div class=\"scroll\">\n",
         )?;
         let graph = SearchGraph { steps, tokenizer: self.tokenizer, hypotheses: &translation.hypotheses };
-        write!(f, "{graph}</div>\n")
+        writeln!(f, "{graph}</div>")
     }
 
     /// Why the search ended when it did.
