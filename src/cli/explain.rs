@@ -48,15 +48,9 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let translation = &self.explanation.translation;
         let (source, best) = (Escaped(&translation.source), Escaped(translation.text()));
-        write!(
-            f,
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>Search: {source}</title>\n"
-        )?;
-        // A second lock beside the escaping: nothing on the page may run or load anything.
-        f.write_str(
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-        )?;
-        f.write_str("<meta name=\"viewport\" content=\"width=device-width\">\n")?;
+        // Its policy is a second lock beside the escaping: nothing on the page may run or load anything.
+        f.write_str(include_str!("explain/head.html"))?;
+        writeln!(f, "<title>Search: {source}</title>")?;
         write!(f, "<style>\n{}</style>\n</head>\n<body>\n", include_str!("explain/page.css"))?;
         write!(f, "<p class=\"source\">{source}</p>\n<h1>{best}</h1>\n")?;
         self.options(f)?;
