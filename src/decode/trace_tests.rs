@@ -8,7 +8,7 @@ use crate::decode::{DecodeOptions, Job, LengthPenalty, MaxLength, Stop, Work};
 
 fn traced(source: &[u32], options: &DecodeOptions) -> Trace {
     let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, MODEL, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], MODEL, 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let (caller, slot) = (Arc::new(()), options.for_slot(source.len(), 40));
     let work = Work::Explain { source: source.to_vec(), options: slot };
@@ -82,7 +82,7 @@ fn every_translation_can_be_walked_back_through_the_steps() {
 fn a_search_over_nan_fails_and_the_engine_carries_on() {
     let poisoned = crate::decode::tests::Scripted { poison: Some(source(1)[0]), ..MODEL };
     let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, poisoned, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], poisoned, 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     let options = DecodeOptions { min_length: 6, ..DecodeOptions::default() };
