@@ -8,6 +8,8 @@
 //! step and replay it. A method may therefore return before its work is done; [`Backend::read_ints`] and
 //! [`Backend::read_floats`] wait for it.
 
+use std::ops::Range;
+
 use crate::Result;
 
 /// The element type of weights during computation. Sums are f32 in all of them.
@@ -106,6 +108,15 @@ impl<B: Backend> Rows<B> {
         backend.write_ints(&mut self.entries, 0, bytemuck::cast_slice(rows))?;
         backend.write_ints(&mut self.count, 0, &[rows.len() as u32])
     }
+}
+
+/// What makes two decoding steps of a session the same: their keys are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepKey {
+    /// Rows that grids are sized for, [`Rows::bucket`].
+    pub rows: usize,
+    /// What the step is made of, one bit each.
+    pub stages: u32,
 }
 
 /// The shape of a multi-head attention.
@@ -463,6 +474,29 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Working memory of [`Backend::beam_step`].
     type SearchScratch: Send + std::fmt::Debug;
 
+    /// The recorded steps of one session.
+    type Recordings: Default + Send + std::fmt::Debug;
+    /// Host memory for words that are read late.
+    type Late: Send + std::fmt::Debug;
+
+    /// How many steps are enqueued behind a step before the host looks at what came of it; 0 where a call returns with its work
+    /// done.
+    const LAG: usize;
+
+    /// Runs a decoding step: what `enqueue` enqueues, called, or replayed as recorded under the same key.
+    ///
+    /// Two steps with the same key enqueue the same work on the same buffers with the same numbers. `enqueue` neither allocates,
+    /// nor waits, nor copies from or to the host.
+    ///
+    /// # Errors
+    /// Those of `enqueue`; the device failed.
+    fn replayable(
+        &self,
+        recordings: &mut Self::Recordings,
+        key: StepKey,
+        enqueue: impl FnOnce() -> Result<()>,
+    ) -> Result<()>;
+
     /// Runs `work` where the backend's threads are; a caller wraps a whole step, not each operation.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
@@ -483,6 +517,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn read_ints(&self, from: &Self::Ints, offset: usize, values: &mut [u32]) -> Result<()>;
     /// Waits, then copies values back, starting at `offset`.
     fn read_floats(&self, from: &Self::Floats, offset: usize, values: &mut [f32]) -> Result<()>;
+    /// Allocates host memory for `words` words that are read late.
+    fn late(&self, words: usize) -> Result<Self::Late>;
+    /// Enqueues a copy of a range of words to the host, to word `offset` there.
+    fn post_ints(&self, from: &Self::Ints, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    /// Enqueues a copy of the bits of a range of values to the host, to word `offset` there.
+    fn post_floats(&self, from: &Self::Floats, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    /// Waits for the last copy posted into `late`, but for nothing enqueued after it, then reads its first words.
+    fn collect(&self, late: &Self::Late, words: &mut [u32]) -> Result<()>;
 
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;

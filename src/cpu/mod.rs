@@ -15,10 +15,12 @@ pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions,
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
 };
 use crate::{Error, Result};
 
@@ -94,6 +96,14 @@ impl Backend for Cpu {
     type Norm = layer_norm::Norm;
     type Embedding = embedding::Embedding;
     type SearchScratch = beam_step::Scratch;
+    type Recordings = ();
+    type Late = Vec<u32>;
+
+    const LAG: usize = 0;
+
+    fn replayable(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+        enqueue()
+    }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
@@ -127,6 +137,25 @@ impl Backend for Cpu {
 
     fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&from[offset..offset + values.len()]);
+        Ok(())
+    }
+
+    fn late(&self, words: usize) -> Result<Vec<u32>> {
+        zeros(words)
+    }
+
+    fn post_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        to[offset..offset + range.len()].copy_from_slice(&from[range]);
+        Ok(())
+    }
+
+    fn post_floats(&self, from: &Vec<f32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
+        Ok(())
+    }
+
+    fn collect(&self, late: &Vec<u32>, words: &mut [u32]) -> Result<()> {
+        words.copy_from_slice(&late[..words.len()]);
         Ok(())
     }
 

@@ -37,7 +37,7 @@ mod testing;
 
 pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
-pub use context::{Context, Counters, Fault};
+pub use context::{Context, Counters, Fault, Recording};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;

@@ -3,7 +3,7 @@
 //! Callers submit jobs from any thread; they share one session, so that many small requests fill the same batch. A job's
 //! result does not depend on what else is running.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Weak;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -151,8 +151,9 @@ impl Drop for Engine {
 struct Queues {
     waiting: VecDeque<SearchJob>,
     to_score: VecDeque<ScoreJob>,
-    /// By slot.
-    running: Vec<Option<SearchJob>>,
+    /// In the session, by ticket.
+    running: HashMap<u64, SearchJob>,
+    last_ticket: u64,
 }
 
 #[derive(Debug)]
@@ -185,12 +186,12 @@ impl Queues {
     }
 
     fn are_empty(&self) -> bool {
-        self.waiting.is_empty() && self.to_score.is_empty() && self.running.iter().all(Option::is_none)
+        self.waiting.is_empty() && self.to_score.is_empty() && self.running.is_empty()
     }
 
     /// Answers every job with the failure that ended them all.
     fn fail_all(&mut self, error: &Error) {
-        let searches = self.waiting.drain(..).chain(self.running.iter_mut().filter_map(Option::take));
+        let searches = self.waiting.drain(..).chain(self.running.drain().map(|(_, job)| job));
         let searches = searches.map(|job| (job.tag, job.reply));
         for (tag, reply) in searches.chain(self.to_score.drain(..).map(|job| (job.tag, job.reply))) {
             let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
@@ -244,8 +245,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         let backend = &*backend;
         let model = &*model;
         backend.run(|| session.step(backend, model))?;
-        session.harvest(backend, |slot, result| {
-            if let Some(job) = jobs.running[slot].take() {
+        session.harvest(backend, |ticket, result| {
+            if let Some(job) = jobs.running.remove(&ticket) {
                 answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
             }
         })
@@ -292,20 +293,20 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             }
             let shape = first.grown(self.session.take().map(|s| s.shape()), self.slots);
             self.session = Some(Session::open(&self.backend, &self.model, shape)?);
-            self.jobs.running.resize_with(self.slots, || None);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut admitted = Vec::new();
         for slot in session.free_slots() {
             let Some(job) = self.jobs.waiting.pop_front_if(|job| job.fits(session.shape())) else { break };
-            self.jobs.running[slot] = Some(job);
-            admitted.push(slot);
+            self.jobs.last_ticket += 1;
+            self.jobs.running.insert(self.jobs.last_ticket, job);
+            admitted.push((slot, self.jobs.last_ticket));
         }
         let admissions: Vec<Admission<'_>> = admitted
             .iter()
-            .filter_map(|&slot| {
-                let job = self.jobs.running[slot].as_ref()?;
-                Some(Admission { slot, source: &job.source, options: job.options })
+            .filter_map(|&(slot, ticket)| {
+                let job = self.jobs.running.get(&ticket)?;
+                Some(Admission { slot, ticket, source: &job.source, options: job.options })
             })
             .collect();
         if admissions.is_empty() {

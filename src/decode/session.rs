@@ -1,21 +1,35 @@
 //! Slots of sentences being decoded: admit, step, harvest.
 
-use crate::backend::{Backend, Failure, Search, SessionShape, SlotOptions};
-use crate::decode::hypothesis::{Hypothesis, harvest};
+use std::collections::VecDeque;
+
+use crate::Result;
+use crate::backend::{Backend, Search, SessionShape, SlotOptions, StepKey};
+use crate::decode::hypothesis::{Hypothesis, Record};
 use crate::model::Seq2Seq;
-use crate::{Error, Result};
 
 /// A search over a fixed number of slots, each with its own sentence, options and step counter.
 ///
 /// Sentences come and go independently: a slot's result does not depend on what the other slots hold.
+///
+/// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
+/// which is looked at [`Backend::LAG`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
+/// that the next sentence does there, and handed out when the copy is known to have arrived.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
+    /// Forgotten first: it names the buffers below.
+    recordings: B::Recordings,
     state: M::State,
     search: Search<B>,
+    slots: Vec<Option<Running>>,
+    /// Steps enqueued so far.
+    steps: u64,
+    reports: VecDeque<Report<B>>,
+    leaving: VecDeque<Leaving<B>>,
+    /// Host memory to be used again, by what it holds.
+    spare_reports: Vec<B::Late>,
+    spare_records: Vec<B::Late>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
-    /// Beams that each slot's sentence may have; 0 when the slot is free.
-    beams: Vec<usize>,
 }
 
 /// A sentence to be taken into a session.
@@ -23,10 +37,39 @@ pub struct Session<B: Backend, M: Seq2Seq<B>> {
 pub struct Admission<'a> {
     /// A free slot.
     pub slot: usize,
+    /// Comes back with the result.
+    pub ticket: u64,
     /// Source ids, end of sentence included.
     pub source: &'a [u32],
     /// Its options; lengths and beams within the session's shape.
     pub options: SlotOptions,
+}
+
+/// A sentence in its slot.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    ticket: u64,
+    options: SlotOptions,
+    /// Steps enqueued before it came: reports of these are not about it.
+    since: u64,
+}
+
+/// Which slots were live after a step.
+#[derive(Debug)]
+struct Report<B: Backend> {
+    step: u64,
+    live: B::Late,
+}
+
+/// A sentence that has ended, its results on the way.
+#[derive(Debug)]
+struct Leaving<B: Backend> {
+    ticket: u64,
+    slot: usize,
+    record: Record,
+    words: B::Late,
+    /// Steps enqueued before its results were copied: once a later one has reported, they are here.
+    behind: u64,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
@@ -36,10 +79,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// The device has no memory left.
     pub fn open(backend: &B, model: &M, shape: SessionShape) -> Result<Self> {
         Ok(Session {
+            recordings: B::Recordings::default(),
             state: model.open(backend, shape)?,
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
+            slots: vec![None; shape.slots],
+            steps: 0,
+            reports: VecDeque::new(),
+            leaving: VecDeque::new(),
+            spare_reports: Vec::new(),
+            spare_records: Vec::new(),
             live: vec![0; shape.slots],
-            beams: vec![0; shape.slots],
         })
     }
 
@@ -50,12 +99,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
 
     /// Slots without a sentence.
     pub fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.beams.iter().enumerate().filter(|(_, beams)| **beams == 0).map(|(slot, _)| slot)
+        self.slots.iter().enumerate().filter(|(_, running)| running.is_none()).map(|(slot, _)| slot)
     }
 
-    /// Whether every slot is free.
+    /// Whether every slot is free and every result has been handed out.
     pub fn is_empty(&self) -> bool {
-        self.beams.iter().all(|beams| *beams == 0)
+        !self.is_running() && self.leaving.is_empty()
+    }
+
+    fn is_running(&self) -> bool {
+        self.slots.iter().any(Option::is_some)
     }
 
     /// Encodes sentences into free slots.
@@ -66,10 +119,10 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Panics
     /// If a slot is taken, or a sentence does not fit the session's shape.
     pub fn admit(&mut self, backend: &B, model: &M, sentences: &[Admission<'_>]) -> Result<()> {
-        let shape = self.shape();
-        for Admission { slot, source, options } in sentences {
-            let before = std::mem::replace(&mut self.beams[*slot], options.beam_size as usize);
-            assert!(before == 0, "slot {slot} is taken");
+        let (shape, since) = (self.shape(), self.steps);
+        for &Admission { slot, ticket, source, options } in sentences {
+            let before = self.slots[slot].replace(Running { ticket, options, since });
+            assert!(before.is_none(), "slot {slot} is taken");
             let fits = source.len() <= shape.max_src_len
                 && options.max_len as usize <= shape.max_len
                 && options.beam_size as usize <= shape.beam_size;
@@ -86,45 +139,77 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Errors
     /// A failed device operation.
     pub fn step(&mut self, backend: &B, model: &M) -> Result<()> {
-        let Session { state, search, beams, .. } = self;
+        if !self.is_running() {
+            return Ok(());
+        }
+        let beams = self.slots.iter().flatten().map(|running| running.options.beam_size as usize).sum();
+        let Session { recordings, state, search, .. } = self;
         search.rows.bucket = bucket(beams, search.shape.rows);
+        let key = StepKey { rows: search.rows.bucket, stages: 0 };
+        backend.replayable(recordings, key, || Self::enqueue(backend, model, state, search))?;
+        self.steps += 1;
+        self.report(backend)
+    }
+
+    /// Everything that one step enqueues; it depends on the step's key alone.
+    fn enqueue(backend: &B, model: &M, state: &mut M::State, search: &mut Search<B>) -> Result<()> {
         model.step(backend, state, &search.rows, &search.ancestry, &search.options)?;
         backend.beam_step(model.logits(state), model.attention(state), search)
     }
 
-    /// Hands every sentence whose search has ended to `receive`, best hypothesis first, and frees its slot.
+    fn report(&mut self, backend: &B) -> Result<()> {
+        let slots = self.slots.len();
+        let mut live = self.spare_reports.pop().map_or_else(|| backend.late(slots), Ok)?;
+        backend.post_ints(&self.search.live, 0..slots, &mut live, 0)?;
+        self.reports.push_back(Report { step: self.steps, live });
+        Ok(())
+    }
+
+    /// Looks at the reports that are due, frees the slots whose search has ended, and hands the results that have arrived to
+    /// `receive`, by ticket, best hypothesis first.
     ///
     /// # Errors
     /// A failed device operation. A sentence whose logits were not finite is reported to `receive` alone.
-    pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(usize, Result<Vec<Hypothesis>>)) -> Result<()> {
-        backend.read_ints(&self.search.live, 0, &mut self.live)?;
-        for slot in 0..self.beams.len() {
-            if self.beams[slot] > 0 && self.live[slot] == 0 {
-                let result = match self.failure(backend, slot)? {
-                    Some(error) => Err(error),
-                    None => Ok(harvest(backend, &self.search, slot)?),
-                };
-                self.beams[slot] = 0;
-                receive(slot, result);
-            }
+    pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(u64, Result<Vec<Hypothesis>>)) -> Result<()> {
+        let mut reported = 0;
+        while self.reports.len() > B::LAG {
+            let Some(Report { step, live }) = self.reports.pop_front() else { break };
+            backend.collect(&live, &mut self.live)?;
+            self.spare_reports.push(live);
+            self.free_ended(backend, step)?;
+            reported = step;
+        }
+        // Without steps to come no report would tell that results have arrived, and with no lag they are here.
+        let all = B::LAG == 0 || !self.is_running();
+        while let Some(leaving) = self.leaving.pop_front_if(|leaving| all || leaving.behind < reported) {
+            let Leaving { ticket, slot, record, words, .. } = leaving;
+            let result = record.read(backend, &words, &self.search, slot)?;
+            self.spare_records.push(words);
+            receive(ticket, result);
         }
         Ok(())
     }
 
-    fn failure(&self, backend: &B, slot: usize) -> Result<Option<Error>> {
-        let words = std::mem::size_of::<Failure>() / std::mem::size_of::<u32>();
-        let mut failure = [Failure::default()];
-        backend.read_ints(&self.search.failures, slot * words, bytemuck::cast_slice_mut(&mut failure))?;
-        let Failure { failed, step, beam, value } = failure[0];
-        let error = Error::NonFiniteLogits { step: step as usize, slot, row: beam as usize, value };
-        Ok((failed != 0).then_some(error))
+    /// Frees the slots that were no longer live after `step`, their results on the way to the host.
+    fn free_ended(&mut self, backend: &B, step: u64) -> Result<()> {
+        for slot in 0..self.slots.len() {
+            let ended = |running: &mut Running| running.since < step && self.live[slot] == 0;
+            let Some(Running { ticket, options, since }) = self.slots[slot].take_if(ended) else { continue };
+            let record = Record::new(self.search.shape, options, (step - since) as usize);
+            let spare = self.spare_records.pop();
+            let words = spare.map_or_else(|| backend.late(Record::most_words(self.search.shape)), Ok)?;
+            let mut leaving = Leaving { ticket, slot, record, words, behind: self.steps };
+            leaving.record.post(backend, &self.search, slot, &mut leaving.words)?;
+            self.leaving.push_back(leaving);
+        }
+        Ok(())
     }
 }
 
-/// Rows that grids are sized for when the taken slots have these beams: few different numbers, so that what a device prepares
-/// for a number of rows is used again.
-fn bucket(beams: &[usize], capacity: usize) -> usize {
-    beams.iter().sum::<usize>().next_power_of_two().min(capacity)
+/// Rows that grids are sized for when the taken slots have so many beams: few different numbers, so that what a device
+/// prepares for a number of rows is used again.
+fn bucket(beams: usize, capacity: usize) -> usize {
+    beams.next_power_of_two().min(capacity)
 }
 
 #[cfg(test)]
@@ -133,9 +218,9 @@ mod tests {
 
     #[test]
     fn the_bucket_holds_every_beam_and_no_more_than_there_is_room_for() {
-        assert_eq!(bucket(&[0, 5, 0, 4], 96), 16);
-        assert_eq!(bucket(&[4; 16], 96), 64);
-        assert_eq!(bucket(&[4; 24], 96), 96);
-        assert_eq!(bucket(&[4, 0], 8), 4);
+        assert_eq!(bucket(9, 96), 16);
+        assert_eq!(bucket(64, 96), 64);
+        assert_eq!(bucket(96, 96), 96);
+        assert_eq!(bucket(4, 8), 4);
     }
 }
