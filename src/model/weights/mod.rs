@@ -19,6 +19,9 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
+/// Tensors in memory: by name the shape and the values.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// The tensors of a checkpoint, in one file or in shards.
 #[derive(Debug)]
 pub struct Weights {
@@ -95,11 +98,11 @@ impl Weights {
         Err(Error::Io { operation: "open", path: dir.join(first), source })
     }
 
-    /// Weights in memory, as training has them: by name the shape and the values.
+    /// Weights in memory, as training has them.
     ///
     /// # Panics
     /// If a tensor has another number of values than its shape says.
-    pub fn from_tensors(tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Self {
+    pub fn from_tensors(tensors: Tensors) -> Self {
         let mut bytes = Vec::with_capacity(tensors.values().map(|(_, values)| values.len() * 4).sum());
         let mut entries = BTreeMap::new();
         for (name, (shape, values)) in tensors {

@@ -1,7 +1,5 @@
 //! The parameters of a twin: variables of candle, each made of one or more tensors of the checkpoint.
 
-use std::collections::BTreeMap;
-
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -9,7 +7,7 @@ use super::model::{LinearLayer, Norm};
 use super::real::zeros;
 use crate::model::config::ModelConfig;
 use crate::model::sinusoidal_positions;
-use crate::model::weights::Weights;
+use crate::model::weights::{Tensors, Weights};
 use crate::{Error, Result};
 
 /// One variable: tensors of the checkpoint stacked along their first axis.
@@ -121,8 +119,8 @@ impl Parameters {
     ///
     /// # Errors
     /// As [`Parameters::values`].
-    pub fn tensors(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
-        let mut all = BTreeMap::new();
+    pub fn tensors(&self) -> Result<Tensors> {
+        let mut all = Tensors::new();
         for (parameter, values) in self.list.iter().zip(self.values()?) {
             let mut rest = values.as_slice();
             for (name, shape) in &parameter.parts {
