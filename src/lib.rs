@@ -14,6 +14,7 @@ pub mod model;
 pub mod text;
 pub mod train;
 pub mod translator;
+pub mod validate;
 
 pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
