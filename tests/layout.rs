@@ -18,7 +18,10 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     ("train", &["error", "backend", "cpu", "text", "metrics", "model", "decode", "translator"]),
-    ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate", "train"]),
+    (
+        "cli",
+        &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate", "train"],
+    ),
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.

@@ -1,4 +1,20 @@
 //! Training: closing the gap between a gold prefix and the model's own.
+//!
+//! A [`Trainer`] reads parallel text, turns batches into gradients by an objective, and writes a model directory. What it computes
+//! is a function of its options, its data and the model that it starts from: a run that was interrupted continues bit for bit.
 
+pub mod checkpoint;
+pub mod data;
+pub mod log;
 pub mod losses;
+pub mod objectives;
+pub mod optimizer;
+pub mod options;
+pub mod schedule;
+pub mod trainer;
 pub mod twin;
+pub mod validation;
+
+pub use data::{Corpus, Data, Pair};
+pub use options::{Keep, Metric, ObjectiveOptions, TrainOptions};
+pub use trainer::{Ending, Observer, Places, Report, Trainer};

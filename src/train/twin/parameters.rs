@@ -115,6 +115,28 @@ impl Parameters {
         Ok(())
     }
 
+    /// Replaces all values by tensors under their names in the checkpoint; others are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for one that is missing or has another shape.
+    pub fn set_tensors(&mut self, tensors: &Tensors) -> Result<()> {
+        let mut all = Vec::new();
+        for parameter in &self.list {
+            let mut values = Vec::new();
+            for (name, shape) in &parameter.parts {
+                let wrong =
+                    |got: String| Error::Tensor { name: name.clone(), expected: format!("shape {shape:?}"), got };
+                match tensors.get(name) {
+                    Some((found, part)) if found == shape => values.extend_from_slice(part),
+                    Some((found, _)) => return Err(wrong(format!("{found:?}"))),
+                    None => return Err(wrong("no such tensor".into())),
+                }
+            }
+            all.push(values);
+        }
+        self.set_values(all)
+    }
+
     /// Every tensor of the checkpoint, by its name there: shape and values.
     ///
     /// # Errors

@@ -1,0 +1,31 @@
+//! Maximum likelihood: each token given the gold tokens before it.
+
+use std::sync::Arc;
+
+use super::{Example, Objective, Sum, Update};
+use crate::train::losses::weighted_nll;
+use crate::train::twin::Batch;
+use crate::{Error, Result};
+
+/// The mean negative log-likelihood of the targets' tokens, with label smoothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mle;
+
+impl Objective for Mle {
+    fn gradients(&mut self, update: &Update<'_>, examples: &[Example<'_>], sum: &mut Sum) -> Result<()> {
+        likelihood(update, &update.batch(examples), 1.0, sum)
+    }
+}
+
+/// Adds `share` times the mean over the update's tokens of their negative log-likelihood, given a batch's inputs.
+///
+/// # Errors
+/// A batch that does not fit the model.
+pub fn likelihood(update: &Update<'_>, batch: &Batch, share: f32, sum: &mut Sum) -> Result<()> {
+    let logits = update.twin.logits(batch, update.dropout())?;
+    let weights: Arc<[f32]> = vec![share / update.tokens as f32; batch.targets.len()].into();
+    let loss = weighted_nll(&logits, batch.targets.ids.clone(), weights, update.smoothing)?;
+    let mut store = loss.backward().map_err(Error::Autograd)?;
+    let value = f64::from(loss.to_scalar::<f32>().map_err(Error::Autograd)?);
+    sum.add(value, update.twin.parameters().gradients(&mut store)?)
+}
