@@ -16,8 +16,8 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
-    ("train", &["error", "backend", "cpu", "text", "metrics", "model", "decode", "translator"]),
     (
         "cli",
         &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate", "train"],

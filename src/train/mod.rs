@@ -6,8 +6,8 @@
 pub mod checkpoint;
 pub mod data;
 pub mod log;
-pub mod losses;
 pub mod objectives;
+pub mod ops;
 pub mod optimizer;
 pub mod options;
 pub mod schedule;

@@ -1,9 +1,7 @@
 //! Maximum likelihood: each token given the gold tokens before it.
 
-use std::sync::Arc;
-
 use super::{Example, Objective, Sum, Update};
-use crate::train::losses::weighted_nll;
+use crate::train::ops::weighted_nll;
 use crate::train::twin::Batch;
 use crate::{Error, Result};
 
@@ -23,9 +21,8 @@ impl Objective for Mle {
 /// A batch that does not fit the model.
 pub fn likelihood(update: &Update<'_>, batch: &Batch, share: f32, sum: &mut Sum) -> Result<()> {
     let logits = update.twin.logits(batch, update.dropout())?;
-    let weights: Arc<[f32]> = vec![share / update.tokens as f32; batch.targets.len()].into();
-    let loss = weighted_nll(&logits, batch.targets.ids.clone(), weights, update.smoothing)?;
-    let mut store = loss.backward().map_err(Error::Autograd)?;
-    let value = f64::from(loss.to_scalar::<f32>().map_err(Error::Autograd)?);
-    sum.add(value, update.twin.parameters().gradients(&mut store)?)
+    let rows = batch.targets.len();
+    let weights = vec![share / update.tokens as f32; rows];
+    let loss = weighted_nll(&logits, &batch.targets.ids, &vec![1; rows], &weights, update.smoothing);
+    sum.add_loss(update.twin, loss.map_err(Error::Autograd)?)
 }

@@ -3,10 +3,12 @@
 pub mod mle;
 pub mod scheduled_sampling;
 
-use crate::Result;
+use candle_core::Tensor;
+
 use crate::model::weights::Tensors;
 use crate::train::data::Pair;
 use crate::train::twin::{Batch, Dropout, Gradients, Twin};
+use crate::{Error, Result};
 
 /// A pair with its number in the data, by which random numbers are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,17 @@ impl Sum {
                 Ok(())
             }
         }
+    }
+
+    /// Adds the sum of a loss's rows and its gradients.
+    ///
+    /// # Errors
+    /// A loss that a parameter has no part in.
+    pub fn add_loss(&mut self, twin: &Twin, rows: Tensor) -> Result<()> {
+        let loss = rows.sum_all().map_err(Error::Autograd)?;
+        let mut store = loss.backward().map_err(Error::Autograd)?;
+        let value = f64::from(loss.to_scalar::<f32>().map_err(Error::Autograd)?);
+        self.add(value, twin.parameters().gradients(&mut store)?)
     }
 
     /// Adds to a figure that is shown as `sum / weight`.
