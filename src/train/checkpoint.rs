@@ -132,7 +132,8 @@ pub struct State {
     pub moments: Vec<[Vec<f32>; 2]>,
 }
 
-const FORMAT: &str = "beamfuse training state";
+/// The entry of the file's metadata that says what it is and how far the run has come.
+const ENTRY: &str = "beamfuse_training";
 
 impl State {
     /// Writes the state, whole or not at all.
@@ -150,7 +151,8 @@ impl State {
         }
         let progress =
             serde_json::to_string(&self.progress).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
-        let metadata = HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("progress".to_owned(), progress)]);
+        // One entry: several would stand in another order each time.
+        let metadata = HashMap::from([(ENTRY.to_owned(), progress)]);
         write_whole(path, &serialize(path, tensors, metadata)?)
     }
 
@@ -172,12 +174,11 @@ impl State {
             got,
         };
         let entries = header.metadata().clone().unwrap_or_default();
-        if entries.get("format").map(String::as_str) != Some(FORMAT) {
-            return Err(wrong("format", FORMAT, format!("{:?}", entries.get("format"))));
-        }
-        let progress = entries.get("progress").map(String::as_str).unwrap_or_default();
+        let Some(progress) = entries.get(ENTRY) else {
+            return Err(wrong(ENTRY, "the state of a training run", "no such entry".into()));
+        };
         let progress: Progress =
-            serde_json::from_str(progress).map_err(|error| wrong("progress", "the state's JSON", error.to_string()))?;
+            serde_json::from_str(progress).map_err(|error| wrong(ENTRY, "a run's progress", error.to_string()))?;
         let mut tensors = Tensors::new();
         let mut read: HashMap<String, Vec<f32>> = HashMap::new();
         for (name, tensor) in view.iter() {

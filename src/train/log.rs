@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::plot::{Chart, Mark, STYLE, Series};
 use crate::train::checkpoint::write_whole;
 use crate::train::trainer::Report;
 use crate::train::validation::Scores;
@@ -78,11 +79,25 @@ impl Log {
         write_whole(&self.lines, kept.as_bytes())
     }
 
-    /// Draws the loss and the validation scores.
+    /// Draws the loss and the validation scores into `loss.svg` and `validation.svg`.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn draw(&self) -> Result<()> {
+        let lines = self.read()?;
+        let points = |field: &str| -> Vec<(f64, f64)> {
+            let number = |line: &Map<String, Value>, field: &str| line.get(field).and_then(Value::as_f64);
+            lines.iter().filter_map(|line| Some((number(line, "update")?, number(line, field)?))).collect()
+        };
+        let series = |name: &str, field: &str| Series::new(name, Mark::Line, points(field));
+        let loss = Chart::new("Training loss", "update", "loss").with(series("loss", "loss"));
+        let scores = Chart::new("Validation", "update", "score")
+            .with(series("BLEU", "validation_bleu"))
+            .with(series("chrF2", "validation_chrf"));
+        for (name, chart) in [("loss.svg", loss), ("validation.svg", scores)] {
+            let svg = chart.svg().replacen('>', &format!("><style>{STYLE}</style>"), 1);
+            write_whole(&self.lines.with_file_name(name), svg.as_bytes())?;
+        }
         Ok(())
     }
 }

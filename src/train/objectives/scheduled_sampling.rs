@@ -69,9 +69,8 @@ pub fn choose(options: &Options, update: &Update<'_>, batch: &Batch, gold_probab
         let mut inputs = chosen.inputs.ids.to_vec();
         for rows in batch.targets.sentences() {
             // Row t chooses input t + 1; the inputs up to `pass` have been chosen after the very tokens that stand before them.
-            for row in rows.start + pass..rows.end - 1 {
-                inputs[row + 1] = picks.tokens[row];
-            }
+            let (last, first) = (rows.end - 1, (rows.start + pass).min(rows.end - 1));
+            inputs[first + 1..rows.end].copy_from_slice(&picks.tokens[first..last]);
         }
         let settled = inputs[..] == chosen.inputs.ids[..];
         chosen = Chosen { inputs: batch.inputs.with_ids(inputs), replaced: picks.count };
