@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::backend::Pick;
+use crate::backend::{Divergence, Pick};
 use crate::cli::model_dir::ModelName;
 use crate::cli::{Ending, complain, interrupt};
 use crate::model::config::TrainingDefaults;
-use crate::train::objectives::scheduled_sampling;
+use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
+use crate::train::rollouts::Draw;
 use crate::train::schedule::{Decay, GoldSchedule, Shape};
 use crate::train::{
     Corpus, Ending as RunEnding, Keep, Metric, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer,
@@ -61,6 +62,10 @@ pub(super) struct Arguments {
     run: RunArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    risk: RiskArguments,
+    #[command(flatten)]
+    distill: DistillArguments,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,9 +83,9 @@ struct RunArguments {
     /// Batches whose gradients make one update.
     #[arg(long, value_name = "N", default_value_t = 1)]
     accumulate: usize,
-    /// Largest learning rate.
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
-    learning_rate: f64,
+    /// Largest learning rate [default: 1e-4; 1e-5 for mrt].
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
     /// Updates in which the learning rate rises [default: a tenth of the updates, at most 1000].
     #[arg(long, value_name = "N")]
     warmup: Option<u32>,
@@ -163,12 +168,140 @@ struct SamplingArguments {
     force: bool,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Minimum risk training")]
+struct RiskArguments {
+    /// Translations of each source.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    mrt_samples: usize,
+    /// How sharply the distribution over candidates follows the model; at 1 it is one candidate's alone.
+    #[arg(long, value_name = "X", default_value_t = 0.005)]
+    mrt_alpha: f32,
+    /// What a translation is worth.
+    #[arg(long, value_enum, default_value_t = RewardName::Both)]
+    mrt_reward: RewardName,
+    /// Share of the likelihood in the objective.
+    #[arg(long, value_name = "X", default_value_t = 0.3)]
+    mrt_mix: f32,
+    /// How risks become weights.
+    #[arg(long, value_enum, default_value_t = EstimatorName::Risk)]
+    mrt_estimator: EstimatorName,
+    /// Leave the reference out of the candidates.
+    #[arg(long)]
+    mrt_no_reference: bool,
+    /// Target tokens of one pass over candidates, which bounds the memory [default: those of a batch].
+    #[arg(long, value_name = "N")]
+    mrt_chunk_tokens: Option<usize>,
+}
+
+impl RiskArguments {
+    fn options(&self, batch_tokens: usize) -> mrt::Options {
+        mrt::Options {
+            samples: self.mrt_samples,
+            draw: Draw::Beam,
+            reward: match self.mrt_reward {
+                RewardName::Both => mrt::Reward::Both,
+                RewardName::Chrf => mrt::Reward::Chrf,
+                RewardName::Bleu => mrt::Reward::Bleu,
+                RewardName::Constant => mrt::Reward::Constant,
+            },
+            estimator: match self.mrt_estimator {
+                EstimatorName::Risk => {
+                    mrt::Estimator::Risk { alpha: self.mrt_alpha, with_reference: !self.mrt_no_reference }
+                }
+                EstimatorName::Reinforce => mrt::Estimator::Reinforce,
+            },
+            mix: self.mrt_mix,
+            chunk_tokens: self.mrt_chunk_tokens.unwrap_or(batch_tokens),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Distillation")]
+struct DistillArguments {
+    /// Who teaches: a model directory with the same pieces, frozen (the model as it is at first), or ema (a moving average of the
+    /// student's weights).
+    #[arg(long, value_name = "DIR|frozen|ema", default_value = "ema")]
+    teacher: PathBuf,
+    /// Share of itself that a moving average keeps at each update.
+    #[arg(long, value_name = "X", default_value_t = 0.999)]
+    ema_decay: f64,
+    /// Whose sentences the two are compared on.
+    #[arg(long, value_enum, default_value_t = PrefixesName::Mix)]
+    prefixes: PrefixesName,
+    /// Share of the student's sentences in a mix.
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    student_share: f32,
+    /// Temperature of both distributions.
+    #[arg(long, value_name = "X", default_value_t = 2.0)]
+    distill_temperature: f32,
+    /// The divergence: 0 is KL(teacher, student), 1 is KL(student, teacher), between them the generalised Jensen-Shannon divergence.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    distill_beta: f32,
+    /// Weight of the reference's likelihood beside it.
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    distill_gold: f32,
+}
+
+impl DistillArguments {
+    fn options(&self) -> distill::Options {
+        distill::Options {
+            teacher: match self.teacher.to_str() {
+                Some("frozen") => distill::Teacher::Frozen,
+                Some("ema") => distill::Teacher::Ema(self.ema_decay),
+                _ => distill::Teacher::Model(self.teacher.clone()),
+            },
+            prefixes: match self.prefixes {
+                PrefixesName::Gold => distill::Prefixes::Gold,
+                PrefixesName::Teacher => distill::Prefixes::Teacher,
+                PrefixesName::Student => distill::Prefixes::Student,
+                PrefixesName::Mix => distill::Prefixes::Mix(self.student_share),
+            },
+            student_draw: Draw::Beam,
+            teacher_draw: Draw::Beam,
+            divergence: Divergence { temperature: self.distill_temperature, beta: self.distill_beta },
+            gold: self.distill_gold,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RewardName {
+    /// The mean of chrF2 and sentence BLEU.
+    Both,
+    Chrf,
+    Bleu,
+    /// The same for all: a control.
+    Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EstimatorName {
+    /// The expected risk over the candidates (Shen et al. 2016).
+    Risk,
+    /// REINFORCE with the mean of the other samples as baseline.
+    Reinforce,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PrefixesName {
+    Gold,
+    Teacher,
+    Student,
+    Mix,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ObjectiveName {
     /// Likelihood after gold prefixes.
     Mle,
     /// Likelihood after prefixes that mix gold with the model's own tokens, more and more.
     ScheduledSampling,
+    /// Minimum risk: the model's own translations, weighted by how much worse than the others each is.
+    Mrt,
+    /// A teacher's distributions, after the student's own and the teacher's prefixes.
+    Distill,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -271,13 +404,18 @@ impl Arguments {
             ObjectiveName::ScheduledSampling => {
                 ObjectiveOptions::ScheduledSampling(self.sampling.options(run.updates)?)
             }
+            ObjectiveName::Mrt => ObjectiveOptions::Mrt(self.risk.options(run.batch_tokens)),
+            ObjectiveName::Distill => ObjectiveOptions::Distill(self.distill.options()),
         };
         Ok(TrainOptions {
             objective,
             updates: run.updates,
             batch_tokens: run.batch_tokens,
             accumulate: run.accumulate,
-            learning_rate: run.learning_rate,
+            learning_rate: run.learning_rate.unwrap_or(match run.objective {
+                ObjectiveName::Mrt => 1e-5,
+                _ => 1e-4,
+            }),
             warmup: run.warmup.unwrap_or(default_warmup(run.updates)),
             decay: match run.decay {
                 DecayName::InverseSqrt => Decay::InverseSqrt,

@@ -17,6 +17,8 @@ pub enum Purpose {
     Dropout = 8,
     /// The order of the training data.
     Order = 9,
+    /// Whose prefix distillation reads.
+    Prefix = 10,
 }
 
 /// The four words of a counter under a key.

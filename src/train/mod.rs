@@ -10,6 +10,7 @@ pub mod objectives;
 pub mod ops;
 pub mod optimizer;
 pub mod options;
+pub mod rollouts;
 pub mod schedule;
 pub mod trainer;
 pub mod twin;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::train::objectives::scheduled_sampling;
+use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
 use crate::train::schedule::{Decay, LearningRate};
 use crate::{Error, Result};
@@ -14,6 +14,10 @@ pub enum ObjectiveOptions {
     Mle,
     /// Likelihood after prefixes of which some tokens are the model's own.
     ScheduledSampling(scheduled_sampling::Options),
+    /// The risk of the model's own translations.
+    Mrt(mrt::Options),
+    /// A teacher's distributions.
+    Distill(distill::Options),
 }
 
 impl ObjectiveOptions {
@@ -22,6 +26,16 @@ impl ObjectiveOptions {
         match self {
             ObjectiveOptions::Mle => "mle",
             ObjectiveOptions::ScheduledSampling(_) => "scheduled-sampling",
+            ObjectiveOptions::Mrt(_) => "mrt",
+            ObjectiveOptions::Distill(_) => "distill",
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        match self {
+            ObjectiveOptions::Mle | ObjectiveOptions::ScheduledSampling(_) => Ok(()),
+            ObjectiveOptions::Mrt(options) => options.validate(),
+            ObjectiveOptions::Distill(options) => options.validate(),
         }
     }
 }
@@ -89,6 +103,7 @@ impl TrainOptions {
     /// # Errors
     /// [`Error::Option`] names the first that is out of range.
     pub fn validate(&self) -> Result<()> {
+        self.objective.validate()?;
         let check = |ok: bool, option: &'static str, expected: &str, got: String| match ok {
             true => Ok(()),
             false => Err(Error::Option { option, expected: expected.into(), got }),

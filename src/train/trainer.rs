@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::text::Tokenizer;
 use crate::train::checkpoint::{Progress, State, check_fingerprint, write_model};
 use crate::train::data::{Corpus, Data};
 use crate::train::log::Log;
+use crate::train::objectives::distill::{Distill, Teacher, check_pieces};
 use crate::train::objectives::mle::Mle;
+use crate::train::objectives::mrt::MinimumRisk;
 use crate::train::objectives::scheduled_sampling::OwnInputs;
 use crate::train::objectives::{Example, Objective, Sum, Update};
 use crate::train::optimizer::AdamW;
 use crate::train::options::{Keep, Metric, ObjectiveOptions, TrainOptions};
+use crate::train::rollouts::Rollouts;
 use crate::train::twin::Twin;
 use crate::train::validation::{Scores, validate};
 use crate::translator::{EngineOptions, Translator};
@@ -123,10 +127,7 @@ impl Trainer {
         fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
         fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&twin)?));
         let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, fingerprint };
-        let objective: Box<dyn Objective> = match &options.objective {
-            ObjectiveOptions::Mle => Box::new(Mle),
-            ObjectiveOptions::ScheduledSampling(options) => Box::new(OwnInputs(*options)),
-        };
+        let objective = objective(&options.objective, &places.model, translator.tokenizer())?;
         let log = Log::new(&places.output.join("training"));
         let mut trainer = Trainer {
             batches: data.batches(options.batch_tokens, options.seed, 0),
@@ -320,6 +321,24 @@ impl Trainer {
     pub fn best(&self) -> Option<(f64, u32)> {
         self.progress.best
     }
+}
+
+/// The objective over the model in `dir`.
+fn objective(options: &ObjectiveOptions, dir: &Path, tokenizer: &Tokenizer) -> Result<Box<dyn Objective>> {
+    Ok(match options {
+        ObjectiveOptions::Mle => Box::new(Mle),
+        ObjectiveOptions::ScheduledSampling(options) => Box::new(OwnInputs(*options)),
+        ObjectiveOptions::Mrt(options) => Box::new(MinimumRisk::new(*options, Rollouts::open(dir)?)),
+        ObjectiveOptions::Distill(options) => {
+            let teacher = match &options.teacher {
+                Teacher::Model(dir) => dir.as_path(),
+                Teacher::Frozen | Teacher::Ema(_) => dir,
+            };
+            check_pieces(tokenizer, &Tokenizer::open(teacher)?)?;
+            let sessions = (Rollouts::open(dir)?, Rollouts::open(teacher)?);
+            Box::new(Distill::new(options.clone(), Twin::open(teacher)?, sessions.0, sessions.1))
+        }
+    })
 }
 
 /// A hash of the parameters' bits (64-bit FNV-1a over words).

@@ -1,6 +1,8 @@
 //! What training minimises. Each objective turns pairs into gradients; the trainer does the rest.
 
+pub mod distill;
 pub mod mle;
+pub mod mrt;
 pub mod scheduled_sampling;
 
 use candle_core::Tensor;
