@@ -1,6 +1,9 @@
 //! Distillation: at each position of a prefix the student's distribution is drawn to the teacher's. After the student's own
 //! prefixes that teaches it to go on from what it says itself (GKD, Agarwal et al. 2024).
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 
 use super::mle::likelihood;

@@ -1,5 +1,8 @@
 //! Minimum risk training (Shen et al. 2016): the model's own translations, each weighted by how much worse than the others it is.
 
+#[cfg(test)]
+mod tests;
+
 use rayon::prelude::*;
 
 use super::mle::likelihood;
