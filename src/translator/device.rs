@@ -98,7 +98,7 @@ pub(super) fn start(
 
 fn start_on<B: Backend>(workers: Vec<B>, config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
     let model = Marian::new(&workers[0], config, weights)?;
-    Engine::start(workers, model, config.vocab_size, slots)
+    Engine::start(workers, vec![model], config.vocab_size, slots)
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
