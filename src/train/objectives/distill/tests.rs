@@ -40,10 +40,10 @@ fn update(twin: &Twin, dropout: f32) -> Update<'_> {
     Update { twin, number: 1, seed: 5, dropout, smoothing: 0.1, tokens: 25, sentences: 3 }
 }
 
-fn halved(twin: &Twin) -> Twin {
+fn scaled(twin: &Twin, factor: f32) -> Twin {
     let mut other = twin.copy().expect("a copy");
     let values = other.parameters().values().expect("values");
-    let values = values.iter().map(|v| v.iter().map(|x| x * 0.9).collect()).collect();
+    let values = values.iter().map(|v| v.iter().map(|x| x * factor).collect()).collect();
     other.parameters_mut().set_values(values).expect("set");
     other
 }
@@ -66,7 +66,7 @@ fn prefixes_are_whose_they_should_be() {
     let twin = Twin::open(&dir()).expect("a model");
     let pairs = pairs();
     let examples = examples(&pairs);
-    let student = halved(&twin);
+    let student = scaled(&twin, 0.5);
     let said = |twin: &Twin| {
         let mut rollouts = Rollouts::open(&dir()).expect("a session");
         rollouts.follow(twin, 1).expect("followed");
@@ -92,7 +92,7 @@ fn prefixes_are_whose_they_should_be() {
 fn the_gradient_draws_the_student_to_the_teacher() {
     let twin = Twin::open(&dir()).expect("a model");
     let pairs = pairs();
-    let mut student = halved(&twin);
+    let mut student = scaled(&twin, 0.9);
     let mut distill = distill(options(Teacher::Frozen, Prefixes::Student));
     let mut adam = crate::train::optimizer::AdamW::new(Default::default(), student.parameters());
     let mut losses = Vec::new();
@@ -108,7 +108,7 @@ fn the_gradient_draws_the_student_to_the_teacher() {
 #[test]
 fn a_moving_average_follows_and_is_saved() {
     let twin = Twin::open(&dir()).expect("a model");
-    let student = halved(&twin);
+    let student = scaled(&twin, 0.9);
     let mut ema = distill(options(Teacher::Ema(0.75), Prefixes::Gold));
     ema.updated(&student).expect("updated");
     let values = |twin: &Twin| twin.parameters().values().expect("values").concat();
