@@ -11,7 +11,9 @@ pub mod error;
 pub mod hub;
 pub mod metrics;
 pub mod model;
+pub mod plot;
 pub mod text;
+pub mod train;
 pub mod translator;
 pub mod validate;
 
