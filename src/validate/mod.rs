@@ -18,6 +18,9 @@ pub mod report;
 pub mod row_bits;
 pub mod translations;
 
+#[cfg(test)]
+mod tests;
+
 pub use report::Report;
 
 use std::path::Path;
@@ -77,15 +80,18 @@ pub fn stems(names: &[String]) -> Result<Vec<&'static Stem>> {
 /// # Errors
 /// The device cannot be opened.
 pub fn check_stem(options: &Options, stem: &Stem) -> Result<Vec<KernelRow>> {
-    let context = open(options.device)?;
     let grid = if options.full { Grid::Full } else { Grid::Pairwise };
-    let mut probe = Probe::new(&context, grid, stem.name);
-    let ended = (stem.check)(&mut probe);
-    let mut rows = probe.finish(ended);
+    let mut rows = check_stem_on(&open(options.device)?, grid, stem);
     if is_real(options.device) {
         rows.iter_mut().for_each(|row| row.gb_per_second = (row.best_rate > 0.0).then_some(row.best_rate));
     }
     Ok(rows)
+}
+
+fn check_stem_on(context: &Context, grid: Grid, stem: &Stem) -> Vec<KernelRow> {
+    let mut probe = Probe::new(context, grid, stem.name);
+    let ended = (stem.check)(&mut probe);
+    probe.finish(ended)
 }
 
 /// The most rows whose bits are compared: those of a few sentences, or on the full grid those of many.

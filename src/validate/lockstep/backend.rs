@@ -37,6 +37,7 @@ pub struct Matrix<C, D> {
     in_dim: usize,
     /// The largest Euclidean length of a row of weights, bias included.
     longest: f64,
+    largest_bias: f64,
 }
 
 /// A layer norm, or embeddings, on both; and their width.
@@ -92,21 +93,25 @@ impl<T: Element> Lockstep<T> {
         Ok(())
     }
 
-    /// A linear layer into `out`, in the type of `out`.
-    fn product<E: Element>(
+    /// Settles a linear layer. `largest_sum` is the largest number that the activation was taken of.
+    fn settle_linear<E: Element>(
         &self,
         matrix: &<Self as Backend>::Matrix,
-        rows: usize,
-        x: &[f32],
+        (rows, x): (usize, &[f32]),
+        largest_sum: f64,
         out: &mut (Vec<f32>, Buffer<E>),
     ) -> Result<()> {
-        let &Matrix { out_dim, in_dim, longest, .. } = matrix;
+        // No activation magnifies a difference by more than this.
+        const STEEPEST: f64 = 1.2;
+        let &Matrix { out_dim, in_dim, longest, largest_bias, .. } = matrix;
         let x = x.chunks(in_dim).take(rows).map(length).fold(0.0, f64::max);
         // Both sides sum in f32: k products and additions each err by at most a unit in the last place of the sum of
-        // magnitudes, which is at most the product of lengths (Cauchy). No activation magnifies by more than 1.2.
-        let sums = 1.2 * 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
+        // magnitudes, which is at most the product of lengths (Cauchy).
+        let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
         let rounding = tolerance::<E>(1e-6);
-        let tolerance = Tolerance::new(rounding.abs + sums, rounding.rel);
+        // The product is stored, rounded to half a unit in the last place, before the bias is added.
+        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { 0.5 * rounding.rel * (largest_sum + largest_bias) };
+        let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
         self.settle(&name, (&mut cpu[..rows * out_dim], device.view()), tolerance)
@@ -222,6 +227,7 @@ impl<T: Element> Backend for Lockstep<T> {
         let lengths = weights.chunks(in_dim).enumerate().map(|(row, weights)| length(weights) + bias_of(row));
         Ok(Matrix {
             longest: lengths.fold(0.0, f64::max),
+            largest_bias: bias.map_or(0.0, largest),
             cpu: self.cpu.matrix(&weights, bias, out_dim, in_dim)?,
             device: self.device.matrix(&weights, bias, out_dim, in_dim)?,
             out_dim,
@@ -262,9 +268,15 @@ impl<T: Element> Backend for Lockstep<T> {
     ) -> Result<()> {
         with_rows(rows, |cpu_rows, rows| {
             let (x, out) = (&*x.get(), &mut *out.get_mut());
-            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
+            let live = cpu_rows.live().len();
+            // Without the activation first, to see how large the sums are.
+            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, Activation::None, &mut out.0)?;
+            let largest_sum = largest(&out.0[..live * matrix.out_dim]);
+            if activation != Activation::None {
+                self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
+            }
             self.device.linear(&matrix.device, rows, &x.1, activation, &mut out.1)?;
-            self.product(matrix, cpu_rows.live().len(), &x.0, out)
+            self.settle_linear(matrix, (live, &x.0), largest_sum, out)
         })
     }
 
@@ -274,7 +286,8 @@ impl<T: Element> Backend for Lockstep<T> {
             self.cpu.logits(&matrix.cpu, cpu_rows, &x.0, &mut out.0)?;
             self.device.logits(&matrix.device, rows, &x.1, &mut out.1)?;
             self.log().leave_layers();
-            self.product(matrix, cpu_rows.live().len(), &x.0, out)
+            let live = cpu_rows.live().len();
+            self.settle_linear(matrix, (live, &x.0), largest(&out.0[..live * matrix.out_dim]), out)
         })
     }
 
