@@ -8,6 +8,7 @@
 //! | `row_bits` | the model's matrix products: a row's bits must not depend on how many others there are |
 //! | `lockstep` | decoding on both at once, compared operation by operation |
 //! | `translations` | whole translations, each device on its own |
+//! | `speed` | how fast kernels are on a GPU, against its memory |
 //! | `report` | the table, and what goes into JSON |
 
 pub mod cases;
@@ -16,6 +17,7 @@ pub mod lockstep;
 pub mod probe;
 pub mod report;
 pub mod row_bits;
+pub mod speed;
 pub mod translations;
 
 #[cfg(test)]

@@ -48,3 +48,27 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     assert!(sound.failures.is_empty() && sound.compared > 200, "{sound:?}");
     Ok(())
 }
+
+/// What it prints means nothing here; that every kernel can be launched as it is measured does.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn every_kernel_can_be_measured() -> Result<()> {
+    let effort = speed::Effort {
+        ceiling_bytes: 1 << 12,
+        rows: vec![5],
+        logit_rows: vec![5],
+        vocab_size: 103,
+        launches: 2,
+        repeats: 1,
+    };
+    let mut stems: Vec<&str> = Vec::new();
+    let found = speed::measure(&open(Device::Emulated)?, &effort, |row| {
+        stems.push(row.stem);
+        Ok(())
+    })?;
+    assert!(found.kernels.iter().all(|row| row.bytes > 0 && row.microseconds > 0.0), "{found:?}");
+    let ours = kernel_stems().iter().filter(|stem| **stem != "checksum");
+    let missing: Vec<&&str> = ours.filter(|stem| !stems.contains(*stem)).collect();
+    assert!(missing.is_empty(), "not measured: {missing:?}");
+    Ok(())
+}

@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub mod beam_step;
+pub mod checksum;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
@@ -28,6 +29,7 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "attention", check: attention::check },
     Stem { name: "beam_step", check: beam_step::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
+    Stem { name: "checksum", check: checksum::check },
 ];
 
 /// What stands where a kernel may not write.
