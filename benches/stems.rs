@@ -190,6 +190,7 @@ fn options() -> SlotOptions {
         forced_eos: 0,
         renormalize: 0,
         src_len: LEN as u32,
+        ..SlotOptions::default()
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::backend::Dtype;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Preset};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -305,12 +305,14 @@ impl Batch<'_> {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let work = Work::Search {
+        let request = Request {
             source: pending.source_ids.clone(),
             options: self.options.for_slot(pending.source_ids.len(), limit),
             n_best: self.options.n_best,
             attention: self.options.attention,
+            ..Request::default()
         };
+        let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),

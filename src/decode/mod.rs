@@ -3,6 +3,7 @@
 pub mod engine;
 mod hypothesis;
 pub mod options;
+mod request;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -11,4 +12,5 @@ mod tests;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use request::Request;
 pub use session::Session;
