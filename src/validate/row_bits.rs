@@ -64,9 +64,11 @@ fn check_shape<T: Element>(context: &Context, shape: Shape, most: usize) -> Resu
         list.set(&backend, &vec![Row::default(); rows])?;
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
         if is_logits {
-            let mut out = backend.floats(rows * out_dim)?;
+            let stride = backend.logits_stride(out_dim);
+            let mut out = backend.floats(rows * stride)?;
             backend.logits(&matrix, &list, &x, &mut out)?;
-            return Ok(bits(context.download(out.view())?));
+            let apart = context.download(out.view())?;
+            return Ok(bits(apart.chunks(stride).flat_map(|row| &row[..out_dim]).copied().collect()));
         }
         let mut out = backend.tensor(rows * out_dim)?;
         backend.linear(&matrix, &list, &x, Activation::Silu, &mut out)?;

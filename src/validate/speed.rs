@@ -7,14 +7,17 @@ use serde::Serialize;
 
 use super::kernels::beam_step::{Fixture, options};
 use crate::backend::{
-    Activation, Heads, Pick, Row, Schedule, ScheduledSampling, SessionShape, SlotOptions, SpecialIds, TokenPlace,
+    Activation, ContrastiveForm, ContrastiveOptions, Heads, Pick, Row, Schedule, ScheduledSampling, SessionShape,
+    SlotOptions, SpecialIds, TokenPlace,
 };
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::checksum::Checksum;
+use crate::cuda::contrastive::Contrastive;
 use crate::cuda::embedding::Embedding;
 use crate::cuda::layer_norm::LayerNorm;
 use crate::cuda::linear::Epilogue;
 use crate::cuda::scheduled_sampling::Selection;
+use crate::cuda::stats::GoldLogProbs;
 use crate::cuda::testing::{DeviceRows, Values};
 use crate::cuda::{Buffer, Context, Element, Recording};
 use crate::{Device, Error, Result};
@@ -120,6 +123,8 @@ pub fn measure(context: &Context, effort: &Effort, tell: impl FnMut(&SpeedRow) -
     bench.activations::<f32>()?;
     bench.activations::<f16>()?;
     bench.activations::<bf16>()?;
+    bench.stats()?;
+    bench.contrastive::<f32>()?;
     bench.beam_step()?;
     bench.scheduled_sampling::<f32>()?;
     bench.scheduled_sampling::<bf16>()?;
@@ -314,8 +319,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let shape = format!("{rows} rows at position {LEN}, {width}");
         self.add(("attention", "self", dtype), shape.clone(), (Moves::Reads, (2 * LEN + 2) * row_bytes), seconds)?;
 
-        let options: Vec<SlotOptions> =
-            vec![SlotOptions { src_len: LEN as u32, ..bytemuck::Zeroable::zeroed() }; slots];
+        let options: Vec<SlotOptions> = vec![SlotOptions { src_len: LEN as u32, ..SlotOptions::default() }; slots];
         let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
         let source = slots * LEN * width;
         let seconds = self.time(|| {
@@ -376,12 +380,67 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         Ok(())
     }
 
+    /// Numbers as logits: `[rows, stride]`, and a row list of one slot each.
+    fn logits<T: Element>(&self, rows: usize) -> Result<(Buffer<T>, DeviceRows, usize)> {
+        let stride = self.effort.vocab_size.next_multiple_of(8);
+        let row = |r: usize| Row { slot: r as u32, position: 1, ..Row::default() };
+        let list = DeviceRows::upload(self.context, &(0..rows).map(row).collect::<Vec<_>>(), rows)?;
+        Ok((self.numbers(rows * stride)?, list, stride))
+    }
+
+    fn stats(&mut self) -> Result<()> {
+        let (context, vocab_size) = (self.context, self.effort.vocab_size);
+        for rows in self.effort.logit_rows.clone() {
+            let (logits, list, stride) = self.logits::<f32>(rows)?;
+            let gold = context.upload(&vec![7u32; rows])?;
+            let mut out = context.zeros::<f32>(rows)?;
+            let seconds = self.time(|| {
+                let (logits, gold, out) = (logits.view(), gold.view(), out.view_mut());
+                GoldLogProbs { rows: list.list(), logits, gold, out }.launch(context, vocab_size, stride)
+            })?;
+            let moved = (Moves::Reads, rows * vocab_size * size_of::<f32>());
+            self.add(("stats", "gold", "f32"), format!("{rows} x {vocab_size}"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// An expert and an amateur, without V_head: all of both is read.
+    fn contrastive<T: Element>(&mut self) -> Result<()> {
+        let (context, vocab_size) = (self.context, self.effort.vocab_size);
+        for rows in self.effort.logit_rows.clone() {
+            let (expert, _, stride) = self.logits::<T>(rows)?;
+            let (amateur, _, _) = self.logits::<T>(rows)?;
+            let contrast = ContrastiveOptions::new(ContrastiveForm::Seed, 0.5, 0.1, 1.0);
+            let own = SlotOptions { contrast, max_len: 99, ..SlotOptions::default() };
+            let options = context.upload(&vec![own; rows])?;
+            let list: Vec<Row> = (0..rows as u32).map(|slot| Row { slot, ..Row::default() }).collect();
+            let (list, count) = (context.upload(&list)?, context.upload(&[rows as u32])?);
+            let (mut out, mut normalizers) = (context.zeros::<f32>(rows * stride)?, context.zeros::<f32>(rows)?);
+            let seconds = self.time(|| {
+                Contrastive {
+                    rows: list.view(),
+                    count: count.view(),
+                    options: options.view(),
+                    expert: expert.view(),
+                    amateur: Some(amateur.view()),
+                    out: out.view_mut(),
+                    normalizers: normalizers.view_mut(),
+                    eos_id: 0,
+                }
+                .launch(context, vocab_size, stride)
+            })?;
+            let bytes = rows * vocab_size * (2 * size_of::<T>() + size_of::<f32>());
+            let moved = (Moves::ReadsAndWrites, bytes);
+            self.add(("contrastive", "seed", T::DTYPE.name()), format!("{rows} x {vocab_size}"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
     /// Half of the rows keep gold, and are not read.
     fn scheduled_sampling<T: Element>(&mut self) -> Result<()> {
         let (context, vocab_size) = (self.context, self.effort.vocab_size);
         for rows in self.effort.logit_rows.clone() {
-            let stride = vocab_size.next_multiple_of(8);
-            let logits = self.numbers::<T>(rows * stride)?;
+            let (logits, _, stride) = self.logits::<T>(rows)?;
             let gold = context.upload(&vec![7u32; rows])?;
             let places: Vec<TokenPlace> =
                 (0..rows as u32).map(|r| TokenPlace { sentence: r / 32, position: r % 32 }).collect();

@@ -79,26 +79,41 @@ impl<T: Element> Lockstep<T> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds the device's `len` elements to the CPU's, and takes them over.
+    /// Holds the device's elements to the CPU's, and takes them over.
     fn settle<E: Element>(
         &self,
         operation: &str,
         (cpu, device): (&mut [f32], View<'_, E>),
         tolerance: Tolerance,
     ) -> Result<()> {
-        let actual: Vec<f32> =
-            self.context.download(device.slice(0..cpu.len())?)?.iter().map(|value| value.to_f32()).collect();
+        let len = cpu.len();
+        self.settle_rows(operation, (cpu, device), (len, len), tolerance)
+    }
+
+    /// As [`Lockstep::settle`], of rows of `width` elements that lie `stride` apart on the device.
+    fn settle_rows<E: Element>(
+        &self,
+        operation: &str,
+        (cpu, device): (&mut [f32], View<'_, E>),
+        (width, stride): (usize, usize),
+        tolerance: Tolerance,
+    ) -> Result<()> {
+        let rows = cpu.len() / width.max(1);
+        let apart = self.context.download(device.slice(0..rows * stride)?)?;
+        let rows = apart.chunks(stride.max(1)).flat_map(|row| &row[..width]);
+        let actual: Vec<f32> = rows.map(|value| value.to_f32()).collect();
         self.log().compare(operation, &actual, cpu, tolerance);
         cpu.copy_from_slice(&actual);
         Ok(())
     }
 
-    /// Settles a linear layer. `largest_sum` is the largest number that the activation was taken of.
+    /// Settles a linear layer. `largest_sum` is the largest number that the activation was taken of, `stride` what lies from row to
+    /// row on the device.
     fn settle_linear<E: Element>(
         &self,
         matrix: &<Self as Backend>::Matrix,
         (rows, x): (usize, &[f32]),
-        largest_sum: f64,
+        (largest_sum, stride): (f64, usize),
         out: &mut (Vec<f32>, Buffer<E>),
     ) -> Result<()> {
         // No activation magnifies a difference by more than this.
@@ -114,7 +129,7 @@ impl<T: Element> Lockstep<T> {
         let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
-        self.settle(&name, (&mut cpu[..rows * out_dim], device.view()), tolerance)
+        self.settle_rows(&name, (&mut cpu[..rows * out_dim], device.view()), (out_dim, stride), tolerance)
     }
 
     /// Holds what a store left at its rows' places to what it was given.
@@ -276,8 +291,13 @@ impl<T: Element> Backend for Lockstep<T> {
                 self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
             }
             self.device.linear(&matrix.device, rows, &x.1, activation, &mut out.1)?;
-            self.settle_linear(matrix, (live, &x.0), largest_sum, out)
+            self.settle_linear(matrix, (live, &x.0), (largest_sum, matrix.out_dim), out)
         })
+    }
+
+    // The CPU's rows lie closer together, at the front of buffers of the same size.
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        self.device.logits_stride(vocab_size)
     }
 
     fn logits(&self, matrix: &Self::Matrix, rows: &Rows<Self>, x: &Tensor<T>, out: &mut Floats) -> Result<()> {
@@ -287,7 +307,8 @@ impl<T: Element> Backend for Lockstep<T> {
             self.device.logits(&matrix.device, rows, &x.1, &mut out.1)?;
             self.log().leave_layers();
             let live = cpu_rows.live().len();
-            self.settle_linear(matrix, (live, &x.0), largest(&out.0[..live * matrix.out_dim]), out)
+            let sums = (largest(&out.0[..live * matrix.out_dim]), self.device.logits_stride(matrix.out_dim));
+            self.settle_linear(matrix, (live, &x.0), sums, out)
         })
     }
 

@@ -102,15 +102,15 @@ macro_rules! search_fields {
     ($callback:ident, $($rest:tt)*) => {
         $callback!($($rest)*, [
             options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage, attention, finished,
-            finished_count, failures
+            finished_count, failures, ranked, bans, picks
         ])
     };
 }
 
 macro_rules! with_fields {
     ($search:ident, $work:ident, [$($field:ident),*]) => {{
-        let Search { shape, vocab_size, ids, rows, scratch, $($field),* } = $search;
-        let (shape, vocab_size, ids, bucket) = (*shape, *vocab_size, *ids, rows.bucket);
+        let Search { shape, vocab_size, ids, equipped, rows, scratch, $($field),* } = $search;
+        let (shape, vocab_size, ids, equipped, bucket) = (*shape, *vocab_size, *ids, *equipped, rows.bucket);
         let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
         let (cpu_scratch, own_scratch) = scratch.take();
         let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket };
@@ -118,10 +118,10 @@ macro_rules! with_fields {
         // Each buffer of the search, then what it holds.
         $(let $field = (&*$field, $field.take());)*
         let mut cpu = Search::<Cpu> {
-            shape, vocab_size, ids, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
+            shape, vocab_size, ids, equipped, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
         };
         let mut device = Search::<Cuda<T>> {
-            shape, vocab_size, ids, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
+            shape, vocab_size, ids, equipped, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
         };
         let result = $work(&mut cpu, &mut device);
         $($field.0.put(cpu.$field, device.$field);)*
@@ -154,6 +154,7 @@ macro_rules! swap_fields {
             shape: $cpu.shape,
             vocab_size: $cpu.vocab_size,
             ids: $cpu.ids,
+            equipped: $cpu.equipped,
             rows: Rows {
                 entries: std::mem::replace(&mut $cpu.rows.entries, $context.download($device.rows.entries.view())?),
                 count: std::mem::replace(&mut $cpu.rows.count, $context.download($device.rows.count.view())?),
@@ -175,5 +176,7 @@ pub fn take_over<T: Element>(
     device: &Search<Cuda<T>>,
     cpu: &mut Search<Cpu>,
 ) -> Result<Search<Cpu>> {
-    search_fields!(swap_fields, context, device, cpu)
+    let before: Result<Search<Cpu>> = search_fields!(swap_fields, context, device, cpu);
+    // Its rows lie differently far apart: it is settled where it is written.
+    before.inspect(|before| cpu.ranked.clone_from(&before.ranked))
 }

@@ -13,10 +13,10 @@ pub use log::{Log, Phase};
 
 use super::report::CheckRow;
 use crate::Result;
-use crate::backend::{Backend, SessionShape, SlotOptions};
+use crate::backend::{Backend, SessionShape};
 use crate::cuda::{Context, Element};
 use crate::decode::session::{Admission, Session};
-use crate::decode::{DecodeOptions, Hypothesis};
+use crate::decode::{DecodeOptions, Hypothesis, Request};
 use crate::model::{Marian, Seq2Seq, config::ModelConfig};
 
 /// Sentences decoded at once: fewer than there are, so that slots are refilled at different steps.
@@ -60,9 +60,14 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
 /// Runs all sentences through a session; returns how many ended well.
 fn translate<T: Element>(backend: &Lockstep<T>, model: &Marian<Lockstep<T>>, sources: &[Vec<u32>]) -> Result<usize> {
     let options = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
-    let sentences: Vec<(&Vec<u32>, SlotOptions)> =
-        sources.iter().map(|source| (source, options.for_slot(source.len(), model.max_len()))).collect();
-    let longest = sentences.iter().map(|(_, options)| options.max_len as usize).max().unwrap_or(1);
+    let request = |source: &Vec<u32>| Request {
+        source: source.clone(),
+        options: options.for_slot(source.len(), model.max_len()),
+        n_best: 1,
+        ..Request::default()
+    };
+    let requests: Vec<Request> = sources.iter().map(request).collect();
+    let longest = requests.iter().map(|request| request.options.max_len as usize).max().unwrap_or(1);
     let shape = SessionShape {
         slots: SLOTS,
         beam_size: BEAMS,
@@ -71,27 +76,27 @@ fn translate<T: Element>(backend: &Lockstep<T>, model: &Marian<Lockstep<T>>, sou
         rows: SLOTS * BEAMS,
         keep_attention: false,
     };
-    let mut session = Session::open(backend, model, shape)?;
-    let mut waiting: VecDeque<usize> = (0..sentences.len()).collect();
+    let models = std::slice::from_ref(model);
+    let mut session = Session::open(backend, models, shape)?;
+    let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
     let (mut ended, mut steps) = (0, 0);
     while !waiting.is_empty() || !session.is_empty() {
         let free: Vec<usize> = session.free_slots().collect();
         let mut admissions = Vec::new();
         for slot in free {
             let Some(next) = waiting.pop_front() else { break };
-            let (source, options) = sentences[next];
-            admissions.push(Admission { slot, ticket: next as u64, source, options });
+            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next] });
         }
         if !admissions.is_empty() {
             backend.log().begin(Phase::Encode);
-            backend.run(|| session.admit(backend, model, &admissions))?;
+            backend.run(|| session.admit(backend, models, &admissions))?;
         }
         steps += 1;
         backend.log().begin(Phase::Step(steps));
-        backend.run(|| session.step(backend, model))?;
+        backend.run(|| session.step(backend, models))?;
         session.harvest(backend, |_, result: Result<Vec<Hypothesis>>| ended += usize::from(result.is_ok()))?;
         // Past this every search has ended by its own limit: what goes on is broken.
-        if steps > longest * sentences.len() || !backend.log().differences.is_empty() {
+        if steps > longest * requests.len() || !backend.log().differences.is_empty() {
             break;
         }
     }
