@@ -573,9 +573,10 @@ impl Context {
 
     fn without_last_block(&self, mut launch: Launch) -> Option<Launch> {
         let lossy = *self.0.lossy.lock().unwrap_or_else(PoisonError::into_inner);
-        if lossy.is_some_and(|stem| launch.symbol.starts_with(stem)) {
-            launch.grid[0] -= 1;
+        if !lossy.is_some_and(|stem| launch.symbol.starts_with(stem)) {
+            return Some(launch);
         }
+        launch.grid[0] -= 1;
         (launch.grid[0] > 0).then_some(launch)
     }
 }

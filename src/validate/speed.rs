@@ -264,20 +264,18 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// Sentences of [`LEN`] tokens.
     fn encoder_attention<T: Element>(&mut self, rows: usize) -> Result<()> {
         let (context, width) = (self.context, HEADS.width());
-        let sentences = rows.div_ceil(LEN);
-        // The kernel sizes its memory by the bucket: as many rows as the encoder takes in one pass.
-        let (bucket, len) = (rows.min(1024), LEN);
-        let starts: Vec<u32> = (0..=sentences.min(bucket / len)).map(|s| (s * len) as u32).collect();
-        let live = (starts.len() - 1) * len;
-        let list = DeviceRows::upload(context, &vec![Row::default(); bucket], live)?;
-        let (starts, qkv) = (context.upload(&starts)?, self.numbers::<T>(bucket * 3 * width)?);
-        let mut out = context.allocate::<T>(bucket * width)?;
+        // The kernel sizes its memory by the rows: at most as many as the encoder takes in one pass.
+        let live = rows.next_multiple_of(LEN).min(1024);
+        let starts: Vec<u32> = (0..=live / LEN).map(|sentence| (sentence * LEN) as u32).collect();
+        let list = DeviceRows::upload(context, &vec![Row::default(); live], live)?;
+        let (starts, qkv) = (context.upload(&starts)?, self.numbers::<T>(live * 3 * width)?);
+        let mut out = context.allocate::<T>(live * width)?;
         let seconds = self.time(|| {
             let (starts, qkv) = (starts.view(), qkv.view());
             Encoder { rows: list.list(), starts, qkv, out: out.view_mut() }.launch(context, HEADS)
         })?;
         let moved = (Moves::ReadsAndWrites, 4 * live * width * size_of::<T>());
-        let shape = format!("{live} rows in sentences of {len}, {width}");
+        let shape = format!("{live} rows in sentences of {LEN}, {width}");
         self.add(("attention", "encoder", T::DTYPE.name()), shape, moved, seconds)
     }
 
