@@ -8,9 +8,11 @@ mod score;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
 pub use session::Session;
+pub use trace::Trace;
