@@ -368,17 +368,18 @@ impl Context {
         unsafe { self.0.device.launch(launch, bytemuck::bytes_of(arguments)) }
     }
 
-    /// `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32; the rows of `out` start `out_stride` elements apart and
-    /// what lies between is not written. A row's bits do not depend on the other rows.
+    /// `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32; the rows of `out` start `out_stride`
+    /// elements apart and what lies between is not written. A row's bits do not depend on the other rows.
     ///
     /// # Errors
-    /// The lengths do not fit `[rows, k]`, `[n, k]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type; the device
-    /// failed.
+    /// The lengths do not fit `[rows, k]`, `[n, k]`, `[n]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type, or has
+    /// a bias and is not f32; the device failed.
     pub fn gemm<I: Element, O: Element>(
         &self,
         [rows, n, k]: [usize; 3],
         x: View<'_, I>,
         weight: View<'_, I>,
+        bias: Option<View<'_, f32>>,
         out: ViewMut<'_, O>,
         out_stride: usize,
     ) -> Result<()> {
@@ -391,15 +392,17 @@ impl Context {
             output: O::DTYPE,
             x: self.address(&x)?,
             weight: self.address(&weight)?,
+            bias: self.address_or_null(bias.as_ref())?,
             out: self.address_mut(&out)?,
         };
         check_len("gemm", "x", rows * k, x.len)?;
         check_len("gemm", "weight", n * k, weight.len)?;
+        check_len("gemm", "bias", n, bias.map_or(n, |bias| bias.len))?;
         if out_stride < n || out.len < gemm.out_len() {
             return Err(shape_error("gemm", "out", format!("{rows} rows of {n}, {out_stride} apart"), out.len));
         }
-        if O::DTYPE != I::DTYPE && O::DTYPE != Dtype::F32 {
-            let expected = format!("{:?} or F32", I::DTYPE);
+        if O::DTYPE != Dtype::F32 && (O::DTYPE != I::DTYPE || bias.is_some()) {
+            let expected = if bias.is_some() { "F32".to_owned() } else { format!("{:?} or F32", I::DTYPE) };
             return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
         }
         if rows == 0 || n == 0 {

@@ -20,7 +20,7 @@ pub struct Launch {
     pub shared: usize,
 }
 
-/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32.
+/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     /// Rows of `x` and `out`.
@@ -39,6 +39,8 @@ pub struct Gemm {
     pub x: u64,
     /// Address of `weight`.
     pub weight: u64,
+    /// Address of the bias, f32 and only where `out` is; 0 without one.
+    pub bias: u64,
     /// Address of `out`.
     pub out: u64,
 }

@@ -285,8 +285,7 @@ impl<B: Backend> FeedForward<B> {
         x: &mut B::Tensor,
     ) -> Result<()> {
         backend.linear(&self.up, rows, x, activation, &mut buffers.hidden)?;
-        backend.linear(&self.down, rows, &buffers.hidden, Activation::None, &mut buffers.out)?;
-        backend.layer_norm(&self.norm, rows, &buffers.out, x)
+        backend.linear_norm(&self.down, &self.norm, rows, &buffers.hidden, &mut buffers.out, x)
     }
 }
 

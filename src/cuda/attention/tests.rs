@@ -1,9 +1,9 @@
 use super::*;
-use crate::backend::Row;
+use crate::backend::{Activation, Row};
 use crate::check::{assert_close, assert_same_bits};
 use crate::cpu::attention::reference;
-use crate::cuda::Buffer;
 use crate::cuda::testing::{DeviceRows, Values, device_tests, stored, tolerance};
+use crate::cuda::{Buffer, linear};
 
 const UNTOUCHED: f32 = -77.0;
 
@@ -193,7 +193,7 @@ fn check_cross<T: Element>(context: &Context, heads: Heads, threads: u32) -> Res
         let mut out = untouched::<T>(context, rows.len() * width)?;
         let cache = Cache { keys: keys.view(), values: kept.view(), max_len, beam_size: 1 };
         let (queries, options) = (queries.view(), options.view());
-        Cross { rows: list.list(), queries, cache, options, weights, out: out.view_mut() }
+        Cross { rows: list.list(), queries, bias: None, cache, options, weights, out: out.view_mut() }
             .launch_with(context, heads, threads)?;
         context.download(out.view()).map(|out| stored(&out))
     };
@@ -202,6 +202,77 @@ fn check_cross<T: Element>(context: &Context, heads: Heads, threads: u32) -> Res
     assert_close(&context.download(weights.view())?, &expected_weights, tolerance::<f32>(2e-6));
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&attend(None)?), bits(&with), "asking for the weights changed the result");
+    Ok(())
+}
+
+/// One launch must leave the bits of three: the bias as an epilogue of its own, the store, the attention.
+fn check_fused<T: Element>(context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    let width = heads.width();
+    let rows: Vec<Row> = [(2, 1, 40), (0, 0, 6), (1, 2, 32), (0, 1, 6), (0, 2, 6), (1, 0, 32)]
+        .map(|(slot, beam, position)| row(slot, beam, position))
+        .to_vec();
+    let (live, bucket) = (rows.len() - 1, rows.len());
+    let mut numbers = Values::new(11 + width as u64);
+    let qkv: Vec<T> = numbers.elements(bucket * 3 * width, 0.0, 1.0);
+    let bias: Vec<f32> = numbers.elements(3 * width, 0.0, 1.0);
+    let list = DeviceRows::upload(context, &rows, live)?;
+    let (bias, ancestry) = (context.upload(&bias)?, context.upload(&ancestry())?);
+    let run = |fused: bool| {
+        let Prefixes { mut keys, mut values, .. } = Prefixes::<T>::store(context, heads, threads)?;
+        let (mut qkv, mut out) = (context.upload(&qkv)?, untouched::<T>(context, bucket * width)?);
+        let (rows, ancestry, max_len, beam_size) = (list.list(), ancestry.view(), MAX_LEN, BEAMS);
+        if fused {
+            let (qkv, bias, out) = (qkv.view(), Some(bias.view()), out.view_mut());
+            let (keys, values) = (keys.view_mut(), values.view_mut());
+            StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out }
+                .launch_with(context, heads, threads)?;
+        } else {
+            let x = qkv.view_mut();
+            linear::Epilogue { x, bias: Some(bias.view()), activation: Activation::None, residual: None }.launch(
+                context,
+                bucket,
+                3 * width,
+            )?;
+            let (from, stride, key_offset) = (qkv.view(), 3 * width, width);
+            let (to_keys, to_values) = (keys.view_mut(), values.view_mut());
+            Store { rows, from, stride, key_offset, keys: to_keys, values: to_values, max_len, beam_size }
+                .launch(context, width)?;
+            let cache = Cache { keys: keys.view(), values: values.view(), max_len, beam_size };
+            Own { rows, qkv: qkv.view(), cache, ancestry, out: out.view_mut() }.launch_with(context, heads, threads)?;
+        }
+        let parts = [context.download(out.view())?, context.download(keys.view())?, context.download(values.view())?];
+        Ok::<_, crate::Error>(parts.map(|part| stored(&part)))
+    };
+    for (fused, separate) in run(true)?.iter().zip(&run(false)?) {
+        assert_same_bits(fused, separate);
+    }
+    Ok(())
+}
+
+/// The bias within the launch must leave the bits of a bias before it.
+fn a_bias_of_the_queries_is_an_epilogue(context: &Context) -> Result<()> {
+    let heads = Heads { num_heads: 3, head_dim: 16 };
+    let (width, bucket, max_len) = (heads.width(), 4, 9);
+    let mut numbers = Values::new(12);
+    let mut elements = |len: usize| numbers.elements::<half::f16>(len, 0.0, 1.0);
+    let (queries, keys, values) = (elements(bucket * width), elements(max_len * width), elements(max_len * width));
+    let bias = context.upload(&stored(&elements(width)))?;
+    let (keys, values) = (context.upload(&keys)?, context.upload(&values)?);
+    let list = DeviceRows::upload(context, &vec![Row::default(); bucket], bucket)?;
+    let options = [SlotOptions { src_len: max_len as u32, ..bytemuck::Zeroable::zeroed() }];
+    let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
+    let attend = |queries: &Buffer<half::f16>, bias: Option<View<'_, f32>>| {
+        let mut out = context.allocate::<half::f16>(bucket * width)?;
+        let cache = Cache { keys: keys.view(), values: values.view(), max_len, beam_size: 1 };
+        let (rows, queries, options) = (list.list(), queries.view(), options.view());
+        Cross { rows, queries, bias, cache, options, weights: None, out: out.view_mut() }.launch(context, heads)?;
+        context.download(out.view()).map(|out| stored(&out))
+    };
+    let mut queries = context.upload(&queries)?;
+    let within = attend(&queries, Some(bias.view()))?;
+    linear::Epilogue { x: queries.view_mut(), bias: Some(bias.view()), activation: Activation::None, residual: None }
+        .launch(context, bucket, width)?;
+    assert_same_bits(&within, &attend(&queries, None)?);
     Ok(())
 }
 
@@ -284,6 +355,10 @@ device_tests! {
     cross_f32: |context| sweep(context, check_cross::<f32>);
     cross_f16: |context| sweep(context, check_cross::<half::f16>);
     cross_bf16: |context| sweep(context, check_cross::<half::bf16>);
+    fused_f32: |context| sweep(context, check_fused::<f32>);
+    fused_f16: |context| sweep(context, check_fused::<half::f16>);
+    fused_bf16: |context| sweep(context, check_fused::<half::bf16>);
+    query_bias: a_bias_of_the_queries_is_an_epilogue;
     alone: a_row_is_the_same_alone;
     longest: a_length_beyond_shared_memory_is_refused;
     shapes: wrong_shapes_are_refused;

@@ -200,8 +200,13 @@ impl State {
         let x = self.memory.range(gemm.x, gemm.rows * gemm.k * gemm.input.size())?;
         let weight = self.memory.range(gemm.weight, gemm.n * gemm.k * gemm.input.size())?;
         let out = self.memory.range(gemm.out, gemm.out_len() * gemm.output.size())?;
-        // SAFETY: `range` checked the three; `Device::gemm`'s caller promised that `out` overlaps neither.
-        unsafe { gemm::run(gemm, x, weight, out) }
+        let bias: &[f32] = match gemm.bias {
+            0 => &[],
+            // SAFETY: `range` checks the length; buffers of f32 are aligned; nothing writes to it meanwhile.
+            at => unsafe { std::slice::from_raw_parts(self.memory.range(at, gemm.n * 4)?.cast(), gemm.n) },
+        };
+        // SAFETY: `range` checked the others; `Device::gemm`'s caller promised that `out` overlaps none of them.
+        unsafe { gemm::run(gemm, x, weight, bias, out) }
     }
 
     fn run_post(&mut self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<(), String> {
