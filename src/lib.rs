@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod model;
 pub mod text;
 pub mod translator;
+pub mod validate;
 
 pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -16,7 +16,8 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
-    ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
+    ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
+    ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate"]),
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand.
 //!
-//! Exit codes: 0 all well; 1 some input lines failed, the rest is there; 2 wrong options, model or files, nothing was written;
+//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
 mod bench;
@@ -15,6 +15,7 @@ mod score;
 mod search_options;
 mod stream;
 mod translate;
+mod validate;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ enum Command {
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Info(info::Arguments),
+    Validate(validate::Arguments),
 }
 
 /// How a command ended that did its work.
@@ -47,6 +49,8 @@ enum Ending {
     Complete,
     /// Some lines have an error in their place.
     BadLines,
+    /// A check failed.
+    Failed,
     /// Interrupted.
     Interrupted,
 }
@@ -97,10 +101,11 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
     };
     match ending {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
-        Ok(Ending::BadLines) => ExitCode::from(1),
+        Ok(Ending::BadLines | Ending::Failed) => ExitCode::from(1),
         Ok(Ending::Interrupted) => ExitCode::from(130),
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,

@@ -234,7 +234,7 @@ impl<T: Element> Encoder<'_, T> {
     }
 
     /// As [`Encoder::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         check_len(OPERATION, "qkv", bucket * 3 * width, self.qkv.len())?;
@@ -307,7 +307,7 @@ impl<T: Element> Own<'_, T> {
     }
 
     /// As [`Own::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         let Some(arguments) = self.arguments(context, heads)? else { return Ok(()) };
         let launch = launch_of(symbol!("attention_self", T), &arguments, threads)?;
         // SAFETY: mirrors `attention_self_<dtype>(AttentionArguments)`. A block writes its own row of `out`, below `bucket`; the
@@ -327,7 +327,7 @@ impl<T: Element> StoreOwn<'_, T> {
     }
 
     /// As [`StoreOwn::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         let StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out } = self;
         check_len(OPERATION, "bias", 3 * heads.width(), bias.map_or(3 * heads.width(), |bias| bias.len()))?;
         let cache = Cache { keys: keys.as_view(), values: values.as_view(), max_len, beam_size };
@@ -353,7 +353,7 @@ impl<T: Element> Cross<'_, T> {
     }
 
     /// As [`Cross::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         let Cache { keys, values, max_len, beam_size } = self.cache;
@@ -441,7 +441,7 @@ impl<T: Element> Store<'_, T> {
     }
 
     /// As [`Store::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, width: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, width: usize, threads: u32) -> Result<()> {
         let slots = slots_of(STORE, self.keys.len(), self.values.len(), self.max_len * self.beam_size * width)?;
         check_len(STORE, "from", self.rows.bucket * self.stride, self.from.len())?;
         if self.stride < self.key_offset + 2 * width {

@@ -53,7 +53,7 @@ impl<T: Element> LayerNorm<'_, T> {
     }
 
     /// As [`LayerNorm::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "x", rows * d_model, self.x.len())?;
         check_len(OPERATION, "delta", rows * d_model, self.delta.len())?;
         check_len(OPERATION, "gain", d_model, self.gain.len())?;
@@ -89,45 +89,11 @@ mod tests {
     use super::*;
     use crate::check;
     use crate::cpu::layer_norm as cpu;
-    use crate::cuda::testing::{Values, device_tests, stored, tolerance};
+    use crate::cuda::testing::{Values, device_tests, tolerance};
+    use crate::validate::kernels::layer_norm as cases;
+    use crate::validate::probe::assert_all_pass;
 
     const EPS: f32 = 1e-5;
-
-    fn check_case<T: Element>(context: &Context, [rows, d_model]: [usize; 2], threads: u32) -> Result<()> {
-        let mut values = Values::new(rows as u64 * 7919 + d_model as u64);
-        // A mean far from 0: a one-pass variance would fail here.
-        let x: Vec<T> = values.elements(rows * d_model, 100.0, 1.0);
-        let delta: Vec<T> = values.elements(rows * d_model, 0.0, 2.0);
-        let (gain, bias): (Vec<T>, Vec<T>) = (values.elements(d_model, 1.0, 0.5), values.elements(d_model, 0.0, 1.0));
-        let delta_bias: Vec<f32> = values.elements(d_model, 0.0, 2.0);
-        let norm = cpu::Norm { gain: stored(&gain), bias: stored(&bias), eps: EPS };
-        let uploaded = (context.upload(&x)?, context.upload(&delta)?, context.upload(&delta_bias)?);
-        let (gain, bias) = (context.upload(&gain)?, context.upload(&bias)?);
-        for with_bias in [false, true] {
-            let (mut expected, mut delta) = (stored(&x), stored(&delta));
-            if with_bias {
-                delta.iter_mut().zip(delta_bias.iter().cycle()).for_each(|(delta, bias)| *delta += bias);
-            }
-            cpu::reference(&norm, rows, &delta, &mut expected);
-            let mut out = context.allocate(rows * d_model)?;
-            context.copy(uploaded.0.view(), out.view_mut())?;
-            let delta_bias = with_bias.then(|| uploaded.2.view());
-            let (x, delta) = (out.view_mut(), uploaded.1.view());
-            LayerNorm { x, delta, delta_bias, gain: gain.view(), bias: bias.view(), eps: EPS }
-                .launch_with(context, rows, d_model, threads)?;
-            check::assert_close(&stored(&context.download(out.view())?), &expected, tolerance::<T>(2e-4));
-        }
-        Ok(())
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for shape in [[1, 1], [3, 31], [2, 257], [13, 512], [5, 520], [2, 1024], [3, 1032], [2, 1117]] {
-            for threads in [32, 96, 256, 512] {
-                check_case::<T>(context, shape, threads)?;
-            }
-        }
-        Ok(())
-    }
 
     fn bad_values_stay_in_their_row(context: &Context) -> Result<()> {
         let d_model = 64;
@@ -160,9 +126,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         bad_values: bad_values_stay_in_their_row;
         shapes: wrong_shapes_are_refused;
     }

@@ -31,9 +31,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod scheduled_sampling;
 pub mod stats;
-
-#[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};

@@ -52,7 +52,7 @@ impl GoldLogProbs<'_> {
     }
 
     /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.bucket;
         check_len(OPERATION, "logits", bucket * vocab_size, self.logits.len())?;
         check_len(OPERATION, "gold", bucket, self.gold.len())?;

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::backend::{Dtype, LengthPenaltyKind, SpecialIds};
-use crate::check::{Tolerance, assert_close};
 
 const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
@@ -63,30 +62,8 @@ impl Noise {
 /// Holds two states to each other: decisions equal, numbers close.
 #[track_caller]
 pub fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
-    const CLOSE: Tolerance = Tolerance::new(2e-5, 2e-6);
-    assert_eq!(actual.step, expected.step, "step");
-    assert_eq!(actual.live, expected.live, "live");
-    assert_eq!(actual.tokens, expected.tokens, "tokens");
-    assert_eq!(actual.parents, expected.parents, "parents");
-    assert_eq!(actual.ancestry, expected.ancestry, "ancestry");
-    assert_eq!(actual.finished_count, expected.finished_count, "finished count");
-    assert_eq!(actual.rows.live(), expected.rows.live(), "rows");
-    assert_close(&actual.cum_log_probs, &expected.cum_log_probs, CLOSE);
-    assert_close(&actual.log_probs, &expected.log_probs, CLOSE);
-    assert_close(&actual.coverage, &expected.coverage, CLOSE);
-    assert_close(&actual.attention, &expected.attention, CLOSE);
-    let numbers = |s: &Search<Cpu>| -> Vec<f32> {
-        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
-        entries.iter().flat_map(|f| [f.score, f.search_log_prob, f.coverage_penalty, f.eos_log_prob]).collect()
-    };
-    let facts = |s: &Search<Cpu>| -> Vec<[u32; 4]> {
-        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
-        entries.iter().map(|f| [f.length, f.beam, f.has_eos, f.truncated]).collect()
-    };
-    assert_eq!(facts(actual), facts(expected), "finished");
-    assert_close(&numbers(actual), &numbers(expected), CLOSE);
-    let failures = |s: &Search<Cpu>| bytemuck::cast_slice::<_, [u32; 4]>(&s.failures).to_vec();
-    assert_eq!(failures(actual), failures(expected), "failures");
+    let found = crate::validate::kernels::beam_step::compare_states(actual, expected);
+    assert!(found.is_ok(), "{found:?}");
 }
 
 /// Runs both to the end on the same logits; returns the number of steps.
