@@ -12,6 +12,7 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod text;
+pub mod train;
 pub mod translator;
 pub mod validate;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -16,8 +16,12 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
-    ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate"]),
+    (
+        "cli",
+        &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate", "train"],
+    ),
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.
