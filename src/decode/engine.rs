@@ -1,11 +1,11 @@
-//! The engine: one thread that owns the device's session and decodes for everyone who asks.
+//! The engine: threads that each own a session and decode for everyone who asks.
 //!
-//! Callers submit jobs from any thread; they share one session, so that many small requests fill the same batch. A job's
-//! result does not depend on what else is running.
+//! Callers submit jobs from any thread; they share the sessions, so that many small requests fill the same batch. A job's
+//! result does not depend on what else is running, or on which worker takes it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Weak;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
 use crate::backend::{Backend, SessionShape, SlotOptions};
@@ -69,35 +69,43 @@ pub enum Outcome {
     LogProbs(Vec<f32>),
 }
 
-/// A handle to the engine's thread; dropping it lets accepted jobs finish, then ends the thread.
+/// A handle to the engine's threads; dropping it lets accepted jobs finish, then ends the threads.
 #[derive(Debug)]
 pub struct Engine {
     jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     vocab_size: usize,
     source_vocab_size: usize,
     max_len: usize,
 }
 
 impl Engine {
-    /// Starts the engine over `model` with `slots` sentences decoded at once.
+    /// Starts the engine over `model`: a worker per backend, which share it and divide `slots`, the sentences decoded at once.
     ///
     /// # Errors
-    /// [`Error::Io`] if no thread can be started.
+    /// [`Error::Io`] if a thread cannot be started.
     pub fn start<B: Backend, M: Seq2Seq<B> + 'static>(
-        backend: B,
+        backends: Vec<B>,
         model: M,
         source_vocab_size: usize,
         slots: usize,
     ) -> Result<Self> {
         let (jobs, receiver) = mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
         let (vocab_size, max_len) = (model.vocab_size(), model.max_len());
-        let mut worker = Worker { backend, model, slots, session: None, jobs: Queues::default() };
-        let thread = std::thread::Builder::new()
-            .name("beamfuse-engine".into())
-            .spawn(move || worker.serve(&receiver))
-            .map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
-        Ok(Engine { jobs: Some(jobs), thread: Some(thread), vocab_size, source_vocab_size, max_len })
+        let mut engine = Engine { jobs: Some(jobs), threads: Vec::new(), vocab_size, source_vocab_size, max_len };
+        let (model, slots) = (Arc::new(model), slots.div_ceil(backends.len()));
+        for backend in backends {
+            let (backend, model, receiver) = (Arc::new(backend), model.clone(), receiver.clone());
+            let mut worker = Worker { backend, model, slots, session: None, jobs: Queues::default() };
+            let thread = std::thread::Builder::new()
+                .name("beamfuse-engine".into())
+                // For good where the backend's threads are: no step waits for one of them to wake.
+                .spawn(move || worker.backend.clone().run(|| worker.serve(&receiver)))
+                .map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
+            engine.threads.push(thread);
+        }
+        Ok(engine)
     }
 
     /// The longest source and the longest target that the model takes, end of sentence included.
@@ -105,9 +113,9 @@ impl Engine {
         self.max_len
     }
 
-    /// Whether the engine's thread is alive; it ends early only by a panic.
+    /// Whether the engine's threads are alive; one ends early only by a panic.
     pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.threads.iter().all(|thread| !thread.is_finished())
     }
 
     /// Accepts a job; its reply comes through the job's channel.
@@ -139,7 +147,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A panic over there has been reported to its callers already.
             let _ = thread.join();
         }
@@ -185,6 +193,11 @@ impl Queues {
         }
     }
 
+    /// Jobs taken and not begun.
+    fn ahead(&self) -> usize {
+        self.waiting.len() + self.to_score.len()
+    }
+
     fn are_empty(&self) -> bool {
         self.waiting.is_empty() && self.to_score.is_empty() && self.running.is_empty()
     }
@@ -205,33 +218,49 @@ fn answer(reply: &Sender<Reply>, tag: u64, outcome: Result<Outcome>) {
     let _ = reply.send(Reply { tag, outcome });
 }
 
-/// The engine's thread.
+/// One of the engine's threads.
 struct Worker<B: Backend, M: Seq2Seq<B>> {
-    backend: B,
-    model: M,
+    backend: Arc<B>,
+    model: Arc<M>,
     slots: usize,
     session: Option<Session<B, M>>,
     jobs: Queues,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
-    fn serve(&mut self, incoming: &Receiver<Job>) {
-        loop {
-            if self.jobs.are_empty() {
-                match incoming.recv() {
-                    Ok(job) => self.jobs.accept(job),
-                    Err(_) => return,
-                }
-            }
-            while let Ok(job) = incoming.try_recv() {
-                self.jobs.accept(job);
-            }
+    fn serve(&mut self, incoming: &Mutex<Receiver<Job>>) {
+        while self.take_jobs(incoming) {
             if let Err(error) = self.advance() {
                 // The device's state is unknown: start over with a new session.
                 self.session = None;
                 self.jobs.fail_all(&error);
             }
         }
+    }
+
+    /// Takes no more jobs than can soon be begun, so that the other workers find some; waits for one if there is nothing else to
+    /// do. False when there will be no more.
+    fn take_jobs(&mut self, incoming: &Mutex<Receiver<Job>>) -> bool {
+        let idle = self.jobs.are_empty();
+        let incoming = match incoming.try_lock() {
+            Ok(incoming) => incoming,
+            // Jobs do not change while a worker takes some, so that what a panic leaves is sound.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // An idle worker holds the lock while it waits: there is nothing to take.
+            Err(TryLockError::WouldBlock) if !idle => return true,
+            Err(TryLockError::WouldBlock) => incoming.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        if idle {
+            match incoming.recv() {
+                Ok(job) => self.jobs.accept(job),
+                Err(_) => return false,
+            }
+        }
+        while self.jobs.ahead() < self.slots {
+            let Ok(job) = incoming.try_recv() else { break };
+            self.jobs.accept(job);
+        }
+        true
     }
 
     /// One scoring pass, if any is asked for, and one step of the search.
@@ -242,9 +271,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         if session.is_empty() {
             return Ok(());
         }
-        let backend = &*backend;
-        let model = &*model;
-        backend.run(|| session.step(backend, model))?;
+        let (backend, model) = (&**backend, &**model);
+        session.step(backend, model)?;
         session.harvest(backend, |ticket, result| {
             if let Some(job) = jobs.running.remove(&ticket) {
                 answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
@@ -264,8 +292,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
         let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
-        let (backend, model) = (&self.backend, &self.model);
-        match backend.run(|| score::score(backend, model, &pairs)) {
+        let (backend, model) = (&*self.backend, &*self.model);
+        match score::score(backend, model, &pairs) {
             Ok(scores) => {
                 for (job, scores) in batch.iter().zip(scores) {
                     answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
@@ -274,7 +302,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             // Alone, each pair gets its own verdict.
             Err(_) => {
                 for (job, pair) in batch.iter().zip(pairs) {
-                    let scores = backend.run(|| score::score(backend, model, &[pair]));
+                    let scores = score::score(backend, model, &[pair]);
                     answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
                 }
             }
@@ -292,7 +320,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 return Ok(());
             }
             let shape = first.grown(self.session.take().map(|s| s.shape()), self.slots);
-            self.session = Some(Session::open(&self.backend, &self.model, shape)?);
+            self.session = Some(Session::open(&*self.backend, &*self.model, shape)?);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut admitted = Vec::new();
@@ -312,8 +340,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         if admissions.is_empty() {
             return Ok(());
         }
-        let (backend, model) = (&self.backend, &self.model);
-        backend.run(|| session.admit(backend, model, &admissions))
+        session.admit(&*self.backend, &*self.model, &admissions)
     }
 }
 

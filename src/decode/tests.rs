@@ -1,7 +1,8 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
 
 use super::engine::{Outcome, Reply};
 use super::*;
@@ -22,6 +23,8 @@ struct Scripted {
     eos_bonus: f32,
     /// Sources that start with this id produce NaN at their third position.
     poison: Option<u32>,
+    /// Where encoders wait for each other.
+    meeting: Option<&'static Barrier>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,9 @@ impl Seq2Seq<Cpu> for Scripted {
         for (slot, source) in sources {
             state.sources[*slot as usize] = Self::number(source);
         }
+        if let Some(meeting) = self.meeting {
+            meeting.wait();
+        }
         Ok(())
     }
     fn step(&self, _: &Cpu, state: &mut ScriptedState, rows: &Rows<Cpu>, _: &Vec<u32>, _: &Vec<u32>) -> Result<()> {
@@ -113,16 +119,16 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None };
+const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
 
 fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
 }
 
-/// Translates through an engine of `slots` slots; options per source.
+/// Translates through an engine of `slots` slots and up to three workers; options per source.
 fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)]) -> Vec<Result<Vec<Hypothesis>>> {
-    let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
-    let engine = Engine::start(cpu, model.clone(), 256, slots).expect("a thread starts");
+    let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
+    let engine = Engine::start(workers, model.clone(), 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
@@ -307,7 +313,7 @@ fn exact_equals_never_stopping_before_max_length() {
 #[test]
 fn a_beam_as_wide_as_the_search_space_equals_brute_force() {
     // Four tokens go on (ids 2 to 5), so 4^2 = 16 prefixes of length 2 are all kept, and every end is among the first 16 ranks.
-    let model = Scripted { vocab_size: 6, eos_bonus: 0.0, poison: None };
+    let model = Scripted { vocab_size: 6, eos_bonus: 0.0, ..MODEL };
     for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt { alpha: 0.7 }] {
         for coverage_penalty in [0.0, 0.5] {
             let options = DecodeOptions {
@@ -430,7 +436,7 @@ fn a_poisoned_sentence_fails_alone() {
 #[test]
 fn scoring_equals_the_search() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, MODEL, 256, 4).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], MODEL, 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     let mut expected = Vec::new();
@@ -455,7 +461,7 @@ fn scoring_equals_the_search() {
 #[test]
 fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, MODEL, 100, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], MODEL, 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
     let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
@@ -475,9 +481,31 @@ fn ids_outside_the_model_are_refused() {
 }
 
 #[test]
+fn a_worker_leaves_the_others_their_share() {
+    static MEETING: Barrier = Barrier::new(2);
+    let workers = (0..2).map(|_| Cpu::new(1, Dtype::F32).expect("a thread starts")).collect();
+    let model = Scripted { meeting: Some(&MEETING), ..MODEL };
+    // Never dropped: it would wait for workers that wait for each other.
+    let engine = Box::leak(Box::new(Engine::start(workers, model, 256, 2).expect("threads start")));
+    let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
+    for tag in 0..6 {
+        let source = source(tag);
+        let options = DecodeOptions::default().for_slot(source.len(), 40);
+        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let caller = Arc::downgrade(&caller);
+        engine.submit(Job { tag: tag.into(), work, reply: reply.clone(), caller }).expect("the ids fit");
+    }
+    for _ in 0..6 {
+        let reply = replies.recv_timeout(Duration::from_secs(20)).expect("each worker begins a sentence at a time");
+        assert!(reply.outcome.is_ok());
+    }
+}
+
+#[test]
 fn a_sentence_that_nobody_waits_for_is_not_begun() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, MODEL, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], MODEL, 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let here = Arc::new(());
     let gone = Arc::downgrade(&Arc::new(()));
