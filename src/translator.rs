@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::Dtype;
+use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset};
 use crate::model::config::{GenerationConfig, ModelConfig};
@@ -16,6 +17,7 @@ use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
+pub use crate::cuda::Counters;
 pub use device::{Device, DeviceChoice};
 
 /// How a [`Translator`] runs.
@@ -76,6 +78,7 @@ impl EngineOptions {
 pub struct Translator {
     engine: Engine,
     device: DeviceChoice,
+    context: Option<Context>,
     tokenizer: Tokenizer,
     config: ModelConfig,
     generation: GenerationConfig,
@@ -143,13 +146,18 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device) = device::start(options, dir, config.vocab_size)?;
-        Ok(Translator { engine, device, tokenizer, config, generation })
+        let (engine, device, context) = device::start(options, dir, config.vocab_size)?;
+        Ok(Translator { engine, device, context, tokenizer, config, generation })
     }
 
     /// The device that it runs on.
     pub fn device(&self) -> &DeviceChoice {
         &self.device
+    }
+
+    /// What the device has done since it was opened; none on the CPU.
+    pub fn counters(&self) -> Option<Counters> {
+        self.context.as_ref().map(Context::counters)
     }
 
     /// The model's architecture.

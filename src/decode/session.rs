@@ -78,6 +78,10 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Errors
     /// The device has no memory left.
     pub fn open(backend: &B, model: &M, shape: SessionShape) -> Result<Self> {
+        // Where results are on the way for a while, as many may be at once as there are slots, rarely more. With attention they
+        // are large: then only as many are allocated as turn out to be needed.
+        let records = if B::LAG == 0 || shape.keep_attention { 0 } else { shape.slots };
+        let record = |_| backend.late(Record::most_words(shape));
         Ok(Session {
             recordings: B::Recordings::default(),
             state: model.open(backend, shape)?,
@@ -87,7 +91,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             reports: VecDeque::new(),
             leaving: VecDeque::new(),
             spare_reports: Vec::new(),
-            spare_records: Vec::new(),
+            spare_records: (0..records).map(record).collect::<Result<_>>()?,
             live: vec![0; shape.slots],
         })
     }

@@ -75,10 +75,17 @@ enum Opened {
     Cuda(Context),
 }
 
+/// An engine, the device that it runs on, and that device's handle if it is one with counters.
+pub(super) type Started = (Engine, DeviceChoice, Option<Context>);
+
 /// Starts an engine over the model in `dir` on the device that the options ask for.
-pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usize) -> Result<(Engine, DeviceChoice)> {
+pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usize) -> Result<Started> {
     let (opened, choice) = open(options)?;
     let (slots, dtype) = (options.slots, options.dtype);
+    let context = match &opened {
+        Opened::Cpu(_) => None,
+        Opened::Cuda(context) => Some(context.clone()),
+    };
     let engine = match opened {
         Opened::Cpu(workers) => start_on(workers, dir, source_vocab_size, slots),
         Opened::Cuda(context) => match dtype {
@@ -88,7 +95,7 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usiz
             Dtype::I8 => Err(no_i8(choice.device)),
         },
     }?;
-    Ok((engine, choice))
+    Ok((engine, choice, context))
 }
 
 fn start_on<B: Backend>(workers: Vec<B>, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
