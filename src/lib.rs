@@ -11,6 +11,7 @@ pub mod error;
 pub mod hub;
 pub mod metrics;
 pub mod model;
+pub mod plot;
 pub mod text;
 pub mod train;
 pub mod translator;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -13,14 +13,28 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("text", &["error"]),
     ("metrics", &["error"]),
     ("hub", &["error"]),
+    ("plot", &[]),
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
-    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
+    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
-        &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "validate", "train"],
+        &[
+            "error",
+            "hub",
+            "backend",
+            "cpu",
+            "text",
+            "model",
+            "decode",
+            "translator",
+            "metrics",
+            "plot",
+            "validate",
+            "train",
+        ],
     ),
 ];
 
