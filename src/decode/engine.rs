@@ -12,6 +12,7 @@ use crate::backend::{Backend, SessionShape, SlotOptions};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::score::{self, Pair};
 use crate::decode::session::{Admission, Session};
+use crate::decode::trace::{Trace, trace};
 use crate::model::{Seq2Seq, check_ids};
 use crate::{Error, Result};
 
@@ -42,6 +43,13 @@ pub enum Work {
         /// Whether they carry their attention.
         attention: bool,
     },
+    /// Translate, and record every step; for one sentence at a time.
+    Explain {
+        /// Source ids.
+        source: Vec<u32>,
+        /// How to search.
+        options: SlotOptions,
+    },
     /// Score a given target.
     Score {
         /// Source ids.
@@ -65,6 +73,8 @@ pub struct Reply {
 pub enum Outcome {
     /// The translations, best first.
     Hypotheses(Vec<Hypothesis>),
+    /// The search's steps and its translations.
+    Explained(Trace),
     /// The log-probability of each target token.
     LogProbs(Vec<f32>),
 }
@@ -124,7 +134,9 @@ impl Engine {
     /// [`Error::InputTooLong`] or [`Error::Input`] for ids that do not fit the model, [`Error::EngineStopped`].
     pub fn submit(&self, job: Job) -> Result<()> {
         match &job.work {
-            Work::Search { source, .. } => self.check("source", source, self.source_vocab_size)?,
+            Work::Search { source, .. } | Work::Explain { source, .. } => {
+                self.check("source", source, self.source_vocab_size)?;
+            }
             Work::Score { source, target } => {
                 self.check("source", source, self.source_vocab_size)?;
                 self.check("target", target, self.vocab_size)?;
@@ -159,6 +171,7 @@ impl Drop for Engine {
 struct Queues {
     waiting: VecDeque<SearchJob>,
     to_score: VecDeque<ScoreJob>,
+    to_explain: VecDeque<ExplainJob>,
     /// In the session, by ticket.
     running: HashMap<u64, SearchJob>,
     last_ticket: u64,
@@ -176,6 +189,14 @@ struct SearchJob {
 }
 
 #[derive(Debug)]
+struct ExplainJob {
+    tag: u64,
+    reply: Sender<Reply>,
+    source: Vec<u32>,
+    options: SlotOptions,
+}
+
+#[derive(Debug)]
 struct ScoreJob {
     tag: u64,
     reply: Sender<Reply>,
@@ -189,24 +210,28 @@ impl Queues {
             Work::Search { source, options, n_best, attention } => {
                 self.waiting.push_back(SearchJob { tag, reply, caller, source, options, n_best, attention });
             }
+            Work::Explain { source, options } => self.to_explain.push_back(ExplainJob { tag, reply, source, options }),
             Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
         }
     }
 
     /// Jobs taken and not begun.
     fn ahead(&self) -> usize {
-        self.waiting.len() + self.to_score.len()
+        self.waiting.len() + self.to_score.len() + self.to_explain.len()
     }
 
     fn are_empty(&self) -> bool {
-        self.waiting.is_empty() && self.to_score.is_empty() && self.running.is_empty()
+        let (searches, others) = (&self.waiting, (&self.to_score, &self.to_explain));
+        searches.is_empty() && others.0.is_empty() && others.1.is_empty() && self.running.is_empty()
     }
 
     /// Answers every job with the failure that ended them all.
     fn fail_all(&mut self, error: &Error) {
         let searches = self.waiting.drain(..).chain(self.running.drain().map(|(_, job)| job));
         let searches = searches.map(|job| (job.tag, job.reply));
-        for (tag, reply) in searches.chain(self.to_score.drain(..).map(|job| (job.tag, job.reply))) {
+        let others = self.to_score.drain(..).map(|job| (job.tag, job.reply));
+        let others = others.chain(self.to_explain.drain(..).map(|job| (job.tag, job.reply)));
+        for (tag, reply) in searches.chain(others) {
             let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
             answer(&reply, tag, Err(error));
         }
@@ -263,9 +288,10 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         true
     }
 
-    /// One scoring pass, if any is asked for, and one step of the search.
+    /// One scoring pass and one explained search, if any is asked for, and one step of the search.
     fn advance(&mut self) -> Result<()> {
         self.score_some();
+        self.explain_one();
         self.admit_waiting()?;
         let Worker { backend, model, session: Some(session), jobs, .. } = self else { return Ok(()) };
         if session.is_empty() {
@@ -307,6 +333,12 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 }
             }
         }
+    }
+
+    fn explain_one(&mut self) {
+        let Some(ExplainJob { tag, reply, source, options }) = self.jobs.to_explain.pop_front() else { return };
+        let (backend, model) = (&*self.backend, &*self.model);
+        answer(&reply, tag, backend.run(|| trace(backend, model, &source, options)).map(Outcome::Explained));
     }
 
     /// Takes waiting sentences into free slots, in order.

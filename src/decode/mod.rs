@@ -7,8 +7,10 @@ mod score;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use session::Session;
+pub use trace::Trace;

@@ -17,18 +17,18 @@ const START: u32 = 2;
 
 /// A model whose logits are pseudo-random in (source, position, token read).
 #[derive(Clone, Debug)]
-struct Scripted {
-    vocab_size: usize,
+pub(super) struct Scripted {
+    pub(super) vocab_size: usize,
     /// Added to the end of sentence: how eager it is to end.
-    eos_bonus: f32,
+    pub(super) eos_bonus: f32,
     /// Sources that start with this id produce NaN at their third position.
-    poison: Option<u32>,
+    pub(super) poison: Option<u32>,
     /// Where encoders wait for each other.
-    meeting: Option<&'static Barrier>,
+    pub(super) meeting: Option<&'static Barrier>,
 }
 
 #[derive(Debug)]
-struct ScriptedState {
+pub(super) struct ScriptedState {
     /// Per slot, a number that stands for the source.
     sources: Vec<u64>,
     logits: Vec<f32>,
@@ -119,14 +119,18 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
+pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
 
-fn source(i: u32) -> Vec<u32> {
+pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
 }
 
 /// Translates through an engine of `slots` slots and up to three workers; options per source.
-fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)]) -> Vec<Result<Vec<Hypothesis>>> {
+pub(super) fn translate(
+    model: &Scripted,
+    slots: usize,
+    work: &[(Vec<u32>, DecodeOptions)],
+) -> Vec<Result<Vec<Hypothesis>>> {
     let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
     let engine = Engine::start(workers, model.clone(), 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
@@ -149,7 +153,7 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
     assert_eq!(results.len(), work.len());
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::LogProbs(_) => panic!("asked for a search"),
+        Outcome::LogProbs(_) | Outcome::Explained(_) => panic!("asked for a search"),
     };
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
