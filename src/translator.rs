@@ -12,7 +12,7 @@ use crate::backend::Dtype;
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Trace};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -220,9 +220,10 @@ impl Translator {
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
         let slot = options.for_slot(source_ids.len(), limit);
+        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        let work = Work::Explain { source: source_ids.clone(), options: slot };
+        let work = Work::Explain(Box::new(request));
         self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
         let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
         let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
@@ -361,12 +362,14 @@ impl Batch<'_> {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let work = Work::Search {
+        let request = Request {
             source: pending.source_ids.clone(),
             options: self.options.for_slot(pending.source_ids.len(), limit),
             n_best: self.options.n_best,
             attention: self.options.attention,
+            ..Request::default()
         };
+        let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),

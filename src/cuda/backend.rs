@@ -74,6 +74,11 @@ fn head_mut<T>(buffer: &mut Buffer<T>, len: usize) -> Result<ViewMut<'_, T>> {
     buffer.view_mut().slice(0..len)
 }
 
+/// Elements between the starts of two rows of logits: all rows start at multiples of 16 bytes.
+fn logits_stride(vocab_size: usize) -> usize {
+    vocab_size.next_multiple_of(4)
+}
+
 fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
     RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
 }
@@ -123,6 +128,9 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
         failures: search.failures.view_mut(),
         rows: search.rows.entries.view_mut(),
         row_count: search.rows.count.view_mut(),
+        ranked: search.ranked.view_mut(),
+        bans: search.bans.view_mut(),
+        picks: search.picks.view_mut(),
     };
     (views, &mut search.scratch, search.rows.bucket)
 }
@@ -254,11 +262,16 @@ impl<T: Element> Backend for Cuda<T> {
         )
     }
 
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        logits_stride(vocab_size)
+    }
+
     fn logits(&self, matrix: &Matrix<T>, rows: &Rows<Self>, x: &Buffer<T>, out: &mut Buffer<f32>) -> Result<()> {
         let (&Matrix { out_dim, in_dim, .. }, rows) = (matrix, rows.bucket);
-        let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * out_dim)?);
+        let stride = logits_stride(out_dim);
+        let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * stride)?);
         let bias = matrix.bias.as_ref().map(Buffer::view);
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), bias, out, out_dim)
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), bias, out, stride)
     }
 
     fn layer_norm(&self, norm: &Norm<T>, rows: &Rows<Self>, delta: &Buffer<T>, x: &mut Buffer<T>) -> Result<()> {
@@ -432,7 +445,8 @@ impl<T: Element> Backend for Cuda<T> {
 
     fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
         let (search, scratch, rows) = views(search);
-        let (logits_stride, bucket) = (search.vocab_size, rows.min(search.shape.slots));
+        let logits_stride = self.logits_stride(search.vocab_size);
+        let bucket = rows.min(search.shape.slots);
         let (logits, attention) = (logits.view(), attention.view());
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
     }
@@ -445,12 +459,13 @@ impl<T: Element> Backend for Cuda<T> {
         gold: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
+        let stride = logits_stride(vocab_size);
         stats::GoldLogProbs {
             rows: list(rows),
-            logits: head(logits, rows.bucket * vocab_size)?,
+            logits: head(logits, rows.bucket * stride)?,
             gold: head(gold, rows.bucket)?,
             out: head_mut(out, rows.bucket)?,
         }
-        .launch(&self.context, vocab_size)
+        .launch(&self.context, vocab_size, stride)
     }
 }
