@@ -307,6 +307,38 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()>;
 
+    /// The device's name, as on the command line.
+    fn name(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    /// A backend of the same kind on which nothing is computed or kept: [`Backend::allocated`] says what was allocated on it. None
+    /// where memory is not planned.
+    fn dry(&self) -> Option<Self> {
+        None
+    }
+
+    /// Bytes allocated on the device and not freed, as far as they are counted.
+    fn allocated(&self) -> u64 {
+        0
+    }
+
+    /// Bytes that can be allocated after all that is enqueued has run; none if nobody knows, and nobody set a limit.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Waits for all that is enqueued.
+    ///
+    /// # Errors
+    /// The device has failed and can do no more.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs `work` where the backend's threads are; a caller wraps a whole step, not each operation.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 

@@ -167,6 +167,26 @@ impl<T: Element> Backend for Cuda<T> {
         self.context.step(recordings.entry(key).or_default(), enqueue)
     }
 
+    fn name(&self) -> String {
+        self.context.name().to_owned()
+    }
+
+    fn dry(&self) -> Option<Self> {
+        Some(Cuda::new(super::open_dry()))
+    }
+
+    fn allocated(&self) -> u64 {
+        self.context.counters().live_bytes
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.context.free_memory()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.context.synchronize()
+    }
+
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
     }

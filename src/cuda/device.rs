@@ -72,8 +72,14 @@ pub trait Device: Send + Sync {
     /// Allocates memory, 256-byte aligned, with unspecified contents (NaN on the emulated device). At once.
     ///
     /// # Errors
-    /// Out of memory; a graph is being captured.
+    /// [`Error::OutOfMemory`]; a graph is being captured.
     fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Bytes that can be allocated after all that is enqueued has run; none if the device does not know.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    fn free_memory(&self) -> Result<Option<u64>>;
 
     /// Frees memory once all that is enqueued has run.
     ///
