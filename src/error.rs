@@ -194,6 +194,9 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// An operation of training failed.
+    #[error("train: {0}")]
+    Autograd(#[source] candle_core::Error),
     /// The engine thread ended before it answered.
     #[error("translate: the engine has stopped after an earlier failure")]
     EngineStopped,
@@ -221,6 +224,7 @@ impl Error {
             Error::OutOfMemory { .. } => "out_of_memory",
             Error::DeviceLost { .. } => "device_lost",
             Error::Shape { .. } => "shape",
+            Error::Autograd(_) => "autograd",
             Error::EngineStopped => "engine_stopped",
         }
     }

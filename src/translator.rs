@@ -83,6 +83,7 @@ impl EngineOptions {
 #[derive(Debug)]
 pub struct Translator {
     engine: Engine,
+    options: EngineOptions,
     device: DeviceChoice,
     contexts: Vec<Context>,
     tokenizer: Tokenizer,
@@ -165,8 +166,19 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device, contexts) = device::start(options, dir, &config)?;
-        Ok(Translator { engine, device, contexts, tokenizer, config, generation })
+        let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
+        Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
+    }
+
+    /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
+    /// from now on sees them; what has been begun is finished with the old ones first.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        let (engine, device, contexts) = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device, self.contexts) = (engine, device, contexts);
+        Ok(())
     }
 
     /// The device that it runs on.

@@ -1,7 +1,6 @@
 //! Which device a translator computes on, and opening it: the one place that names both backends.
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use crate::decode::engine::Engine;
 use crate::model::Marian;
 use crate::model::config::ModelConfig;
 use crate::model::size::WeightCounts;
+use crate::model::weights::Weights;
 use crate::{Error, Result};
 
 /// Where a [`Translator`](crate::Translator) computes.
@@ -129,13 +129,13 @@ enum Opened {
 pub(super) type Started = (Engine, DeviceChoice, Vec<Context>);
 
 /// Starts an engine over a model on the device that the options ask for.
-pub(super) fn start(options: &EngineOptions, dir: &Path, config: &ModelConfig) -> Result<Started> {
+pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Weights) -> Result<Started> {
     let (opened, choice) = open(options)?;
     let counts = WeightCounts::of(config);
     match opened {
         Opened::Cpu(workers) => {
             let workers = limited(workers, counts.on_cpu(options.dtype.size() as u64), options.memory_budget)?;
-            let models = vec![Marian::open(&workers[0], dir)?];
+            let models = vec![Marian::new(&workers[0], config, weights)?];
             Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
         }
         Opened::Cuda(contexts) => {
@@ -145,9 +145,9 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, config: &ModelConfig) -
             let needed = counts.on_device(options.dtype.size() as u64);
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
             let engine = match options.dtype {
-                Dtype::F32 => start_on::<f32>(&contexts, dir, config, options.slots),
-                Dtype::F16 => start_on::<f16>(&contexts, dir, config, options.slots),
-                Dtype::Bf16 => start_on::<bf16>(&contexts, dir, config, options.slots),
+                Dtype::F32 => start_on::<f32>(&contexts, config, weights, options.slots),
+                Dtype::F16 => start_on::<f16>(&contexts, config, weights, options.slots),
+                Dtype::Bf16 => start_on::<bf16>(&contexts, config, weights, options.slots),
                 Dtype::I8 => Err(no_i8(choice.device)),
             }?;
             Ok((engine, choice, contexts))
@@ -156,10 +156,10 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, config: &ModelConfig) -
 }
 
 /// A worker per device, each with its own copy of the model.
-fn start_on<T: Element>(contexts: &[Context], dir: &Path, config: &ModelConfig, slots: usize) -> Result<Engine> {
+fn start_on<T: Element>(contexts: &[Context], config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
     let replica = |context: &Context| {
         let backend = Cuda::<T>::new(context.clone());
-        let models = Arc::from(vec![Marian::open(&backend, dir)?]);
+        let models = Arc::from(vec![Marian::new(&backend, config, weights)?]);
         Ok((backend, models))
     };
     let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
