@@ -157,23 +157,27 @@ fn all_well(answers: Vec<Result<Vec<Vec<u32>>>>) -> Vec<Vec<Vec<u32>>> {
     answers.into_iter().map(|answer| answer.expect("no fault is planned")).collect()
 }
 
-/// A short decode: more sentences than slots, of different sizes, then a score.
-const SHORT: [Ask; 4] = [
+/// A short decode: more sentences than slots, of different sizes.
+const SHORT: [Ask; 3] = [
     Ask::Search { length: 3, beam_size: 2 },
     Ask::Search { length: 5, beam_size: 1 },
     Ask::Search { length: 2, beam_size: 2 },
-    Ask::Score { length: 4 },
 ];
 
-/// Fails the n-th call of a kind, for every n that a short decode reaches; returns how many that are.
+/// Fails the n-th call of a kind, for every n that a short decode or a scoring pass reaches; returns how many that are.
 fn fail_each(fault: Fault) -> u64 {
+    // Apart: a pass that finds no memory beside a session is run again when that has gone, and nobody notices.
+    fail_each_of(fault, &SHORT) + fail_each_of(fault, &[Ask::Score { length: 4 }])
+}
+
+fn fail_each_of(fault: Fault, asks: &[Ask]) -> u64 {
     let device = || cuda::open_emulated().expect("there is an emulator");
-    let expected = all_well(ask(&engine(&device(), 1), &SHORT));
+    let expected = all_well(ask(&engine(&device(), 1), asks));
     for n in 0.. {
         let context = device();
         let engine = engine(&context, 1);
         context.fail_after(fault, n);
-        let answers = ask(&engine, &SHORT);
+        let answers = ask(&engine, asks);
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         for (answer, expected) in answers.into_iter().zip(&expected) {
             match answer {
@@ -189,7 +193,7 @@ fn fail_each(fault: Fault) -> u64 {
             return n;
         }
         assert!(failed > 0, "{fault:?} {n} went unnoticed");
-        assert_eq!(all_well(ask(&engine, &SHORT)), expected, "after {fault:?} {n}");
+        assert_eq!(all_well(ask(&engine, asks)), expected, "after {fault:?} {n}");
         drop(engine);
         let left = context.counters();
         assert_eq!((left.live_bytes, left.pinned_bytes), (0, 0), "after {fault:?} {n}");
