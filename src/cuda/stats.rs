@@ -1,31 +1,33 @@
-//! Launcher of `kernels/stats.cu`: what a row of logits says about its gold token.
+//! Launcher of `kernels/stats.cu`: what a row of logits says about its gold token, and on its own.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
+use super::contrastive::check_stride;
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::Result;
+use crate::backend::TokenStats;
 
-const OPERATION: &str = "gold_log_probs";
+const OPERATION: &str = "token_stats";
 /// As in beam_step, for the same bits.
 const THREADS: u32 = 128;
 /// Logits that a thread holds at a time; as in the kernel.
 const ELEMENTS: u32 = 32;
 
-/// `out[i] = log_softmax(logits[i])[gold[i]]` for the live rows.
+/// [`TokenStats`] of the live rows.
 ///
-/// NaN or +infinity in a row, and a gold token outside the vocabulary, give NaN.
-pub struct GoldLogProbs<'a> {
+/// A gold token outside the vocabulary has log-probability NaN and rank 0.
+pub struct TokenStatistics<'a> {
     /// The rows.
     pub rows: RowList<'a>,
-    /// `[bucket, vocab_size]`.
+    /// `[bucket, stride]`, of which the first `vocab_size` columns are read.
     pub logits: View<'a, f32>,
     /// `[bucket]`.
     pub gold: View<'a, u32>,
-    /// `[bucket]`.
-    pub out: ViewMut<'a, f32>,
+    /// The words of [`TokenStats`] `[bucket]`.
+    pub out: ViewMut<'a, u32>,
 }
 
 /// Mirrors `StatsArguments`.
@@ -38,25 +40,28 @@ struct Arguments {
     out: u64,
     bucket: u32,
     vocab_size: u32,
+    stride: u32,
     chunks: u32,
     vectorized: u32,
+    unused: u32,
 }
 
-impl GoldLogProbs<'_> {
-    /// Enqueues the kernel.
+impl TokenStatistics<'_> {
+    /// Enqueues the kernel for rows `stride` elements apart.
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
-    pub fn launch(self, context: &Context, vocab_size: usize) -> Result<()> {
-        self.launch_with(context, vocab_size, THREADS)
+    pub fn launch(self, context: &Context, vocab_size: usize, stride: usize) -> Result<()> {
+        self.launch_with(context, vocab_size, stride, THREADS)
     }
 
-    /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
-    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+    /// As [`TokenStatistics::launch`], with blocks of `threads`, a multiple of 32.
+    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.bucket;
-        check_len(OPERATION, "logits", bucket * vocab_size, self.logits.len())?;
+        check_stride(OPERATION, vocab_size, stride)?;
+        check_len(OPERATION, "logits", bucket * stride, self.logits.len())?;
         check_len(OPERATION, "gold", bucket, self.gold.len())?;
-        check_len(OPERATION, "out", bucket, self.out.len())?;
+        check_len(OPERATION, "out", bucket * size_of::<TokenStats>() / size_of::<u32>(), self.out.len())?;
         let rows = self.rows.arguments(OPERATION, context)?;
         if bucket == 0 {
             return Ok(());
@@ -70,14 +75,17 @@ impl GoldLogProbs<'_> {
             out: context.address_mut(&self.out)?,
             bucket: rows.bucket,
             vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
+            stride: to_u32(OPERATION, "stride", stride)?,
             chunks: to_u32(OPERATION, "chunks", chunks)?,
-            vectorized: is_vectorizable::<f32>(vocab_size, &[logits]).into(),
+            vectorized: is_vectorizable::<f32>(stride, &[logits]).into(),
+            unused: 0,
         };
-        // A maximum and a sum for each chunk.
-        let shared = chunks * 2 * size_of::<f32>();
-        let launch = Launch { symbol: "stats_gold_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
-        // SAFETY: mirrors `stats_gold_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
-        // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably.
+        // A maximum and two sums for each chunk.
+        let shared = chunks * 3 * size_of::<f32>();
+        let launch = Launch { symbol: "stats_tokens_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
+        // SAFETY: mirrors `stats_tokens_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
+        // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably and holds a
+        // `TokenStats`, five words, for each row.
         unsafe { context.launch(&launch, &arguments) }
     }
 }
@@ -87,43 +95,81 @@ mod tests {
     use super::*;
     use crate::backend::Row;
     use crate::check::{Tolerance, assert_close};
-    use crate::cpu::stats as cpu;
+    use crate::cpu::stats::reference;
     use crate::cuda::testing::{DeviceRows, Values, device_tests};
 
-    const UNTOUCHED: f32 = -77.0;
+    const ROWS: usize = 9;
+    const LIVE: usize = 8;
+    const UNTOUCHED: u32 = 77;
 
-    fn check_case(context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
-        let (rows, live) = (9, 8);
-        let mut logits: Vec<f32> = Values::new(vocab_size as u64).elements(rows * vocab_size, 3.0, 9.0);
+    fn check_case(context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
+        // In quarter steps, so that ranks meet ties.
+        let mut values = Values::new(vocab_size as u64);
+        let mut logits: Vec<f32> =
+            (0..ROWS * stride).map(|_| (values.uniform() * 80.0).floor() * 0.25 - 10.0).collect();
         logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
-        logits.iter_mut().step_by(97).for_each(|z| *z = 80.0);
-        let mut gold: Vec<u32> = (0..rows).map(|r| (r * 13 % vocab_size) as u32).collect();
-        let mut expected = vec![UNTOUCHED; rows];
-        cpu::reference(live, &logits, vocab_size, &gold, &mut expected);
-        // A NaN, a +infinity, a token that is not there.
+        logits.iter_mut().step_by(97).for_each(|z| *z = 14.0);
+        let packed: Vec<f32> = logits.chunks(stride).flat_map(|row| &row[..vocab_size]).copied().collect();
+        let mut gold: Vec<u32> = (0..ROWS).map(|r| (r * 13 % vocab_size) as u32).collect();
+        let mut expected = vec![TokenStats::default(); LIVE];
+        reference(&packed, vocab_size, &gold[..LIVE], &mut expected);
+        // A NaN, a +infinity, a token that is not there. What stands beyond the vocabulary does not matter.
         logits[vocab_size / 2] = f32::NAN;
-        logits[2 * vocab_size - 1] = f32::INFINITY;
+        logits[stride + vocab_size - 1] = f32::INFINITY;
         gold[2] = vocab_size as u32;
-        expected[..3].fill(f32::NAN);
-        let rows = DeviceRows::upload(context, &[Row::default(); 9], live)?;
+        let nan = f32::NAN;
+        expected[..2].fill(TokenStats { log_prob: nan, entropy: nan, max_log_prob: nan, rank: 0, argmax: 0 });
+        (expected[2].log_prob, expected[2].rank) = (nan, 0);
+        for row in logits.chunks_mut(stride) {
+            row[vocab_size..].fill(f32::INFINITY);
+        }
+        let rows = DeviceRows::upload(context, &[Row::default(); ROWS], LIVE)?;
         let (logits, gold) = (context.upload(&logits)?, context.upload(&gold)?);
-        let mut out = context.upload(&[UNTOUCHED; 9])?;
-        GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
-            .launch_with(context, vocab_size, threads)?;
-        assert_close(&context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
+        let mut out = context.upload(&[UNTOUCHED; ROWS * 5])?;
+        TokenStatistics { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
+            .launch_with(context, vocab_size, stride, threads)?;
+        let out = context.download(out.view())?;
+        assert_eq!(out[LIVE * 5..], [UNTOUCHED; 5]);
+        let actual: &[TokenStats] = bytemuck::cast_slice(&out[..LIVE * 5]);
+        let numbers = |stats: &[TokenStats]| -> Vec<f32> {
+            stats.iter().flat_map(|s| [s.log_prob, s.entropy, s.max_log_prob]).collect()
+        };
+        assert_close(&numbers(actual), &numbers(&expected), Tolerance::new(2e-5, 1e-6));
+        let places = |stats: &[TokenStats]| stats.iter().map(|s| (s.rank, s.argmax)).collect::<Vec<_>>();
+        assert_eq!(places(actual), places(&expected), "{vocab_size} tokens, blocks of {threads}");
         Ok(())
     }
 
     fn check_shapes(context: &Context) -> Result<()> {
-        for vocab_size in [1, 2, 31, 997, 8001, 8192] {
+        for (vocab_size, stride) in [(1, 1), (2, 4), (31, 31), (997, 1000), (8001, 8004), (8192, 8192)] {
             for threads in [32, 96, 128] {
-                check_case(context, vocab_size, threads)?;
+                check_case(context, vocab_size, stride, threads)?;
             }
         }
         Ok(())
     }
 
+    fn a_logit_is_read_once(context: &Context) -> Result<()> {
+        let (vocab_size, rows) = (8192, 3);
+        let logits = context.upload(&vec![0.5f32; rows * vocab_size])?;
+        let gold = context.upload(&vec![7u32; rows])?;
+        let list = DeviceRows::upload(context, &vec![Row::default(); rows], rows)?;
+        let mut out = context.upload(&vec![0u32; rows * 5])?;
+        context.watch(logits.view())?;
+        TokenStatistics { rows: list.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
+            .launch(context, vocab_size, vocab_size)?;
+        assert_eq!(context.watched_bytes()?, (rows * vocab_size * 4) as u64);
+        Ok(())
+    }
+
     device_tests! {
         shapes: check_shapes;
+    }
+
+    /// Counting reads takes the emulator.
+    #[test]
+    #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+    fn reads() {
+        crate::cuda::testing::run_emulated(a_logit_is_read_once);
     }
 }

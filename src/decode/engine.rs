@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, SessionShape, SlotOptions};
+use crate::backend::{Backend, SessionShape, SlotOptions, TokenStats};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::score::{self, Pair};
 use crate::decode::session::{Admission, Session};
@@ -48,6 +48,8 @@ pub enum Work {
         source: Vec<u32>,
         /// Target ids.
         target: Vec<u32>,
+        /// What the decoder reads at each position, as many ids as the target has; `None`: the start token, then the target.
+        inputs: Option<Vec<u32>>,
     },
 }
 
@@ -65,8 +67,8 @@ pub struct Reply {
 pub enum Outcome {
     /// The translations, best first.
     Hypotheses(Vec<Hypothesis>),
-    /// The log-probability of each target token.
-    LogProbs(Vec<f32>),
+    /// What the model says of each target token.
+    TokenStats(Vec<TokenStats>),
 }
 
 /// A handle to the engine's threads; dropping it lets accepted jobs finish, then ends the threads.
@@ -125,9 +127,16 @@ impl Engine {
     pub fn submit(&self, job: Job) -> Result<()> {
         match &job.work {
             Work::Search { source, .. } => self.check("source", source, self.source_vocab_size)?,
-            Work::Score { source, target } => {
+            Work::Score { source, target, inputs } => {
                 self.check("source", source, self.source_vocab_size)?;
                 self.check("target", target, self.vocab_size)?;
+                if let Some(inputs) = inputs {
+                    self.check("target", inputs, self.vocab_size)?;
+                    if inputs.len() != target.len() {
+                        let (expected, got) = (format!("{} decoder inputs", target.len()), inputs.len().to_string());
+                        return Err(Error::Input { operation: "submit ids", expected, got });
+                    }
+                }
             }
         }
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
@@ -181,6 +190,13 @@ struct ScoreJob {
     reply: Sender<Reply>,
     source: Vec<u32>,
     target: Vec<u32>,
+    inputs: Option<Vec<u32>>,
+}
+
+impl ScoreJob {
+    fn pair(&self) -> Pair<'_> {
+        Pair { source: &self.source, target: &self.target, inputs: self.inputs.as_deref() }
+    }
 }
 
 impl Queues {
@@ -189,7 +205,9 @@ impl Queues {
             Work::Search { source, options, n_best, attention } => {
                 self.waiting.push_back(SearchJob { tag, reply, caller, source, options, n_best, attention });
             }
-            Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
+            Work::Score { source, target, inputs } => {
+                self.to_score.push_back(ScoreJob { tag, reply, source, target, inputs });
+            }
         }
     }
 
@@ -291,19 +309,19 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             return;
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
-        let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
+        let pairs: Vec<Pair<'_>> = batch.iter().map(ScoreJob::pair).collect();
         let (backend, model) = (&*self.backend, &*self.model);
         match score::score(backend, model, &pairs) {
             Ok(scores) => {
                 for (job, scores) in batch.iter().zip(scores) {
-                    answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
+                    answer(&job.reply, job.tag, Ok(Outcome::TokenStats(scores)));
                 }
             }
             // Alone, each pair gets its own verdict.
             Err(_) => {
                 for (job, pair) in batch.iter().zip(pairs) {
                     let scores = score::score(backend, model, &[pair]);
-                    answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
+                    answer(&job.reply, job.tag, scores.map(|scores| Outcome::TokenStats(scores.concat())));
                 }
             }
         }
