@@ -4,6 +4,7 @@
 //! 130 interrupted, with the lines that were under way.
 
 mod bench;
+mod diagnose;
 mod eval;
 mod info;
 mod input;
@@ -38,6 +39,7 @@ enum Command {
     Score(score::Arguments),
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
+    Diagnose(Box<diagnose::Arguments>),
     Info(info::Arguments),
     Validate(validate::Arguments),
 }
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Score(arguments) => score::run(arguments),
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };

@@ -47,11 +47,6 @@ impl Resampler {
         Ok(Resampler { draws: resamples(lines, options)?, all: (0..lines).collect() })
     }
 
-    /// Lines.
-    pub fn lines(&self) -> usize {
-        self.all.len()
-    }
-
     /// A statistic of drawn lines. Resamples that have none do not count.
     pub fn estimate(&self, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
         let values: Vec<f64> = self.draws.iter().map(|draw| statistic(draw)).filter(|v| v.is_finite()).collect();

@@ -2,7 +2,9 @@
 
 use super::estimate::{Estimate, Share, quotient};
 use super::report::{Curve, CurveSeries, Figure};
-use super::tokens::{Line, PositionBins, align, binned, calibration_error, confidences, half_life, relative_bin, relative_xs};
+use super::tokens::{
+    Line, PositionBins, align, binned, calibration_error, confidences, half_life, relative_bin, relative_xs,
+};
 use super::{Diagnosis, Pair};
 use crate::Result;
 use crate::backend::TokenStats;
@@ -52,8 +54,15 @@ pub(super) fn shifted(start: u32, target: &[u32]) -> Vec<u32> {
 /// The references under their own sources.
 pub(super) fn references(translator: &Translator, pairs: &[Pair]) -> Result<Vec<Vec<TokenStats>>> {
     let start = translator.config().ids.decoder_start_id;
-    let job = |pair: &Pair| Job { source: &pair.source_ids, target: pair.reference_ids.clone(), inputs: shifted(start, &pair.reference_ids) };
-    look(translator, &pairs.iter().map(job).collect::<Vec<_>>())
+    let jobs: Vec<Job<'_>> = pairs
+        .iter()
+        .map(|pair| Job {
+            source: &pair.source_ids,
+            target: pair.reference_ids.clone(),
+            inputs: shifted(start, &pair.reference_ids),
+        })
+        .collect();
+    look(translator, &jobs)
 }
 
 /// Teacher-forced numbers along the sentence, and accuracy on own prefixes beside them.
@@ -133,8 +142,18 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
         let gap = d.lines.estimate(|draw| {
             Line::slope(draw.iter().map(|&i| aligned[i].1)) - Line::slope(draw.iter().map(|&i| gold[i]))
         });
-        d.figure("own prefixes", &format!("aligned accuracy, {name}"), accuracy, "share of reference tokens found, in order");
-        d.figure("own prefixes", &format!("slope gap, {name}"), gap, "slope of aligned accuracy minus that on gold prefixes");
+        d.figure(
+            "own prefixes",
+            &format!("aligned accuracy, {name}"),
+            accuracy,
+            "share of reference tokens found, in order",
+        );
+        d.figure(
+            "own prefixes",
+            &format!("slope gap, {name}"),
+            gap,
+            "slope of aligned accuracy minus that on gold prefixes",
+        );
     }
 }
 
@@ -153,8 +172,7 @@ fn replacement(pool: &[u32], gold: u32, draw: f64) -> u32 {
 /// What a corrupted token of the prefix does to the tokens behind it.
 pub(super) fn corruption(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>]) -> Result<()> {
     let start = d.translator.config().ids.decoder_start_id;
-    let pool: Vec<u32> =
-        d.pairs.iter().flat_map(|p| &p.reference_ids[..p.reference_ids.len() - 1]).copied().collect();
+    let pool: Vec<u32> = d.pairs.iter().flat_map(|p| &p.reference_ids[..p.reference_ids.len() - 1]).copied().collect();
     let (mut jobs, mut places) = (Vec::new(), Vec::new());
     for (at, &line) in d.probed.iter().enumerate() {
         let target = &d.pairs[line].reference_ids;
@@ -190,7 +208,12 @@ pub(super) fn corruption(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>]) -> R
     d.figure("recovery", "half-life", half, "tokens until half of the first rise is gone");
     let points = d.probes.curve(&xs, &by_line);
     let series = vec![CurveSeries { name: "rise", points }];
-    d.curves.push(Curve { name: "recovery", x: "tokens behind the corrupted one", y: "rise of the negative log-likelihood, nats", series });
+    d.curves.push(Curve {
+        name: "recovery",
+        x: "tokens behind the corrupted one",
+        y: "rise of the negative log-likelihood, nats",
+        series,
+    });
     doses(d, &pool, start)
 }
 
@@ -214,7 +237,12 @@ fn doses(d: &mut Diagnosis<'_>, pool: &[u32], start: u32) -> Result<()> {
         points.extend(d.probes.curve(&[dose], &shares));
     }
     let series = vec![CurveSeries { name: "corrupted", points }];
-    d.curves.push(Curve { name: "dose", x: "share of the prefix that is corrupted", y: "negative log-likelihood, nats per token", series });
+    d.curves.push(Curve {
+        name: "dose",
+        x: "share of the prefix that is corrupted",
+        y: "negative log-likelihood, nats per token",
+        series,
+    });
     Ok(())
 }
 
@@ -256,11 +284,14 @@ pub(super) fn calibration(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], gre
     let mut series = Vec::new();
     for (name, lines) in [("gold prefix", &gold), ("own prefix", &own)] {
         let error = d.lines.estimate(|draw| calibration_error(draw.iter().map(|&i| &lines[i])));
-        d.figure("calibration", &format!("calibration error, {name}"), error, "mean distance of confidence and accuracy");
+        d.figure(
+            "calibration",
+            &format!("calibration error, {name}"),
+            error,
+            "mean distance of confidence and accuracy",
+        );
         let bins = lines[0].len();
-        let xs: Vec<f64> = (0..bins)
-            .map(|bin| quotient(lines.iter().map(|line| (line[bin].0, line[bin].2))))
-            .collect();
+        let xs: Vec<f64> = (0..bins).map(|bin| quotient(lines.iter().map(|line| (line[bin].0, line[bin].2)))).collect();
         let shares: Vec<Vec<Share>> =
             lines.iter().map(|line| line.iter().map(|bin| (bin.1, bin.2)).collect()).collect();
         let points = d.lines.curve(&xs, &shares).into_iter().filter(|point| point.count > 0.0).collect();
@@ -316,7 +347,8 @@ fn disagreement(d: &Diagnosis<'_>, oracle: &Translator, targets: &[Vec<u32>]) ->
     let jobs: Vec<Job<'_>> =
         d.probed.iter().zip(&best).zip(targets).map(|((&i, best), t)| job(d.translator, i, best, t)).collect();
     let ours = look(d.translator, &jobs)?;
-    let difference = |(theirs, ours): (&TokenStats, &TokenStats)| f64::from(theirs.max_log_prob) - f64::from(ours.log_prob);
+    let difference =
+        |(theirs, ours): (&TokenStats, &TokenStats)| f64::from(theirs.max_log_prob) - f64::from(ours.log_prob);
     Ok(theirs.iter().zip(&ours).map(|(t, o)| t.iter().zip(o).map(difference).collect()).collect())
 }
 

@@ -220,7 +220,10 @@ impl fmt::Display for Report {
             }
             writeln!(f, "  {:<34} {:<28} {}", figure.name, shown(&figure.estimate), figure.note)?;
         }
-        writeln!(f, "\nlengths (reference tokens)     lines  BLEU                    chrF2                   length ratio")?;
+        writeln!(
+            f,
+            "\nlengths (reference tokens)     lines  BLEU                    chrF2                   length ratio"
+        )?;
         for bucket in &self.buckets {
             let scores = [shown(&bucket.bleu), shown(&bucket.chrf)].map(|s| format!("{s:<23}")).join(" ");
             writeln!(f, "  {:<28} {:>5}  {scores} {}", bucket.lengths, bucket.lines, shown(&bucket.length_ratio))?;

@@ -85,7 +85,11 @@ impl Verdict {
                 "95% of references below 32 tokens, prefix-switch ratio below 1.03, half-life at most 2",
                 true,
                 vec![
-                    condition("95% of references have at most this many tokens:", e.reference_length, e.reference_length < 32.0),
+                    condition(
+                        "95% of references have at most this many tokens:",
+                        e.reference_length,
+                        e.reference_length < 32.0,
+                    ),
                     condition("prefix-switch ratio", e.prefix_ratio, e.prefix_ratio < 1.03),
                     condition("half-life", e.half_life, e.half_life <= 2.0),
                 ],
@@ -97,7 +101,11 @@ impl Verdict {
                 vec![
                     condition("largest fall of BLEU by length", e.bucket_drop, e.bucket_drop > 3.0),
                     condition("half-life", e.half_life, e.half_life > 4.0),
-                    condition("lower bound of the excess error's slope", e.excess_error_slope, e.excess_error_slope > 0.0),
+                    condition(
+                        "lower bound of the excess error's slope",
+                        e.excess_error_slope,
+                        e.excess_error_slope > 0.0,
+                    ),
                 ],
             ),
             finding(
