@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::backend::{Dtype, TokenStats};
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Preset};
+use crate::decode::trace::TraceStep;
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -75,6 +76,7 @@ impl EngineOptions {
 #[derive(Debug)]
 pub struct Translator {
     engine: Engine,
+    options: EngineOptions,
     device: DeviceChoice,
     tokenizer: Tokenizer,
     config: ModelConfig,
@@ -110,6 +112,19 @@ pub struct TextHypothesis {
     pub tokens: Vec<String>,
     /// Ids and scores.
     pub hypothesis: Hypothesis,
+}
+
+/// A sentence's search, step by step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// All that finished, best first, with their attention, however few were asked for.
+    pub translation: Translation,
+    /// The pieces of `translation.source_ids`.
+    pub source_pieces: Vec<String>,
+    /// One entry per generated token.
+    pub steps: Vec<TraceStep>,
+    /// The length at which a hypothesis is ended.
+    pub max_length: usize,
 }
 
 /// A given target's teacher-forced score.
@@ -161,8 +176,19 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device) = device::start(options, dir, config.vocab_size)?;
-        Ok(Translator { engine, device, tokenizer, config, generation })
+        let (engine, device) = device::start(options, &config, &Weights::open(dir)?)?;
+        Ok(Translator { engine, options: options.clone(), device, tokenizer, config, generation })
+    }
+
+    /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
+    /// from now on sees them; what has been begun is finished with the old ones first.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        let (engine, device) = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device) = (engine, device);
+        Ok(())
     }
 
     /// The device that it runs on.
@@ -200,6 +226,35 @@ impl Translator {
         let mut results: Vec<(u64, Result<Translation>)> = std::iter::from_fn(|| batch.next()).collect();
         results.sort_by_key(|(tag, _)| *tag);
         results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// Translates one text and tells how: what lived and what finished at each step. Slower than [`Translator::translate`], whose
+    /// result it shares.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the options, [`Error::Input`] for a blank text, and what a translation may fail with.
+    pub fn explain(&self, text: &str, options: &DecodeOptions) -> Result<Explanation> {
+        options.validate()?;
+        let (mut source_ids, limit) = (self.tokenizer.encode_source(text), self.engine.max_len());
+        let source_truncated = cut_source(options, &mut source_ids, limit);
+        if source_ids.len() <= 1 {
+            let expected = "a text that is not blank".into();
+            return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
+        }
+        let slot = options.for_slot(source_ids.len(), limit);
+        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
+        let (reply, replies) = mpsc::channel();
+        let caller = Arc::new(());
+        let work = Work::Explain(Box::new(request));
+        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
+        let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
+        let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
+            unreachable!("the job asked for an explanation")
+        };
+        let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
+        let pending = Pending { source: text.to_string(), source_ids, source_truncated };
+        let translation = self.finish(pending, hypotheses);
+        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -266,11 +321,21 @@ impl Translator {
         for Reply { tag, outcome } in replies {
             results[tag as usize] = outcome.map(|outcome| match outcome {
                 Outcome::TokenStats(stats) => stats,
-                Outcome::Hypotheses(_) => unreachable!("the job asked for scores"),
+                Outcome::Hypotheses(_) | Outcome::Explained(_) => unreachable!("the job asked for scores"),
             });
         }
         results
     }
+}
+
+/// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
+fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize) -> bool {
+    let cut = options.truncate_source && source_ids.len() > limit;
+    if cut {
+        // Everything but the end of sentence, whose id is the source vocabulary's own.
+        source_ids.drain(limit - 1..source_ids.len() - 1);
+    }
+    cut
 }
 
 /// Checks that every token of the tokenizer has a row in the model, and the other way round.
@@ -326,22 +391,20 @@ impl Batch<'_> {
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
     pub fn push_encoded(&mut self, tag: u64, source: String, mut source_ids: Vec<u32>) {
         let limit = self.translator.engine.max_len();
-        let source_truncated = self.options.truncate_source && source_ids.len() > limit;
-        if source_truncated {
-            // Everything but the end of sentence, whose id is the source vocabulary's own.
-            source_ids.drain(limit - 1..source_ids.len() - 1);
-        }
+        let source_truncated = cut_source(&self.options, &mut source_ids, limit);
         let pending = Pending { source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let work = Work::Search {
+        let request = Request {
             source: pending.source_ids.clone(),
             options: self.options.for_slot(pending.source_ids.len(), limit),
             n_best: self.options.n_best,
             attention: self.options.attention,
+            ..Request::default()
         };
+        let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),
@@ -379,7 +442,7 @@ impl Batch<'_> {
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
             Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, hypotheses),
-            Outcome::TokenStats(_) => unreachable!("the job asked for a search"),
+            Outcome::TokenStats(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
         });
         Some((tag, result))
     }

@@ -35,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "plot",
             "validate",
             "train",
+            "diagnose",
         ],
     ),
 ];

@@ -3,9 +3,11 @@
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
+mod alignment;
 mod bench;
 mod diagnose;
 mod eval;
+mod explain;
 mod info;
 mod input;
 mod interrupt;
@@ -15,6 +17,7 @@ mod progress;
 mod score;
 mod search_options;
 mod stream;
+mod train;
 mod translate;
 mod validate;
 
@@ -41,6 +44,7 @@ enum Command {
     Bench(bench::Arguments),
     Diagnose(Box<diagnose::Arguments>),
     Info(info::Arguments),
+    Train(Box<train::Arguments>),
     Validate(validate::Arguments),
 }
 
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match ending {

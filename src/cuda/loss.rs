@@ -175,152 +175,12 @@ impl<T: Element> TemperedDivergence<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Dtype;
-    use crate::check::{self, Tolerance, assert_close};
-    use crate::cpu::loss::{reference_divergence, reference_nll};
-    use crate::cuda::testing::{Values, device_tests, stored};
-
-    const ROWS: usize = 7;
-    const MASK: [u32; ROWS] = [1, 0, 1, 1, 1, 1, 1];
-    const WEIGHTS: [f32; ROWS] = [1.0, 1.0, -0.5, 0.0, 0.25, 3.0, 1.0];
-    const DIVERGENCES: [Divergence; 4] = [
-        Divergence { temperature: 2.0, beta: 0.0 },
-        Divergence { temperature: 1.0, beta: 1.0 },
-        Divergence { temperature: 0.7, beta: 0.5 },
-        Divergence { temperature: 2.0, beta: 0.1 },
-    ];
-    /// Vocabulary, stride, threads.
-    const SHAPES: [(usize, usize, u32); 6] =
-        [(1, 1, 32), (2, 8, 64), (31, 31, 32), (61, 64, 96), (997, 1000, 512), (1003, 1008, 128)];
-
-    fn shape((vocab_size, stride, _): (usize, usize, u32)) -> RowShape {
-        RowShape { vocab_size, stride }
-    }
-
-    /// Two rows of logits of much the same opinion. Columns beyond the vocabulary hold NaN, and so do the rows left out.
-    fn rows<T: Element>(shape: RowShape) -> (Vec<T>, Vec<T>) {
-        let RowShape { vocab_size, stride } = shape;
-        let mut values = Values::new(stride as u64);
-        let mut student: Vec<f32> = (0..ROWS * stride).map(|_| 10.0 * values.uniform() - 5.0).collect();
-        student.iter_mut().skip(3).step_by(89).for_each(|z| *z += 8.0);
-        let mut teacher: Vec<f32> = student.iter().map(|z| 0.8 * z + 4.0 * values.uniform() - 9.0).collect();
-        for (row, (student, teacher)) in student.chunks_mut(stride).zip(teacher.chunks_mut(stride)).enumerate() {
-            let from = if MASK[row] == 0 || WEIGHTS[row] == 0.0 { 0 } else { vocab_size };
-            student[from..].fill(f32::NAN);
-            teacher[from..].fill(f32::NAN);
-        }
-        (student.into_iter().map(T::from_f32).collect(), teacher.into_iter().map(T::from_f32).collect())
-    }
-
-    fn targets(vocab_size: usize) -> Vec<u32> {
-        let target = |r: usize| if MASK[r] == 0 { u32::MAX } else { (r * 13 % vocab_size) as u32 };
-        (0..ROWS).map(target).collect()
-    }
-
-    fn used<T: Element>(values: &[T], shape: RowShape) -> Vec<f64> {
-        let rows = stored(values);
-        rows.chunks(shape.stride).flat_map(|row| row[..shape.vocab_size].to_vec()).map(f64::from).collect()
-    }
-
-    fn narrow(values: &[f64]) -> Vec<f32> {
-        values.iter().map(|x| *x as f32).collect()
-    }
-
-    /// Losses, and gradients within 1e-4 of the largest and the rounding to T; rows left out are 0, other columns as before.
-    fn assert_outcome<T: Element>(
-        shape: RowShape,
-        before: &[T],
-        (gradient, loss): (&[T], &[f32]),
-        (expected_loss, expected): (Vec<f64>, Vec<f64>),
-    ) {
-        assert_close(loss, &narrow(&expected_loss), Tolerance::new(5e-5, 1e-5));
-        let largest = expected.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
-        let (least, rounding) = match T::DTYPE {
-            Dtype::F16 => (2f64.powi(-24), 2f64.powi(-11)),
-            Dtype::Bf16 => (0.0, 2f64.powi(-8)),
-            _ => (0.0, 0.0),
-        };
-        let tolerance = Tolerance::new(1e-4 * largest + least, rounding);
-        assert_close(&narrow(&used(gradient, shape)), &narrow(&expected), tolerance);
-        let (before, gradient) = (stored(before), stored(gradient));
-        for (i, (before, after)) in before.iter().zip(&gradient).enumerate() {
-            assert!(i % shape.stride < shape.vocab_size || before.to_bits() == after.to_bits(), "[{i}] was written");
-        }
-        for row in [1, 3] {
-            let row_start = row * shape.stride;
-            assert!(loss[row] == 0.0 && gradient[row_start..row_start + shape.vocab_size].iter().all(|g| *g == 0.0));
-        }
-    }
-
-    fn launch_nll<T: Element>(
-        context: &Context,
-        shape: RowShape,
-        logits: &[T],
-        targets: &[u32],
-        smoothing: f32,
-        threads: u32,
-    ) -> Result<(Vec<T>, Vec<f32>)> {
-        let mut logits = context.upload(logits)?;
-        let (targets, mask, weights) = (context.upload(targets)?, context.upload(&MASK)?, context.upload(&WEIGHTS)?);
-        let mut loss = context.upload(&[-77.0f32; ROWS])?;
-        WeightedNll {
-            logits: logits.view_mut(),
-            targets: targets.view(),
-            mask: mask.view(),
-            weights: weights.view(),
-            loss: loss.view_mut(),
-        }
-        .launch_with(context, shape, smoothing, threads)?;
-        Ok((context.download(logits.view())?, context.download(loss.view())?))
-    }
-
-    fn launch_divergence<T: Element>(
-        context: &Context,
-        shape: RowShape,
-        (student, teacher): (&[T], &[T]),
-        divergence: Divergence,
-        threads: u32,
-    ) -> Result<(Vec<T>, Vec<f32>)> {
-        let (mut student, teacher) = (context.upload(student)?, context.upload(teacher)?);
-        let (mask, weights) = (context.upload(&MASK)?, context.upload(&WEIGHTS)?);
-        let mut loss = context.upload(&[-77.0f32; ROWS])?;
-        TemperedDivergence {
-            student: student.view_mut(),
-            teacher: teacher.view(),
-            mask: mask.view(),
-            weights: weights.view(),
-            loss: loss.view_mut(),
-        }
-        .launch_with(context, shape, divergence, threads)?;
-        Ok((context.download(student.view())?, context.download(loss.view())?))
-    }
-
-    fn check_likelihood<T: Element>(context: &Context) -> Result<()> {
-        let weights = WEIGHTS.map(f64::from);
-        for (case, smoothing) in SHAPES.into_iter().flat_map(|case| [(case, 0.0), (case, 0.1)]) {
-            let shape = shape(case);
-            let (logits, _) = rows::<T>(shape);
-            let targets = targets(shape.vocab_size);
-            let (gradient, loss) = launch_nll(context, shape, &logits, &targets, smoothing, case.2)?;
-            let expected =
-                reference_nll(shape.vocab_size, f64::from(smoothing), &used(&logits, shape), &targets, &MASK, &weights);
-            assert_outcome(shape, &logits, (&gradient, &loss), expected);
-        }
-        Ok(())
-    }
-
-    fn check_divergences<T: Element>(context: &Context) -> Result<()> {
-        let weights = WEIGHTS.map(f64::from);
-        for (case, divergence) in SHAPES.into_iter().flat_map(|case| DIVERGENCES.map(|d| (case, d))) {
-            let shape = shape(case);
-            let (student, teacher) = rows::<T>(shape);
-            let (gradient, loss) = launch_divergence(context, shape, (&student, &teacher), divergence, case.2)?;
-            let (wide, wide_teacher) = (used(&student, shape), used(&teacher, shape));
-            let expected = reference_divergence(shape.vocab_size, divergence, &wide, &wide_teacher, &MASK, &weights);
-            assert_outcome(shape, &student, (&gradient, &loss), expected);
-        }
-        Ok(())
-    }
+    use crate::check;
+    use crate::cuda::testing::{device_tests, stored};
+    use crate::validate::kernels::loss::{
+        self as cases, DIVERGENCES, MASK, ROWS, SHAPES, WEIGHTS, launch_divergence, launch_nll, rows, shape,
+    };
+    use crate::validate::probe::assert_all_pass;
 
     fn equal_models_do_not_diverge(context: &Context) -> Result<()> {
         for (case, divergence) in SHAPES.into_iter().flat_map(|case| DIVERGENCES.map(|d| (case, d))) {
@@ -328,7 +188,8 @@ mod tests {
             let (student, _) = rows::<f32>(shape);
             let (gradient, loss) = launch_divergence(context, shape, (&student, &student), divergence, case.2)?;
             assert!(loss.iter().all(|l| *l == 0.0), "{divergence:?}: {loss:?}");
-            assert!(used(&gradient, shape).iter().all(|g| *g == 0.0), "{divergence:?}");
+            let used = |row: &[f32]| row[..shape.vocab_size].iter().all(|g| *g == 0.0);
+            assert!(stored(&gradient).chunks(shape.stride).all(used), "{divergence:?}");
         }
         Ok(())
     }
@@ -429,12 +290,9 @@ mod tests {
     }
 
     device_tests! {
-        likelihood_f32: check_likelihood::<f32>;
-        likelihood_f16: check_likelihood::<half::f16>;
-        likelihood_bf16: check_likelihood::<half::bf16>;
-        divergences_f32: check_divergences::<f32>;
-        divergences_f16: check_divergences::<half::f16>;
-        divergences_bf16: check_divergences::<half::bf16>;
+        f32: |context| assert_all_pass(context, "loss", cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, "loss", cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, "loss", cases::check_as::<half::bf16>);
         equal_models: equal_models_do_not_diverge;
         bad_values: what_cannot_be_normalised_shows;
         invariance: a_row_does_not_depend_on_its_place;

@@ -75,64 +75,9 @@ impl Risk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Tolerance, assert_close};
-    use crate::cpu::risk::reference;
     use crate::cuda::testing::device_tests;
-
-    fn launch(
-        context: &Context,
-        alpha: f32,
-        log_probs: &[f32],
-        risks: &[f32],
-        starts: &[u32],
-    ) -> Result<(Vec<f32>, Vec<ExpectedRisk>)> {
-        let (log_probs, risks, starts) = (context.upload(log_probs)?, context.upload(risks)?, context.upload(starts)?);
-        let mut coefficients = context.upload(&vec![-77.0f32; log_probs.len()])?;
-        let mut outcomes = context.allocate::<ExpectedRisk>(starts.len() - 1)?;
-        Risk {
-            log_probs: log_probs.view(),
-            risks: risks.view(),
-            starts: starts.view(),
-            coefficients: coefficients.view_mut(),
-            outcomes: outcomes.view_mut(),
-        }
-        .launch(context, alpha)?;
-        Ok((context.download(coefficients.view())?, context.download(outcomes.view())?))
-    }
-
-    fn it_equals_the_reference(context: &Context) -> Result<()> {
-        let mut starts = vec![0u32];
-        let (mut log_probs, mut risks): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
-        for (count, spread) in [(2usize, 1.0f32), (17, 1.0), (0, 1.0), (17, 1e-5), (33, 1.0), (100, 1.0), (1000, 0.01)]
-        {
-            log_probs.extend((0..count).map(|i| -((i * 7919 % 101) as f32) - 3.0));
-            risks.extend((0..count).map(|i| 0.5 + spread * ((i * 31 % 17) as f32 / 17.0 - 0.4)));
-            starts.push(log_probs.len() as u32);
-        }
-        log_probs[4] = f32::NEG_INFINITY;
-        for alpha in [0.005, 1.0] {
-            let (coefficients, outcomes) = launch(context, alpha, &log_probs, &risks, &starts)?;
-            for (outcome, part) in outcomes.iter().zip(starts.windows(2)) {
-                let part = part[0] as usize..part[1] as usize;
-                if part.is_empty() {
-                    assert_eq!(*outcome, ExpectedRisk::default());
-                    continue;
-                }
-                let wide = |values: &[f32]| values[part.clone()].iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-                let (_, expected, risk, effective) = reference(f64::from(alpha), &wide(&log_probs), &wide(&risks));
-                let found = &coefficients[part.clone()];
-                let largest = f64::from(found.iter().fold(0.0, |max: f32, c| max.max(c.abs())));
-                let close = Tolerance::new(0.0, 1e-6);
-                assert_close(&[outcome.risk, outcome.effective_samples], &[risk as f32, effective as f32], close);
-                let expected: Vec<f32> = expected.iter().map(|c| *c as f32).collect();
-                // Below 1e-15 a risk cannot be told from its mean, in f64.
-                assert_close(found, &expected, Tolerance::new(1e-6 * largest + 1e-15, 1e-6));
-                let sum: f64 = found.iter().map(|c| f64::from(*c)).sum();
-                assert!(sum.abs() <= 1e-6 * largest, "sum {sum}, largest {largest}");
-            }
-        }
-        Ok(())
-    }
+    use crate::validate::kernels::risk::{self as cases, launch};
+    use crate::validate::probe::assert_all_pass;
 
     fn special_cases_are_the_cpus(context: &Context) -> Result<()> {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -151,7 +96,7 @@ mod tests {
     }
 
     device_tests! {
-        values: it_equals_the_reference;
+        values: |context| assert_all_pass(context, "risk", cases::check);
         special: special_cases_are_the_cpus;
     }
 }

@@ -94,60 +94,9 @@ impl TokenStatistics<'_> {
 mod tests {
     use super::*;
     use crate::backend::Row;
-    use crate::check::{Tolerance, assert_close};
-    use crate::cpu::stats::reference;
-    use crate::cuda::testing::{DeviceRows, Values, device_tests};
-
-    const ROWS: usize = 9;
-    const LIVE: usize = 8;
-    const UNTOUCHED: u32 = 77;
-
-    fn check_case(context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
-        // In quarter steps, so that ranks meet ties.
-        let mut values = Values::new(vocab_size as u64);
-        let mut logits: Vec<f32> =
-            (0..ROWS * stride).map(|_| (values.uniform() * 80.0).floor() * 0.25 - 10.0).collect();
-        logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
-        logits.iter_mut().step_by(97).for_each(|z| *z = 14.0);
-        let packed: Vec<f32> = logits.chunks(stride).flat_map(|row| &row[..vocab_size]).copied().collect();
-        let mut gold: Vec<u32> = (0..ROWS).map(|r| (r * 13 % vocab_size) as u32).collect();
-        let mut expected = vec![TokenStats::default(); LIVE];
-        reference(&packed, vocab_size, &gold[..LIVE], &mut expected);
-        // A NaN, a +infinity, a token that is not there. What stands beyond the vocabulary does not matter.
-        logits[vocab_size / 2] = f32::NAN;
-        logits[stride + vocab_size - 1] = f32::INFINITY;
-        gold[2] = vocab_size as u32;
-        let nan = f32::NAN;
-        expected[..2].fill(TokenStats { log_prob: nan, entropy: nan, max_log_prob: nan, rank: 0, argmax: 0 });
-        (expected[2].log_prob, expected[2].rank) = (nan, 0);
-        for row in logits.chunks_mut(stride) {
-            row[vocab_size..].fill(f32::INFINITY);
-        }
-        let rows = DeviceRows::upload(context, &[Row::default(); ROWS], LIVE)?;
-        let (logits, gold) = (context.upload(&logits)?, context.upload(&gold)?);
-        let mut out = context.upload(&[UNTOUCHED; ROWS * 5])?;
-        TokenStatistics { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
-            .launch_with(context, vocab_size, stride, threads)?;
-        let out = context.download(out.view())?;
-        assert_eq!(out[LIVE * 5..], [UNTOUCHED; 5]);
-        let actual: &[TokenStats] = bytemuck::cast_slice(&out[..LIVE * 5]);
-        let numbers = |stats: &[TokenStats]| -> Vec<f32> {
-            stats.iter().flat_map(|s| [s.log_prob, s.entropy, s.max_log_prob]).collect()
-        };
-        assert_close(&numbers(actual), &numbers(&expected), Tolerance::new(2e-5, 1e-6));
-        let places = |stats: &[TokenStats]| stats.iter().map(|s| (s.rank, s.argmax)).collect::<Vec<_>>();
-        assert_eq!(places(actual), places(&expected), "{vocab_size} tokens, blocks of {threads}");
-        Ok(())
-    }
-
-    fn check_shapes(context: &Context) -> Result<()> {
-        for (vocab_size, stride) in [(1, 1), (2, 4), (31, 31), (997, 1000), (8001, 8004), (8192, 8192)] {
-            for threads in [32, 96, 128] {
-                check_case(context, vocab_size, stride, threads)?;
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::{DeviceRows, device_tests};
+    use crate::validate::kernels::stats as cases;
+    use crate::validate::probe::assert_all_pass;
 
     fn a_logit_is_read_once(context: &Context) -> Result<()> {
         let (vocab_size, rows) = (8192, 3);
@@ -163,7 +112,7 @@ mod tests {
     }
 
     device_tests! {
-        shapes: check_shapes;
+        shapes: |context| assert_all_pass(context, "stats", cases::check);
     }
 
     /// Counting reads takes the emulator.

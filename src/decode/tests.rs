@@ -17,18 +17,18 @@ const START: u32 = 2;
 
 /// A model whose logits are pseudo-random in (source, position, token read).
 #[derive(Clone, Debug)]
-struct Scripted {
-    vocab_size: usize,
+pub(super) struct Scripted {
+    pub(super) vocab_size: usize,
     /// Added to the end of sentence: how eager it is to end.
-    eos_bonus: f32,
+    pub(super) eos_bonus: f32,
     /// Sources that start with this id produce NaN at their third position.
-    poison: Option<u32>,
+    pub(super) poison: Option<u32>,
     /// Where encoders wait for each other.
-    meeting: Option<&'static Barrier>,
+    pub(super) meeting: Option<&'static Barrier>,
 }
 
 #[derive(Debug)]
-struct ScriptedState {
+pub(super) struct ScriptedState {
     /// Per slot, a number that stands for the source.
     sources: Vec<u64>,
     logits: Vec<f32>,
@@ -119,26 +119,31 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
+pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
 
-fn source(i: u32) -> Vec<u32> {
+pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
 }
 
 /// Translates through an engine of `slots` slots and up to three workers; options per source.
-fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)]) -> Vec<Result<Vec<Hypothesis>>> {
+pub(super) fn translate(
+    model: &Scripted,
+    slots: usize,
+    work: &[(Vec<u32>, DecodeOptions)],
+) -> Vec<Result<Vec<Hypothesis>>> {
     let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
-    let engine = Engine::start(workers, model.clone(), 256, slots).expect("threads start");
+    let engine = Engine::start(workers, vec![model.clone()], 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
-        let work = Work::Search {
+        let work = Work::Search(Box::new(Request {
             source: source.clone(),
             options: options.for_slot(source.len(), model.max_len()),
             n_best: options.n_best,
             attention: options.attention,
-        };
+            ..Request::default()
+        }));
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -149,7 +154,7 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
     assert_eq!(results.len(), work.len());
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::TokenStats(_) => panic!("asked for a search"),
+        Outcome::TokenStats(_) | Outcome::Explained(_) => panic!("asked for a search"),
     };
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
@@ -436,7 +441,7 @@ fn a_poisoned_sentence_fails_alone() {
 #[test]
 fn scoring_equals_the_search() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 256, 4).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     let mut expected = Vec::new();
@@ -464,7 +469,7 @@ fn scoring_equals_the_search() {
 #[test]
 fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 100, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
     let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
@@ -489,13 +494,13 @@ fn a_worker_leaves_the_others_their_share() {
     let workers = (0..2).map(|_| Cpu::new(1, Dtype::F32).expect("a thread starts")).collect();
     let model = Scripted { meeting: Some(&MEETING), ..MODEL };
     // Never dropped: it would wait for workers that wait for each other.
-    let engine = Box::leak(Box::new(Engine::start(workers, model, 256, 2).expect("threads start")));
+    let engine = Box::leak(Box::new(Engine::start(workers, vec![model], 256, 2).expect("threads start")));
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for tag in 0..6 {
         let source = source(tag);
         let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
         let caller = Arc::downgrade(&caller);
         engine.submit(Job { tag: tag.into(), work, reply: reply.clone(), caller }).expect("the ids fit");
     }
@@ -508,14 +513,14 @@ fn a_worker_leaves_the_others_their_share() {
 #[test]
 fn a_sentence_that_nobody_waits_for_is_not_begun() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let here = Arc::new(());
     let gone = Arc::downgrade(&Arc::new(()));
     for tag in 0..20 {
         let source = source(tag);
         let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
         let caller = if tag % 5 == 0 { Arc::downgrade(&here) } else { gone.clone() };
         engine.submit(Job { tag: u64::from(tag), work, reply: reply.clone(), caller }).expect("the ids fit");
     }
