@@ -314,9 +314,9 @@ def main():
             if arguments.reference:
                 workload['bleu'] = bleu(ours, theirs, target_pieces, arguments.lines, arguments.reference)
         workload['rows'] = rows
-    report['machine']['load_at_end'] = os.getloadavg()[0]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=1) + '\n')
+        report['machine']['load_at_end'] = os.getloadavg()[0]
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(report, indent=1) + '\n')
     print(markdown(report))
 
 
