@@ -66,10 +66,11 @@ constexpr unsigned CUTS = 256;        // whatever lives after this step ends as 
 struct Step {
     unsigned slot, first_row, live;
     unsigned beams;   // the slot's own
-    unsigned kept;    // candidates that are ranked
     unsigned before;  // tokens generated so far
     unsigned flags;
 
+    // Candidates that are ranked.
+    __device__ __forceinline__ unsigned kept() const { return 2 * beams; }
     __device__ __forceinline__ bool is(unsigned flag) const { return (flags & flag) != 0; }
 };
 
@@ -80,7 +81,6 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.live = s.live[step.slot];
     const SlotOptions& options = s.options[step.slot];
     step.beams = options.beam_size;
-    step.kept = 2 * options.beam_size;
     step.before = s.step[step.slot];
     const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
     const bool only_eos = at_limit && options.cut == 0, forced = only_eos && options.forced_eos != 0;
@@ -153,7 +153,7 @@ __device__ __forceinline__ void select_eos(const BeamStepArguments& a, const Ste
                                            const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
     const Search& s = a.search;
     const bool is_here = s.eos_id - begin < blockDim.x * CHUNK_ELEMENTS;
-    for (unsigned i = threadIdx.x + is_here; i <= step.kept; i += blockDim.x) candidates[i] = 0;
+    for (unsigned i = threadIdx.x + is_here; i <= step.kept(); i += blockDim.x) candidates[i] = 0;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         if (chunk_index(begin, e) != s.eos_id) continue;
@@ -208,7 +208,7 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
         const LogSum left = chunk_log_sum(x, w.scratch);
         if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
     }
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates_of(a, part));
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates_of(a, part));
 }
 
 // ---- The slot's ranking ----
@@ -244,8 +244,8 @@ __device__ __forceinline__ float score_of(const Step& step, const Workspace& w, 
 
 // Candidate i of the slot's parts as (score, flat index).
 __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
-    const unsigned part = i / step.kept, beam = part / a.chunks;
-    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept];
+    const unsigned part = i / step.kept(), beam = part / a.chunks;
+    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept()];
     if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
     return make_key(score_of(step, w, beam, key_number(key)), beam * a.search.vocab_size + key_index(key));
 }
@@ -253,10 +253,10 @@ __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step&
 // w.best = the best of all parts, sorted; returns how many. By a whole block.
 __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const KeyPool pool = make_pool(a, w, keys);
-    const unsigned total = step.live * a.chunks * step.kept;
+    const unsigned total = step.live * a.chunks * step.kept();
     Key mine = 0;
     for (unsigned i = threadIdx.x; i < total; i += blockDim.x) mine = max(mine, score_key(a, step, w, i));
-    const unsigned need = step.kept <= blockDim.x ? step.kept : 0;
+    const unsigned need = step.kept() <= blockDim.x ? step.kept() : 0;
     Key threshold = nth_best(pool, mine, need);
     const unsigned turns = (total + blockDim.x - 1) / blockDim.x;
     // Where the pool cannot overflow, no turn has to wait for the others.
@@ -267,7 +267,7 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
             const bool full = *pool.count + blockDim.x > pool.capacity;
             __syncthreads();
             if (full) {
-                threshold = shrink(pool, step.kept, w.best);
+                threshold = shrink(pool, step.kept(), w.best);
                 __syncthreads();
             }
         }
@@ -277,15 +277,15 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
     }
     __syncthreads();
     const unsigned count = *pool.count;
-    sort_best(pool.keys, count, step.kept, w.best);
+    sort_best(pool.keys, count, step.kept(), w.best);
     __syncthreads();
-    return min(count, step.kept);
+    return min(count, step.kept());
 }
 
 // Whether a part may lack a candidate that ranks: the best that it left out is worth as much as the last that ranks, and its
 // tokens come before that one's.
 __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
-    const Key next = candidates_of(a, part_at(a, step, part))[step.kept], last = w.best[step.kept - 1];
+    const Key next = candidates_of(a, part_at(a, step, part))[step.kept()], last = w.best[step.kept() - 1];
     const unsigned beam = part / a.chunks, first_token = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
     if (next == 0 || beam * a.search.vocab_size + first_token >= key_index(last)) return false;
     return ordered_bits(score_of(step, w, beam, key_number(next))) == key_bits(last);
@@ -301,12 +301,12 @@ __device__ __forceinline__ void select_again(const BeamStepArguments& a, const S
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
     Key* candidates = candidates_of(a, part_at(a, step, part));
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates);
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates);
     __syncthreads();
     // What is kept is known by its logit, as before; and this time nothing is missing.
-    for (unsigned i = threadIdx.x; i <= step.kept; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i <= step.kept(); i += blockDim.x) {
         const unsigned token = key_index(candidates[i]);
-        candidates[i] = i == step.kept || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
+        candidates[i] = i == step.kept() || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
     }
     __syncthreads();
 }
@@ -340,7 +340,7 @@ __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const St
         }
         const unsigned chunk = token / (blockDim.x * CHUNK_ELEMENTS);
         const Key* candidates = candidates_of(a, part_at(a, step, beam * a.chunks + chunk));
-        for (unsigned i = lane; i < step.kept; i += WARP_SIZE) {
+        for (unsigned i = lane; i < step.kept(); i += WARP_SIZE) {
             if (candidates[i] != 0 && key_index(candidates[i]) == token) w.best_logit[rank] = key_number(candidates[i]);
         }
     }
@@ -528,7 +528,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
 #pragma unroll 1
         for (unsigned turn = 0; turn < 2; ++turn) {
             count = merge(a, step, w, keys);
-            if (count < step.kept || turn == 1 || !resolve_ties(a, step, w, keys)) break;
+            if (count < step.kept() || turn == 1 || !resolve_ties(a, step, w, keys)) break;
         }
         find_logits(a, step, count, w);
     }
@@ -601,5 +601,5 @@ __device__ void start_slots(const StartSlotsArguments& a) {
     rebuild_rows(s, scratch);
 }
 
-KERNEL(beam_step_f32, 128, BeamStepArguments, beam_step)
+KERNEL_BOUNDED(beam_step_f32, 128, 3, BeamStepArguments, beam_step)
 KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)
