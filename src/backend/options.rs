@@ -160,6 +160,10 @@ pub struct Stages {
     pub samples: bool,
     /// What ranks is not the model's own distribution.
     pub ranked: bool,
+    /// What ranks comes from [`Backend::ensemble`](super::Backend::ensemble).
+    pub mixes: bool,
+    /// [`Backend::repetition_penalty`](super::Backend::repetition_penalty) is asked for.
+    pub repetition: bool,
 }
 
 impl Stages {
@@ -174,12 +178,14 @@ impl Stages {
             voices: (contrast | ensemble) & !1,
             samples: options.samples(),
             ranked: options.ranked != 0,
+            mixes: options.ranked != 0 && contrast == 0,
+            repetition: options.ranked != 0 && options.penalizes_repetition(),
         }
     }
 
     /// All of it in one number.
     pub fn bits(self) -> u32 {
-        let flags = [self.bans, self.samples, self.ranked];
+        let flags = [self.bans, self.samples, self.ranked, self.mixes, self.repetition];
         let flags = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
         flags | self.voices << 8 | self.contrast << 16
     }
@@ -192,6 +198,8 @@ impl Stages {
             voices: self.voices | other.voices,
             samples: self.samples || other.samples,
             ranked: self.ranked || other.ranked,
+            mixes: self.mixes || other.mixes,
+            repetition: self.repetition || other.repetition,
         }
     }
 }

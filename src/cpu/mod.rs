@@ -7,11 +7,13 @@ pub mod attention;
 pub mod beam_step;
 pub mod contrastive;
 pub mod embedding;
+pub mod ensemble;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+pub mod processors;
 pub mod risk;
 pub mod scheduled_sampling;
 pub mod simd;
@@ -260,6 +262,26 @@ impl Backend for Cpu {
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
         beam_step::start_slots(slots, search);
+        Ok(())
+    }
+
+    fn processors(&self, search: &mut Search<Self>) -> Result<()> {
+        processors::processors(search);
+        Ok(())
+    }
+
+    fn contrastive(&self, expert: &Vec<f32>, amateur: &Vec<f32>, voice: u32, search: &mut Search<Self>) -> Result<()> {
+        contrastive::contrast_voice(expert, amateur, voice, search);
+        Ok(())
+    }
+
+    fn ensemble(&self, voices: &[Option<&Vec<f32>>], search: &mut Search<Self>) -> Result<()> {
+        ensemble::ensemble(voices, search);
+        Ok(())
+    }
+
+    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+        processors::repetition_penalty(search);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::{Launch, is_vectorizable};
 use crate::backend::Dtype;
-use crate::backend::{Row, SlotOptions};
+use crate::backend::{Row, SlotOptions, words};
 use crate::{Error, Result};
 
 const OPERATION: &str = "contrastive";
@@ -18,22 +18,26 @@ const THREADS: u32 = 1024;
 ///
 /// Rows lie `stride` elements apart, of which the first `vocab_size` are used. Rows from `count` on are not written.
 pub struct Contrastive<'a, T> {
-    /// `[bucket]`: the slot of each row, and its position, which says whether it is at its length limit.
-    pub rows: View<'a, Row>,
+    /// [`Row`] `[bucket]`: the slot of each row, and its position, which says whether it is at its length limit.
+    pub rows: View<'a, u32>,
     /// `[1]`: how many of the rows are live.
     pub count: View<'a, u32>,
-    /// `[slots]`. A row of a slot that is not there becomes NaN.
-    pub options: View<'a, SlotOptions>,
+    /// [`SlotOptions`] `[slots]`. A row of a slot that is not there becomes NaN.
+    pub options: View<'a, u32>,
     /// `[bucket, stride]`: the expert's logits.
     pub expert: View<'a, T>,
     /// `[bucket, stride]`: the amateur's logits, or the expert's of another source. None: they stand in `out`, and `T` is f32.
     pub amateur: Option<View<'a, T>>,
     /// `[bucket, stride]`: the contrastive log-probabilities.
     pub out: ViewMut<'a, f32>,
-    /// `[bucket]`: log(sum(exp(expert))).
-    pub normalizers: ViewMut<'a, f32>,
+    /// `[bucket]`: log(sum(exp(expert))), where asked for.
+    pub normalizers: Option<ViewMut<'a, f32>>,
     /// End of sentence, which joins the tokens that may be taken at the length limit.
     pub eos_id: u32,
+    /// The given first tokens of each slot `[slots, max_len]`, the next of which joins them too; with `max_len`.
+    pub prefixes: Option<(View<'a, u32>, usize)>,
+    /// Rows whose slots have another amateur are left alone; 0: whichever it is.
+    pub voice: u32,
 }
 
 /// Mirrors `ContrastiveArguments`.
@@ -47,16 +51,19 @@ struct Arguments {
     options: u64,
     rows: u64,
     count: u64,
+    prefixes: u64,
     bucket: u32,
     slots: u32,
     vocab_size: u32,
     stride: u32,
     eos_id: u32,
     vectorized: u32,
+    max_len: u32,
+    voice: u32,
 }
 
 impl<T: Element> Contrastive<'_, T> {
-    /// Enqueues the kernel for a bucket of `rows.len()` rows of `vocab_size` tokens, `stride` elements apart.
+    /// Enqueues the kernel for a bucket of `rows` rows of `vocab_size` tokens, `stride` elements apart.
     ///
     /// # Errors
     /// A tensor of a size that does not fit; an amateur in `out` whose type is not f32; the device failed.
@@ -66,7 +73,7 @@ impl<T: Element> Contrastive<'_, T> {
 
     /// As [`Contrastive::launch`], with blocks of `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
-        let bucket = self.rows.len();
+        let (bucket, slots) = (self.rows.len() / words::<Row>(), self.options.len() / words::<SlotOptions>());
         check_stride(OPERATION, vocab_size, stride)?;
         check_len(OPERATION, "expert", bucket * stride, self.expert.len())?;
         check_len(OPERATION, "out", bucket * stride, self.out.len())?;
@@ -76,7 +83,12 @@ impl<T: Element> Contrastive<'_, T> {
             bucket * stride,
             self.amateur.map_or(bucket * stride, |amateur| amateur.len()),
         )?;
-        check_len(OPERATION, "normalizers", bucket, self.normalizers.len())?;
+        check_len(OPERATION, "rows", bucket * words::<Row>(), self.rows.len())?;
+        check_len(OPERATION, "options", slots * words::<SlotOptions>(), self.options.len())?;
+        check_len(OPERATION, "normalizers", bucket, self.normalizers.as_ref().map_or(bucket, ViewMut::len))?;
+        let (prefixes, max_len) = self.prefixes.unzip();
+        let max_len = max_len.unwrap_or(0);
+        check_len(OPERATION, "prefixes", slots * max_len, prefixes.map_or(0, |prefixes| prefixes.len()))?;
         check_len(OPERATION, "count", 1, self.count.len())?;
         if self.amateur.is_none() && T::DTYPE != Dtype::F32 {
             let (expected, got) = ("f32, to stand in out".to_owned(), format!("{:?}", T::DTYPE));
@@ -90,16 +102,19 @@ impl<T: Element> Contrastive<'_, T> {
             expert: context.address(&self.expert)?,
             amateur: self.amateur.map_or(Ok(out), |amateur| context.address(&amateur))?,
             out,
-            normalizers: context.address_mut(&self.normalizers)?,
+            normalizers: self.normalizers.as_ref().map_or(Ok(0), |view| context.address_mut(view))?,
             options: context.address(&self.options)?,
             rows: context.address(&self.rows)?,
             count: context.address(&self.count)?,
+            prefixes: context.address_or_null(prefixes.as_ref())?,
             bucket: to_u32(OPERATION, "rows", bucket)?,
-            slots: to_u32(OPERATION, "options", self.options.len())?,
+            slots: to_u32(OPERATION, "options", slots)?,
             vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
             stride: to_u32(OPERATION, "stride", stride)?,
             eos_id: self.eos_id,
             vectorized: 0,
+            max_len: to_u32(OPERATION, "max_len", max_len)?,
+            voice: self.voice,
         };
         let Arguments { expert, amateur, .. } = arguments;
         arguments.vectorized = is_vectorizable::<T>(stride, &[expert, amateur, out]).into();
@@ -177,8 +192,8 @@ mod tests {
 
     /// Launches over `[ROWS, stride]` tensors of which LIVE rows are live; returns `out` and the normalisers, whole.
     fn launch<T: Element>(context: &Context, case: &Case, expert: &[T], amateur: &[T]) -> Result<[Vec<f32>; 2]> {
-        let (rows, count) = (context.upload(&rows())?, context.upload(&[LIVE as u32])?);
-        let options = context.upload(&options(case.form))?;
+        let (rows, count) = (context.upload(bytemuck::cast_slice::<_, u32>(&rows()))?, context.upload(&[LIVE as u32])?);
+        let options = context.upload(bytemuck::cast_slice::<_, u32>(&options(case.form)))?;
         let mut out = context.upload(&if case.in_place { stored(amateur) } else { vec![UNTOUCHED; amateur.len()] })?;
         let (expert, amateur) = (context.upload(expert)?, context.upload(amateur)?);
         let mut normalizers = context.upload(&[UNTOUCHED; ROWS])?;
@@ -189,8 +204,10 @@ mod tests {
             expert: expert.view(),
             amateur: (!case.in_place).then(|| amateur.view()),
             out: out.view_mut(),
-            normalizers: normalizers.view_mut(),
+            normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
+            prefixes: None,
+            voice: 0,
         }
         .launch_with(context, case.vocab_size, case.stride, case.threads)?;
         Ok([context.download(out.view())?, context.download(normalizers.view())?])
@@ -286,12 +303,14 @@ mod tests {
         (expert[17], expert[18], expert[3000]) = (1.0, 0.5, 1.5);
         let (expert, amateur) = (context.upload(&expert)?, context.upload(&vec![0.0f32; vocab_size])?);
         let (mut out, mut normalizers) = (context.allocate(vocab_size)?, context.allocate(bucket)?);
-        let (rows, count) = (context.upload(&[Row::default()])?, context.upload(&[1u32])?);
-        let options = context.upload(&[SlotOptions {
+        let (rows, count) =
+            (context.upload(bytemuck::cast_slice::<_, u32>(&[Row::default()]))?, context.upload(&[1u32])?);
+        let options = SlotOptions {
             contrast: ContrastiveOptions::new(ContrastiveForm::Li, 0.5, 0.1, 1.0),
             max_len: 99,
             ..SlotOptions::default()
-        }])?;
+        };
+        let options = context.upload(bytemuck::cast_slice::<_, u32>(&[options]))?;
         context.watch(amateur.view())?;
         Contrastive {
             rows: rows.view(),
@@ -300,8 +319,10 @@ mod tests {
             expert: expert.view(),
             amateur: Some(amateur.view()),
             out: out.view_mut(),
-            normalizers: normalizers.view_mut(),
+            normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
+            prefixes: None,
+            voice: 0,
         }
         .launch(context, vocab_size, vocab_size)?;
         // Two passes over two packs of 16 bytes.
@@ -310,8 +331,9 @@ mod tests {
     }
 
     fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
-        let (rows, count) = (context.upload(&[Row::default(); 2])?, context.upload(&[2u32])?);
-        let options = context.upload(&options(ContrastiveForm::Li))?;
+        let (rows, count) =
+            (context.upload(bytemuck::cast_slice::<_, u32>(&[Row::default(); 2]))?, context.upload(&[2u32])?);
+        let options = context.upload(bytemuck::cast_slice::<_, u32>(&options(ContrastiveForm::Li)))?;
         let halves = context.upload(&[half::f16::ONE; 16])?;
         let (mut out, mut normalizers) = (context.allocate(16)?, context.allocate(2)?);
         let mut refused = |amateur: Option<usize>, vocab_size: usize| -> Result<String> {
@@ -323,8 +345,10 @@ mod tests {
                 expert: halves.view(),
                 amateur,
                 out: out.view_mut(),
-                normalizers: normalizers.view_mut(),
+                normalizers: Some(normalizers.view_mut()),
                 eos_id: EOS,
+                prefixes: None,
+                voice: 0,
             };
             Ok(case.launch(context, vocab_size, 8).err().map_or_else(String::new, |error| error.to_string()))
         };

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, MAX_VOICES};
+use crate::backend::{Backend, MAX_VOICES, Stages};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
@@ -74,6 +74,7 @@ pub struct Engine {
     vocab_size: usize,
     source_vocab_size: usize,
     max_len: usize,
+    models: usize,
 }
 
 impl Engine {
@@ -97,7 +98,14 @@ impl Engine {
         let receiver = Arc::new(Mutex::new(receiver));
         let vocab_size = first.vocab_size();
         let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
-        let mut engine = Engine { jobs: Some(jobs), threads: Vec::new(), vocab_size, source_vocab_size, max_len };
+        let mut engine = Engine {
+            jobs: Some(jobs),
+            threads: Vec::new(),
+            vocab_size,
+            source_vocab_size,
+            max_len,
+            models: models.len(),
+        };
         let (models, slots) = (Arc::<[M]>::from(models), slots.div_ceil(backends.len()));
         for backend in backends {
             let (backend, models, receiver) = (Arc::new(backend), models.clone(), receiver.clone());
@@ -130,9 +138,7 @@ impl Engine {
         match &job.work {
             Work::Search(request) | Work::Explain(request) => {
                 self.check("source", &request.source, self.source_vocab_size)?;
-                if !request.contrast_source.is_empty() {
-                    self.check("contrast source", &request.contrast_source, self.source_vocab_size)?;
-                }
+                self.check_request(request)?;
             }
             Work::Score { source, target } => {
                 self.check("source", source, self.source_vocab_size)?;
@@ -140,6 +146,36 @@ impl Engine {
             }
         }
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
+    }
+
+    /// The voice that is the first model reading another source.
+    pub fn other_source_voice(&self) -> usize {
+        self.models
+    }
+
+    fn check_request(&self, request: &Request) -> Result<()> {
+        let Request { options, contrast_source, prefix, bans, .. } = request;
+        let wrong = |expected: String, got: String| Err(Error::Input { operation: "submit a search", expected, got });
+        let stages = Stages::of(options);
+        let reads_another = stages.voices & 1 << self.models != 0;
+        if stages.voices >> (self.models + usize::from(reads_another)) != 0 {
+            return wrong(format!("voices below {}", self.models + 1), format!("{:b} in bits", stages.voices));
+        }
+        if stages.contrast & 1 != 0 {
+            return wrong("an amateur beside the first voice".into(), "voice 0".into());
+        }
+        if reads_another {
+            self.check("contrast source", contrast_source, self.source_vocab_size)?;
+        }
+        check_ids("submit a prefix", prefix, self.vocab_size)?;
+        if prefix.len() != options.prefix_len as usize || options.prefix_len >= options.max_len.max(1) {
+            let got = format!("{} of {}", prefix.len(), options.prefix_len);
+            return wrong(format!("a prefix of fewer tokens than the {} of the limit", options.max_len), got);
+        }
+        if bans.as_ref().is_some_and(|bans| bans.words() != self.vocab_size.div_ceil(32)) {
+            return wrong(format!("bans for {} tokens", self.vocab_size), "some for another vocabulary".into());
+        }
+        Ok(())
     }
 
     fn check(&self, side: &'static str, ids: &[u32], vocab_size: usize) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Search: options, the session that runs it, hypotheses, scoring of given targets, and the engine that threads share.
 
+mod bans;
 pub mod engine;
 mod hypothesis;
 pub mod options;
@@ -10,9 +11,10 @@ pub mod session;
 mod tests;
 pub mod trace;
 
+pub use bans::Bans;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
-pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
 pub use session::Session;
 pub use trace::Trace;

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use crate::backend::{LengthPenaltyKind, SlotOptions, StopKind};
+use crate::backend::{ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SlotOptions, StopKind};
+use crate::decode::bans::Bans;
 use crate::model::config::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
 
@@ -36,6 +38,18 @@ pub struct DecodeOptions {
     /// Whether masked tokens give their probability to the others before ranking, as transformers' `renormalize_logits`.
     /// Default false.
     pub renormalize: bool,
+    /// Whether what ranks is the contrast with an amateur. Default none.
+    pub contrastive: Option<Contrastive>,
+    /// What the log-probability of a token is multiplied by that has been generated before, as transformers does in beam search
+    /// (Keskar et al. 2019): above 1 repetition ranks lower. Default 1, which switches it off.
+    pub repetition_penalty: f32,
+    /// No sequence of so many tokens is generated twice. Default 0, which switches it off.
+    pub no_repeat_ngram: usize,
+    /// Tokens and sequences that are never generated. Default none.
+    pub bans: Option<Arc<Bans>>,
+    /// What the log-probability of each model counts for in what ranks: the translator's own, then those of
+    /// [`EngineOptions::ensemble`](crate::EngineOptions::ensemble). Default empty: the translator's own alone.
+    pub ensemble: Vec<f32>,
     /// Whether results carry the cross-attention and a word alignment. Default false.
     pub attention: bool,
     /// Whether a source longer than the position table is cut, and flagged, instead of refused. Default false.
@@ -55,9 +69,44 @@ impl Default for DecodeOptions {
             min_length: 0,
             forced_eos_free: false,
             renormalize: false,
+            contrastive: None,
+            repetition_penalty: 1.0,
+            no_repeat_ngram: 0,
+            bans: None,
+            ensemble: Vec::new(),
             attention: false,
             truncate_source: false,
         }
+    }
+}
+
+/// Contrastive decoding: what ranks is an expert's distribution against an amateur's.
+///
+/// The expert is the translator's model. The amateur is [`EngineOptions::amateur`](crate::EngineOptions::amateur), or, for
+/// [`ContrastiveForm::Source`], the expert itself reading another source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contrastive {
+    /// How the two become one distribution.
+    pub form: ContrastiveForm,
+    /// How strongly the amateur counts, 0..=10.
+    pub weight: f32,
+    /// Tokens below this share of the expert's best probability are not taken, 0..=1; not used by [`ContrastiveForm::Seed`].
+    pub mask: f32,
+    /// Divides the amateur's logits; above 0.
+    pub temperature: f32,
+}
+
+impl Contrastive {
+    /// The form's defaults: weight 0.5, for [`ContrastiveForm::Source`] 0.7; mask 0.1; temperature 1.
+    pub fn new(form: ContrastiveForm) -> Self {
+        let weight = if form == ContrastiveForm::Source { 0.7 } else { 0.5 };
+        Contrastive { form, weight, mask: 0.1, temperature: 1.0 }
+    }
+
+    /// As a slot has it, its amateur being the voice of that number.
+    pub(crate) fn for_voice(&self, voice: usize) -> ContrastiveOptions {
+        let options = ContrastiveOptions::new(self.form, self.weight, self.mask, self.temperature);
+        ContrastiveOptions { voice: voice as u32, ..options }
     }
 }
 
@@ -232,6 +281,26 @@ impl DecodeOptions {
         }
         let coverage = self.coverage_penalty;
         check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;
+        if let Some(Contrastive { weight, mask, temperature, .. }) = self.contrastive {
+            let named = "contrastive-weight";
+            check((0.0..=MAX_WEIGHT).contains(&weight), named, format!("0 to {MAX_WEIGHT}"), weight.to_string())?;
+            check((0.0..=1.0).contains(&mask), "contrastive-mask", "0 to 1".into(), mask.to_string())?;
+            let ok = temperature > 0.0 && temperature.is_finite();
+            check(ok, "contrastive-temperature", "a number above 0".into(), temperature.to_string())?;
+            let got = format!("{} models in an ensemble as well", self.ensemble.len());
+            check(self.ensemble.is_empty(), "contrastive", "one expert".into(), got)?;
+        }
+        let penalty = self.repetition_penalty;
+        let ok = penalty > 0.0 && penalty <= MAX_WEIGHT;
+        check(ok, "repetition-penalty", format!("above 0, at most {MAX_WEIGHT}"), penalty.to_string())?;
+        let members = self.ensemble.len();
+        check(members < MAX_VOICES, "ensemble", format!("at most {} models", MAX_VOICES - 1), members.to_string())?;
+        for weight in &self.ensemble {
+            let ok = *weight >= 0.0 && *weight <= MAX_WEIGHT;
+            check(ok, "ensemble", format!("weights of 0 to {MAX_WEIGHT}"), weight.to_string())?;
+        }
+        let some = self.ensemble.is_empty() || self.ensemble.iter().any(|weight| *weight > 0.0);
+        check(some, "ensemble", "a weight above 0".into(), "none".into())?;
         if let MaxLength::Absolute(most) = self.max_length {
             check(most >= 1, "max-length", "1 or more".into(), most.to_string())?;
             let least = self.min_length;
@@ -273,6 +342,13 @@ impl DecodeOptions {
             forced_eos: u32::from(self.forced_eos_free),
             renormalize: u32::from(self.renormalize),
             src_len: src_len as u32,
+            banned: u32::from(self.bans.is_some() || self.no_repeat_ngram > 0),
+            no_repeat_ngram: u32::try_from(self.no_repeat_ngram).unwrap_or(u32::MAX),
+            ranked: u32::from(
+                self.contrastive.is_some() || !self.ensemble.is_empty() || self.repetition_penalty != 1.0,
+            ),
+            repetition_penalty: self.repetition_penalty,
+            ensemble: std::array::from_fn(|voice| self.ensemble.get(voice).copied().unwrap_or(0.0)),
             ..SlotOptions::default()
         }
     }
