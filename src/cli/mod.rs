@@ -16,6 +16,7 @@ mod progress;
 mod score;
 mod search_options;
 mod stream;
+mod train;
 mod translate;
 mod validate;
 
@@ -41,6 +42,7 @@ enum Command {
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Info(info::Arguments),
+    Train(Box<train::Arguments>),
     Validate(validate::Arguments),
 }
 
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match ending {

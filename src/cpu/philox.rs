@@ -13,6 +13,12 @@ pub enum Purpose {
     Coin = 0,
     /// The noise with which it samples another.
     Noise = 1,
+    /// Which elements dropout drops in training.
+    Dropout = 8,
+    /// The order of the training data.
+    Order = 9,
+    /// Whose prefix distillation reads.
+    Prefix = 10,
 }
 
 /// The four words of a counter under a key.

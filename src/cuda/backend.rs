@@ -393,9 +393,9 @@ impl<T: Element> Backend for Cuda<T> {
         let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
         let prefixes = (!search.prefixes.is_empty()).then(|| (search.prefixes.view(), search.shape.max_len));
         contrastive::Contrastive {
-            rows: head(&search.rows.entries, bucket * words::<Row>())?,
+            rows: head(&search.rows.entries, bucket * words::<Row>())?.cast()?,
             count: search.rows.count.view(),
-            options: search.options.view(),
+            options: search.options.view().cast()?,
             expert: head(expert, bucket * stride)?,
             amateur: Some(head(amateur, bucket * stride)?),
             out: head_mut(&mut search.ranked, bucket * stride)?,

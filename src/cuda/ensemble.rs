@@ -77,3 +77,14 @@ impl Ensemble<'_> {
         unsafe { context.launch(&launch, &arguments) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::ensemble as cases;
+    use crate::validate::probe::assert_all_pass;
+
+    device_tests! {
+        cases: |context| assert_all_pass(context, "ensemble", cases::check);
+    }
+}

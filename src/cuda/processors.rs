@@ -129,3 +129,14 @@ impl RepetitionPenalty<'_> {
         unsafe { context.launch(&launch, &arguments) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::processors as cases;
+    use crate::validate::probe::assert_all_pass;
+
+    device_tests! {
+        cases: |context| assert_all_pass(context, "processors", cases::check);
+    }
+}
