@@ -1,6 +1,8 @@
 //! Text in, text out: the public face of the library.
 
 mod device;
+mod memory;
+mod voices;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,15 +11,19 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::Dtype;
+use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-pub use device::{Device, DeviceChoice};
+pub use crate::cuda::Counters;
+pub use device::{Device, DeviceChoice, Gpus};
+pub use memory::{MemoryPlan, SearchSize};
+pub use voices::Sentence;
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +37,29 @@ pub struct EngineOptions {
     pub workers: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
+    /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
+    /// is free on a GPU, no limit on the CPU.
+    pub memory_budget: Option<u64>,
     /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
+    /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
+    pub amateur: Option<PathBuf>,
+    /// The other members of an ensemble: directories of models with the same pieces. Default none.
+    pub ensemble: Vec<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { device: Device::Cpu, threads: 0, workers: 0, slots: 32, dtype: Dtype::F32 }
+        EngineOptions {
+            device: Device::Cpu,
+            threads: 0,
+            workers: 0,
+            slots: 32,
+            memory_budget: None,
+            dtype: Dtype::F32,
+            amateur: None,
+            ensemble: Vec::new(),
+        }
     }
 }
 
@@ -78,6 +100,7 @@ pub struct Translator {
     engine: Engine,
     options: EngineOptions,
     device: DeviceChoice,
+    contexts: Vec<Context>,
     tokenizer: Tokenizer,
     config: ModelConfig,
     generation: GenerationConfig,
@@ -158,8 +181,9 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device) = device::start(options, &config, &Weights::open(dir)?)?;
-        Ok(Translator { engine, options: options.clone(), device, tokenizer, config, generation })
+        voices::check_companions(options, &config, &tokenizer)?;
+        let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
+        Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
     }
 
     /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
@@ -168,14 +192,19 @@ impl Translator {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
-        let (engine, device) = device::start(&self.options, &self.config, weights)?;
-        (self.engine, self.device) = (engine, device);
+        let (engine, device, contexts) = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device, self.contexts) = (engine, device, contexts);
         Ok(())
     }
 
     /// The device that it runs on.
     pub fn device(&self) -> &DeviceChoice {
         &self.device
+    }
+
+    /// What the devices have done since they were opened, all together; none on the CPU.
+    pub fn counters(&self) -> Option<Counters> {
+        self.contexts.iter().map(Context::counters).reduce(|all, one| all.plus(&one))
     }
 
     /// The model's architecture.
@@ -223,8 +252,9 @@ impl Translator {
             let expected = "a text that is not blank".into();
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
-        let slot = options.for_slot(source_ids.len(), limit);
-        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
+        self.check_models(options)?;
+        let request = self.request(options, source_ids.clone(), &Sentence::from(text.to_owned()))?;
+        let max_length = request.options.max_len as usize;
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
         let work = Work::Explain(Box::new(request));
@@ -236,7 +266,7 @@ impl Translator {
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
         let translation = self.finish(pending, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
+        Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -245,6 +275,7 @@ impl Translator {
     /// [`Error::Option`].
     pub fn batch(&self, options: &DecodeOptions) -> Result<Batch<'_>> {
         options.validate()?;
+        self.check_models(options)?;
         let (reply, replies) = mpsc::channel();
         Ok(Batch {
             translator: self,
@@ -351,27 +382,27 @@ struct Pending {
 }
 
 impl Batch<'_> {
-    /// Adds a text; its result comes back under `tag`, which no other pending text may have.
-    pub fn push(&mut self, tag: u64, source: String) {
-        let source_ids = self.translator.tokenizer.encode_source(&source);
-        self.push_encoded(tag, source, source_ids);
+    /// Adds a text, or a [`Sentence`]; its result comes back under `tag`, which no other pending text may have.
+    pub fn push(&mut self, tag: u64, sentence: impl Into<Sentence>) {
+        let sentence = sentence.into();
+        let source_ids = self.translator.tokenizer.encode_source(&sentence.source);
+        self.push_encoded(tag, sentence, source_ids);
     }
 
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
-    pub fn push_encoded(&mut self, tag: u64, source: String, mut source_ids: Vec<u32>) {
+    pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, mut source_ids: Vec<u32>) {
+        let sentence = sentence.into();
         let limit = self.translator.engine.max_len();
         let source_truncated = cut_source(&self.options, &mut source_ids, limit);
-        let pending = Pending { source, source_ids, source_truncated };
+        let request = self.translator.request(&self.options, source_ids.clone(), &sentence);
+        let pending = Pending { source: sentence.source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let request = Request {
-            source: pending.source_ids.clone(),
-            options: self.options.for_slot(pending.source_ids.len(), limit),
-            n_best: self.options.n_best,
-            attention: self.options.attention,
-            ..Request::default()
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return self.ready.push((tag, Err(error))),
         };
         let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
@@ -460,21 +491,5 @@ impl ModelInfo {
             parameters: weights.parameters(),
             dtype: weights.dtype(),
         })
-    }
-
-    /// Bytes of the weights as the CPU backend holds them: f32, embeddings that double as the output projection twice.
-    pub fn weight_bytes(&self) -> usize {
-        let config = &self.config;
-        let positions = config.max_position_embeddings * if config.share_embeddings { 1 } else { 2 };
-        let packed_again = config.decoder_vocab_size * usize::from(config.tie_word_embeddings);
-        (self.parameters + (packed_again + positions) * config.d_model) * size_of::<f32>()
-    }
-
-    /// Bytes of a session's caches and logits: `slots` sentences at `beam_size` beams, source and target of `len` tokens.
-    pub fn session_bytes(&self, slots: usize, beam_size: usize, len: usize) -> usize {
-        let config = &self.config;
-        let rows = slots * beam_size;
-        let caches = 2 * config.decoder.layers * config.d_model * (rows * len + slots * len);
-        (caches + rows * config.decoder_vocab_size) * size_of::<f32>()
     }
 }

@@ -42,7 +42,11 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 16] = [
+const RE_EXPORTS: [(&str, &str); 20] = [
+    ("ContrastiveForm", "backend"),
+    ("Bans", "decode"),
+    ("Contrastive", "decode"),
+    ("Sentence", "translator"),
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),

@@ -85,6 +85,6 @@ mod tests {
     use crate::validate::probe::assert_all_pass;
 
     device_tests! {
-        cases: |context| assert_all_pass(context, "ensemble", cases::check);
+        all: |context| assert_all_pass(context, "ensemble", cases::check);
     }
 }

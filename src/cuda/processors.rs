@@ -137,6 +137,6 @@ mod tests {
     use crate::validate::probe::assert_all_pass;
 
     device_tests! {
-        cases: |context| assert_all_pass(context, "processors", cases::check);
+        all: |context| assert_all_pass(context, "processors", cases::check);
     }
 }

@@ -94,6 +94,6 @@ mod tests {
             "{}",
             refused(&[], &vec![vec![3; 1000]; 3])
         );
-        assert_eq!(refused(&[39], &[vec![3; 1000]; 2]), "");
+        assert_eq!(refused(&[39], &vec![vec![3; 1000]; 2]), "");
     }
 }

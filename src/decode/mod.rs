@@ -2,6 +2,8 @@
 
 mod bans;
 pub mod engine;
+#[cfg(test)]
+mod fault_tests;
 mod hypothesis;
 pub mod options;
 mod request;
