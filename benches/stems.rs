@@ -189,6 +189,7 @@ fn options() -> SlotOptions {
         forced_eos: 0,
         renormalize: 0,
         src_len: LEN as u32,
+        ..SlotOptions::default()
     }
 }
 

@@ -11,7 +11,8 @@
 // Keys and values lie at places, kv_stride elements apart: rows of the encoder's [bucket, 3 * width]; a cache
 // [slots, max_len, beam_size, width] (beam_size 1 for the source). Shapes otherwise: rows [bucket, 4] u32 (slot, beam, position,
 // token); count [1] u32, how many are live; queries [bucket, query_stride]; out [bucket, width] of type T; width = num_heads *
-// head_dim; starts [slots + 1], ancestry [slots, beam_size, max_len], options [slots, option_words] u32; weights
+// head_dim; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per
+// slot, from the first one's src_len on; weights
 // [bucket, max_len] f32, may be null.
 // Parallelisation: a block per row of the bucket, a warp per head, several heads in turn if there are fewer warps. A lane takes a
 // position's score, then an element's weighted sum. Shared memory: capacity positions per warp, once more for their places, and
@@ -40,7 +41,7 @@ struct AttentionArguments {
     unsigned slots;         // encoder: sentences
     unsigned max_len;       // positions per slot
     unsigned beam_size;
-    unsigned option_words;  // words of an entry of options, the last of them src_len
+    unsigned option_words;  // from one slot's src_len to the next one's
     unsigned capacity;      // positions that shared memory has room for
     float scale;
     unsigned vectorized;    // head_dim is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
@@ -193,7 +194,7 @@ __device__ void attention_cross(const AttentionArguments<T>& a) {
     if (row >= a.bucket || row >= *a.count) return;
     const unsigned slot = load_row(a.rows, row).slot;
     if (slot >= a.slots) return show(a, row);
-    const unsigned len = a.table[static_cast<std::size_t>(slot) * a.option_words + a.option_words - 1];
+    const unsigned len = a.table[static_cast<std::size_t>(slot) * a.option_words];
     if (len > a.max_len) return show(a, row);
     const unsigned first = slot * a.max_len;
     attend(a, row, len, [=](unsigned t) { return first + t; });

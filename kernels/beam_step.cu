@@ -1,9 +1,12 @@
-// One step of beam search in every live slot: log-softmax, cumulative scores, the best 2K of K * V candidates, end of sentence
+// One step of the search in every live slot: log-softmax, cumulative scores, the best 2K of K * V candidates, end of sentence
 // and the finished set, histories, ancestry, coverage, the stop rule, and the list of rows that the next step computes. One
 // launch, one read of the logits. The contract is `beam_step` in src/backend.rs.
 //
-// Shapes: logits [rows, vocab_size], rows logits_stride apart, and attention [rows, max_src_len], f32, in the order of the row
-// list; the state as in search_state.cuh; per row and chunk of the vocabulary, candidates [2K + 1] and stats [2].
+// A slot that ranks another distribution reads that as well, for its candidates; a slot that samples reads its picks alone.
+//
+// Shapes: logits and ranked [rows, vocab_size], rows logits_stride apart, and attention [rows, max_src_len], f32, in the order of
+// the row list; bans [rows, ceil(vocab_size / 32)]; the state as in search_state.cuh; per row and chunk of the vocabulary,
+// candidates [2K + 1] and stats [2].
 // Parallelisation: a block per (live slot, beam, chunk of 32 logits a thread). It keeps its chunk in registers, reduces it to a
 // log-sum, and picks the chunk's best 2K: the threads' own maxima give a bar that few others pass. The slot's last block merges
 // the chunks and carries out the ranking; the last slot's rebuilds the row list. Blocks beyond the live slots return at once:
@@ -42,22 +45,32 @@ struct Workspace {
     float best_logit[MAX_KEPT];
     float cum[MAX_BEAMS], normalizer[MAX_BEAMS], ranked_normalizer[MAX_BEAMS];
     unsigned count, flag, num_extending, num_finishing;
-    unsigned extending[MAX_BEAMS], finishing[MAX_BEAMS];  // ranks
+    unsigned extending[MAX_BEAMS], finishing[MAX_KEPT];  // ranks
+    unsigned cut_into[MAX_KEPT];  // the live beam that a finishing rank becomes, NO_TOKEN for end of sentence
     unsigned parents[MAX_BEAMS];
     unsigned flags[MAX_THREADS];
-    Finished finished[MAX_KEPT];
+    Finished finished[3 * MAX_BEAMS];
 };
 
-// A block's slot, and what the slot may do at this step.
+// What a slot may do at a step.
+constexpr unsigned EOS_ALLOWED = 1, ONLY_EOS = 2;
+constexpr unsigned FORCED_EOS = 4;    // end of sentence is a candidate whatever its logit
+constexpr unsigned FREE_EOS = 8;      // end of sentence ranks with log-probability 0
+constexpr unsigned RENORMALIZES = 16;
+constexpr unsigned RANKED = 32;       // what ranks is not the logits
+constexpr unsigned BANNED = 64;
+constexpr unsigned SAMPLES = 128;
+constexpr unsigned CUTS = 256;        // whatever lives after this step ends as it is
+
+// A block's slot and its step.
 struct Step {
     unsigned slot, first_row, live;
     unsigned beams;   // the slot's own
     unsigned kept;    // candidates that are ranked
     unsigned before;  // tokens generated so far
-    bool eos_allowed, only_eos;
-    bool forced_eos;  // end of sentence is a candidate whatever its logit
-    bool free_eos;    // end of sentence ranks with log-probability 0
-    bool renormalize;
+    unsigned flags;
+
+    __device__ __forceinline__ bool is(unsigned flag) const { return (flags & flag) != 0; }
 };
 
 __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
@@ -69,13 +82,31 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.beams = options.beam_size;
     step.kept = 2 * options.beam_size;
     step.before = s.step[step.slot];
-    step.only_eos = step.before + 1 >= options.max_len;
-    step.eos_allowed = step.before + 1 >= options.min_len || step.only_eos;
-    step.forced_eos = step.only_eos && options.forced_eos != 0;
-    // With nothing else left, renormalising comes to the same.
-    step.free_eos = step.only_eos && (options.forced_eos != 0 || options.renormalize != 0);
-    step.renormalize = options.renormalize != 0 && !step.only_eos;
+    const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
+    const bool only_eos = at_limit && options.cut == 0, forced = only_eos && options.forced_eos != 0;
+    const bool renormalizes = options.renormalize != 0;
+    step.flags = (only_eos ? ONLY_EOS : 0) | (only_eos || step.before + 1 >= options.min_len ? EOS_ALLOWED : 0) |
+                 (forced ? FORCED_EOS : 0) |
+                 // With nothing else left, renormalising comes to the same.
+                 (forced || (only_eos && renormalizes) ? FREE_EOS : 0) | (renormalizes && !only_eos ? RENORMALIZES : 0) |
+                 (options.ranked != 0 ? RANKED : 0) | (options.banned != 0 ? BANNED : 0) | (samples ? SAMPLES : 0) |
+                 (at_limit && (options.cut != 0 || samples) ? CUTS : 0);
     return step;
+}
+
+__device__ __forceinline__ const float* logits_of(const BeamStepArguments& a, const Step& step, unsigned beam) {
+    return a.logits + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
+}
+
+// What the candidates of a beam are ranked by.
+__device__ __forceinline__ const float* ranked_of(const BeamStepArguments& a, const Step& step, unsigned beam) {
+    return (step.is(RANKED) ? a.search.ranked : a.logits) + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
+}
+
+// 32 bits of the tokens that a beam may not take, from `token` on, a multiple of 4, of which at least 4 count.
+__device__ __forceinline__ unsigned bans_at(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned token) {
+    const unsigned words = (a.search.vocab_size + 31) / 32;
+    return a.search.bans[static_cast<std::size_t>(step.first_row + beam) * words + token / 32] >> token % 32;
 }
 
 __device__ __forceinline__ Key* candidates_of(const BeamStepArguments& a, std::size_t part) {
@@ -94,26 +125,41 @@ __device__ __forceinline__ KeyPool make_pool(const BeamStepArguments& a, Workspa
 // ---- A chunk ----
 
 // Tokens that the step does not allow become -infinity; not for steps that allow end of sentence only.
-__device__ __forceinline__ void mask(const Search& s, const Step& step, unsigned begin, float (&x)[CHUNK_ELEMENTS]) {
+__device__ __forceinline__ void mask(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned begin,
+                                     float (&x)[CHUNK_ELEMENTS]) {
+    const Search& s = a.search;
     const unsigned size = blockDim.x * CHUNK_ELEMENTS;
-    if (s.pad_id - begin >= size && (step.eos_allowed || s.eos_id - begin >= size)) return;
+    if (step.is(BANNED)) {
+#pragma unroll
+        for (unsigned e = 0; e < CHUNK_ELEMENTS; e += 4) {
+            const unsigned token = chunk_index(begin, e);
+            const unsigned bans = token < s.vocab_size ? bans_at(a, step, beam, token) : 0;
+#pragma unroll
+            for (unsigned k = 0; k < 4; ++k) {
+                if ((bans >> k & 1) != 0) x[e + k] = -INFINITY;
+            }
+        }
+    }
+    if (s.pad_id - begin >= size && (step.is(EOS_ALLOWED) || s.eos_id - begin >= size)) return;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         const unsigned token = chunk_index(begin, e);
-        if (token == s.pad_id || (token == s.eos_id && !step.eos_allowed)) x[e] = -INFINITY;
+        if (token == s.pad_id || (token == s.eos_id && !step.is(EOS_ALLOWED))) x[e] = -INFINITY;
     }
 }
 
 // candidates = end of sentence, if it is here. By a whole block.
-__device__ __forceinline__ void select_eos(const Search& s, const Step& step, unsigned begin,
+__device__ __forceinline__ void select_eos(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned begin,
                                            const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
+    const Search& s = a.search;
     const bool is_here = s.eos_id - begin < blockDim.x * CHUNK_ELEMENTS;
     for (unsigned i = threadIdx.x + is_here; i <= step.kept; i += blockDim.x) candidates[i] = 0;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         if (chunk_index(begin, e) != s.eos_id) continue;
         const Key forced = static_cast<Key>(ordered_bits(x[e])) << 32 | static_cast<unsigned>(~s.eos_id);
-        candidates[0] = step.forced_eos ? forced : make_key(x[e], s.eos_id);
+        const bool banned = step.is(BANNED) && (bans_at(a, step, beam, s.eos_id) & 1) != 0;
+        candidates[0] = step.is(FORCED_EOS) ? forced : banned ? 0 : make_key(x[e], s.eos_id);
     }
 }
 
@@ -146,20 +192,19 @@ __device__ __forceinline__ void select_chunk(const KeyPool& pool, unsigned begin
 
 __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned chunk,
                                            Workspace& w, Key* keys) {
-    const Search& s = a.search;
     const unsigned begin = chunk * blockDim.x * CHUNK_ELEMENTS;
-    const float* row = a.logits + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
     float x[CHUNK_ELEMENTS];
-    load_chunk(row, begin, s.vocab_size, a.vectorized != 0, x);
+    load_chunk(logits_of(a, step, beam), begin, a.search.vocab_size, a.vectorized != 0, x);
     const LogSum all = chunk_log_sum(x, w.scratch);
     const std::size_t part = part_at(a, step, beam * a.chunks + chunk);
     if (threadIdx.x == 0) a.stats[2 * part] = all;
-    if (step.only_eos) {
-        select_eos(s, step, begin, x, candidates_of(a, part));
+    if (step.is(RANKED)) load_chunk(ranked_of(a, step, beam), begin, a.search.vocab_size, a.vectorized != 0, x);
+    if (step.is(ONLY_EOS)) {
+        select_eos(a, step, beam, begin, x, candidates_of(a, part));
         return;
     }
-    mask(s, step, begin, x);
-    if (step.renormalize) {
+    mask(a, step, beam, begin, x);
+    if (step.is(RENORMALIZES)) {
         const LogSum left = chunk_log_sum(x, w.scratch);
         if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
     }
@@ -168,26 +213,33 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
 
 // ---- The slot's ranking ----
 
+// The first beam whose normaliser is NaN or +infinity, or `live`.
+__device__ __forceinline__ unsigned first_bad(const Step& step, const Workspace& w) {
+    unsigned bad = 0;
+    while (bad < step.live && w.normalizer[bad] < INFINITY) ++bad;
+    return bad;
+}
+
 // The normalisers of the slot's beams; the first beam whose logits were not finite, or `live`.
 __device__ __forceinline__ unsigned load_beams(const BeamStepArguments& a, const Step& step, Workspace& w) {
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     for (unsigned beam = warp; beam < step.live; beam += warps) {
         const LogSum* stats = a.stats + 2 * part_at(a, step, beam * a.chunks);
         const float all = merge_log_sums(stats, a.chunks, 2);
-        const float left = step.renormalize ? merge_log_sums(stats + 1, a.chunks, 2) : all;
+        const float unmasked = step.is(RANKED) ? 0.0f : all;
+        const float left = step.is(RENORMALIZES) ? merge_log_sums(stats + 1, a.chunks, 2) : unmasked;
         if (lane != 0) continue;
-        w.normalizer[beam] = all;
+        // A row that cannot be ranked is NaN throughout.
+        w.normalizer[beam] = step.is(RANKED) && isnan(*ranked_of(a, step, beam)) ? NAN : all;
         w.ranked_normalizer[beam] = left;
         w.cum[beam] = a.search.cum_log_probs[step.slot * a.search.beams + beam];
     }
     __syncthreads();
-    unsigned bad = 0;
-    while (bad < step.live && w.normalizer[bad] < INFINITY) ++bad;
-    return bad;
+    return first_bad(step, w);
 }
 
 __device__ __forceinline__ float score_of(const Step& step, const Workspace& w, unsigned beam, float logit) {
-    return w.cum[beam] + (step.free_eos ? 0.0f : logit - w.ranked_normalizer[beam]);
+    return w.cum[beam] + (step.is(FREE_EOS) ? 0.0f : logit - w.ranked_normalizer[beam]);
 }
 
 // Candidate i of the slot's parts as (score, flat index).
@@ -199,7 +251,7 @@ __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step&
 }
 
 // w.best = the best of all parts, sorted; returns how many. By a whole block.
-__device__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+__device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const KeyPool pool = make_pool(a, w, keys);
     const unsigned total = step.live * a.chunks * step.kept;
     Key mine = 0;
@@ -240,12 +292,12 @@ __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const S
 }
 
 // Ranks a part again, by score.
-__device__ void select_again(const BeamStepArguments& a, const Step& step, unsigned part, Workspace& w, Key* keys) {
+__device__ __forceinline__ void select_again(const BeamStepArguments& a, const Step& step, unsigned part, Workspace& w, Key* keys) {
     const unsigned beam = part / a.chunks, begin = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
-    const float* row = a.logits + static_cast<std::size_t>(step.first_row + beam) * a.logits_stride;
+    const float* row = ranked_of(a, step, beam);
     float x[CHUNK_ELEMENTS];
     load_chunk(row, begin, a.search.vocab_size, a.vectorized != 0, x);
-    mask(a.search, step, begin, x);
+    mask(a, step, beam, begin, x);
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
     Key* candidates = candidates_of(a, part_at(a, step, part));
@@ -282,6 +334,10 @@ __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const St
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     for (unsigned rank = warp; rank < count; rank += warps) {
         const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size, token = flat % a.search.vocab_size;
+        if (step.is(RANKED)) {
+            if (lane == 0) w.best_logit[rank] = __ldg(logits_of(a, step, beam) + token);
+            continue;
+        }
         const unsigned chunk = token / (blockDim.x * CHUNK_ELEMENTS);
         const Key* candidates = candidates_of(a, part_at(a, step, beam * a.chunks + chunk));
         for (unsigned i = lane; i < step.kept; i += WARP_SIZE) {
@@ -302,18 +358,30 @@ __device__ __forceinline__ Chosen chosen(const BeamStepArguments& a, const Works
     return Chosen{beam, flat % a.search.vocab_size, key_number(w.best[rank]), w.best_logit[rank] - w.normalizer[beam]};
 }
 
-// Splits the ranking: end of sentence among the first `beams` ranks finishes, the first `beams` others live on.
+// Whether a sample has no token to go on with.
+__device__ __forceinline__ bool ends_as_it_was(const Step& step, const Workspace& w, unsigned rank) {
+    return step.is(SAMPLES) && w.best_logit[rank] == -INFINITY;
+}
+
+// Splits the ranking: end of sentence among the first `beams` ranks finishes, the first `beams` others live on, and end as they
+// are where the slot cuts; a sample without a token ends as it was.
 __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
     if (threadIdx.x == 0) {
         unsigned extending = 0, finishing = 0;
         for (unsigned rank = 0; rank < count; ++rank) {
             const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
-            if (flat - beam * a.search.vocab_size == a.search.eos_id) {
-                if (rank < step.beams) w.finishing[finishing++] = rank;
-            } else if (extending < step.beams) {
+            unsigned cut_into = NO_TOKEN;
+            if (flat - beam * a.search.vocab_size != a.search.eos_id && !ends_as_it_was(step, w, rank)) {
+                if (extending >= step.beams) continue;
+                cut_into = extending;
                 w.parents[extending] = beam;
                 w.extending[extending++] = rank;
+                if (!step.is(CUTS)) continue;
+            } else if (rank >= step.beams) {
+                continue;
             }
+            w.cut_into[finishing] = cut_into;
+            w.finishing[finishing++] = rank;
         }
         w.num_extending = extending;
         w.num_finishing = finishing;
@@ -328,8 +396,17 @@ __device__ __forceinline__ float covered(const BeamStepArguments& a, const Step&
     return a.search.coverage[at * n + i] + a.attention[row * n + i];
 }
 
-// The hypothesis that a chosen end of sentence closes; by a whole warp.
-__device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step& step, const Chosen& eos) {
+// A beam as it was after the step before, when nothing can follow.
+__device__ __forceinline__ Finished as_it_was(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned beam) {
+    const float cum = w.cum[beam], score = normalized(a.search.options[step.slot], cum, max(step.before, 1u));
+    return Finished{score, cum, 0.0f, 0.0f, step.before, beam, 0, 1};
+}
+
+// The hypothesis that a chosen token ends: an end of sentence, or what becomes live beam `cut_into`; by a whole warp.
+__device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned rank,
+                                          unsigned cut_into) {
+    const Chosen last = chosen(a, w, rank);
+    if (ends_as_it_was(step, w, rank)) return as_it_was(a, step, w, last.beam);
     const SlotOptions& options = a.search.options[step.slot];
     const unsigned length = step.before + 1;
     float penalty = 0.0f;
@@ -337,11 +414,12 @@ __device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step
         float sum = 0.0f;
         // The source's own end of sentence asks for no attention.
         for (unsigned i = threadIdx.x % WARP_SIZE; i + 1 < options.src_len; i += WARP_SIZE)
-            sum += logf(fminf(fmaxf(covered(a, step, eos.beam, i), 1e-6f), 1.0f));
+            sum += logf(fminf(fmaxf(covered(a, step, last.beam, i), 1e-6f), 1.0f));
         penalty = options.coverage_penalty * warp_sum(sum);
     }
-    const float score = normalized(options, eos.cum_log_prob, length) + penalty;
-    return Finished{score, eos.cum_log_prob, penalty, eos.log_prob, length, eos.beam, 1, length >= options.max_len};
+    const float score = normalized(options, last.cum_log_prob, length) + penalty;
+    if (cut_into != NO_TOKEN) return Finished{score, last.cum_log_prob, penalty, 0.0f, length, cut_into, 0, 1};
+    return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, 1, step.is(ONLY_EOS) ? 1u : 0u};
 }
 
 // Merges what finishes into the slot's finished set; returns its size. By a whole block.
@@ -352,14 +430,13 @@ __device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Ste
     const unsigned old = s.finished_count[step.slot];
     for (unsigned i = threadIdx.x; i < old; i += blockDim.x) w.finished[i] = finished[i];
     for (unsigned i = warp; i < w.num_finishing; i += warps) {
-        const Finished entry = close(a, step, chosen(a, w, w.finishing[i]));
+        const Finished entry = close(a, step, w, w.finishing[i], w.cut_into[i]);
         if (lane == 0) w.finished[old + i] = entry;
     }
     unsigned count = old + w.num_finishing;
     if (count == 0 && w.num_extending == 0) {
         // Masks have left no candidate at all: the best beam of the step before is what there is.
-        const float cum = w.cum[0], score = normalized(s.options[step.slot], cum, max(step.before, 1u));
-        if (threadIdx.x == 0) w.finished[0] = Finished{score, cum, 0.0f, 0.0f, step.before, 0, 0, 1};
+        if (threadIdx.x == 0) w.finished[0] = as_it_was(a, step, w, 0);
         count = 1;
     }
     __syncthreads();
@@ -414,10 +491,30 @@ __device__ __forceinline__ void extend(const BeamStepArguments& a, const Step& s
     }
 }
 
+// Puts what the slot's samples have drawn where a ranking stands, one per live beam; the first beam that cannot be ranked, or
+// `live`. By a whole block.
+__device__ __forceinline__ unsigned take_picks(const BeamStepArguments& a, const Step& step, Workspace& w) {
+    const Search& s = a.search;
+    const std::size_t first = static_cast<std::size_t>(step.slot) * s.beams;
+    for (unsigned beam = threadIdx.x; beam < step.live; beam += blockDim.x) {
+        const SamplePick pick = s.picks[first + beam];
+        const bool is_there = pick.token != NO_TOKEN;
+        const float cum = s.cum_log_probs[first + beam];
+        w.cum[beam] = cum;
+        w.best[beam] = static_cast<Key>(ordered_bits(is_there ? cum + pick.ranked_log_prob : cum)) << 32 |
+                       static_cast<unsigned>(~(beam * s.vocab_size + (is_there ? pick.token : 0)));
+        w.best_logit[beam] = pick.log_prob;
+        // As for a ranking: what is neither below +infinity cannot be ranked, and is not subtracted from anything.
+        w.normalizer[beam] = is_there || pick.log_prob == -INFINITY ? 0.0f : pick.log_prob;
+    }
+    __syncthreads();
+    return first_bad(step, w);
+}
+
 // The slot's step, all its chunks being done. By a whole block.
 __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const Search& s = a.search;
-    const unsigned bad = load_beams(a, step, w);
+    const unsigned bad = step.is(SAMPLES) ? take_picks(a, step, w) : load_beams(a, step, w);
     if (bad < step.live) {
         if (threadIdx.x != 0) return;
         const unsigned value = isnan(w.normalizer[bad]) ? 0x7FC00000u : 0x7F800000u;
@@ -425,17 +522,24 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
         s.live[step.slot] = 0;
         return;
     }
-    unsigned count = merge(a, step, w, keys);
-    if (count == step.kept && resolve_ties(a, step, w, keys)) count = merge(a, step, w, keys);
-    find_logits(a, step, count, w);
+    unsigned count = step.live;
+    if (!step.is(SAMPLES)) {
+        // Once more, where the first ranking shows that equal scores hide a candidate.
+#pragma unroll 1
+        for (unsigned turn = 0; turn < 2; ++turn) {
+            count = merge(a, step, w, keys);
+            if (count < step.kept || turn == 1 || !resolve_ties(a, step, w, keys)) break;
+        }
+        find_logits(a, step, count, w);
+    }
     split(a, step, count, w);
     const unsigned finished = finish(a, step, w);
     extend(a, step, w, keys);
     if (threadIdx.x != 0) return;
     const SlotOptions& options = s.options[step.slot];
     const Finished* set = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
-    bool over = w.num_extending == 0;
-    if (!over && finished == step.beams) {
+    bool over = w.num_extending == 0 || step.is(CUTS);
+    if (!over && !step.is(SAMPLES) && finished == step.beams) {
         const float best_live = key_number(w.best[w.extending[0]]);
         over = set[finished - 1].score >= stop_bound(options, best_live, step.before + 1);
     }
@@ -453,7 +557,7 @@ __device__ void beam_step(const BeamStepArguments& a) {
     const unsigned place = blockIdx.x / a.chunks / s.beams, num_live = *s.num_live;
     if (place >= num_live) return;
     const Step step = make_step(s, place);
-    if (beam < step.live) rank_chunk(a, step, beam, chunk, w, keys);
+    if (beam < step.live && !step.is(SAMPLES)) rank_chunk(a, step, beam, chunk, w, keys);
     // Blocks of beams that do not live count too: they have read `live` before it changes.
     if (!is_last_block(a.tickets + step.slot, a.chunks * s.beams, &w.flag)) return;
     take_step(a, step, w, keys);
@@ -465,7 +569,7 @@ __device__ void beam_step(const BeamStepArguments& a) {
 
 struct StartSlotsArguments {
     Search search;
-    const unsigned* starts;  // [count, 12]: slot, SlotOptions
+    const unsigned* starts;  // per slot to start: slot, SlotOptions
     unsigned* ticket;        // [1]
     unsigned count;
     unsigned unused;
@@ -484,12 +588,13 @@ __device__ void start_slots(const StartSlotsArguments& a) {
         for (unsigned i = threadIdx.x; i < OPTION_WORDS; i += blockDim.x) options[i] = start[1 + i];
         float* coverage = s.coverage + static_cast<std::size_t>(slot) * s.beams * s.max_src_len;
         for (unsigned i = threadIdx.x; i < s.beams * s.max_src_len; i += blockDim.x) coverage[i] = 0.0f;
+        for (unsigned beam = threadIdx.x; beam < s.beams; beam += blockDim.x) s.cum_log_probs[slot * s.beams + beam] = 0.0f;
+        __syncthreads();
         if (threadIdx.x == 0) {
+            s.live[slot] = s.options[slot].strategy == SAMPLE ? s.options[slot].beam_size : 1;
             s.failures[slot] = Failure{0, 0, 0, 0};
             s.step[slot] = 0;
-            s.live[slot] = 1;
             s.finished_count[slot] = 0;
-            s.cum_log_probs[slot * s.beams] = 0.0f;
         }
     }
     if (!is_last_block(a.ticket, gridDim.x, flag)) return;

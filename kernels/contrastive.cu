@@ -15,18 +15,7 @@
 // additions depends on vocab_size, alignment and block size alone.
 // Reference: src/cpu/contrastive.rs
 #include "logits.cuh"
-
-// Mirrors `ContrastiveForm` in src/backend.rs.
-enum ContrastiveForm : unsigned { SEED, LI, OBRIEN, SOURCE };
-
-// Mirrors `ContrastiveOptions` in src/backend.rs.
-struct ContrastiveOptions {
-    unsigned form;
-    float weight;
-    float log_mask;
-    float temperature;
-    unsigned max_len;
-};
+#include "search_state.cuh"
 
 // Mirrors `Row` in src/backend.rs.
 struct ContrastiveRow {
@@ -39,7 +28,7 @@ struct ContrastiveArguments {
     const T* amateur;
     float* out;
     float* normalizers;
-    const ContrastiveOptions* options;
+    const SlotOptions* options;
     const ContrastiveRow* rows;
     const unsigned* count;
     unsigned bucket;
@@ -165,12 +154,13 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
 
     Terms terms{};
     ContrastiveOptions options{};
-    if (entry.slot < a.slots) options = a.options[entry.slot];
+    unsigned max_len = 0;
+    if (entry.slot < a.slots) options = a.options[entry.slot].contrast, max_len = a.options[entry.slot].max_len;
     terms.form = entry.slot < a.slots ? options.form : SOURCE + 1;  // a slot that is not there gives a row of NaN
     terms.weight = options.weight;
     terms.inverse_temperature = 1.0f / options.temperature;
     terms.log_mask = options.log_mask;
-    terms.joining = entry.position + 1 >= options.max_len ? a.eos_id : a.vocab_size;
+    terms.joining = entry.position + 1 >= max_len ? a.eos_id : a.vocab_size;
     read_statistics(pair, terms, scratch);
     if (threadIdx.x == 0) a.normalizers[row] = terms.expert_normalizer;
 

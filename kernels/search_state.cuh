@@ -13,6 +13,37 @@ constexpr unsigned MAX_THREADS = 128;
 constexpr unsigned GNMT = 1, POWER = 2;      // LengthPenaltyKind
 constexpr unsigned FIRST = 0, HEURISTIC = 1;  // StopKind
 
+constexpr unsigned SAMPLE = 1;  // Strategy
+constexpr unsigned MAX_VOICES = 8;
+constexpr unsigned NO_TOKEN = 0xFFFFFFFFu;  // SamplePick::NONE
+
+// Mirrors `ContrastiveForm`.
+enum ContrastiveForm : unsigned { NO_CONTRAST, SEED, LI, OBRIEN, SOURCE };
+
+struct ContrastiveOptions {
+    unsigned form;
+    unsigned voice;
+    float weight;
+    float log_mask;
+    float temperature;
+};
+
+struct SampleOptions {
+    unsigned seed_low;
+    unsigned seed_high;
+    float temperature;
+    unsigned top_k;
+    float top_p;
+    float min_p;
+    float epsilon;
+};
+
+struct SamplePick {
+    unsigned token;
+    float log_prob;
+    float ranked_log_prob;
+};
+
 struct SlotOptions {
     unsigned beam_size;
     unsigned length_penalty;
@@ -25,6 +56,20 @@ struct SlotOptions {
     unsigned forced_eos;
     unsigned renormalize;
     unsigned src_len;
+    unsigned strategy;
+    unsigned cut;
+    unsigned patience;
+    unsigned finish;
+    unsigned banned;
+    unsigned prefix_len;
+    unsigned no_repeat_ngram;
+    unsigned ranked;
+    float repetition_penalty;
+    ContrastiveOptions contrast;
+    float ensemble[MAX_VOICES];
+    unsigned groups;
+    float diversity;
+    SampleOptions sampling;
 };
 
 struct Finished {
@@ -64,6 +109,9 @@ struct Search {
     unsigned* live_slots;      // [S], of which the first *num_live count, ascending
     unsigned* first_row;       // [S]: where the rows of live_slots[i] start
     unsigned* num_live;        // [1]
+    const float* ranked;       // [rows, logits stride] or null
+    const unsigned* bans;      // [rows, ban_words] or null
+    const SamplePick* picks;   // [S, K] or null
     unsigned slots;
     unsigned beams;
     unsigned max_len;
@@ -114,7 +162,7 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expecte
 
 // Lists the live slots, and the live beams of all slots by slot, then beam, each with its latest token. By one block;
 // `scratch`: 32 keys of shared memory.
-__device__ void rebuild_rows(const Search& s, Key* scratch) {
+__device__ inline void rebuild_rows(const Search& s, Key* scratch) {
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     Key before_all = 0;  // rows in the lower half, slots in the upper: one scan adds up both
     for (unsigned base = 0; base < s.slots; base += blockDim.x) {

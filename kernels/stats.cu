@@ -1,6 +1,6 @@
 // out[row] = log_softmax(logits[row, :])[gold[row]] for the live rows.
 //
-// Shapes: logits [bucket, vocab_size] f32; gold [bucket] u32; count [1] u32; out [bucket] f32.
+// Shapes: logits [bucket, vocab_size] f32, rows stride apart; gold [bucket] u32; count [1] u32; out [bucket] f32.
 // Parallelisation: a block per row of the bucket, which takes the row's chunks in turn, then merges them.
 // Numerics: f32; the maximum is subtracted before exp. With the block size of beam_step the normaliser has the bits that beam_step
 // ranks by. NaN or +infinity anywhere in the row, nothing but -infinity, and a gold token outside the vocabulary give NaN.
@@ -14,8 +14,10 @@ struct StatsArguments {
     float* out;
     unsigned bucket;
     unsigned vocab_size;
+    unsigned stride;  // elements from row to row
     unsigned chunks;
     unsigned vectorized;  // all rows start at multiples of 16 bytes
+    unsigned unused;
 };
 
 __device__ void stats_gold(const StatsArguments& a) {
@@ -23,7 +25,7 @@ __device__ void stats_gold(const StatsArguments& a) {
     if (row >= a.bucket || row >= *a.count) return;
     SHARED(float, scratch, WARP_SIZE);
     DYNAMIC_SHARED(LogSum, sums);  // [chunks]
-    const float* logits = a.logits + static_cast<std::size_t>(row) * a.vocab_size;
+    const float* logits = a.logits + static_cast<std::size_t>(row) * a.stride;
     float x[CHUNK_ELEMENTS];
     for (unsigned chunk = 0; chunk < a.chunks; ++chunk) {
         load_chunk(logits, chunk * blockDim.x * CHUNK_ELEMENTS, a.vocab_size, a.vectorized != 0, x);

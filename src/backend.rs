@@ -8,9 +8,18 @@
 //! step and replay it. A method may therefore return before its work is done; [`Backend::read_ints`] and
 //! [`Backend::read_floats`] wait for it.
 
+mod options;
+mod search;
+
 use std::ops::Range;
 
 use crate::{Error, Result};
+
+pub use options::{
+    ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
+    Strategy,
+};
+pub use search::{Failure, Finished, SamplePick, Search, SessionShape, SpecialIds, words};
 
 /// The element type of weights during computation. Sums are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -166,151 +175,6 @@ pub struct CrossCache<B: Backend> {
     pub max_src_len: usize,
 }
 
-/// How a hypothesis' length enters its score.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum LengthPenaltyKind {
-    /// 1
-    None = 0,
-    /// ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14)
-    Gnmt = 1,
-    /// length^alpha
-    Power = 2,
-}
-
-/// When a sentence's search ends, once `beam_size` hypotheses have finished.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum StopKind {
-    /// At once.
-    First = 0,
-    /// When the best live hypothesis, if it ended now, could not beat the worst finished one.
-    Heuristic = 1,
-    /// When no continuation of any live hypothesis can beat the worst finished one.
-    Exact = 2,
-}
-
-/// One sentence's search options as they lie in device memory.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct SlotOptions {
-    /// Beams of this sentence, 1..=the session's.
-    pub beam_size: u32,
-    /// A [`LengthPenaltyKind`].
-    pub length_penalty: u32,
-    /// Exponent of the length penalty.
-    pub alpha: f32,
-    /// Weight of the coverage penalty; 0 switches it off.
-    pub coverage_penalty: f32,
-    /// Added to the score per generated token.
-    pub word_reward: f32,
-    /// A [`StopKind`].
-    pub stop: u32,
-    /// Generated tokens, end of sentence included, before which end of sentence is masked.
-    pub min_len: u32,
-    /// Generated tokens, end of sentence included, at which only end of sentence is allowed.
-    pub max_len: u32,
-    /// 1: end of sentence at `max_len` enters the search score with log-probability 0.
-    pub forced_eos: u32,
-    /// 1: what is ranked is normalised over the tokens that masks leave.
-    pub renormalize: u32,
-    /// Source tokens, end of sentence included.
-    pub src_len: u32,
-}
-
-impl SlotOptions {
-    /// The length penalty that divides the search score of a hypothesis of `length` tokens.
-    pub fn length_penalty_at(&self, length: u32) -> f32 {
-        match self.length_penalty {
-            kind if kind == LengthPenaltyKind::Gnmt as u32 => ((5.0 + length as f32) / 6.0).powf(self.alpha),
-            kind if kind == LengthPenaltyKind::Power as u32 => (length as f32).powf(self.alpha),
-            _ => 1.0,
-        }
-    }
-
-    /// The length part of the score of a hypothesis with search score `cum_log_prob`.
-    pub fn normalized(&self, cum_log_prob: f32, length: u32) -> f32 {
-        cum_log_prob / self.length_penalty_at(length) + self.word_reward * length as f32
-    }
-}
-
-/// One finished hypothesis as it lies in device memory. A slot's entries are sorted by score, ties in order of finishing.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct Finished {
-    /// Score after penalties; ranks the list.
-    pub score: f32,
-    /// Sum of what was ranked, last token included.
-    pub search_log_prob: f32,
-    /// The coverage penalty's part of the score.
-    pub coverage_penalty: f32,
-    /// The model's own log-probability of the closing end of sentence; unused without one.
-    pub eos_log_prob: f32,
-    /// Generated tokens, end of sentence included.
-    pub length: u32,
-    /// The live beam that it ended from, as numbered after step `length - 1` (after step `length` without end of sentence).
-    pub beam: u32,
-    /// 1: closed by an end of sentence.
-    pub has_eos: u32,
-    /// 1: cut by the length limit, or by masks that left no candidate.
-    pub truncated: u32,
-}
-
-/// What the model produced that cannot be ranked, per slot; all zero while all is well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct Failure {
-    /// 1: the slot has failed.
-    pub failed: u32,
-    /// Step at which it failed, counted from 1.
-    pub step: u32,
-    /// Beam whose logits were not finite.
-    pub beam: u32,
-    /// The value found, NaN or +infinity.
-    pub value: f32,
-}
-
-/// How an expert's logits z_e and an amateur's z_a become the distribution that a step ranks: log_softmax(s).
-///
-/// p are their probabilities; V_head = { v : z_e(v) - max z_e >= log(mask) }; s is -infinity outside of V_head where a form has
-/// one, and wherever z_e is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum ContrastiveForm {
-    /// z_e - weight * z_a, without V_head.
-    Seed = 0,
-    /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
-    Li = 1,
-    /// (1 + weight) * log p_e - weight * log p_a on V_head (O'Brien & Lewis 2023, eq. 2).
-    Obrien = 2,
-    /// log(max(p_e - weight * p_a, 1e-12)) on V_head; p_a is the expert reading another source.
-    Source = 3,
-}
-
-/// One sentence's contrastive options as they lie in device memory.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct ContrastiveOptions {
-    /// A [`ContrastiveForm`].
-    pub form: u32,
-    /// How strongly the amateur counts.
-    pub weight: f32,
-    /// Logarithm of the mask: taken once, so that every backend draws V_head's line at the same place.
-    pub log_mask: f32,
-    /// Divides the amateur's logits.
-    pub temperature: f32,
-    /// Generated tokens, end of sentence included, at which end of sentence joins V_head.
-    pub max_len: u32,
-}
-
-impl ContrastiveOptions {
-    /// The options with `log(mask)` in place of the mask; 0 admits every token to V_head.
-    pub fn new(form: ContrastiveForm, weight: f32, mask: f32, temperature: f32, max_len: u32) -> Self {
-        let log_mask = f64::from(mask).ln() as f32;
-        ContrastiveOptions { form: form as u32, weight, log_mask, temperature, max_len }
-    }
-}
-
 /// How scheduled sampling picks a token from the model's distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pick {
@@ -398,109 +262,6 @@ pub struct TokenStats {
     pub rank: u32,
     /// The most probable token, ties to the lower id.
     pub argmax: u32,
-}
-
-/// The sizes that a session's buffers are allocated for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionShape {
-    /// Sentences decoded at once.
-    pub slots: usize,
-    /// Beams per sentence.
-    pub beam_size: usize,
-    /// Generated tokens per sentence, at most.
-    pub max_len: usize,
-    /// Source tokens per sentence, at most.
-    pub max_src_len: usize,
-    /// Decoder rows of one step, at most: every beam of every slot in a search, every position in a teacher-forced pass.
-    pub rows: usize,
-    /// Whether every step's cross-attention is kept for the caller.
-    pub keep_attention: bool,
-}
-
-/// The ids with a meaning of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpecialIds {
-    /// End of sentence.
-    pub eos_id: u32,
-    /// Padding: never generated.
-    pub pad_id: u32,
-    /// What the decoder reads at position 0.
-    pub decoder_start_id: u32,
-}
-
-/// The state of beam search over all slots of a session, on the device.
-///
-/// `S` slots, `K` beams, `T` = max_len, `N` = max_src_len.
-#[derive(Debug)]
-pub struct Search<B: Backend> {
-    /// The sizes.
-    pub shape: SessionShape,
-    /// The target vocabulary's size.
-    pub vocab_size: usize,
-    /// The ids with a meaning of their own.
-    pub ids: SpecialIds,
-    /// [`SlotOptions`] `[S]`.
-    pub options: B::Ints,
-    /// Generated tokens so far `[S]`.
-    pub step: B::Ints,
-    /// Live beams `[S]`; 0 when the slot is free, has finished or has failed.
-    pub live: B::Ints,
-    /// Search score of each live beam `[S, K]`.
-    pub cum_log_probs: B::Floats,
-    /// The token generated at each step by each beam `[S, T, K]`.
-    pub tokens: B::Ints,
-    /// The beam, numbered as after the step before, that it extends `[S, T, K]`.
-    pub parents: B::Ints,
-    /// The model's own log-probability of that token `[S, T, K]`.
-    pub log_probs: B::Floats,
-    /// Which beam's cache holds position t of this beam's prefix `[S, K, T]`; defined below the beam's own position.
-    pub ancestry: B::Ints,
-    /// Cross-attention that each source position has received `[S, K, N]`.
-    pub coverage: B::Floats,
-    /// Cross-attention of the row that made each step `[S, T, K, N]`, by the row's beam; empty unless kept.
-    pub attention: B::Floats,
-    /// [`Finished`] `[S, K]`.
-    pub finished: B::Ints,
-    /// Finished hypotheses `[S]`.
-    pub finished_count: B::Ints,
-    /// [`Failure`] `[S]`.
-    pub failures: B::Ints,
-    /// The live beams of all slots, by slot, then beam: what the next decoder step computes.
-    pub rows: Rows<B>,
-    /// The backend's own working memory for the step.
-    pub scratch: B::SearchScratch,
-}
-
-impl<B: Backend> Search<B> {
-    /// Allocates the state with all slots free.
-    ///
-    /// # Errors
-    /// The device has no memory left.
-    pub fn open(backend: &B, shape: SessionShape, vocab_size: usize, ids: SpecialIds) -> Result<Self> {
-        let SessionShape { slots, beam_size, max_len, max_src_len, rows, keep_attention } = shape;
-        let history = slots * max_len * beam_size;
-        let words = |bytes: usize| bytes / std::mem::size_of::<u32>();
-        Ok(Search {
-            shape,
-            vocab_size,
-            ids,
-            options: backend.ints(slots * words(std::mem::size_of::<SlotOptions>()))?,
-            step: backend.ints(slots)?,
-            live: backend.ints(slots)?,
-            cum_log_probs: backend.floats(slots * beam_size)?,
-            tokens: backend.ints(history)?,
-            parents: backend.ints(history)?,
-            log_probs: backend.floats(history)?,
-            ancestry: backend.ints(history)?,
-            coverage: backend.floats(slots * beam_size * max_src_len)?,
-            attention: backend.floats(if keep_attention { history * max_src_len } else { 0 })?,
-            finished: backend.ints(slots * beam_size * words(std::mem::size_of::<Finished>()))?,
-            finished_count: backend.ints(slots)?,
-            failures: backend.ints(slots * words(std::mem::size_of::<Failure>()))?,
-            rows: Rows::with_capacity(backend, rows)?,
-            scratch: backend.search_scratch(shape, vocab_size)?,
-        })
-    }
 }
 
 /// A device that can run the model and the search.
@@ -596,7 +357,12 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// Stem `linear`, into f32: `out = x W^T + bias`, `out` `[rows, vocab_size]`.
+    /// Elements between the starts of two rows of logits: at least `vocab_size`. What lies between is undefined.
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        vocab_size
+    }
+
+    /// Stem `linear`, into f32: `out = x W^T + bias`, `out` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
     fn logits(&self, matrix: &Self::Matrix, rows: &Rows<Self>, x: &Self::Tensor, out: &mut Self::Floats) -> Result<()>;
 
     /// Stem `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` with `h = x[r] + delta[r]`
@@ -672,27 +438,36 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     ) -> Result<()>;
 
     /// Stem `beam_step`: takes each slot of `slots` into the search with its options: one live beam that reads the decoder
-    /// start token, nothing finished. Then rebuilds `search.rows`.
+    /// start token, nothing finished. A sampling slot starts with all of its beams live. Then rebuilds `search.rows`.
+    ///
+    /// What the options ask for beyond plain beam search, [`Search::equip`] has made room for.
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `beam_step`: one step of beam search in every live slot.
+    /// Stem `beam_step`: one step of the search in every live slot.
     ///
-    /// `logits` `[rows, vocab_size]` and `attention` `[rows, max_src_len]` belong to `search.rows`. Per slot, with K its own
-    /// beam size and t the step's number:
-    /// 1. Candidates are (live beam, token) pairs, worth `cum_log_prob + log_softmax(logits)`; padding is masked, end of
-    ///    sentence is before `min_len`, all but end of sentence is at `max_len`; masks act after the softmax. With
+    /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, and `attention` `[rows, max_src_len]` belong to
+    /// `search.rows`. Per slot, with K its own beam size and t the step's number:
+    /// 1. Candidates are (live beam, token) pairs, worth `cum_log_prob + log_softmax(logits)`, or, where the slot's options say
+    ///    so, `cum_log_prob +` [`Search::ranked`]. Padding and what [`Search::bans`] holds is masked, end of sentence is before
+    ///    `min_len`, all but end of sentence is at `max_len`, unless the slot cuts there; masks act after the softmax. With
     ///    `renormalize` what ranks is divided by the probability of the tokens that are left.
     /// 2. The 2K best are ranked, ties to the lower `beam * vocab_size + token`. -inf is no candidate.
-    /// 3. End of sentence among the first K ranks finishes. The first K others stay live.
+    /// 3. End of sentence among the first K ranks finishes. The first K others stay live; at `max_len` a slot that cuts ends
+    ///    these as they are, truncated.
     /// 4. Without any live or finished hypothesis, the best beam of the step before finishes, truncated and without end of
     ///    sentence.
     /// 5. The slot ends (`live` = 0) without live beams or when its stop rule says so.
     /// 6. `step`, histories, ancestry, coverage and the finished set follow, and `search.rows` is rebuilt.
     ///
-    /// NaN or +infinity among a row's logits ends the slot and is recorded in `failures`; other slots carry on.
+    /// In a sampling slot each live beam takes what [`Search::picks`] has for it and nothing else: end of sentence finishes it;
+    /// without a token it ends as it is, and at `max_len` whatever it took, truncated. The slot ends with its last beam. A sample's number is the beam that it
+    /// started in: `ancestry[slot, beam, 0]` from the second step on.
+    ///
+    /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `stats`: `out[r] = log_softmax(logits[r])[gold[r]]`, `logits` `[rows, vocab_size]`.
+    /// Stem `stats`: `out[r] = log_softmax(logits[r])[gold[r]]`, `logits` `[rows, vocab_size]`, rows
+    /// [`Backend::logits_stride`] apart.
     ///
     /// The bits are those that [`Backend::beam_step`] ranks.
     fn gold_log_probs(

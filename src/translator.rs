@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::backend::Dtype;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Trace};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -211,11 +211,11 @@ impl Translator {
             let expected = "a text that is not blank".into();
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
-        let slot = options.for_slot(source_ids.len(), limit);
+        let request = Box::new(request(options, &source_ids, limit));
+        let max_length = request.options.max_len as usize;
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        let work = Work::Explain { source: source_ids.clone(), options: slot };
-        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
+        self.engine.submit(Job { tag: 0, work: Work::Explain(request), reply, caller: Arc::downgrade(&caller) })?;
         let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
         let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
             unreachable!("the job asked for an explanation")
@@ -223,7 +223,7 @@ impl Translator {
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
         let translation = self.finish(pending, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
+        Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -281,6 +281,17 @@ impl Translator {
             });
         }
         scores
+    }
+}
+
+/// The search that the options ask for; `limit`: rows of the position table.
+fn request(options: &DecodeOptions, source_ids: &[u32], limit: usize) -> Request {
+    Request {
+        source: source_ids.to_vec(),
+        options: options.for_slot(source_ids.len(), limit),
+        n_best: options.n_best,
+        attention: options.attention,
+        ..Request::default()
     }
 }
 
@@ -353,12 +364,7 @@ impl Batch<'_> {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let work = Work::Search {
-            source: pending.source_ids.clone(),
-            options: self.options.for_slot(pending.source_ids.len(), limit),
-            n_best: self.options.n_best,
-            attention: self.options.attention,
-        };
+        let work = Work::Search(Box::new(request(&self.options, &pending.source_ids, limit)));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),

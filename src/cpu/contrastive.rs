@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use crate::backend::{ContrastiveForm, ContrastiveOptions, Row};
+use crate::backend::{ContrastiveForm, ContrastiveOptions, Row, SlotOptions};
 use crate::cpu::simd;
 use crate::cpu::stats::log_sum_exp;
 
@@ -32,7 +32,7 @@ fn log_softmax(values: &[f64]) -> (Vec<f64>, f64) {
 /// The naive computation, in f64: what the fast path is held to.
 pub fn reference(
     rows: &[Row],
-    options: &[ContrastiveOptions],
+    options: &[SlotOptions],
     vocab_size: usize,
     eos_id: u32,
     expert: &[f32],
@@ -40,7 +40,7 @@ pub fn reference(
     normalizers: &mut [f32],
 ) {
     for (r, row) in rows.iter().enumerate() {
-        let options = &options[row.slot as usize];
+        let SlotOptions { max_len, contrast: options, .. } = options[row.slot as usize];
         let weight = f64::from(options.weight);
         let z_e = &expert[r * vocab_size..][..vocab_size];
         let out = &mut contrast[r * vocab_size..][..vocab_size];
@@ -48,7 +48,7 @@ pub fn reference(
         let (log_p_e, normalizer) = log_softmax(&z_e.iter().map(|z| f64::from(*z)).collect::<Vec<_>>());
         let (log_p_a, _) = log_softmax(&z_a);
         let max = z_e.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let at_limit = row.position + 1 >= options.max_len;
+        let at_limit = row.position + 1 >= max_len;
         let s = |v: usize| {
             let (e, a) = (log_p_e[v], log_p_a[v]);
             // In f32, as the definition has it: ties at the line stay in on every backend.
@@ -118,7 +118,7 @@ impl Terms {
 /// The contrastive log-probabilities of every row, in place of the amateur's logits.
 pub fn contrastive(
     rows: &[Row],
-    options: &[ContrastiveOptions],
+    options: &[SlotOptions],
     vocab_size: usize,
     eos_id: u32,
     expert: &[f32],
@@ -130,7 +130,7 @@ pub fn contrastive(
     rows.par_iter().zip(expert).zip(contrast).zip(normalizers).for_each(|(((row, z_e), contrast), normalizer)| {
         let options = &options[row.slot as usize];
         let eos = (row.position + 1 >= options.max_len).then_some(eos_id as usize);
-        *normalizer = contrast_row(options, eos, z_e, contrast);
+        *normalizer = contrast_row(&options.contrast, eos, z_e, contrast);
     });
 }
 
@@ -186,6 +186,10 @@ mod tests {
     const FORMS: [ContrastiveForm; 4] =
         [ContrastiveForm::Seed, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
 
+    fn slot(contrast: ContrastiveOptions, max_len: u32) -> SlotOptions {
+        SlotOptions { contrast, max_len, ..SlotOptions::default() }
+    }
+
     /// Two rows of seven, the second at its length limit; log-probabilities computed by PyTorch, in f32.
     #[test]
     fn reference_agrees_with_pytorch() {
@@ -206,7 +210,7 @@ mod tests {
             (ContrastiveForm::Obrien, 0.5, [obrien, obrien_at_limit]),
             (ContrastiveForm::Source, 0.7, [source, source_at_limit]),
         ] {
-            let options = [ContrastiveOptions::new(form, weight, 0.1, 1.0, 10)];
+            let options = [slot(ContrastiveOptions::new(form, weight, 0.1, 1.0), 10)];
             for compute in [reference, contrastive] {
                 let (mut contrast, mut normalizers) = (z_a, [0.0; 2]);
                 compute(&rows, &options, 7, 2, &z_e, &mut contrast, &mut normalizers);
@@ -219,7 +223,7 @@ mod tests {
     /// Random rows over quarter steps: ties, also at V_head's line (`log_mask` -2), outliers, tokens that are ruled out.
     struct Case {
         rows: Vec<Row>,
-        options: Vec<ContrastiveOptions>,
+        options: Vec<SlotOptions>,
         vocab_size: usize,
         expert: Vec<f32>,
         amateur: Vec<f32>,
@@ -232,16 +236,22 @@ mod tests {
             let amateur: Vec<f32> = (0..rows * vocab_size).map(|i| logit(i * 31 + 17)).collect();
             expert.iter_mut().skip(3).step_by(11).for_each(|z| *z = f32::NEG_INFINITY);
             expert.iter_mut().skip(5).step_by(97).for_each(|z| *z += 30.0);
-            let mut options = ContrastiveOptions::new(form, 0.625, 0.1, temperature, 4);
+            let mut options = ContrastiveOptions::new(form, 0.625, 0.1, temperature);
             options.log_mask = -2.0;
             let row = |r: usize| Row { slot: (r % 2) as u32, position: (r % 5) as u32, ..Row::default() };
             let lax = ContrastiveOptions { log_mask: f32::NEG_INFINITY, ..options };
-            Case { rows: (0..rows).map(row).collect(), options: vec![options, lax], vocab_size, expert, amateur }
+            Case {
+                rows: (0..rows).map(row).collect(),
+                options: vec![slot(options, 4), slot(lax, 4)],
+                vocab_size,
+                expert,
+                amateur,
+            }
         }
 
         fn run(
             &self,
-            compute: impl Fn(&[Row], &[ContrastiveOptions], usize, u32, &[f32], &mut [f32], &mut [f32]),
+            compute: impl Fn(&[Row], &[SlotOptions], usize, u32, &[f32], &mut [f32], &mut [f32]),
         ) -> [Vec<f32>; 2] {
             let (mut contrast, mut normalizers) = (self.amateur.clone(), vec![0.0; self.rows.len()]);
             let eos = (self.vocab_size / 2) as u32;
@@ -306,7 +316,7 @@ mod tests {
                 ([1.0, 0.0, -inf], [0.0, f32::NAN, 0.0], nan, 1.313_261_7),
                 ([1.0, 0.0, -inf], [0.0, inf, 0.0], nan, 1.313_261_7),
             ] {
-                let options = [ContrastiveOptions::new(form, 0.5, 0.1, 1.0, 10)];
+                let options = [slot(ContrastiveOptions::new(form, 0.5, 0.1, 1.0), 10)];
                 for compute in [reference, contrastive] {
                     let (mut contrast, mut normalizers) = (z_a, [0.0]);
                     compute(&[Row::default()], &options, 3, 2, &z_e, &mut contrast, &mut normalizers);

@@ -8,7 +8,7 @@ use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable, pack_size};
-use crate::backend::{Heads, SlotOptions};
+use crate::backend::{Heads, SlotOptions, words};
 use crate::{Error, Result};
 
 const OPERATION: &str = "attention";
@@ -18,9 +18,9 @@ const THREADS: u32 = 256;
 const STORE_THREADS: u32 = 128;
 /// Dynamic shared memory that every device grants without being asked.
 const SHARED_BYTES: usize = 48 * 1024;
-/// Words of an options entry; `src_len` is its last, which the kernel relies on.
-const OPTION_WORDS: usize = size_of::<SlotOptions>() / size_of::<u32>();
-const _: () = assert!(std::mem::offset_of!(SlotOptions, src_len) == (OPTION_WORDS - 1) * size_of::<u32>());
+/// Words of an options entry, and where in it `src_len` stands.
+const OPTION_WORDS: usize = words::<SlotOptions>();
+const SRC_LEN_WORD: usize = std::mem::offset_of!(SlotOptions, src_len) / size_of::<u32>();
 
 /// The keys and values of a decoder layer, `[slots, max_len, beam_size, width]` each.
 #[derive(Clone, Copy)]
@@ -311,7 +311,8 @@ impl<T: Element> Cross<'_, T> {
             keys,
             values,
             kv_stride: width,
-            table: self.options,
+            // From the first slot's source length on.
+            table: self.options.slice(SRC_LEN_WORD..self.options.len())?,
             out: &self.out,
             slots,
             max_len,

@@ -42,6 +42,7 @@ impl<T: Element> Cuda<T> {
 #[derive(Debug)]
 pub struct Matrix<T> {
     weights: Buffer<T>,
+    /// As long as a row with what follows it, see [`logits_stride`].
     bias: Option<Buffer<f32>>,
     out_dim: usize,
     in_dim: usize,
@@ -74,6 +75,11 @@ fn head_mut<T>(buffer: &mut Buffer<T>, len: usize) -> Result<ViewMut<'_, T>> {
     buffer.view_mut().slice(0..len)
 }
 
+/// Elements between the starts of two rows of logits: all rows start at multiples of 16 bytes.
+fn logits_stride(vocab_size: usize) -> usize {
+    vocab_size.next_multiple_of(4)
+}
+
 fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
     RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
 }
@@ -99,29 +105,33 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
         failures: search.failures.view_mut(),
         rows: search.rows.entries.view_mut(),
         row_count: search.rows.count.view_mut(),
+        ranked: search.ranked.view_mut(),
+        bans: search.bans.view_mut(),
+        picks: search.picks.view_mut(),
     };
     (views, &mut search.scratch, search.rows.bucket)
 }
 
 impl<T: Element> Cuda<T> {
-    /// `out = activation(x W^T + bias)` over the bucket, into the type that is asked for.
+    /// `out = activation(x W^T + bias)` over the bucket, rows `stride` apart, into the type that is asked for.
     fn product<O: Element>(
         &self,
         matrix: &Matrix<T>,
         rows: usize,
         x: &Buffer<T>,
         activation: Activation,
+        stride: usize,
         out: &mut Buffer<O>,
     ) -> Result<()> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
         let x = head(x, rows * in_dim)?;
-        let mut out = head_mut(out, rows * out_dim)?;
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), out.reborrow(), out_dim)?;
-        let bias = matrix.bias.as_ref().map(Buffer::view);
+        let mut out = head_mut(out, rows * stride)?;
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), out.reborrow(), stride)?;
+        let bias = matrix.bias.as_ref().map(|bias| head(bias, stride)).transpose()?;
         if bias.is_none() && activation == Activation::None {
             return Ok(());
         }
-        linear::Epilogue { x: out, bias, activation, residual: None }.launch(&self.context, rows, out_dim)
+        linear::Epilogue { x: out, bias, activation, residual: None }.launch(&self.context, rows, stride)
     }
 }
 
@@ -199,7 +209,12 @@ impl<T: Element> Backend for Cuda<T> {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
-        let bias = bias.map(|bias| self.context.upload(bias)).transpose()?;
+        let padded = |bias: &[f32]| {
+            let mut padded = bias.to_vec();
+            padded.resize(logits_stride(out_dim), 0.0);
+            self.context.upload(&padded)
+        };
+        let bias = bias.map(padded).transpose()?;
         Ok(Matrix { weights: self.upload(weights)?, bias, out_dim, in_dim })
     }
 
@@ -230,11 +245,15 @@ impl<T: Element> Backend for Cuda<T> {
         activation: Activation,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, x, activation, out)
+        self.product(matrix, rows.bucket, x, activation, matrix.out_dim, out)
+    }
+
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        logits_stride(vocab_size)
     }
 
     fn logits(&self, matrix: &Matrix<T>, rows: &Rows<Self>, x: &Buffer<T>, out: &mut Buffer<f32>) -> Result<()> {
-        self.product(matrix, rows.bucket, x, Activation::None, out)
+        self.product(matrix, rows.bucket, x, Activation::None, logits_stride(matrix.out_dim), out)
     }
 
     fn layer_norm(&self, norm: &Norm<T>, rows: &Rows<Self>, delta: &Buffer<T>, x: &mut Buffer<T>) -> Result<()> {
@@ -347,7 +366,8 @@ impl<T: Element> Backend for Cuda<T> {
 
     fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
         let (search, scratch, rows) = views(search);
-        let (logits_stride, bucket) = (search.vocab_size, rows.min(search.shape.slots));
+        let logits_stride = self.logits_stride(search.vocab_size);
+        let bucket = rows.min(search.shape.slots);
         let (logits, attention) = (logits.view(), attention.view());
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
     }
@@ -360,12 +380,13 @@ impl<T: Element> Backend for Cuda<T> {
         gold: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
+        let stride = logits_stride(vocab_size);
         stats::GoldLogProbs {
             rows: list(rows),
-            logits: head(logits, rows.bucket * vocab_size)?,
+            logits: head(logits, rows.bucket * stride)?,
             gold: head(gold, rows.bucket)?,
             out: head_mut(out, rows.bucket)?,
         }
-        .launch(&self.context, vocab_size)
+        .launch(&self.context, vocab_size, stride)
     }
 }

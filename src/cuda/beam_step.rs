@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{Buffer, View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::{Launch, is_vectorizable};
-use crate::backend::{Failure, Finished, Row, SessionShape, SlotOptions, SpecialIds};
+use crate::backend::{Failure, Finished, Row, SamplePick, SessionShape, SlotOptions, SpecialIds, words};
 use crate::{Error, Result};
 
 const STEP: &str = "beam_step";
@@ -61,6 +61,12 @@ pub struct SearchViews<'a> {
     pub rows: ViewMut<'a, u32>,
     /// `[1]`: [`crate::backend::Rows::count`].
     pub row_count: ViewMut<'a, u32>,
+    /// `[rows, logits_stride]`, or empty.
+    pub ranked: ViewMut<'a, f32>,
+    /// `[rows, ceil(vocab_size / 32)]`, or empty.
+    pub bans: ViewMut<'a, u32>,
+    /// [`SamplePick`] `[S, K]`, or empty.
+    pub picks: ViewMut<'a, u32>,
 }
 
 /// Working memory of both kernels, allocated once for a search; it also knows which slots are live, and where their rows start.
@@ -79,7 +85,7 @@ pub struct BeamStepScratch {
     tickets: Buffer<u32>,
     /// Number of live slots, ticket of the step, ticket of the start.
     counters: Buffer<u32>,
-    /// Slot and [`SlotOptions`] of each slot to start `[S, 12]`.
+    /// Slot and [`SlotOptions`] of each slot to start `[S, START_WORDS]`.
     starts: Buffer<u32>,
 }
 
@@ -124,10 +130,6 @@ impl BeamStepScratch {
 /// Words of an entry of [`BeamStepScratch::starts`].
 const START_WORDS: usize = 1 + words::<SlotOptions>();
 
-const fn words<T>() -> usize {
-    size_of::<T>() / size_of::<u32>()
-}
-
 /// Mirrors `Search`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -150,6 +152,9 @@ struct SearchArguments {
     live_slots: u64,
     first_row: u64,
     num_live: u64,
+    ranked: u64,
+    bans: u64,
+    picks: u64,
     slots: u32,
     beams: u32,
     max_len: u32,
@@ -193,6 +198,12 @@ impl SearchViews<'_> {
             ("failures", slots * words::<Failure>(), self.failures.len()),
             ("rows", rows * words::<Row>(), self.rows.len()),
             ("row_count", 1, self.row_count.len()),
+            ("bans", if self.bans.is_empty() { 0 } else { rows * self.vocab_size.div_ceil(32) }, self.bans.len()),
+            (
+                "picks",
+                if self.picks.is_empty() { 0 } else { slots * beam_size * words::<SamplePick>() },
+                self.picks.len(),
+            ),
         ];
         lens.into_iter().try_for_each(|(tensor, expected, got)| check_len(operation, tensor, expected, got))?;
         let size = |name, value| to_u32(operation, name, value);
@@ -215,6 +226,9 @@ impl SearchViews<'_> {
             live_slots: context.address_mut(&scratch.live_slots.view_mut())?,
             first_row: context.address_mut(&scratch.first_row.view_mut())?,
             num_live: context.address_mut(&scratch.counters.view_mut().slice(0..1)?)?,
+            ranked: address_if_any(context, &self.ranked)?,
+            bans: address_if_any(context, &self.bans)?,
+            picks: address_if_any(context, &self.picks)?,
             slots: size("slots", slots)?,
             beams: size("beam size", beam_size)?,
             max_len: size("max_len", max_len)?,
@@ -227,7 +241,12 @@ impl SearchViews<'_> {
     }
 }
 
-/// One step of beam search in every live slot, in one launch that reads the logits once.
+/// The address of a tensor, null if it is empty.
+fn address_if_any<T: Pod>(context: &Context, view: &ViewMut<'_, T>) -> Result<u64> {
+    if view.is_empty() { Ok(0) } else { context.address_mut(view) }
+}
+
+/// One step of the search in every live slot, in one launch that reads the logits once.
 pub struct BeamStep<'a> {
     /// What is searched.
     pub search: SearchViews<'a>,
@@ -274,6 +293,9 @@ impl BeamStep<'_> {
         let rows = slots * beam_size;
         at_least(STEP, "logits_stride", vocab_size, stride)?;
         at_least(STEP, "logits", (rows - 1) * stride + vocab_size, self.logits.len())?;
+        if search.ranked != 0 {
+            at_least(STEP, "ranked", (rows - 1) * stride + vocab_size, self.search.ranked.len())?;
+        }
         at_least(STEP, "attention", rows * max_src_len, self.attention.len())?;
         if self.bucket == 0 {
             return Ok(());
@@ -292,7 +314,7 @@ impl BeamStep<'_> {
             logits_stride: to_u32(STEP, "logits_stride", stride)?,
             chunks: to_u32(STEP, "chunks", scratch.chunks)?,
             capacity: capacity(beam_size, scratch.threads),
-            vectorized: is_vectorizable::<f32>(stride, &[logits]).into(),
+            vectorized: is_vectorizable::<f32>(stride, &[logits, search.ranked]).into(),
         };
         let launch = Launch {
             symbol: "beam_step_f32",
@@ -350,6 +372,13 @@ impl StartSlots<'_> {
             in_range(START, "beam size", options.beam_size as usize, 1, shape.beam_size)?;
             in_range(START, "max_len", options.max_len as usize, 1, shape.max_len)?;
             in_range(START, "src_len", options.src_len as usize, 0, shape.max_src_len)?;
+            for (name, asked, view) in [
+                ("ranked", options.ranked != 0, search.ranked),
+                ("bans", options.banned != 0, search.bans),
+                ("picks", options.samples(), search.picks),
+            ] {
+                in_range(START, name, usize::from(asked), 0, usize::from(view != 0))?;
+            }
             starts.push(*slot);
             starts.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(options)));
         }

@@ -7,7 +7,7 @@ use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::{Launch, is_vectorizable};
 use crate::backend::Dtype;
-use crate::backend::{ContrastiveOptions, Row};
+use crate::backend::{Row, SlotOptions};
 use crate::{Error, Result};
 
 const OPERATION: &str = "contrastive";
@@ -23,7 +23,7 @@ pub struct Contrastive<'a, T> {
     /// `[1]`: how many of the rows are live.
     pub count: View<'a, u32>,
     /// `[slots]`. A row of a slot that is not there becomes NaN.
-    pub options: View<'a, ContrastiveOptions>,
+    pub options: View<'a, SlotOptions>,
     /// `[bucket, stride]`: the expert's logits.
     pub expert: View<'a, T>,
     /// `[bucket, stride]`: the amateur's logits, or the expert's of another source. None: they stand in `out`, and `T` is f32.
@@ -124,7 +124,7 @@ pub(super) fn check_stride(operation: &'static str, vocab_size: usize, stride: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::ContrastiveForm;
+    use crate::backend::{ContrastiveForm, ContrastiveOptions};
     use crate::check::{self, Tolerance, assert_close};
     use crate::cpu::contrastive::reference;
     use crate::cuda::testing::{Values, device_tests, stored};
@@ -155,10 +155,15 @@ mod tests {
         row.into_iter().map(T::from_f32).collect()
     }
 
-    fn options(form: ContrastiveForm) -> Vec<ContrastiveOptions> {
-        let mut strict = ContrastiveOptions::new(form, 0.625, 0.1, 0.75, 4);
-        strict.log_mask = -2.0;
-        vec![strict, ContrastiveOptions::new(form, 0.5, 0.0, 1.0, 99), ContrastiveOptions::new(form, 0.5, 1.0, 1.0, 3)]
+    fn options(form: ContrastiveForm) -> Vec<SlotOptions> {
+        let strict = ContrastiveOptions { log_mask: -2.0, ..ContrastiveOptions::new(form, 0.625, 0.1, 0.75) };
+        [
+            (strict, 4),
+            (ContrastiveOptions::new(form, 0.5, 0.0, 1.0), 99),
+            (ContrastiveOptions::new(form, 0.5, 1.0, 1.0), 3),
+        ]
+        .map(|(contrast, max_len)| SlotOptions { contrast, max_len, ..SlotOptions::default() })
+        .to_vec()
     }
 
     fn rows() -> Vec<Row> {
@@ -282,7 +287,11 @@ mod tests {
         let (expert, amateur) = (context.upload(&expert)?, context.upload(&vec![0.0f32; vocab_size])?);
         let (mut out, mut normalizers) = (context.allocate(vocab_size)?, context.allocate(bucket)?);
         let (rows, count) = (context.upload(&[Row::default()])?, context.upload(&[1u32])?);
-        let options = context.upload(&[ContrastiveOptions::new(ContrastiveForm::Li, 0.5, 0.1, 1.0, 99)])?;
+        let options = context.upload(&[SlotOptions {
+            contrast: ContrastiveOptions::new(ContrastiveForm::Li, 0.5, 0.1, 1.0),
+            max_len: 99,
+            ..SlotOptions::default()
+        }])?;
         context.watch(amateur.view())?;
         Contrastive {
             rows: rows.view(),

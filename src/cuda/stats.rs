@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
+use super::contrastive::check_stride;
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::Result;
@@ -20,7 +21,7 @@ const ELEMENTS: u32 = 32;
 pub struct GoldLogProbs<'a> {
     /// The rows.
     pub rows: RowList<'a>,
-    /// `[bucket, vocab_size]`.
+    /// `[bucket, vocab_size]`, rows a stride apart.
     pub logits: View<'a, f32>,
     /// `[bucket]`.
     pub gold: View<'a, u32>,
@@ -38,23 +39,26 @@ struct Arguments {
     out: u64,
     bucket: u32,
     vocab_size: u32,
+    stride: u32,
     chunks: u32,
     vectorized: u32,
+    unused: u32,
 }
 
 impl GoldLogProbs<'_> {
-    /// Enqueues the kernel.
+    /// Enqueues the kernel for rows of `vocab_size` tokens, `stride` elements apart.
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
-    pub fn launch(self, context: &Context, vocab_size: usize) -> Result<()> {
-        self.launch_with(context, vocab_size, THREADS)
+    pub fn launch(self, context: &Context, vocab_size: usize, stride: usize) -> Result<()> {
+        self.launch_with(context, vocab_size, stride, THREADS)
     }
 
     /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
-    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.bucket;
-        check_len(OPERATION, "logits", bucket * vocab_size, self.logits.len())?;
+        check_stride(OPERATION, vocab_size, stride)?;
+        check_len(OPERATION, "logits", bucket * stride, self.logits.len())?;
         check_len(OPERATION, "gold", bucket, self.gold.len())?;
         check_len(OPERATION, "out", bucket, self.out.len())?;
         let rows = self.rows.arguments(OPERATION, context)?;
@@ -70,8 +74,10 @@ impl GoldLogProbs<'_> {
             out: context.address_mut(&self.out)?,
             bucket: rows.bucket,
             vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
+            stride: to_u32(OPERATION, "stride", stride)?,
             chunks: to_u32(OPERATION, "chunks", chunks)?,
-            vectorized: is_vectorizable::<f32>(vocab_size, &[logits]).into(),
+            vectorized: is_vectorizable::<f32>(stride, &[logits]).into(),
+            unused: 0,
         };
         // A maximum and a sum for each chunk.
         let shared = chunks * 2 * size_of::<f32>();
@@ -92,7 +98,7 @@ mod tests {
 
     const UNTOUCHED: f32 = -77.0;
 
-    fn check_case(context: &Context, vocab_size: usize, threads: u32) -> Result<()> {
+    fn check_case(context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let (rows, live) = (9, 8);
         let mut logits: Vec<f32> = Values::new(vocab_size as u64).elements(rows * vocab_size, 3.0, 9.0);
         logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
@@ -106,10 +112,14 @@ mod tests {
         gold[2] = vocab_size as u32;
         expected[..3].fill(f32::NAN);
         let rows = DeviceRows::upload(context, &[Row::default(); 9], live)?;
-        let (logits, gold) = (context.upload(&logits)?, context.upload(&gold)?);
+        let mut apart = vec![f32::NAN; 9 * stride];
+        for (to, from) in apart.chunks_mut(stride).zip(logits.chunks(vocab_size)) {
+            to[..vocab_size].copy_from_slice(from);
+        }
+        let (logits, gold) = (context.upload(&apart)?, context.upload(&gold)?);
         let mut out = context.upload(&[UNTOUCHED; 9])?;
         GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
-            .launch_with(context, vocab_size, threads)?;
+            .launch_with(context, vocab_size, stride, threads)?;
         assert_close(&context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
         Ok(())
     }
@@ -117,7 +127,8 @@ mod tests {
     fn check_shapes(context: &Context) -> Result<()> {
         for vocab_size in [1, 2, 31, 997, 8001, 8192] {
             for threads in [32, 96, 128] {
-                check_case(context, vocab_size, threads)?;
+                check_case(context, vocab_size, vocab_size, threads)?;
+                check_case(context, vocab_size, vocab_size.next_multiple_of(4) + 4, threads)?;
             }
         }
         Ok(())

@@ -8,8 +8,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, SessionShape, SlotOptions};
+use crate::backend::{Backend, MAX_VOICES};
 use crate::decode::hypothesis::Hypothesis;
+use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
 use crate::decode::session::{Admission, Session};
 use crate::decode::trace::{Trace, trace};
@@ -33,23 +34,9 @@ pub struct Job {
 #[derive(Debug)]
 pub enum Work {
     /// Translate.
-    Search {
-        /// Source ids.
-        source: Vec<u32>,
-        /// How to search.
-        options: SlotOptions,
-        /// Hypotheses to return.
-        n_best: usize,
-        /// Whether they carry their attention.
-        attention: bool,
-    },
+    Search(Box<Request>),
     /// Translate, and record every step; for one sentence at a time.
-    Explain {
-        /// Source ids.
-        source: Vec<u32>,
-        /// How to search.
-        options: SlotOptions,
-    },
+    Explain(Box<Request>),
     /// Score a given target.
     Score {
         /// Source ids.
@@ -90,24 +77,31 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine over `model`: a worker per backend, which share it and divide `slots`, the sentences decoded at once.
+    /// Starts the engine over `models`: a worker per backend, which share them and divide `slots`, the sentences decoded at once.
+    /// The first model translates; what a sentence ranks by may come from the others too, whose vocabulary is the same.
     ///
     /// # Errors
-    /// [`Error::Io`] if a thread cannot be started.
+    /// [`Error::Option`] for no model, or more than a step can read; [`Error::Io`] if a thread cannot be started.
     pub fn start<B: Backend, M: Seq2Seq<B> + 'static>(
         backends: Vec<B>,
-        model: M,
+        models: Vec<M>,
         source_vocab_size: usize,
         slots: usize,
     ) -> Result<Self> {
+        // One voice more than models: the first one can read another source.
+        let Some(first) = models.first().filter(|_| models.len() < MAX_VOICES) else {
+            let (expected, got) = (format!("1 to {}", MAX_VOICES - 1), models.len().to_string());
+            return Err(Error::Option { option: "models", expected, got });
+        };
         let (jobs, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        let (vocab_size, max_len) = (model.vocab_size(), model.max_len());
+        let vocab_size = first.vocab_size();
+        let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
         let mut engine = Engine { jobs: Some(jobs), threads: Vec::new(), vocab_size, source_vocab_size, max_len };
-        let (model, slots) = (Arc::new(model), slots.div_ceil(backends.len()));
+        let (models, slots) = (Arc::<[M]>::from(models), slots.div_ceil(backends.len()));
         for backend in backends {
-            let (backend, model, receiver) = (Arc::new(backend), model.clone(), receiver.clone());
-            let mut worker = Worker { backend, model, slots, session: None, jobs: Queues::default() };
+            let (backend, models, receiver) = (Arc::new(backend), models.clone(), receiver.clone());
+            let mut worker = Worker { backend, models, slots, session: None, jobs: Queues::default() };
             let thread = std::thread::Builder::new()
                 .name("beamfuse-engine".into())
                 // For good where the backend's threads are: no step waits for one of them to wake.
@@ -134,8 +128,11 @@ impl Engine {
     /// [`Error::InputTooLong`] or [`Error::Input`] for ids that do not fit the model, [`Error::EngineStopped`].
     pub fn submit(&self, job: Job) -> Result<()> {
         match &job.work {
-            Work::Search { source, .. } | Work::Explain { source, .. } => {
-                self.check("source", source, self.source_vocab_size)?;
+            Work::Search(request) | Work::Explain(request) => {
+                self.check("source", &request.source, self.source_vocab_size)?;
+                if !request.contrast_source.is_empty() {
+                    self.check("contrast source", &request.contrast_source, self.source_vocab_size)?;
+                }
             }
             Work::Score { source, target } => {
                 self.check("source", source, self.source_vocab_size)?;
@@ -182,18 +179,14 @@ struct SearchJob {
     tag: u64,
     reply: Sender<Reply>,
     caller: Weak<()>,
-    source: Vec<u32>,
-    options: SlotOptions,
-    n_best: usize,
-    attention: bool,
+    request: Box<Request>,
 }
 
 #[derive(Debug)]
 struct ExplainJob {
     tag: u64,
     reply: Sender<Reply>,
-    source: Vec<u32>,
-    options: SlotOptions,
+    request: Box<Request>,
 }
 
 #[derive(Debug)]
@@ -207,10 +200,8 @@ struct ScoreJob {
 impl Queues {
     fn accept(&mut self, Job { tag, work, reply, caller }: Job) {
         match work {
-            Work::Search { source, options, n_best, attention } => {
-                self.waiting.push_back(SearchJob { tag, reply, caller, source, options, n_best, attention });
-            }
-            Work::Explain { source, options } => self.to_explain.push_back(ExplainJob { tag, reply, source, options }),
+            Work::Search(request) => self.waiting.push_back(SearchJob { tag, reply, caller, request }),
+            Work::Explain(request) => self.to_explain.push_back(ExplainJob { tag, reply, request }),
             Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
         }
     }
@@ -246,7 +237,8 @@ fn answer(reply: &Sender<Reply>, tag: u64, outcome: Result<Outcome>) {
 /// One of the engine's threads.
 struct Worker<B: Backend, M: Seq2Seq<B>> {
     backend: Arc<B>,
-    model: Arc<M>,
+    /// At least one.
+    models: Arc<[M]>,
     slots: usize,
     session: Option<Session<B, M>>,
     jobs: Queues,
@@ -293,12 +285,12 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         self.score_some();
         self.explain_one();
         self.admit_waiting()?;
-        let Worker { backend, model, session: Some(session), jobs, .. } = self else { return Ok(()) };
+        let Worker { backend, models, session: Some(session), jobs, .. } = self else { return Ok(()) };
         if session.is_empty() {
             return Ok(());
         }
-        let (backend, model) = (&**backend, &**model);
-        session.step(backend, model)?;
+        let (backend, models) = (&**backend, &**models);
+        session.step(backend, models)?;
         session.harvest(backend, |ticket, result| {
             if let Some(job) = jobs.running.remove(&ticket) {
                 answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
@@ -318,7 +310,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
         let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
-        let (backend, model) = (&*self.backend, &*self.model);
+        let (backend, model) = (&*self.backend, &self.models[0]);
         match score::score(backend, model, &pairs) {
             Ok(scores) => {
                 for (job, scores) in batch.iter().zip(scores) {
@@ -336,28 +328,28 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
     }
 
     fn explain_one(&mut self) {
-        let Some(ExplainJob { tag, reply, source, options }) = self.jobs.to_explain.pop_front() else { return };
-        let (backend, model) = (&*self.backend, &*self.model);
-        answer(&reply, tag, backend.run(|| trace(backend, model, &source, options)).map(Outcome::Explained));
+        let Some(ExplainJob { tag, reply, request }) = self.jobs.to_explain.pop_front() else { return };
+        let (backend, models) = (&*self.backend, &*self.models);
+        answer(&reply, tag, backend.run(|| trace(backend, models, &request)).map(Outcome::Explained));
     }
 
     /// Takes waiting sentences into free slots, in order.
     fn admit_waiting(&mut self) -> Result<()> {
         self.jobs.waiting.retain(|job| job.caller.strong_count() > 0);
         let Some(first) = self.jobs.waiting.front() else { return Ok(()) };
-        let fits = self.session.as_ref().is_some_and(|s| first.fits(s.shape()));
+        let fits = self.session.as_ref().is_some_and(|s| first.request.fits(s.shape()));
         if !fits {
             // A sentence too large for the session waits until that has run dry and can be opened anew, larger.
             if self.session.as_ref().is_some_and(|s| !s.is_empty()) {
                 return Ok(());
             }
-            let shape = first.grown(self.session.take().map(|s| s.shape()), self.slots);
-            self.session = Some(Session::open(&*self.backend, &*self.model, shape)?);
+            let shape = first.request.grown(self.session.take().map(|s| s.shape()), self.slots);
+            self.session = Some(Session::open(&*self.backend, &self.models, shape)?);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut admitted = Vec::new();
         for slot in session.free_slots() {
-            let Some(job) = self.jobs.waiting.pop_front_if(|job| job.fits(session.shape())) else { break };
+            let Some(job) = self.jobs.waiting.pop_front_if(|job| job.request.fits(session.shape())) else { break };
             self.jobs.last_ticket += 1;
             self.jobs.running.insert(self.jobs.last_ticket, job);
             admitted.push((slot, self.jobs.last_ticket));
@@ -366,45 +358,21 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             .iter()
             .filter_map(|&(slot, ticket)| {
                 let job = self.jobs.running.get(&ticket)?;
-                Some(Admission { slot, ticket, source: &job.source, options: job.options })
+                Some(Admission { slot, ticket, request: &job.request })
             })
             .collect();
         if admissions.is_empty() {
             return Ok(());
         }
-        session.admit(&*self.backend, &*self.model, &admissions)
+        session.admit(&*self.backend, &self.models, &admissions)
     }
 }
 
-/// Lengths that a session is opened for are multiples of this: fewer reopenings.
-const LENGTH_STEP: usize = 32;
-
 impl SearchJob {
-    fn fits(&self, shape: SessionShape) -> bool {
-        self.options.beam_size as usize <= shape.beam_size
-            && self.options.max_len as usize <= shape.max_len
-            && self.source.len() <= shape.max_src_len
-            && (shape.keep_attention || !self.attention)
-    }
-
-    /// The smallest shape that holds this sentence and what the old one held.
-    fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
-        let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
-        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
-        SessionShape {
-            slots,
-            beam_size,
-            max_len: old(|s| s.max_len).max((self.options.max_len as usize).next_multiple_of(LENGTH_STEP)),
-            max_src_len: old(|s| s.max_src_len).max(self.source.len().next_multiple_of(LENGTH_STEP)),
-            rows: slots * beam_size,
-            keep_attention: self.attention,
-        }
-    }
-
     /// What the caller asked to see.
     fn trim(&self, mut hypotheses: Vec<Hypothesis>) -> Vec<Hypothesis> {
-        hypotheses.truncate(self.n_best);
-        if !self.attention {
+        hypotheses.truncate(self.request.n_best);
+        if !self.request.attention {
             hypotheses.iter_mut().for_each(|h| h.attention = None);
         }
         hypotheses

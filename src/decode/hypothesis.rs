@@ -1,6 +1,6 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
-use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions};
+use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions, words};
 use crate::{Error, Result};
 
 /// One translation of one sentence, in ids.
@@ -117,7 +117,7 @@ impl Record {
         Ok(())
     }
 
-    /// The finished hypotheses, best first, or what ended the sentence, from the words that were posted.
+    /// The finished hypotheses, best first, samples in their own order, or what ended the sentence, from the words that were posted.
     ///
     /// # Errors
     /// A failed device operation. The inner result is the sentence's own.
@@ -141,7 +141,7 @@ impl Record {
         let (tokens, rest) = rest.split_at(self.history_len());
         let (parents, rest) = rest.split_at(self.history_len());
         let (log_probs, attention) = rest.split_at(self.history_len());
-        let history = History {
+        let mut history = History {
             options: self.options,
             finished: bytemuck::cast_slice(finished)[..head[0] as usize].to_vec(),
             tokens: tokens.to_vec(),
@@ -149,6 +149,11 @@ impl Record {
             log_probs: bytemuck::cast_slice(log_probs).to_vec(),
             attention: bytemuck::cast_slice(attention).to_vec(),
         };
+        if history.options.samples() {
+            let mut finished = std::mem::take(&mut history.finished);
+            finished.sort_by_key(|finished| history.first_beam(finished, self.shape.beam_size));
+            history.finished = finished;
+        }
         Ok(Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect()))
     }
 }
@@ -205,6 +210,12 @@ impl History {
         }
     }
 
+    /// The beam whose row made the first token: the number of a sample.
+    fn first_beam(&self, finished: &Finished, k: usize) -> usize {
+        let steps = 0..finished.length as usize - finished.has_eos as usize;
+        steps.rev().fold(finished.beam as usize, |beam, step| self.parents[step * k + beam] as usize)
+    }
+
     fn attention(&self, makers: &[usize], max_src_len: usize, k: usize) -> Vec<Vec<f32>> {
         let src_len = self.options.src_len as usize;
         let row = |(step, beam): (usize, &usize)| {
@@ -213,9 +224,4 @@ impl History {
         };
         makers.iter().enumerate().map(row).collect()
     }
-}
-
-/// Words of a structure in device memory.
-fn words<T>() -> usize {
-    std::mem::size_of::<T>() / std::mem::size_of::<u32>()
 }

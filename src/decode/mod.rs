@@ -3,6 +3,7 @@
 pub mod engine;
 mod hypothesis;
 pub mod options;
+mod request;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -12,5 +13,6 @@ pub mod trace;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use request::Request;
 pub use session::Session;
 pub use trace::Trace;

@@ -273,6 +273,7 @@ impl DecodeOptions {
             forced_eos: u32::from(self.forced_eos_free),
             renormalize: u32::from(self.renormalize),
             src_len: src_len as u32,
+            ..SlotOptions::default()
         }
     }
 }

@@ -3,13 +3,18 @@
 use std::collections::VecDeque;
 
 use crate::Result;
-use crate::backend::{Backend, Search, SessionShape, SlotOptions, StepKey};
+use crate::backend::{Backend, Search, SessionShape, SlotOptions, Stages, StepKey, words};
 use crate::decode::hypothesis::{Hypothesis, Record};
+use crate::decode::request::Request;
 use crate::model::Seq2Seq;
 
 /// A search over a fixed number of slots, each with its own sentence, options and step counter.
 ///
 /// Sentences come and go independently: a slot's result does not depend on what the other slots hold.
+///
+/// What ranks may come from several *voices*, each a model with its own caches, all reading the same prefixes. Voice 0 is the
+/// first model and gives every result its `log_prob`; voice i is model i; the last voice is the first model once more, reading
+/// another source of the same sentence. Voices other than the first are opened when a sentence first asks for them.
 ///
 /// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
 /// which is looked at [`Backend::LAG`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
@@ -18,7 +23,7 @@ use crate::model::Seq2Seq;
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
     recordings: B::Recordings,
-    state: M::State,
+    voices: Vec<Option<Voice<M::State, B::Ints>>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
     /// Steps enqueued so far.
@@ -33,16 +38,24 @@ pub struct Session<B: Backend, M: Seq2Seq<B>> {
 }
 
 /// A sentence to be taken into a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
     /// A free slot.
     pub slot: usize,
     /// Comes back with the result.
     pub ticket: u64,
-    /// Source ids, end of sentence included.
-    pub source: &'a [u32],
-    /// Its options; lengths and beams within the session's shape.
-    pub options: SlotOptions,
+    /// Lengths and beams within the session's shape.
+    pub request: &'a Request,
+}
+
+/// A model's memory of the sentences that are being decoded.
+#[derive(Debug)]
+struct Voice<State, Ints> {
+    /// Which of the models it is.
+    model: usize,
+    state: State,
+    /// [`SlotOptions`] `[slots]` of which the source's length counts, where it reads a source of its own.
+    options: Option<Ints>,
 }
 
 /// A sentence in its slot.
@@ -73,14 +86,16 @@ struct Leaving<B: Backend> {
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
-    /// Allocates a session with all slots free.
+    /// Allocates a session with all slots free. `models` are those that every call is given, in the same order.
     ///
     /// # Errors
     /// The device has no memory left.
-    pub fn open(backend: &B, model: &M, shape: SessionShape) -> Result<Self> {
+    pub fn open(backend: &B, models: &[M], shape: SessionShape) -> Result<Self> {
+        let model = &models[0];
+        let first = Voice { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
             recordings: B::Recordings::default(),
-            state: model.open(backend, shape)?,
+            voices: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
             slots: vec![None; shape.slots],
             steps: 0,
@@ -116,50 +131,96 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         self.slots.iter().any(Option::is_some)
     }
 
-    /// Encodes sentences into free slots.
+    /// Encodes sentences into free slots, and opens what they ask for beyond plain beam search.
     ///
     /// # Errors
-    /// A failed device operation.
+    /// A failed device operation; the device has no memory left.
     ///
     /// # Panics
     /// If a slot is taken, or a sentence does not fit the session's shape.
-    pub fn admit(&mut self, backend: &B, model: &M, sentences: &[Admission<'_>]) -> Result<()> {
+    pub fn admit(&mut self, backend: &B, models: &[M], sentences: &[Admission<'_>]) -> Result<()> {
         let (shape, since) = (self.shape(), self.steps);
-        for &Admission { slot, ticket, source, options } in sentences {
-            let before = self.slots[slot].replace(Running { ticket, options, since });
+        let mut asked = Stages::default();
+        for &Admission { slot, ticket, request } in sentences {
+            let before = self.slots[slot].replace(Running { ticket, options: request.options, since });
             assert!(before.is_none(), "slot {slot} is taken");
-            let fits = source.len() <= shape.max_src_len
-                && options.max_len as usize <= shape.max_len
-                && options.beam_size as usize <= shape.beam_size;
-            assert!(fits, "a sentence of {} tokens with {options:?} does not fit {shape:?}", source.len());
+            assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
+            asked = asked.union(Stages::of(&request.options));
         }
-        let sources: Vec<(u32, &[u32])> = sentences.iter().map(|s| (s.slot as u32, s.source)).collect();
-        model.encode(backend, &mut self.state, &sources)?;
-        let slots: Vec<(u32, SlotOptions)> = sentences.iter().map(|s| (s.slot as u32, s.options)).collect();
+        self.search.equip(backend, asked)?;
+        for voice in 0..self.voices.len() {
+            if voice == 0 || asked.voices & 1 << voice != 0 {
+                self.encode(backend, models, voice, sentences)?;
+            }
+        }
+        let slots: Vec<(u32, SlotOptions)> = sentences.iter().map(|s| (s.slot as u32, s.request.options)).collect();
         backend.start_slots(&slots, &mut self.search)
+    }
+
+    /// Lets a voice read the sources of the sentences that ask for it.
+    fn encode(&mut self, backend: &B, models: &[M], voice: usize, sentences: &[Admission<'_>]) -> Result<()> {
+        let reads_another = voice == models.len();
+        let Voice { model, state, options } = match &mut self.voices[voice] {
+            Some(voice) => voice,
+            closed => {
+                let model = if reads_another { 0 } else { voice };
+                let state = models[model].open(backend, self.search.shape)?;
+                let entries = self.search.shape.slots * words::<SlotOptions>();
+                let options = reads_another.then(|| backend.ints(entries)).transpose()?;
+                closed.insert(Voice { model, state, options })
+            }
+        };
+        let listening = |s: &&Admission<'_>| voice == 0 || Stages::of(&s.request.options).voices & 1 << voice != 0;
+        let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
+        for &Admission { slot, request, .. } in sentences.iter().filter(listening) {
+            let source = if reads_another { &request.contrast_source } else { &request.source };
+            sources.push((slot as u32, source));
+            if let Some(options) = options {
+                let own = SlotOptions { src_len: source.len() as u32, ..request.options };
+                backend.write_ints(options, slot * words::<SlotOptions>(), bytemuck::cast_slice(&[own]))?;
+            }
+        }
+        models[*model].encode(backend, state, &sources)
     }
 
     /// Advances every live slot by one token.
     ///
     /// # Errors
     /// A failed device operation.
-    pub fn step(&mut self, backend: &B, model: &M) -> Result<()> {
+    pub fn step(&mut self, backend: &B, models: &[M]) -> Result<()> {
         if !self.is_running() {
             return Ok(());
         }
-        let beams = self.slots.iter().flatten().map(|running| running.options.beam_size as usize).sum();
-        let Session { recordings, state, search, .. } = self;
+        let (mut beams, mut stages) = (0, Stages::default());
+        for Running { options, .. } in self.slots.iter().flatten() {
+            beams += options.beam_size as usize;
+            stages = stages.union(Stages::of(options));
+        }
+        let Session { recordings, voices, search, .. } = self;
         search.rows.bucket = bucket(beams, search.shape.rows);
-        let key = StepKey { rows: search.rows.bucket, stages: 0 };
-        backend.replayable(recordings, key, || Self::enqueue(backend, model, state, search))?;
+        let key = StepKey { rows: search.rows.bucket, stages: stages.bits() };
+        backend.replayable(recordings, key, || Self::enqueue(backend, models, voices, search, stages))?;
         self.steps += 1;
         self.report(backend)
     }
 
     /// Everything that one step enqueues; it depends on the step's key alone.
-    fn enqueue(backend: &B, model: &M, state: &mut M::State, search: &mut Search<B>) -> Result<()> {
-        model.step(backend, state, &search.rows, &search.ancestry, &search.options)?;
-        backend.beam_step(model.logits(state), model.attention(state), search)
+    fn enqueue(
+        backend: &B,
+        models: &[M],
+        voices: &mut [Option<Voice<M::State, B::Ints>>],
+        search: &mut Search<B>,
+        stages: Stages,
+    ) -> Result<()> {
+        for (number, voice) in voices.iter_mut().enumerate() {
+            let Some(Voice { model, state, options }) = voice else { continue };
+            if number == 0 || stages.voices & 1 << number != 0 {
+                let options = options.as_ref().unwrap_or(&search.options);
+                models[*model].step(backend, state, &search.rows, &search.ancestry, options)?;
+            }
+        }
+        let (model, Some(first)) = (&models[0], &voices[0]) else { return Ok(()) };
+        backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 
     fn report(&mut self, backend: &B) -> Result<()> {

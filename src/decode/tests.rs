@@ -132,17 +132,18 @@ pub(super) fn translate(
     work: &[(Vec<u32>, DecodeOptions)],
 ) -> Vec<Result<Vec<Hypothesis>>> {
     let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
-    let engine = Engine::start(workers, model.clone(), 256, slots).expect("threads start");
+    let engine = Engine::start(workers, vec![model.clone()], 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
-        let work = Work::Search {
+        let work = Work::Search(Box::new(Request {
             source: source.clone(),
             options: options.for_slot(source.len(), model.max_len()),
             n_best: options.n_best,
             attention: options.attention,
-        };
+            ..Request::default()
+        }));
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -440,7 +441,7 @@ fn a_poisoned_sentence_fails_alone() {
 #[test]
 fn scoring_equals_the_search() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 256, 4).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     let mut expected = Vec::new();
@@ -465,7 +466,7 @@ fn scoring_equals_the_search() {
 #[test]
 fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 100, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
     let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
@@ -490,13 +491,13 @@ fn a_worker_leaves_the_others_their_share() {
     let workers = (0..2).map(|_| Cpu::new(1, Dtype::F32).expect("a thread starts")).collect();
     let model = Scripted { meeting: Some(&MEETING), ..MODEL };
     // Never dropped: it would wait for workers that wait for each other.
-    let engine = Box::leak(Box::new(Engine::start(workers, model, 256, 2).expect("threads start")));
+    let engine = Box::leak(Box::new(Engine::start(workers, vec![model], 256, 2).expect("threads start")));
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for tag in 0..6 {
         let source = source(tag);
         let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
         let caller = Arc::downgrade(&caller);
         engine.submit(Job { tag: tag.into(), work, reply: reply.clone(), caller }).expect("the ids fit");
     }
@@ -509,14 +510,14 @@ fn a_worker_leaves_the_others_their_share() {
 #[test]
 fn a_sentence_that_nobody_waits_for_is_not_begun() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let here = Arc::new(());
     let gone = Arc::downgrade(&Arc::new(()));
     for tag in 0..20 {
         let source = source(tag);
         let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search { source, options, n_best: 1, attention: false };
+        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
         let caller = if tag % 5 == 0 { Arc::downgrade(&here) } else { gone.clone() };
         engine.submit(Job { tag: u64::from(tag), work, reply: reply.clone(), caller }).expect("the ids fit");
     }

@@ -4,8 +4,9 @@
 //! session, so this is the search that anyone else's translation of the sentence goes through.
 
 use crate::Result;
-use crate::backend::{Backend, Finished, Search, SessionShape, SlotOptions};
+use crate::backend::{Backend, Finished, Search};
 use crate::decode::hypothesis::Hypothesis;
+use crate::decode::request::Request;
 use crate::decode::session::{Admission, Session};
 use crate::model::Seq2Seq;
 
@@ -55,31 +56,18 @@ pub struct FinishedBeam {
     pub rank: Option<usize>,
 }
 
-/// Searches for the translations of one source, ids with the end of sentence, and records every step.
+/// Searches for the translations of one sentence and records every step.
 ///
 /// # Errors
 /// Logits that are not finite, or a failed device operation.
-pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(
-    backend: &B,
-    model: &M,
-    source: &[u32],
-    options: SlotOptions,
-) -> Result<Trace> {
-    let beam_size = options.beam_size as usize;
-    let shape = SessionShape {
-        slots: 1,
-        beam_size,
-        max_len: options.max_len as usize,
-        max_src_len: source.len(),
-        rows: beam_size,
-        keep_attention: true,
-    };
-    let mut session = Session::open(backend, model, shape)?;
-    session.admit(backend, model, &[Admission { slot: 0, ticket: 0, source, options }])?;
+pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(backend: &B, models: &[M], request: &Request) -> Result<Trace> {
+    let request = Request { attention: true, ..request.clone() };
+    let mut session = Session::open(backend, models, request.grown(None, 1))?;
+    session.admit(backend, models, &[Admission { slot: 0, ticket: 0, request: &request }])?;
     let mut steps: Vec<Vec<LiveBeam>> = Vec::new();
     let mut sets: Vec<Vec<Finished>> = Vec::new();
     loop {
-        session.step(backend, model)?;
+        session.step(backend, models)?;
         // Once nothing lives, steps only carry the result out.
         if steps.last().is_none_or(|live| !live.is_empty()) {
             let (live, finished) = read_step(backend, session.search())?;

@@ -8,10 +8,11 @@ use crate::decode::{DecodeOptions, Job, LengthPenalty, MaxLength, Stop, Work};
 
 fn traced(source: &[u32], options: &DecodeOptions) -> Trace {
     let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], MODEL, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let (caller, slot) = (Arc::new(()), options.for_slot(source.len(), 40));
-    let work = Work::Explain { source: source.to_vec(), options: slot };
+    let request = Request { source: source.to_vec(), options: slot, attention: true, ..Request::default() };
+    let work = Work::Explain(Box::new(request));
     engine.submit(Job { tag: 5, work, reply, caller: Arc::downgrade(&caller) }).expect("the ids fit");
     let answer = replies.recv().expect("an answer");
     assert_eq!(answer.tag, 5);
@@ -82,12 +83,13 @@ fn every_translation_can_be_walked_back_through_the_steps() {
 fn a_search_over_nan_fails_and_the_engine_carries_on() {
     let poisoned = crate::decode::tests::Scripted { poison: Some(source(1)[0]), ..MODEL };
     let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], poisoned, 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![poisoned], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     let options = DecodeOptions { min_length: 6, ..DecodeOptions::default() };
     for (tag, source) in [(0, source(1)), (1, source(2))] {
-        let work = Work::Explain { options: options.for_slot(source.len(), 40), source };
+        let options = options.for_slot(source.len(), 40);
+        let work = Work::Explain(Box::new(Request { source, options, ..Request::default() }));
         let job = Job { tag, work, reply: reply.clone(), caller: Arc::downgrade(&caller) };
         engine.submit(job).expect("the ids fit");
     }

@@ -15,7 +15,7 @@ pub(super) struct Buffers<B: Backend> {
     query: B::Tensor,
     context: B::Tensor,
     feed_forward: FeedForwardBuffers<B>,
-    /// `[rows, vocab_size]`
+    /// `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
     pub(super) logits: B::Floats,
     /// `[rows, max_src_len]`
     pub(super) attention: B::Floats,
@@ -33,7 +33,7 @@ impl<B: Backend> Buffers<B> {
                 hidden: backend.tensor(rows * config.decoder.ffn_dim)?,
                 out: backend.tensor(rows * width)?,
             },
-            logits: backend.floats(rows * config.decoder_vocab_size)?,
+            logits: backend.floats(rows * backend.logits_stride(config.decoder_vocab_size))?,
             attention: backend.floats(rows * max_src_len)?,
         })
     }

@@ -52,7 +52,7 @@ pub trait Seq2Seq<B: Backend>: Send + Sync {
         options: &B::Ints,
     ) -> Result<()>;
 
-    /// The last step's logits `[rows, vocab_size]`.
+    /// The last step's logits `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
     fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Floats;
     /// The last step's cross-attention, last layer, mean over heads, `[rows, max_src_len]`.
     fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Floats;

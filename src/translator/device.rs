@@ -93,7 +93,7 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usiz
 
 fn start_on<B: Backend>(workers: Vec<B>, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
     let model = Marian::open(&workers[0], dir)?;
-    Engine::start(workers, model, source_vocab_size, slots)
+    Engine::start(workers, vec![model], source_vocab_size, slots)
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {

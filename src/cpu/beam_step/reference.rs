@@ -1,10 +1,10 @@
 //! The naive beam step: every candidate listed and sorted, normalisers in f64, ancestry walked back from the parents.
 
 use super::rebuild_rows;
-use crate::backend::{Failure, Finished, LengthPenaltyKind, Search, SlotOptions, StopKind};
+use crate::backend::{Failure, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
 use crate::cpu::Cpu;
 
-/// One step of beam search in every live slot; see [`crate::backend::Backend::beam_step`].
+/// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
 pub fn reference(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
     let mut first_row = 0;
     for slot in 0..search.shape.slots {
@@ -12,7 +12,7 @@ pub fn reference(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
         if live > 0 {
             let logits = &logits[first_row * search.vocab_size..][..live * search.vocab_size];
             let attention = &attention[first_row * search.shape.max_src_len..][..live * search.shape.max_src_len];
-            step(slot, logits, attention, search);
+            step(slot, first_row, logits, attention, search);
         }
         first_row += live;
     }
@@ -22,25 +22,27 @@ pub fn reference(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
 /// (ranked score, model's log-probability, beam, token)
 type Candidate = (f32, f32, usize, usize);
 
-fn step(slot: usize, logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
+fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
     let options: SlotOptions = bytemuck::cast_slice(&search.options)[slot];
     let (k, own_k) = (search.shape.beam_size, options.beam_size as usize);
     let (max_len, n) = (search.shape.max_len, search.shape.max_src_len);
     let before = search.step[slot] as usize;
     let length = before + 1;
-    if let Some(bad) = logits.iter().position(|z| z.is_nan() || *z == f32::INFINITY) {
-        let beam = bad / search.vocab_size;
-        let row = &logits[beam * search.vocab_size..][..search.vocab_size];
-        let value = if row.iter().any(|z| z.is_nan()) { f32::NAN } else { f32::INFINITY };
+    if let Some((beam, value)) = what_cannot_be_ranked(slot, first_row, &options, logits, search) {
         let failure = Failure { failed: 1, step: length as u32, beam: beam as u32, value };
         bytemuck::cast_slice_mut::<_, Failure>(&mut search.failures)[slot] = failure;
         search.live[slot] = 0;
         return;
     }
-    let mut candidates = list_candidates(slot, &options, logits, search);
-    // A stable sort: candidates were listed by flat index, so ties stay in its order.
-    candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
-    candidates.truncate(2 * own_k);
+    let candidates = if options.samples() {
+        picks(slot, search)
+    } else {
+        let mut candidates = list_candidates(slot, first_row, &options, logits, search);
+        // A stable sort: candidates were listed by flat index, so ties stay in its order.
+        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
+        candidates.truncate(2 * own_k);
+        candidates
+    };
 
     let coverage = search.coverage[slot * k * n..][..k * n].to_vec();
     let covered = |beam: usize, i: usize| coverage[beam * n + i] + attention[beam * n + i];
@@ -48,25 +50,39 @@ fn step(slot: usize, logits: &[f32], attention: &[f32], search: &mut Search<Cpu>
         let at = (slot * max_len + before) * k * n;
         search.attention[at..at + attention.len()].copy_from_slice(attention);
     }
-    let previous_best = search.cum_log_probs[slot * k];
+    let previous = search.cum_log_probs[slot * k..][..k].to_vec();
+    let as_it_was = |beam: usize| Finished {
+        score: length_score(&options, previous[beam], before.max(1)),
+        search_log_prob: previous[beam],
+        length: before as u32,
+        beam: beam as u32,
+        truncated: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let at_limit = length >= options.max_len as usize;
+    let cuts = at_limit && (options.cut != 0 || options.samples());
+    let ended = |cum: f32, beam: usize| {
+        let source = 0..options.src_len as usize - 1;
+        let logs: f64 = source.map(|i| f64::from(covered(beam, i).clamp(1e-6, 1.0)).ln()).sum();
+        let coverage_penalty = (f64::from(options.coverage_penalty) * logs) as f32;
+        let score = length_score(&options, cum, length) + coverage_penalty;
+        let length = length as u32;
+        Finished { score, search_log_prob: cum, coverage_penalty, length, ..bytemuck::Zeroable::zeroed() }
+    };
     let count = search.finished_count[slot] as usize;
     let mut finished: Vec<Finished> = bytemuck::cast_slice(&search.finished)[slot * k..][..count].to_vec();
     let mut live = 0;
     for (rank, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
         if token == search.ids.eos_id as usize && rank < own_k {
-            let source = 0..options.src_len as usize - 1;
-            let logs: f64 = source.map(|i| f64::from(covered(beam, i).clamp(1e-6, 1.0)).ln()).sum();
-            let coverage_penalty = (f64::from(options.coverage_penalty) * logs) as f32;
             finished.push(Finished {
-                score: length_score(&options, cum, length) + coverage_penalty,
-                search_log_prob: cum,
-                coverage_penalty,
                 eos_log_prob: log_prob,
-                length: length as u32,
                 beam: beam as u32,
                 has_eos: 1,
-                truncated: u32::from(length >= options.max_len as usize),
+                truncated: u32::from(at_limit && options.cut == 0),
+                ..ended(cum, beam)
             });
+        } else if token == SamplePick::NONE as usize {
+            finished.push(as_it_was(beam));
         } else if token != search.ids.eos_id as usize && live < own_k {
             let at = (slot * max_len + before) * k + live;
             search.tokens[at] = token as u32;
@@ -76,17 +92,14 @@ fn step(slot: usize, logits: &[f32], attention: &[f32], search: &mut Search<Cpu>
             for i in 0..n {
                 search.coverage[(slot * k + live) * n + i] = covered(beam, i);
             }
+            if cuts {
+                finished.push(Finished { beam: live as u32, truncated: 1, ..ended(cum, beam) });
+            }
             live += 1;
         }
     }
     if live == 0 && finished.is_empty() {
-        finished.push(Finished {
-            score: length_score(&options, previous_best, before.max(1)),
-            search_log_prob: previous_best,
-            length: before as u32,
-            truncated: 1,
-            ..bytemuck::Zeroable::zeroed()
-        });
+        finished.push(as_it_was(0));
     }
     for beam in 0..live {
         let mut ancestor = beam;
@@ -103,32 +116,87 @@ fn step(slot: usize, logits: &[f32], attention: &[f32], search: &mut Search<Cpu>
     search.step[slot] = length as u32;
     let full = finished.len() == own_k;
     let best = search.cum_log_probs[slot * k];
-    let over = live == 0 || (full && finished[own_k - 1].score >= best_to_come(&options, best, length));
+    let stops = !options.samples() && full && finished[own_k - 1].score >= best_to_come(&options, best, length);
+    let over = live == 0 || stops || cuts;
     search.live[slot] = if over { 0 } else { live as u32 };
 }
 
-fn list_candidates(slot: usize, options: &SlotOptions, logits: &[f32], search: &Search<Cpu>) -> Vec<Candidate> {
+/// The first beam that cannot be ranked, and the value that says so.
+fn what_cannot_be_ranked(
+    slot: usize,
+    first_row: usize,
+    options: &SlotOptions,
+    logits: &[f32],
+    search: &Search<Cpu>,
+) -> Option<(usize, f32)> {
+    if options.samples() {
+        let picks: &[SamplePick] = bytemuck::cast_slice(&search.picks);
+        let mut picks = picks[slot * search.shape.beam_size..][..search.live[slot] as usize].iter();
+        let broken = |pick: &SamplePick| pick.token == SamplePick::NONE && pick.log_prob != f32::NEG_INFINITY;
+        let beam = picks.clone().position(broken)?;
+        return picks.nth(beam).map(|pick| (beam, pick.log_prob));
+    }
+    let vocab_size = search.vocab_size;
+    logits.chunks(vocab_size).enumerate().find_map(|(beam, row)| {
+        let ranked = &search.ranked[if options.ranked != 0 { (first_row + beam) * vocab_size } else { 0 }..];
+        let is_nan = |values: &[f32]| values.iter().any(|z| z.is_nan());
+        if is_nan(row) || (options.ranked != 0 && is_nan(&ranked[..vocab_size])) {
+            return Some((beam, f32::NAN));
+        }
+        row.contains(&f32::INFINITY).then_some((beam, f32::INFINITY))
+    })
+}
+
+/// What a sampling slot's beams have drawn.
+fn picks(slot: usize, search: &Search<Cpu>) -> Vec<Candidate> {
+    let at = slot * search.shape.beam_size;
+    let picks: &[SamplePick] = bytemuck::cast_slice(&search.picks);
+    (0..search.live[slot] as usize)
+        .map(|beam| {
+            let SamplePick { token, log_prob, ranked_log_prob } = picks[at + beam];
+            (search.cum_log_probs[at + beam] + ranked_log_prob, log_prob, beam, token as usize)
+        })
+        .collect()
+}
+
+fn list_candidates(
+    slot: usize,
+    first_row: usize,
+    options: &SlotOptions,
+    logits: &[f32],
+    search: &Search<Cpu>,
+) -> Vec<Candidate> {
     let length = search.step[slot] + 1;
+    let (vocab_size, words) = (search.vocab_size, search.vocab_size.div_ceil(32));
     let (eos, pad) = (search.ids.eos_id as usize, search.ids.pad_id as usize);
-    let last = length >= options.max_len;
-    let allowed =
-        |token: usize| token != pad && (token == eos || !last) && (token != eos || last || length >= options.min_len);
+    let last = length >= options.max_len && options.cut == 0;
     let mut candidates = Vec::new();
-    for (beam, row) in logits.chunks_exact(search.vocab_size).enumerate() {
-        let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        if max == f64::NEG_INFINITY {
+    for (beam, row) in logits.chunks_exact(vocab_size).enumerate() {
+        let r = first_row + beam;
+        let is_banned =
+            |token: usize| options.banned != 0 && search.bans[r * words + token / 32] >> (token % 32) & 1 != 0;
+        let allowed = |token: usize| {
+            let forced = token == eos && last && options.forced_eos != 0;
+            let in_time = token != eos || last || length >= options.min_len;
+            token != pad && (token == eos || !last) && in_time && (forced || !is_banned(token))
+        };
+        if row.iter().all(|z| *z == f32::NEG_INFINITY) {
             continue;
         }
-        let mass = |keep: &dyn Fn(usize) -> bool| {
+        let mass = |row: &[f32], keep: &dyn Fn(usize) -> bool| {
+            let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let kept = row.iter().enumerate().filter(|(token, _)| keep(*token));
             max + kept.map(|(_, z)| (f64::from(*z) - max).exp()).sum::<f64>().ln()
         };
-        let (everything, left) = (mass(&|_| true), mass(&|token| allowed(token)));
+        let everything = mass(row, &|_| true);
+        let ranking = if options.ranked != 0 { &search.ranked[r * vocab_size..][..vocab_size] } else { row };
+        let left = mass(ranking, &|token| allowed(token));
         for token in (0..row.len()).filter(|token| allowed(*token)) {
             let log_prob = (f64::from(row[token]) - everything) as f32;
             let ranked = match () {
                 () if last && options.forced_eos != 0 => 0.0,
-                () if options.renormalize != 0 => (f64::from(row[token]) - left) as f32,
+                () if options.renormalize != 0 => (f64::from(ranking[token]) - left) as f32,
+                () if options.ranked != 0 => ranking[token],
                 () => log_prob,
             };
             let cum = search.cum_log_probs[slot * search.shape.beam_size + beam] + ranked;

@@ -1,7 +1,8 @@
 //! The tests, and what those of other devices share with them.
 
 use super::*;
-use crate::backend::{Dtype, LengthPenaltyKind, SpecialIds};
+use crate::backend::{Dtype, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
+use crate::validate::kernels::beam_step::{compare_states, draw_extras, equipped};
 
 const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
@@ -21,12 +22,13 @@ pub fn options() -> SlotOptions {
         forced_eos: 0,
         renormalize: 0,
         src_len: 6,
+        ..SlotOptions::default()
     }
 }
 
 fn search(vocab_size: usize) -> Search<Cpu> {
     let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
-    Search::open(&cpu, SHAPE, vocab_size, IDS).expect("memory is there")
+    equipped(&cpu, Search::open(&cpu, SHAPE, vocab_size, IDS)).expect("memory is there")
 }
 
 /// Pseudo-random values in [0, 1), the same on every run.
@@ -62,7 +64,7 @@ impl Noise {
 /// Holds two states to each other: decisions equal, numbers close.
 #[track_caller]
 pub fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
-    let found = crate::validate::kernels::beam_step::compare_states(actual, expected);
+    let found = compare_states(actual, expected);
     assert!(found.is_ok(), "{found:?}");
 }
 
@@ -75,6 +77,8 @@ fn run_both(vocab_size: usize, slots: &[(u32, SlotOptions)], mut logits: impl Fn
     let mut steps = 0;
     while !fast.rows.live().is_empty() {
         let (logits, attention) = (logits(steps), noise.attention());
+        draw_extras(&mut fast, steps as u64);
+        draw_extras(&mut naive, steps as u64);
         beam_step(&logits, &attention, &mut fast);
         reference(&logits, &attention, &mut naive);
         assert_same_state(&fast, &naive);
@@ -106,6 +110,11 @@ pub fn option_cases() -> Vec<SlotOptions> {
             coverage_penalty: if flags & 4 != 0 { 0.0 } else { 0.7 },
             ..options
         });
+    }
+    for (i, options) in cases.iter().enumerate().step_by(5).map(|(i, o)| (i / 5, *o)).collect::<Vec<_>>() {
+        let flag = |bit: usize| u32::from((i >> bit) & 1 != 0);
+        cases.push(SlotOptions { cut: flag(0), ranked: flag(1), banned: flag(2), ..options });
+        cases.push(SlotOptions { cut: flag(0), strategy: Strategy::Sample as u32, ..options });
     }
     cases
 }
@@ -190,6 +199,67 @@ fn logits_that_are_not_finite_end_their_slot_only() {
         assert_eq!((failure.failed, failure.step, failure.beam), (1, 2, 3));
         assert_eq!(failure.value.is_nan(), value.is_nan());
         assert_eq!((fast.live[0] > 0, fast.live[1], fast.live[2] > 0), (true, 0, true));
+    }
+}
+
+#[test]
+fn a_distribution_that_cannot_be_ranked_ends_its_slot_only() {
+    let mut state = search(31);
+    let ranked = SlotOptions { ranked: 1, ..options() };
+    let sampled = SlotOptions { strategy: Strategy::Sample as u32, ..options() };
+    start_slots(&[(0, ranked), (1, ranked), (2, sampled)], &mut state);
+    draw_extras(&mut state, 3);
+    state.ranked[31..62].fill(f32::NAN);
+    bytemuck::cast_slice_mut::<_, SamplePick>(&mut state.picks)[2 * SHAPE.beam_size + 3] =
+        SamplePick { token: SamplePick::NONE, log_prob: f32::INFINITY, ranked_log_prob: 0.0 };
+    beam_step(&Noise(1).logits(31), &Noise(2).attention(), &mut state);
+    let failures = bytemuck::cast_slice::<_, Failure>(&state.failures);
+    assert_eq!((failures[0].failed, failures[1].failed, failures[2].failed), (0, 1, 1));
+    assert!(failures[1].value.is_nan() && failures[2].value == f32::INFINITY && failures[2].beam == 3);
+    assert_eq!((state.live[0], state.live[1], state.live[2]), (5, 0, 0));
+}
+
+/// Samples finish, end as they are, or go on with the number they started with.
+#[test]
+fn samples_keep_their_number_and_take_nothing_but_their_picks() {
+    let mut state = search(31);
+    start_slots(&[(0, SlotOptions { strategy: Strategy::Sample as u32, max_len: 3, ..options() })], &mut state);
+    assert_eq!(state.rows.live().len(), 5);
+    let pick = |token, log_prob| SamplePick { token, log_prob, ranked_log_prob: log_prob };
+    let nothing = pick(SamplePick::NONE, f32::NEG_INFINITY);
+    for picks in [
+        [pick(7, -1.0), pick(2, -2.0), pick(8, -3.0), pick(9, -4.0), pick(9, -4.5)],
+        [nothing, pick(5, -0.5), pick(2, -0.25), pick(6, -0.125), nothing],
+        [pick(2, -1.0), pick(4, -1.0), nothing, nothing, nothing],
+    ] {
+        bytemuck::cast_slice_mut::<_, SamplePick>(&mut state.picks)[..5].copy_from_slice(&picks);
+        beam_step(&Noise(1).logits(31), &Noise(2).attention(), &mut state);
+    }
+    assert_eq!((state.live[0], state.finished_count[0]), (0, 5));
+    let finished = &bytemuck::cast_slice::<_, Finished>(&state.finished)[..5];
+    let mut ends: Vec<(f32, u32, u32, u32)> =
+        finished.iter().map(|f| (f.search_log_prob, f.length, f.has_eos, f.truncated)).collect();
+    ends.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // By sample: 0 ends without a token, 1 at once, 2 goes on and ends at the limit, 3 in the second step, 4 at the limit
+    // without end of sentence.
+    let expected = [(-1.0, 1, 0, 1), (-2.0, 1, 1, 0), (-4.25, 2, 1, 0), (-4.5, 3, 1, 1), (-5.625, 3, 0, 1)];
+    assert_eq!(ends, expected);
+}
+
+#[test]
+fn a_slot_that_cuts_ends_what_lives_as_it_is() {
+    let mut state = search(31);
+    let cut = SlotOptions { cut: 1, max_len: 2, coverage_penalty: 0.0, ..options() };
+    start_slots(&[(0, cut)], &mut state);
+    for _ in 0..2 {
+        let mut logits = vec![0.0; SHAPE.rows * 31];
+        logits.chunks_mut(31).for_each(|row| row[2] = -2.0);
+        beam_step(&logits, &Noise(2).attention(), &mut state);
+    }
+    assert_eq!((state.live[0], state.finished_count[0]), (0, 5));
+    let finished = &bytemuck::cast_slice::<_, Finished>(&state.finished)[..5];
+    for (beam, f) in finished.iter().enumerate() {
+        assert_eq!((f.length, f.has_eos, f.truncated, f.beam), (2, 0, 1, beam as u32));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::Result;
 use crate::backend::{
-    Dtype, Failure, Finished, LengthPenaltyKind, Search, SessionShape, SlotOptions, SpecialIds, StopKind,
+    Dtype, Failure, Finished, LengthPenaltyKind, SamplePick, Search, SessionShape, SlotOptions, SpecialIds, Stages,
+    StopKind, Strategy,
 };
 use crate::check::{Tolerance, compare};
 use crate::cpu::{Cpu, beam_step as cpu};
@@ -22,7 +23,40 @@ pub const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 0, decoder_start_id:
 /// # Errors
 /// Memory is short.
 pub fn on_cpu(shape: SessionShape, vocab_size: usize) -> Result<Search<Cpu>> {
-    Search::open(&Cpu::new(1, Dtype::F32)?, shape, vocab_size, IDS)
+    let cpu = Cpu::new(1, Dtype::F32)?;
+    equipped(&cpu, Search::open(&cpu, shape, vocab_size, IDS))
+}
+
+/// With room for whatever a step may read beside the logits.
+///
+/// # Errors
+/// Memory is short.
+pub fn equipped(cpu: &Cpu, search: Result<Search<Cpu>>) -> Result<Search<Cpu>> {
+    let mut search = search?;
+    search.equip(cpu, Stages { bans: true, ranked: true, samples: true, ..Stages::default() })?;
+    Ok(search)
+}
+
+/// Draws what a step may read beside the logits: another distribution, bans, picks. Padding is never picked.
+pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
+    let mut noise = Values::new(seed);
+    let (vocab_size, eos_id) = (search.vocab_size, search.ids.eos_id);
+    for z in &mut search.ranked {
+        *z = if noise.uniform() < 0.1 { f32::NEG_INFINITY } else { -9.0 * noise.uniform() };
+    }
+    for word in search.bans.iter_mut() {
+        let density = if noise.uniform() < 0.05 { 1.0 } else { 0.3 };
+        *word = (0..32).fold(0, |word, bit| word | u32::from(noise.uniform() < density) << bit);
+    }
+    for pick in bytemuck::cast_slice_mut::<_, SamplePick>(&mut search.picks) {
+        let log_prob = -4.0 * noise.uniform();
+        let any = (1.0 + noise.uniform() * (vocab_size - 1) as f32) as u32;
+        *pick = match noise.uniform() {
+            u if u < 0.05 => SamplePick { token: SamplePick::NONE, log_prob: f32::NEG_INFINITY, ranked_log_prob: 0.0 },
+            u if u < 0.2 => SamplePick { token: eos_id, log_prob, ranked_log_prob: 2.0 * log_prob },
+            _ => SamplePick { token: any, log_prob, ranked_log_prob: log_prob - 0.25 },
+        };
+    }
 }
 
 /// Declares the buffers of a search under the names that `Search` and `SearchViews` both give them.
@@ -32,14 +66,20 @@ macro_rules! state {
             $($field: Buffer<$element>,)*
             rows: Buffer<u32>,
             row_count: Buffer<u32>,
+            ranked: Buffer<f32>,
+            bans: Buffer<u32>,
+            picks: Buffer<u32>,
         }
 
         impl State {
-            fn upload(context: &Context, search: &Search<Cpu>) -> Result<Self> {
+            fn upload(context: &Context, search: &Search<Cpu>, stride: usize) -> Result<Self> {
                 Ok(State {
                     $($field: context.upload(&search.$field)?,)*
                     rows: context.upload(&search.rows.entries)?,
                     row_count: context.upload(&search.rows.count)?,
+                    ranked: context.zeros(search.shape.rows * stride)?,
+                    bans: context.upload(&search.bans)?,
+                    picks: context.upload(&search.picks)?,
                 })
             }
 
@@ -58,6 +98,9 @@ macro_rules! state {
                     $($field: self.$field.view_mut(),)*
                     rows: self.rows.view_mut(),
                     row_count: self.row_count.view_mut(),
+                    ranked: self.ranked.view_mut(),
+                    bans: self.bans.view_mut(),
+                    picks: self.picks.view_mut(),
                 }
             }
         }
@@ -113,7 +156,7 @@ impl Fixture {
             stride,
             logits: context.allocate(shape.rows * stride)?,
             attention: context.allocate(shape.rows * shape.max_src_len)?,
-            state: State::upload(context, &on_cpu(shape, vocab_size)?)?,
+            state: State::upload(context, &on_cpu(shape, vocab_size)?, stride)?,
             scratch: BeamStepScratch::with_threads(context, shape, vocab_size, threads)?,
         })
     }
@@ -132,12 +175,29 @@ impl Fixture {
     /// # Errors
     /// As [`Fixture::new`].
     pub fn write(&mut self, logits: &[f32], attention: &[f32]) -> Result<()> {
-        let mut padded = vec![f32::NAN; self.shape.rows * self.stride];
-        for (to, from) in padded.chunks_mut(self.stride).zip(logits.chunks(self.vocab_size)) {
+        let logits = self.apart(logits);
+        self.context.write(self.logits.view_mut(), &logits)?;
+        self.context.write(self.attention.view_mut(), attention)
+    }
+
+    /// Rows a stride apart, with NaN between them.
+    fn apart(&self, rows: &[f32]) -> Vec<f32> {
+        let mut apart = vec![f32::NAN; self.shape.rows * self.stride];
+        for (to, from) in apart.chunks_mut(self.stride).zip(rows.chunks(self.vocab_size)) {
             to[..self.vocab_size].copy_from_slice(from);
         }
-        self.context.write(self.logits.view_mut(), &padded)?;
-        self.context.write(self.attention.view_mut(), attention)
+        apart
+    }
+
+    /// Sets what the next step may read beside the logits.
+    ///
+    /// # Errors
+    /// As [`Fixture::new`].
+    pub fn write_extras(&mut self, from: &Search<Cpu>) -> Result<()> {
+        let ranked = self.apart(&from.ranked);
+        self.context.write(self.state.ranked.view_mut(), &ranked)?;
+        self.context.write(self.state.bans.view_mut(), &from.bans)?;
+        self.context.write(self.state.picks.view_mut(), &from.picks)
     }
 
     /// One step, of at most `bucket` live slots.
@@ -228,6 +288,9 @@ pub fn run_all(
     while !fast.rows.live().is_empty() {
         let (mut logits, attention) = data.draw(shape, vocab_size);
         change(steps, &mut logits);
+        draw_extras(&mut fast, steps as u64);
+        draw_extras(&mut naive, steps as u64);
+        device.write_extras(&fast)?;
         cpu::beam_step(&logits, &attention, &mut fast);
         cpu::reference(&logits, &attention, &mut naive);
         device.write(&logits, &attention)?;
@@ -320,6 +383,14 @@ const BEAMS: [u32; 3] = [1, 2, 5];
 const LENGTHS: [(u32, u32); 4] = [(0, 9), (4, 11), (0, 1), (3, 3)];
 const COVERAGE: [f32; 3] = [0.2, 0.0, 0.7];
 const REWARDS: [f32; 3] = [0.0, 0.3, -0.2];
+/// Strategy, and whether another distribution ranks, bans hold, the limit cuts.
+const KINDS: [(Strategy, u32, u32, u32); 5] = [
+    (Strategy::Beam, 0, 0, 0),
+    (Strategy::Beam, 1, 0, 1),
+    (Strategy::Beam, 0, 1, 0),
+    (Strategy::Beam, 1, 1, 1),
+    (Strategy::Sample, 0, 0, 0),
+];
 /// Fewer tokens than candidates, few tokens, and more than one chunk of the smallest block.
 const VOCABULARIES: [usize; 4] = [4, 7, 331, 1100];
 const BLOCKS: [u32; 4] = [32, 64, 96, 128];
@@ -370,11 +441,22 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
 
 /// Every kind of option in many combinations, and every kind of thing that a model may say.
 pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
-    let sizes =
-        [PENALTIES.len(), STOPS.len(), BEAMS.len(), LENGTHS.len(), COVERAGE.len(), REWARDS.len(), 4, SAYS.len(), 4];
+    let sizes = [
+        PENALTIES.len(),
+        STOPS.len(),
+        BEAMS.len(),
+        LENGTHS.len(),
+        COVERAGE.len(),
+        REWARDS.len(),
+        4,
+        SAYS.len(),
+        4,
+        KINDS.len(),
+    ];
     // All combinations would be a hundred thousand searches: in pairs on every grid.
     for (seed, chosen) in crate::validate::probe::Grid::Pairwise.combine(sizes).into_iter().enumerate() {
-        let [penalty, stop, beams, lengths, coverage, reward, flags, say, size] = chosen;
+        let [penalty, stop, beams, lengths, coverage, reward, flags, say, size, kind_of] = chosen;
+        let (strategy, ranked, banned, cut) = KINDS[kind_of];
         let ((kind, alpha), (min_len, max_len)) = (PENALTIES[penalty], LENGTHS[lengths]);
         let own = SlotOptions {
             length_penalty: kind as u32,
@@ -387,6 +469,10 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
             word_reward: REWARDS[reward],
             forced_eos: flags as u32 & 1,
             renormalize: flags as u32 >> 1,
+            strategy: strategy as u32,
+            ranked,
+            banned,
+            cut,
             ..options()
         };
         let (say, vocab_size, threads) = (SAYS[say], VOCABULARIES[size], BLOCKS[seed % BLOCKS.len()]);

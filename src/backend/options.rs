@@ -1,0 +1,238 @@
+//! The options of a sentence's search as they lie in device memory.
+
+/// How a hypothesis' length enters its score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LengthPenaltyKind {
+    /// 1
+    None = 0,
+    /// ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14)
+    Gnmt = 1,
+    /// length^alpha
+    Power = 2,
+}
+
+/// When a sentence's search ends, once `beam_size` hypotheses have finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum StopKind {
+    /// At once.
+    First = 0,
+    /// When the best live hypothesis, if it ended now, could not beat the worst finished one.
+    Heuristic = 1,
+    /// When no continuation of any live hypothesis can beat the worst finished one.
+    Exact = 2,
+}
+
+/// How a slot picks its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Strategy {
+    /// The best continuations of all live beams.
+    Beam = 0,
+    /// Each live beam is a sample of its own, which takes what [`SamplePick`](super::SamplePick) says.
+    Sample = 1,
+}
+
+/// The most models and sources that one step can read: as many as [`SlotOptions::ensemble`] has weights.
+pub const MAX_VOICES: usize = 8;
+
+/// One sentence's search options as they lie in device memory; all zero beyond `src_len` is plain beam search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct SlotOptions {
+    /// Beams of this sentence, 1..=the session's.
+    pub beam_size: u32,
+    /// A [`LengthPenaltyKind`].
+    pub length_penalty: u32,
+    /// Exponent of the length penalty.
+    pub alpha: f32,
+    /// Weight of the coverage penalty; 0 switches it off.
+    pub coverage_penalty: f32,
+    /// Added to the score per generated token.
+    pub word_reward: f32,
+    /// A [`StopKind`].
+    pub stop: u32,
+    /// Generated tokens, end of sentence included, before which end of sentence is masked.
+    pub min_len: u32,
+    /// Generated tokens, end of sentence included, at which only end of sentence is allowed.
+    pub max_len: u32,
+    /// 1: end of sentence at `max_len` enters the search score with log-probability 0.
+    pub forced_eos: u32,
+    /// 1: what is ranked is normalised over the tokens that masks leave.
+    pub renormalize: u32,
+    /// Source tokens, end of sentence included.
+    pub src_len: u32,
+    /// A [`Strategy`].
+    pub strategy: u32,
+    /// 1: at `max_len` any token is allowed, and live hypotheses end as they are, truncated, without end of sentence.
+    pub cut: u32,
+    /// Finished hypotheses from which on the stop rule is asked, at most as many as the session has beams; 0: `beam_size`.
+    pub patience: u32,
+    /// How end of sentence finishes a hypothesis; 0: where it is among the first `beam_size` ranks.
+    pub finish: u32,
+    /// 1: [`Search::bans`](super::Search::bans) holds for this slot.
+    pub banned: u32,
+    /// The first tokens that are given, as [`Search::prefixes`](super::Search::prefixes) has them.
+    pub prefix_len: u32,
+    /// No sequence of so many tokens is generated twice; 0 switches it off.
+    pub no_repeat_ngram: u32,
+    /// 1: what ranks is [`Search::ranked`](super::Search::ranked), not the model's own distribution.
+    pub ranked: u32,
+    /// What the negative ranked log-probability of a token is multiplied by that has been generated before; 0 and 1 switch it
+    /// off (Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Contrastive decoding.
+    pub contrast: ContrastiveOptions,
+    /// Weight of each voice's log-probability in what ranks; all 0: no ensemble.
+    pub ensemble: [f32; 8],
+    /// Groups that the beams are split into, each kept apart from those before it (Vijayakumar et al. 2018); 0: one.
+    pub groups: u32,
+    /// What a token's score loses for each time that an earlier group has taken it at this step.
+    pub diversity: f32,
+    /// How samples are drawn.
+    pub sampling: SampleOptions,
+}
+
+/// How a sample is drawn from a step's distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct SampleOptions {
+    /// Lower half of the sentence's seed.
+    pub seed_low: u32,
+    /// Upper half of the sentence's seed.
+    pub seed_high: u32,
+    /// Divides the log-probabilities; 0 takes the best token.
+    pub temperature: f32,
+    /// Tokens that stay, the most probable ones; 0: all.
+    pub top_k: u32,
+    /// The most probable tokens stay while those before them have less than this mass; 1: all.
+    pub top_p: f32,
+    /// Tokens below this share of the best one's probability are dropped; 0: none.
+    pub min_p: f32,
+    /// Tokens below this probability are dropped; 0: none.
+    pub epsilon: f32,
+}
+
+impl SlotOptions {
+    /// The length penalty that divides the search score of a hypothesis of `length` tokens.
+    pub fn length_penalty_at(&self, length: u32) -> f32 {
+        match self.length_penalty {
+            kind if kind == LengthPenaltyKind::Gnmt as u32 => ((5.0 + length as f32) / 6.0).powf(self.alpha),
+            kind if kind == LengthPenaltyKind::Power as u32 => (length as f32).powf(self.alpha),
+            _ => 1.0,
+        }
+    }
+
+    /// The length part of the score of a hypothesis with search score `cum_log_prob`.
+    pub fn normalized(&self, cum_log_prob: f32, length: u32) -> f32 {
+        cum_log_prob / self.length_penalty_at(length) + self.word_reward * length as f32
+    }
+}
+
+impl SlotOptions {
+    /// Whether this slot takes samples.
+    pub fn samples(&self) -> bool {
+        self.strategy == Strategy::Sample as u32
+    }
+
+    /// Whether tokens are penalised for having been generated before.
+    pub fn penalizes_repetition(&self) -> bool {
+        self.repetition_penalty != 0.0 && self.repetition_penalty != 1.0
+    }
+
+    /// Whether several models are weighed.
+    pub fn is_ensemble(&self) -> bool {
+        self.ensemble.iter().any(|weight| *weight != 0.0)
+    }
+}
+
+/// What the sentences of a session ask of a step beside the model and the beam step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Stages {
+    /// Bans are to be gathered: [`Backend::processors`](super::Backend::processors).
+    pub bans: bool,
+    /// Voices that are contrasted with the first one, a bit each: [`Backend::contrastive`](super::Backend::contrastive).
+    pub contrast: u32,
+    /// Voices that are to be read beside the first one, a bit each.
+    pub voices: u32,
+    /// Samples are to be drawn.
+    pub samples: bool,
+    /// What ranks is not the model's own distribution.
+    pub ranked: bool,
+}
+
+impl Stages {
+    /// What one sentence asks for.
+    pub fn of(options: &SlotOptions) -> Self {
+        let contrast = if options.contrast.form == 0 { 0 } else { 1 << options.contrast.voice };
+        let members = options.ensemble.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+        let ensemble = members.fold(0, |voices, (voice, _)| voices | 1 << voice);
+        Stages {
+            bans: options.banned != 0,
+            contrast,
+            voices: (contrast | ensemble) & !1,
+            samples: options.samples(),
+            ranked: options.ranked != 0,
+        }
+    }
+
+    /// All of it in one number.
+    pub fn bits(self) -> u32 {
+        let flags = [self.bans, self.samples, self.ranked];
+        let flags = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
+        flags | self.voices << 8 | self.contrast << 16
+    }
+
+    /// What two sentences ask for together.
+    pub fn union(self, other: Self) -> Self {
+        Stages {
+            bans: self.bans || other.bans,
+            contrast: self.contrast | other.contrast,
+            voices: self.voices | other.voices,
+            samples: self.samples || other.samples,
+            ranked: self.ranked || other.ranked,
+        }
+    }
+}
+
+/// How an expert's logits z_e and an amateur's z_a become the distribution that a step ranks: log_softmax(s).
+///
+/// p are their probabilities; V_head = { v : z_e(v) - max z_e >= log(mask) }; s is -infinity outside of V_head where a form has
+/// one, and wherever z_e is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ContrastiveForm {
+    /// z_e - weight * z_a, without V_head.
+    Seed = 1,
+    /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
+    Li = 2,
+    /// (1 + weight) * log p_e - weight * log p_a on V_head (O'Brien & Lewis 2023, eq. 2).
+    Obrien = 3,
+    /// log(max(p_e - weight * p_a, 1e-12)) on V_head; p_a is the expert reading another source.
+    Source = 4,
+}
+
+/// One sentence's contrastive options; all zero: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct ContrastiveOptions {
+    /// A [`ContrastiveForm`]; 0 switches it off.
+    pub form: u32,
+    /// The voice that is the amateur.
+    pub voice: u32,
+    /// How strongly the amateur counts.
+    pub weight: f32,
+    /// Logarithm of the mask: taken once, so that every backend draws V_head's line at the same place.
+    pub log_mask: f32,
+    /// Divides the amateur's logits.
+    pub temperature: f32,
+}
+
+impl ContrastiveOptions {
+    /// The options with `log(mask)` in place of the mask; 0 admits every token to V_head. The amateur is voice 1.
+    pub fn new(form: ContrastiveForm, weight: f32, mask: f32, temperature: f32) -> Self {
+        let log_mask = f64::from(mask).ln() as f32;
+        ContrastiveOptions { form: form as u32, voice: 1, weight, log_mask, temperature }
+    }
+}

@@ -1,0 +1,199 @@
+//! The state of a search as it lies in device memory.
+
+use super::{Backend, Rows, SlotOptions, Stages};
+use crate::Result;
+
+/// One finished hypothesis as it lies in device memory. A slot's entries are sorted by score, ties in order of finishing.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Finished {
+    /// Score after penalties; ranks the list.
+    pub score: f32,
+    /// Sum of what was ranked, last token included.
+    pub search_log_prob: f32,
+    /// The coverage penalty's part of the score.
+    pub coverage_penalty: f32,
+    /// The model's own log-probability of the closing end of sentence; unused without one.
+    pub eos_log_prob: f32,
+    /// Generated tokens, end of sentence included.
+    pub length: u32,
+    /// The live beam that it ended from, as numbered after step `length - 1` (after step `length` without end of sentence).
+    pub beam: u32,
+    /// 1: closed by an end of sentence.
+    pub has_eos: u32,
+    /// 1: cut by the length limit, or by masks that left no candidate.
+    pub truncated: u32,
+}
+
+/// What the model produced that cannot be ranked, per slot; all zero while all is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Failure {
+    /// 1: the slot has failed.
+    pub failed: u32,
+    /// Step at which it failed, counted from 1.
+    pub step: u32,
+    /// Beam whose logits were not finite.
+    pub beam: u32,
+    /// The value found, NaN or +infinity.
+    pub value: f32,
+}
+
+/// What a sampling slot's live beam has drawn.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct SamplePick {
+    /// The token, or [`SamplePick::NONE`].
+    pub token: u32,
+    /// The model's own log-probability of it. Without a token it says why: -infinity if masks left none, else the NaN or
+    /// +infinity that the row holds.
+    pub log_prob: f32,
+    /// Its log-probability in what ranks; the search score follows from it.
+    pub ranked_log_prob: f32,
+}
+
+impl SamplePick {
+    /// No token could be drawn.
+    pub const NONE: u32 = u32::MAX;
+}
+
+/// The sizes that a session's buffers are allocated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionShape {
+    /// Sentences decoded at once.
+    pub slots: usize,
+    /// Beams per sentence.
+    pub beam_size: usize,
+    /// Generated tokens per sentence, at most.
+    pub max_len: usize,
+    /// Source tokens per sentence, at most.
+    pub max_src_len: usize,
+    /// Decoder rows of one step, at most: every beam of every slot in a search, every position in a teacher-forced pass.
+    pub rows: usize,
+    /// Whether every step's cross-attention is kept for the caller.
+    pub keep_attention: bool,
+}
+
+/// The ids with a meaning of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// End of sentence.
+    pub eos_id: u32,
+    /// Padding: never generated.
+    pub pad_id: u32,
+    /// What the decoder reads at position 0.
+    pub decoder_start_id: u32,
+}
+
+/// The state of beam search over all slots of a session, on the device.
+///
+/// `S` slots, `K` beams, `T` = max_len, `N` = max_src_len.
+#[derive(Debug)]
+pub struct Search<B: Backend> {
+    /// The sizes.
+    pub shape: SessionShape,
+    /// The target vocabulary's size.
+    pub vocab_size: usize,
+    /// The ids with a meaning of their own.
+    pub ids: SpecialIds,
+    /// [`SlotOptions`] `[S]`.
+    pub options: B::Ints,
+    /// Generated tokens so far `[S]`.
+    pub step: B::Ints,
+    /// Live beams `[S]`; 0 when the slot is free, has finished or has failed.
+    pub live: B::Ints,
+    /// Search score of each live beam `[S, K]`.
+    pub cum_log_probs: B::Floats,
+    /// The token generated at each step by each beam `[S, T, K]`.
+    pub tokens: B::Ints,
+    /// The beam, numbered as after the step before, that it extends `[S, T, K]`.
+    pub parents: B::Ints,
+    /// The model's own log-probability of that token `[S, T, K]`.
+    pub log_probs: B::Floats,
+    /// Which beam's cache holds position t of this beam's prefix `[S, K, T]`; defined below the beam's own position.
+    pub ancestry: B::Ints,
+    /// Cross-attention that each source position has received `[S, K, N]`.
+    pub coverage: B::Floats,
+    /// Cross-attention of the row that made each step `[S, T, K, N]`, by the row's beam; empty unless kept.
+    pub attention: B::Floats,
+    /// [`Finished`] `[S, K]`.
+    pub finished: B::Ints,
+    /// Finished hypotheses `[S]`.
+    pub finished_count: B::Ints,
+    /// [`Failure`] `[S]`.
+    pub failures: B::Ints,
+    /// The live beams of all slots, by slot, then beam: what the next decoder step computes.
+    pub rows: Rows<B>,
+    /// Normalised log-probabilities that rank in place of the model's own, `[rows, logits_stride]`, for the rows of slots whose
+    /// options say so; a row that cannot be ranked is NaN throughout. Empty until [`Search::equip`].
+    pub ranked: B::Floats,
+    /// A bit for each token that a row may not take, `[rows, ceil(vocab_size / 32)]`, for the rows of slots whose options say
+    /// so. Empty until [`Search::equip`].
+    pub bans: B::Ints,
+    /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::equip`].
+    pub picks: B::Ints,
+    /// The stages that there is memory for.
+    pub equipped: Stages,
+    /// The backend's own working memory for the step.
+    pub scratch: B::SearchScratch,
+}
+
+impl<B: Backend> Search<B> {
+    /// Allocates the state with all slots free.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn open(backend: &B, shape: SessionShape, vocab_size: usize, ids: SpecialIds) -> Result<Self> {
+        let SessionShape { slots, beam_size, max_len, max_src_len, rows, keep_attention } = shape;
+        let history = slots * max_len * beam_size;
+        Ok(Search {
+            shape,
+            vocab_size,
+            ids,
+            options: backend.ints(slots * words::<SlotOptions>())?,
+            step: backend.ints(slots)?,
+            live: backend.ints(slots)?,
+            cum_log_probs: backend.floats(slots * beam_size)?,
+            tokens: backend.ints(history)?,
+            parents: backend.ints(history)?,
+            log_probs: backend.floats(history)?,
+            ancestry: backend.ints(history)?,
+            coverage: backend.floats(slots * beam_size * max_src_len)?,
+            attention: backend.floats(if keep_attention { history * max_src_len } else { 0 })?,
+            finished: backend.ints(slots * beam_size * words::<Finished>())?,
+            finished_count: backend.ints(slots)?,
+            failures: backend.ints(slots * words::<Failure>())?,
+            rows: Rows::with_capacity(backend, rows)?,
+            ranked: backend.floats(0)?,
+            bans: backend.ints(0)?,
+            picks: backend.ints(0)?,
+            equipped: Stages::default(),
+            scratch: backend.search_scratch(shape, vocab_size)?,
+        })
+    }
+
+    /// Allocates what these stages write, where it is not there yet.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn equip(&mut self, backend: &B, stages: Stages) -> Result<()> {
+        let SessionShape { slots, beam_size, rows, .. } = self.shape;
+        let equipped = self.equipped;
+        if stages.ranked && !equipped.ranked {
+            self.ranked = backend.floats(rows * backend.logits_stride(self.vocab_size))?;
+        }
+        if stages.bans && !equipped.bans {
+            self.bans = backend.ints(rows * self.vocab_size.div_ceil(32))?;
+        }
+        if stages.samples && !equipped.samples {
+            self.picks = backend.ints(slots * beam_size * words::<SamplePick>())?;
+        }
+        self.equipped = equipped.union(stages);
+        Ok(())
+    }
+}
+
+/// Words of a structure in device memory.
+pub const fn words<T>() -> usize {
+    size_of::<T>() / size_of::<u32>()
+}

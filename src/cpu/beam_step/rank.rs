@@ -1,0 +1,211 @@
+//! Ranking: each live slot's best candidates, or what its samples have drawn.
+
+use rayon::prelude::*;
+
+use super::{Candidate, Ranking, Scratch};
+use crate::backend::{Failure, SamplePick, Search, SlotOptions};
+use crate::cpu::stats::log_sum_exp;
+use crate::cpu::{Cpu, simd};
+
+/// Ranks every live slot.
+pub(super) fn rank_all(logits: &[f32], search: &mut Search<Cpu>) {
+    let Scratch { rankings, first_row, .. } = &mut search.scratch;
+    let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
+    let picks: &[SamplePick] = bytemuck::cast_slice(&search.picks);
+    let (vocab_size, beam_size, words) = (search.vocab_size, search.shape.beam_size, search.vocab_size.div_ceil(32));
+    rankings.par_iter_mut().enumerate().for_each(|(slot, ranking)| {
+        ranking.candidates.clear();
+        ranking.failure = Failure::default();
+        let live = search.live[slot] as usize;
+        if live == 0 {
+            return;
+        }
+        let (options, first) = (&options[slot], first_row[slot]);
+        let rules = Rules::new(options, search.step[slot] + 1, search.ids.eos_id, search.ids.pad_id);
+        let cum = &search.cum_log_probs[slot * beam_size..][..live];
+        if options.samples() {
+            return take_picks(rules.step, cum, &picks[slot * beam_size..][..live], ranking);
+        }
+        let rows = SlotRows {
+            logits: &logits[first * vocab_size..][..live * vocab_size],
+            ranked: (options.ranked != 0).then(|| &search.ranked[first * vocab_size..][..live * vocab_size]),
+            bans: (options.banned != 0).then(|| &search.bans[first * words..][..live * words]),
+            vocab_size,
+        };
+        rank(&rules, cum, &rows, ranking);
+    });
+}
+
+/// The candidates of a sampling slot: one per live beam, in the order of the beams.
+fn take_picks(step: u32, cum: &[f32], picks: &[SamplePick], ranking: &mut Ranking) {
+    for (beam, (cum, pick)) in cum.iter().zip(picks).enumerate() {
+        let &SamplePick { token, log_prob, ranked_log_prob } = pick;
+        if token == SamplePick::NONE && log_prob != f32::NEG_INFINITY {
+            ranking.failure = Failure { failed: 1, step, beam: beam as u32, value: log_prob };
+            return;
+        }
+        let cum_log_prob = if token == SamplePick::NONE { *cum } else { cum + ranked_log_prob };
+        ranking.candidates.push(Candidate { cum_log_prob, log_prob, beam: beam as u32, token });
+    }
+}
+
+/// What one slot's live beams are ranked by, a row each.
+struct SlotRows<'a> {
+    logits: &'a [f32],
+    /// In place of the model's own distribution.
+    ranked: Option<&'a [f32]>,
+    /// Bits of the tokens that may not be taken.
+    bans: Option<&'a [u32]>,
+    vocab_size: usize,
+}
+
+impl<'a> SlotRows<'a> {
+    fn logits(&self, beam: usize) -> &'a [f32] {
+        &self.logits[beam * self.vocab_size..][..self.vocab_size]
+    }
+
+    fn ranked(&self, beam: usize) -> Option<&'a [f32]> {
+        Some(&self.ranked?[beam * self.vocab_size..][..self.vocab_size])
+    }
+
+    fn bans(&self, beam: usize) -> Option<&'a [u32]> {
+        let words = self.vocab_size.div_ceil(32);
+        Some(&self.bans?[beam * words..][..words])
+    }
+}
+
+/// Which tokens one slot may take at one step.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    keep: usize,
+    step: u32,
+    eos: usize,
+    pad: usize,
+    eos_allowed: bool,
+    only_eos: bool,
+    /// End of sentence is a candidate whatever its logit.
+    forced_eos: bool,
+    /// End of sentence ranks with log-probability 0.
+    free_eos: bool,
+    renormalize: bool,
+}
+
+impl Rules {
+    fn new(options: &SlotOptions, step: u32, eos_id: u32, pad_id: u32) -> Self {
+        let only_eos = step >= options.max_len && options.cut == 0;
+        Rules {
+            keep: 2 * options.beam_size as usize,
+            step,
+            eos: eos_id as usize,
+            pad: pad_id as usize,
+            eos_allowed: step >= options.min_len || only_eos,
+            only_eos,
+            forced_eos: only_eos && options.forced_eos != 0,
+            // With nothing else left, renormalising comes to the same.
+            free_eos: only_eos && (options.forced_eos != 0 || options.renormalize != 0),
+            renormalize: options.renormalize != 0,
+        }
+    }
+
+    /// What `row` is normalised by before it ranks: `normalizer`, or, renormalising, the tokens that masks leave.
+    fn ranked_normalizer(&self, row: &[f32], normalizer: f32) -> f32 {
+        if !self.renormalize || self.only_eos {
+            return normalizer;
+        }
+        let masked = [self.pad, if self.eos_allowed { self.pad } else { self.eos }];
+        let (first, second) = (masked[0].min(masked[1]), masked[0].max(masked[1]));
+        let parts = [&row[..first], &row[(first + 1).min(second)..second], &row[second + 1..]];
+        let parts = parts.map(log_sum_exp);
+        let max = parts.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        if max == f32::NEG_INFINITY { max } else { max + parts.map(|part| (part - max).exp()).iter().sum::<f32>().ln() }
+    }
+
+    fn allows(&self, token: usize) -> bool {
+        token != self.pad && (if token == self.eos { self.eos_allowed } else { !self.only_eos })
+    }
+}
+
+/// Ranks one slot's candidates: `cum` `[live]`.
+fn rank(rules: &Rules, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) {
+    let Ranking { candidates, failure, masked } = ranking;
+    for (beam, &cum) in cum.iter().enumerate() {
+        let logits = rows.logits(beam);
+        let mut normalizer = log_sum_exp(logits);
+        let ranked = rows.ranked(beam);
+        if let Some(ranked) = ranked
+            && ranked[0].is_nan()
+        {
+            normalizer = f32::NAN;
+        }
+        if normalizer.is_nan() || normalizer == f32::INFINITY {
+            *failure = Failure { failed: 1, step: rules.step, beam: beam as u32, value: normalizer };
+            return;
+        }
+        if normalizer == f32::NEG_INFINITY {
+            continue;
+        }
+        let row = ranked.unwrap_or(logits);
+        let row = rows.bans(beam).map_or(row, |bans| without(row, bans, masked));
+        let ranked_normalizer = rules.ranked_normalizer(row, if ranked.is_some() { 0.0 } else { normalizer });
+        let candidate = |token: usize, value: f32| {
+            let ranked = if rules.free_eos { 0.0 } else { value - ranked_normalizer };
+            let log_prob = logits[token] - normalizer;
+            Candidate { cum_log_prob: cum + ranked, log_prob, beam: beam as u32, token: token as u32 }
+        };
+        if rules.only_eos {
+            if rules.forced_eos || row[rules.eos] > f32::NEG_INFINITY {
+                insert(candidates, rules.keep, candidate(rules.eos, row[rules.eos]));
+            }
+            continue;
+        }
+        let bar = |candidates: &[Candidate]| bar(candidates, rules.keep, cum, ranked_normalizer);
+        simd::scan_above(row, bar(candidates), |token, value| {
+            if rules.allows(token) {
+                insert(candidates, rules.keep, candidate(token, value));
+            }
+            bar(candidates)
+        });
+    }
+}
+
+/// `row` with -infinity for each token whose bit is set, in `masked`.
+fn without<'a>(row: &[f32], bans: &[u32], masked: &'a mut Vec<f32>) -> &'a [f32] {
+    masked.clear();
+    masked.extend_from_slice(row);
+    for (word, values) in bans.iter().zip(masked.chunks_mut(32)) {
+        let mut left = *word;
+        while left != 0 {
+            // Bits beyond the vocabulary say nothing.
+            if let Some(value) = values.get_mut(left.trailing_zeros() as usize) {
+                *value = f32::NEG_INFINITY;
+            }
+            left &= left - 1;
+        }
+    }
+    masked
+}
+
+/// A value at or below which no token of this row can enter the list.
+///
+/// It errs on the low side by more than the rounding of the score: [`insert`] decides.
+fn bar(candidates: &[Candidate], keep: usize, cum: f32, ranked_normalizer: f32) -> f32 {
+    match candidates.last() {
+        Some(worst) if candidates.len() == keep => {
+            let slack = 1e-6 * (worst.cum_log_prob.abs() + cum.abs() + ranked_normalizer.abs()) + f32::MIN_POSITIVE;
+            worst.cum_log_prob - cum + ranked_normalizer - slack
+        }
+        _ => f32::NEG_INFINITY,
+    }
+}
+
+/// Inserts a candidate behind all that are as good: they came first, so their flat index is lower.
+fn insert(candidates: &mut Vec<Candidate>, keep: usize, candidate: Candidate) {
+    if candidate.cum_log_prob == f32::NEG_INFINITY {
+        return;
+    }
+    let at = candidates.partition_point(|c| c.cum_log_prob >= candidate.cum_log_prob);
+    if at < keep {
+        candidates.truncate(keep - 1);
+        candidates.insert(at, candidate);
+    }
+}

@@ -1,0 +1,46 @@
+//! One sentence's search as the engine is asked for it, in ids.
+
+use crate::backend::{SessionShape, SlotOptions};
+
+/// A sentence to search a translation for. Ids include the end of sentence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// Source ids.
+    pub source: Vec<u32>,
+    /// How to search.
+    pub options: SlotOptions,
+    /// Ids of the source that the model's second voice reads; empty without one.
+    pub contrast_source: Vec<u32>,
+    /// Hypotheses to return.
+    pub n_best: usize,
+    /// Whether they carry their attention.
+    pub attention: bool,
+}
+
+impl Request {
+    /// Whether a session of this shape holds the sentence.
+    pub fn fits(&self, shape: SessionShape) -> bool {
+        self.options.beam_size as usize <= shape.beam_size
+            && self.options.max_len as usize <= shape.max_len
+            && self.source.len().max(self.contrast_source.len()) <= shape.max_src_len
+            && (shape.keep_attention || !self.attention)
+    }
+
+    /// The smallest shape that holds this sentence and what the old one held.
+    pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
+        let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
+        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        let source = self.source.len().max(self.contrast_source.len());
+        SessionShape {
+            slots,
+            beam_size,
+            max_len: old(|s| s.max_len).max((self.options.max_len as usize).next_multiple_of(LENGTH_STEP)),
+            max_src_len: old(|s| s.max_src_len).max(source.next_multiple_of(LENGTH_STEP)),
+            rows: slots * beam_size,
+            keep_attention: self.attention,
+        }
+    }
+}
+
+/// Lengths that a session is opened for are multiples of this: fewer reopenings.
+const LENGTH_STEP: usize = 32;
