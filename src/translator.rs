@@ -211,11 +211,12 @@ impl Translator {
             let expected = "a text that is not blank".into();
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
-        let request = Box::new(request(options, &source_ids, limit));
-        let max_length = request.options.max_len as usize;
+        let slot = options.for_slot(source_ids.len(), limit);
+        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        self.engine.submit(Job { tag: 0, work: Work::Explain(request), reply, caller: Arc::downgrade(&caller) })?;
+        let work = Work::Explain(Box::new(request));
+        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
         let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
         let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
             unreachable!("the job asked for an explanation")
@@ -223,7 +224,7 @@ impl Translator {
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
         let translation = self.finish(pending, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length })
+        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -281,17 +282,6 @@ impl Translator {
             });
         }
         scores
-    }
-}
-
-/// The search that the options ask for; `limit`: rows of the position table.
-fn request(options: &DecodeOptions, source_ids: &[u32], limit: usize) -> Request {
-    Request {
-        source: source_ids.to_vec(),
-        options: options.for_slot(source_ids.len(), limit),
-        n_best: options.n_best,
-        attention: options.attention,
-        ..Request::default()
     }
 }
 
@@ -364,7 +354,14 @@ impl Batch<'_> {
             self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
             return;
         }
-        let work = Work::Search(Box::new(request(&self.options, &pending.source_ids, limit)));
+        let request = Request {
+            source: pending.source_ids.clone(),
+            options: self.options.for_slot(pending.source_ids.len(), limit),
+            n_best: self.options.n_best,
+            attention: self.options.attention,
+            ..Request::default()
+        };
+        let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
             Ok(()) => drop(self.pending.insert(tag, pending)),

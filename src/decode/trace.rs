@@ -4,7 +4,7 @@
 //! session, so this is the search that anyone else's translation of the sentence goes through.
 
 use crate::Result;
-use crate::backend::{Backend, Finished, Search};
+use crate::backend::{Backend, Finished, Search, SessionShape};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::session::{Admission, Session};
@@ -61,9 +61,9 @@ pub struct FinishedBeam {
 /// # Errors
 /// Logits that are not finite, or a failed device operation.
 pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(backend: &B, models: &[M], request: &Request) -> Result<Trace> {
-    let request = Request { attention: true, ..request.clone() };
-    let mut session = Session::open(backend, models, request.grown(None, 1))?;
-    session.admit(backend, models, &[Admission { slot: 0, ticket: 0, request: &request }])?;
+    let shape = SessionShape { keep_attention: true, ..request.grown(None, 1) };
+    let mut session = Session::open(backend, models, shape)?;
+    session.admit(backend, models, &[Admission { slot: 0, ticket: 0, request }])?;
     let mut steps: Vec<Vec<LiveBeam>> = Vec::new();
     let mut sets: Vec<Vec<Finished>> = Vec::new();
     loop {

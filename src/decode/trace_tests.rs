@@ -11,8 +11,7 @@ fn traced(source: &[u32], options: &DecodeOptions) -> Trace {
     let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let (caller, slot) = (Arc::new(()), options.for_slot(source.len(), 40));
-    let request = Request { source: source.to_vec(), options: slot, attention: true, ..Request::default() };
-    let work = Work::Explain(Box::new(request));
+    let work = Work::Explain(Box::new(Request { source: source.to_vec(), options: slot, ..Request::default() }));
     engine.submit(Job { tag: 5, work, reply, caller: Arc::downgrade(&caller) }).expect("the ids fit");
     let answer = replies.recv().expect("an answer");
     assert_eq!(answer.tag, 5);
