@@ -14,8 +14,8 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("metrics", &["error"]),
     ("hub", &["error"]),
     ("model", &["error", "backend"]),
-    ("decode", &["error", "backend", "model"]),
-    ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("decode", &["error", "backend", "model", "metrics"]),
+    ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
 ];
 
@@ -23,7 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 16] = [
+const RE_EXPORTS: [(&str, &str); 18] = [
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
@@ -32,11 +32,13 @@ const RE_EXPORTS: [(&str, &str); 16] = [
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
+    ("Sampling", "decode"),
     ("Stop", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
+    ("Sentence", "translator"),
     ("TextHypothesis", "translator"),
     ("Translation", "translator"),
     ("Translator", "translator"),

@@ -4,6 +4,7 @@ pub mod engine;
 mod hypothesis;
 pub mod options;
 mod request;
+pub mod sampling;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -13,4 +14,5 @@ pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
+pub use sampling::Sampling;
 pub use session::Session;

@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn seeds_tell_runs_sources_and_their_order_apart() {
         let seed = |seed: u64, source: &[u32]| Sampling { seed, ..Sampling::default() }.seed_of(source);
-        let seeds = [seed(0, &[5, 6, 0]), seed(1, &[5, 6, 0]), seed(0, &[6, 5, 0]), seed(0, &[5, 0]), seed(0, &[0, 5, 6, 0])];
+        let seeds =
+            [seed(0, &[5, 6, 0]), seed(1, &[5, 6, 0]), seed(0, &[6, 5, 0]), seed(0, &[5, 0]), seed(0, &[0, 5, 6, 0])];
         for (i, a) in seeds.iter().enumerate() {
             assert!(seeds[i + 1..].iter().all(|b| (a ^ b).count_ones() > 10), "{seeds:x?}");
         }
