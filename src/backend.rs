@@ -11,7 +11,9 @@
 mod options;
 mod search;
 
-use crate::Result;
+use std::ops::Range;
+
+use crate::{Error, Result};
 
 pub use options::{
     ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
@@ -117,6 +119,15 @@ impl<B: Backend> Rows<B> {
     }
 }
 
+/// What makes two decoding steps of a session the same: their keys are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepKey {
+    /// Rows that grids are sized for, [`Rows::bucket`].
+    pub rows: usize,
+    /// What the step is made of, one bit each.
+    pub stages: u32,
+}
+
 /// The shape of a multi-head attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
@@ -207,6 +218,52 @@ pub struct ScheduledSampling {
     pub ids: SpecialIds,
 }
 
+/// How a student's distribution q is compared with a teacher's p, both softmax(logits / temperature).
+///
+/// The divergence is KL(p || q) for beta 0, KL(q || p) for beta 1, and in between the generalised Jensen-Shannon divergence
+/// beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al. 2024, eq. 1).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// Above 0. Losses are multiplied by its square, so that gradients keep their size (Hinton et al. 2015).
+    pub temperature: f32,
+    /// 0..=1.
+    pub beta: f32,
+}
+
+impl Divergence {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, option: &'static str, expected: &str, got: f32| match ok {
+            true => Ok(()),
+            false => Err(Error::Option { option, expected: expected.into(), got: got.to_string() }),
+        };
+        let Divergence { temperature, beta } = *self;
+        check(temperature.is_finite() && temperature > 0.0, "temperature", "a finite number above 0", temperature)?;
+        check((0.0..=1.0).contains(&beta), "beta", "0 to 1", beta)
+    }
+}
+
+/// What a row of logits says about its gold token and on its own, as it lies in device memory.
+///
+/// A row that cannot be normalised has NaN for each logarithm, rank 0 and argmax 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct TokenStats {
+    /// The gold token's log-probability, natural logarithm; the bits that a search ranks.
+    pub log_prob: f32,
+    /// Entropy of the row's distribution, in nats.
+    pub entropy: f32,
+    /// The largest log-probability of the row.
+    pub max_log_prob: f32,
+    /// Tokens ranked before the gold one, plus 1; among equals the lower id comes first.
+    pub rank: u32,
+    /// The most probable token, ties to the lower id.
+    pub argmax: u32,
+}
+
 /// A device that can run the model and the search.
 pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Activations, in the type that the backend computes in.
@@ -223,6 +280,29 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     type Embedding: Send + Sync + std::fmt::Debug;
     /// Working memory of [`Backend::beam_step`].
     type SearchScratch: Send + std::fmt::Debug;
+
+    /// The recorded steps of one session.
+    type Recordings: Default + Send + std::fmt::Debug;
+    /// Host memory for words that are read late.
+    type Late: Send + std::fmt::Debug;
+
+    /// How many steps are enqueued behind a step before the host looks at what came of it; 0 where a call returns with its work
+    /// done.
+    const LAG: usize;
+
+    /// Runs a decoding step: what `enqueue` enqueues, called, or replayed as recorded under the same key.
+    ///
+    /// Two steps with the same key enqueue the same work on the same buffers with the same numbers. `enqueue` neither allocates,
+    /// nor waits, nor copies from or to the host.
+    ///
+    /// # Errors
+    /// Those of `enqueue`; the device failed.
+    fn replayable(
+        &self,
+        recordings: &mut Self::Recordings,
+        key: StepKey,
+        enqueue: impl FnOnce() -> Result<()>,
+    ) -> Result<()>;
 
     /// Runs `work` where the backend's threads are; a caller wraps a whole step, not each operation.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
@@ -244,6 +324,14 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn read_ints(&self, from: &Self::Ints, offset: usize, values: &mut [u32]) -> Result<()>;
     /// Waits, then copies values back, starting at `offset`.
     fn read_floats(&self, from: &Self::Floats, offset: usize, values: &mut [f32]) -> Result<()>;
+    /// Allocates host memory for `words` words that are read late.
+    fn late(&self, words: usize) -> Result<Self::Late>;
+    /// Enqueues a copy of a range of words to the host, to word `offset` there.
+    fn post_ints(&self, from: &Self::Ints, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    /// Enqueues a copy of the bits of a range of values to the host, to word `offset` there.
+    fn post_floats(&self, from: &Self::Floats, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    /// Waits for the last copy posted into `late`, but for nothing enqueued after it, then reads its first words.
+    fn collect(&self, late: &Self::Late, words: &mut [u32]) -> Result<()>;
 
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;

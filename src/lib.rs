@@ -11,8 +11,11 @@ pub mod error;
 pub mod hub;
 pub mod metrics;
 pub mod model;
+pub mod plot;
 pub mod text;
+pub mod train;
 pub mod translator;
+pub mod validate;
 
 pub use backend::Dtype;
 pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Sampling, Stop};

@@ -27,6 +27,9 @@ pub struct EngineOptions {
     pub device: Device,
     /// Threads that compute on the CPU; 0 takes one per core. Default 0.
     pub threads: usize,
+    /// Sessions side by side on the CPU, with a share of the threads and of the slots each: at most one per thread and slot;
+    /// 0 takes as many. Default 0.
+    pub workers: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
     /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
@@ -35,7 +38,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { device: Device::Cpu, threads: 0, slots: 32, dtype: Dtype::F32 }
+        EngineOptions { device: Device::Cpu, threads: 0, workers: 0, slots: 32, dtype: Dtype::F32 }
     }
 }
 
@@ -51,6 +54,7 @@ impl EngineOptions {
             ok.then_some(()).ok_or_else(|| Error::Option { option, expected, got: value.to_string() })
         };
         check("threads", self.threads, 0..=1024)?;
+        check("workers", self.workers, 0..=1024)?;
         check("batch-size", self.slots, 1..=4096)
     }
 }

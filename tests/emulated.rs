@@ -8,7 +8,7 @@ use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Translation, Transla
 const SCORE_TOLERANCE: f32 = 1e-3;
 
 fn translator(device: Device, dtype: Dtype) -> Translator {
-    let options = EngineOptions { device, dtype, slots: 5, threads: 1 };
+    let options = EngineOptions { device, dtype, slots: 5, threads: 1, workers: 1 };
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
 }
 

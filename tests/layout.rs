@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -13,10 +13,29 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("text", &["error"]),
     ("metrics", &["error"]),
     ("hub", &["error"]),
+    ("plot", &[]),
     ("model", &["error", "backend"]),
-    ("decode", &["error", "backend", "model", "metrics"]),
+    ("decode", &["error", "backend", "metrics", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("cli", &["error", "hub", "backend", "cpu", "text", "model", "decode", "translator", "metrics"]),
+    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
+    (
+        "cli",
+        &[
+            "error",
+            "hub",
+            "backend",
+            "cpu",
+            "text",
+            "model",
+            "decode",
+            "translator",
+            "metrics",
+            "plot",
+            "validate",
+            "train",
+        ],
+    ),
 ];
 
 /// The only places for `unsafe`, as paths or their beginnings under `src/`.

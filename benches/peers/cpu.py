@@ -2,35 +2,32 @@
 """Times beamfuse against CTranslate2 and transformers on this machine's CPU, in one run.
 
     cargo build --release
-    python3 benches/peers/cpu.py --lines TEXT.en --output benches/results/cpu.json
+    python3 benches/peers/cpu.py --lines TEXT.en --reference TEXT.de --output benches/results/cpu.json
 
-Installs the peers from PyPI into target/peers. Two models: the one given (default: the demo model) on the lines of TEXT.en,
-and random weights of OPUS-MT base shape (6+6 layers, d_model 512, feed-forward 2048, 58,101 pieces) at fixed lengths. Beam 4,
-batch 1 and 32. Engines take turns, so that a slow moment of the machine hits all; each engine runs at several settings of
-threads and its best is compared. Tokens are those of the best translations; loading and tokenisation are not timed.
+Two models: the one given (default: the demo model) on the lines of TEXT.en, and random weights of OPUS-MT base shape (6+6 layers,
+d_model 512, feed-forward 2048, 58,101 pieces) at a fixed length. Beam 4, batch 1 and 32. The batch is what one worker decodes at
+once: with two of them, of either engine, twice as many sentences are under way. Engines take turns, so that a slow moment of the
+machine hits all. Each runs at several settings of threads and workers, from the second round on at those within a fifth of its
+best, and its best is compared. Tokens are those of the best translations; loading and tokenisation are not timed.
+
+Then, for the model given: the most memory that each process held, the time of a whole process that loads the model and translates
+one line, and BLEU.
 """
 import argparse, importlib.metadata, json, os, pathlib, platform, random, shutil, statistics, subprocess, sys, time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-HOME = ROOT / 'target' / 'peers'
-PACKAGES = ['ctranslate2==4.8.*', 'transformers==4.57.*', 'torch==2.9.*', 'sentencepiece', 'sacremoses']
+import environment
+from environment import HOME, ROOT
+
 BEAM = 4
 OPUS_LENGTH = 32
-
-
-def in_own_environment():
-    """Runs this script again under a Python that has the peers."""
-    python = HOME / 'venv' / 'bin' / 'python'
-    if not python.exists():
-        subprocess.run([sys.executable, '-m', 'venv', HOME / 'venv'], check=True)
-        subprocess.run([python, '-m', 'pip', 'install', '-q', *PACKAGES], check=True)
-    os.execv(python, [str(python), *sys.argv, '--installed'])
+BINARY = ROOT / 'target' / 'release' / 'beamfuse'
+LINE = 'A man is riding a bike.'
 
 
 def opus_shape(source):
     """A directory with random weights of OPUS-MT base shape, from a seed; pieces beyond the real ones are never read."""
     target = HOME / 'opus-base-random'
-    if (target / 'model.safetensors').exists():
+    if (target / 'vocab.json').exists():
         return target
     import torch
     from transformers import MarianConfig, MarianMTModel
@@ -45,43 +42,59 @@ def opus_shape(source):
     vocab = {piece: i for i, (piece, _) in enumerate(pieces) if piece != '<pad>'}
     vocab.update({f'<unused{i}>': i for i in range(len(vocab), size - 1)})
     vocab['<pad>'] = size - 1
-    json.dump(vocab, open(target / 'vocab.json', 'w'), ensure_ascii=False)
     for name in ('source.spm', 'target.spm', 'tokenizer_config.json'):
         shutil.copy(source / name, target / name)
+    json.dump(vocab, open(target / 'vocab.json', 'w'), ensure_ascii=False)
     return target
 
 
 class CTranslate2:
     name = 'CTranslate2'
+    SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, sources, length):
-        import ctranslate2
+        self.model, self.sources, self.length = model, sources, length
+
+    def converted(self, precision):
+        """The model's directory in CTranslate2's format, quantised as a user would."""
         from ctranslate2.converters import TransformersConverter
-        self.module, self.sources, self.length = ctranslate2, sources, length
-        self.dir = HOME / ('ct2-' + model.name)
-        if not self.dir.exists():
-            TransformersConverter(str(model)).convert(str(self.dir))
+        directory = HOME / f'ctranslate2-{self.model.name}-{precision}'
+        if not (directory / 'model.bin').exists():
+            quantization = 'int8' if precision == 'int8' else None
+            TransformersConverter(str(self.model)).convert(str(directory), quantization=quantization, force=True)
+        return directory
 
-    def settings(self):
-        return [dict(dtype=d, inter_threads=i, intra_threads=j)
-                for d in ('float32', 'int8') for i, j in ((1, 1), (2, 1), (1, 2))]
+    def open(self, precision, setting):
+        import ctranslate2
+        return ctranslate2.Translator(str(self.converted(precision)), compute_type=precision.replace('f32', 'float32'),
+                                      inter_threads=setting['workers'], intra_threads=setting['threads'])
 
-    def run(self, setting, batch, count):
-        engine = self.module.Translator(str(self.dir), compute_type=setting['dtype'],
-                                        inter_threads=setting['inter_threads'], intra_threads=setting['intra_threads'])
+    def translate(self, engine, sources, batch):
         limit = dict(min_decoding_length=self.length, max_decoding_length=self.length) if self.length else {}
-        go = lambda some: engine.translate_batch(some, beam_size=BEAM, max_batch_size=batch, **limit)
-        sources = self.sources[:count]
-        go(sources[:2 * batch])
+        return engine.translate_batch(sources, beam_size=BEAM, max_batch_size=batch, **limit)
+
+    def run(self, precision, setting, batch, count):
+        engine, sources = self.open(precision, setting), self.sources[:count]
+        self.translate(engine, sources[:2 * batch], batch)
         start = time.perf_counter()
-        results = go(sources)
+        results = self.translate(engine, sources, batch)
         seconds = time.perf_counter() - start
         # Its hypotheses leave the end of sentence out, except where the length limit cut them.
         return sum(len(r.hypotheses[0]) + (0 if self.length else 1) for r in results), seconds
 
+    def program(self, precision, setting, batch, sources):
+        """A Python program that does nothing but this."""
+        return [sys.executable, '-c', f'''
+import json, sys, ctranslate2
+engine = ctranslate2.Translator({str(self.converted(precision))!r}, compute_type={precision.replace('f32', 'float32')!r},
+                                inter_threads={setting['workers']}, intra_threads={setting['threads']})
+engine.translate_batch(json.load(open({str(sources)!r})), beam_size={BEAM}, max_batch_size={batch})
+''']
+
 
 class Transformers:
     name = 'transformers'
+    SETTINGS = [dict(workers=1, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, sources, length):
         from transformers import MarianMTModel
@@ -90,14 +103,11 @@ class Transformers:
         self.pad = self.model.config.pad_token_id
         self.sources = [[vocab.get(p, vocab['<unk>']) for p in s] for s in sources]
 
-    def settings(self):
-        return [dict(dtype='float32', threads=t) for t in (1, 2)]
-
-    def run(self, setting, batch, count):
+    def run(self, precision, setting, batch, count):
         import torch
         torch.set_num_threads(setting['threads'])
         limit = dict(min_new_tokens=self.length, max_new_tokens=self.length) if self.length else dict(max_new_tokens=96)
-        order = sorted(self.sources[:count], key=len, reverse=True)
+        order = sorted(self.sources[:max(batch, count // 8)], key=len, reverse=True)
         tokens, start = 0, time.perf_counter()
         for at in range(0, len(order), batch):
             part = order[at:at + batch]
@@ -111,47 +121,62 @@ class Transformers:
 
 class Beamfuse:
     name = 'beamfuse'
+    SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, lines, length):
         self.model, self.lines, self.length = model, lines, length
 
-    def settings(self):
-        return [dict(dtype=d, threads=t) for d in ('f32', 'i8') for t in (1, 2)]
+    def options(self, precision, setting, batch):
+        workers = setting['workers']
+        return ['--model', self.model, '--dtype', precision.replace('int8', 'i8'), '--workers', workers,
+                '--threads', workers * setting['threads'], '--batch-size', workers * batch, '--beam-size', BEAM]
 
-    def run(self, setting, batch, count):
+    def run(self, precision, setting, batch, count):
         report = HOME / 'beamfuse.json'
-        command = [ROOT / 'target' / 'release' / 'beamfuse', 'bench', '--model', self.model, '--json', report,
-                   '--batch-size', batch, '--beam-size', BEAM, '--threads', setting['threads'], '--dtype',
-                   setting['dtype'], '--repeat', 1, '--warmup', 1, '--sentences', count]
+        command = [BINARY, 'bench', '--json', report, '--no-latency', '--repeat', 1, '--warmup', 1, '--sentences', count,
+                   *self.options(precision, setting, batch)]
         command += ['--lengths', self.length] if self.length else ['--input', self.lines]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         row = json.load(open(report))['results'][0]
         return row['tokens'], row['seconds'][0]
 
+    def program(self, precision, setting, batch, lines):
+        return [BINARY, 'translate', '--input', lines, *self.options(precision, setting, batch)]
+
 
 def measure(engines, counts, rounds):
-    """Tokens per second of each engine and setting, by batch; engines take turns within a round."""
+    """Tokens per second of each engine, setting and batch; engines take turns within a round."""
     rows = {}
-    for round_number in range(rounds):
+    for number in range(rounds):
         for batch, count in counts.items():
-            for engine in engines:
-                for setting in engine.settings():
-                    few = max(batch, count // 8) if engine.name == 'transformers' else count
-                    tokens, seconds = engine.run(setting, batch, few)
-                    key = (engine.name, json.dumps(setting), batch)
-                    rows.setdefault(key, []).append(tokens / seconds)
-                    print(f'round {round_number + 1}: batch {batch:>2} {engine.name:>12} {tokens / seconds:8.0f} tokens/s '
-                          f'{setting}', flush=True)
-    return [dict(engine=name, setting=json.loads(setting), batch=batch, tokens_per_second=statistics.median(figures),
-                 rounds=figures) for (name, setting, batch), figures in rows.items()]
+            for precision in ('f32', 'int8'):
+                for engine in engines:
+                    if precision == 'int8' and engine.name == Transformers.name:
+                        continue
+                    for setting in promising(rows, engine, precision, batch):
+                        tokens, seconds = engine.run(precision, setting, batch, count)
+                        key = (engine.name, precision, batch, json.dumps(setting))
+                        rows.setdefault(key, []).append(tokens / seconds)
+                        print(f'round {number + 1}: batch {batch:>2} {precision:>4} {engine.name:>12} '
+                              f'{tokens / seconds:8.0f} tokens/s {setting}', flush=True)
+    return [dict(engine=name, precision=precision, batch=batch, setting=json.loads(setting),
+                 tokens_per_second=statistics.median(figures), rounds=figures)
+            for (name, precision, batch, setting), figures in rows.items()]
+
+
+def promising(rows, engine, precision, batch):
+    """The settings of the first round; after it those that came within a fifth of the engine's best there."""
+    figures = [rows.get((engine.name, precision, batch, json.dumps(setting)), [None])[0] for setting in engine.SETTINGS]
+    if None in figures:
+        return engine.SETTINGS
+    return [setting for setting, figure in zip(engine.SETTINGS, figures) if figure >= 0.8 * max(figures)]
 
 
 def summarise(rows):
     """Each engine's best setting, by batch and precision, and its ratio to CTranslate2's best."""
     best = {}
     for row in rows:
-        precision = 'int8' if row['setting']['dtype'] in ('int8', 'i8') else 'f32'
-        key = (row['batch'], precision, row['engine'])
+        key = (row['batch'], row['precision'], row['engine'])
         if key not in best or row['tokens_per_second'] > best[key]['tokens_per_second']:
             best[key] = row
     table = []
@@ -163,6 +188,65 @@ def summarise(rows):
     return table
 
 
+def peak_memory(command):
+    """The most memory that a process held, VmHWM in MiB, as last seen before it ended."""
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        status = open(f'/proc/{process.pid}/status').read()
+        peak = max([peak] + [int(l.split()[1]) for l in status.splitlines() if l.startswith('VmHWM')])
+        time.sleep(0.005)
+    if process.returncode:
+        sys.exit(f'{command}: ended with {process.returncode}')
+    return round(peak / 1024, 1)
+
+
+def memory(best, ours, theirs, lines, sources):
+    """VmHWM of the processes that translate all lines at batch 32, each at its fastest setting."""
+    python = peak_memory([sys.executable, '-c', 'import json, sys, time; time.sleep(0.2)'])
+    rows = dict(python=python)
+    for row in best:
+        if row['batch'] == 32 and row['engine'] != Transformers.name:
+            engine, file = (ours, lines) if row['engine'] == ours.name else (theirs, sources)
+            peak = peak_memory(engine.program(row['precision'], row['setting'], 32, file))
+            rows[f"{row['engine']} {row['precision']}"] = peak
+    for precision in ('f32', 'int8'):
+        rows[f'ratio {precision}'] = round(rows[f'{ours.name} {precision}']
+                                           / (rows[f'{theirs.name} {precision}'] - python), 2)
+    return rows
+
+
+def whole_process(ours, theirs, sources, runs=7):
+    """Seconds from the start of a process that loads the model and translates one line to its end; medians."""
+    single = dict(workers=1, threads=1)
+    json.dump([json.load(open(sources))[0]], open(HOME / 'one.json', 'w'))
+    commands = {f'{ours.name} {p}': [BINARY, 'translate', '--model', ours.model, '--dtype', p.replace('int8', 'i8'), LINE]
+                for p in ('f32', 'int8')}
+    commands[f'{theirs.name} f32, with Python'] = theirs.program('f32', single, 1, HOME / 'one.json')
+    seconds = {}
+    for _ in range(runs):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: round(statistics.median(figures), 4) for name, figures in seconds.items()}
+
+
+def bleu(ours, theirs, pieces, lines, reference):
+    """BLEU of both engines in both precisions, each at its default search with this beam."""
+    scores, single = {}, dict(workers=1, threads=1)
+    for precision in ('f32', 'int8'):
+        hypotheses = HOME / 'hypotheses.txt'
+        results = theirs.translate(theirs.open(precision, single), theirs.sources, 32)
+        hypotheses.write_text(''.join(pieces.decode(r.hypotheses[0]) + '\n' for r in results))
+        evaluate = [BINARY, 'eval', '--reference', reference, '--format', 'json', '--resamples', 1]
+        for name, source in ((theirs.name, ['--hypotheses', hypotheses]),
+                             (ours.name, ['--input', lines, *ours.options(precision, single, 32)])):
+            out = subprocess.run([str(part) for part in [*evaluate, *source]], check=True, stdout=subprocess.PIPE)
+            scores[f'{name} {precision}'] = json.loads(out.stdout)
+    return scores
+
+
 def machine():
     model = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
     return dict(cpu=model, cores=os.cpu_count(), system=platform.platform(), load=os.getloadavg()[0])
@@ -172,33 +256,47 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=pathlib.Path, default=ROOT / 'models' / 'm30k-en-de')
     parser.add_argument('--lines', type=pathlib.Path, required=True, help='source text, one sentence per line')
+    parser.add_argument('--reference', type=pathlib.Path, help='its translation: adds BLEU')
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--sentences', type=int, default=1000, help='of the text, at batch 32; a fifth at batch 1')
     parser.add_argument('--output', type=pathlib.Path, required=True)
-    parser.add_argument('--installed', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not arguments.installed:
-        in_own_environment()
+    environment.enter()
     import sentencepiece
     pieces = sentencepiece.SentencePieceProcessor(str(arguments.model / 'source.spm'))
+    target_pieces = sentencepiece.SentencePieceProcessor(str(arguments.model / 'target.spm'))
     lines = [l.rstrip('\n') for l in open(arguments.lines, encoding='utf8')]
     text = [pieces.encode(l, out_type=str) + ['</s>'] for l in lines if l.strip()]
+    sources = HOME / 'sources.json'
+    json.dump(text, open(sources, 'w'))
     opus = opus_shape(arguments.model)
     vocabulary = [p for p in json.load(open(opus / 'vocab.json')) if not p.startswith('<')]
     rng = random.Random(1)
     fixed = [[rng.choice(vocabulary) for _ in range(OPUS_LENGTH - 1)] + ['</s>'] for _ in range(64)]
+    many = min(arguments.sentences, len(text))
     workloads = {
-        arguments.model.name: (arguments.model, text, None, {1: min(200, len(text)), 32: min(1000, len(text))}),
-        opus.name: (opus, fixed, OPUS_LENGTH, {1: 3, 32: 32}),
+        arguments.model.name: (arguments.model, text, None, {1: max(1, many // 5), 32: many}),
+        opus.name: (opus, fixed, OPUS_LENGTH, {1: 4, 32: 64}),
     }
-    report = dict(command=sys.argv[:-1], machine=machine(), beam=BEAM,
+    report = dict(command=sys.argv, machine=machine(), beam=BEAM,
                   versions={p: importlib.metadata.version(p) for p in ('ctranslate2', 'transformers', 'torch')}, workloads={})
-    for name, (model, sources, length, counts) in workloads.items():
-        engines = [Beamfuse(model, arguments.lines, length), CTranslate2(model, sources, length),
-                   Transformers(model, sources, length)]
-        rows = measure(engines, counts, arguments.rounds)
-        report['workloads'][name] = dict(length=length, sentences=counts, best=summarise(rows), rows=rows)
+    for name, (model, sources_of, length, counts) in workloads.items():
+        ours, theirs = Beamfuse(model, arguments.lines, length), CTranslate2(model, sources_of, length)
+        rows = measure([ours, theirs, Transformers(model, sources_of, length)], counts, arguments.rounds)
+        best = summarise(rows)
+        workload = report['workloads'][name] = dict(length=length, sentences=counts, best=best)
+        if length is None:
+            workload['peak_memory_mib'] = memory(best, ours, theirs, arguments.lines, sources)
+            workload['whole_process_seconds'] = whole_process(ours, theirs, sources)
+            if arguments.reference:
+                workload['bleu'] = bleu(ours, theirs, target_pieces, arguments.lines, arguments.reference)
+        workload['rows'] = rows
+    report['machine']['load_at_end'] = os.getloadavg()[0]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + '\n')
     for name, workload in report['workloads'].items():
+        for key in ('peak_memory_mib', 'whole_process_seconds', 'bleu'):
+            print(name, key, workload.get(key))
         for row in workload['best']:
             print(name, row)
 

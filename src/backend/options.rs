@@ -187,6 +187,13 @@ impl Stages {
         }
     }
 
+    /// All of it in one number.
+    pub fn bits(self) -> u32 {
+        let flags = [self.bans, self.samples, self.ranked];
+        let flags = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
+        flags | self.voices << 8 | self.contrast << 16
+    }
+
     /// What two sentences ask for together.
     pub fn union(self, other: Self) -> Self {
         Stages {

@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     /// Threads that compute; 0 takes one per core.
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [0])]
     threads: Vec<usize>,
+    /// Sessions side by side on the CPU, each with its share of the threads and of the batch; 0 takes one per thread.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: usize,
     /// Where to compute, as in translate.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     device: Device,
@@ -55,6 +58,9 @@ pub(super) struct Arguments {
     /// Runs before those.
     #[arg(long, value_name = "N", default_value_t = 1)]
     warmup: usize,
+    /// Measure throughput alone.
+    #[arg(long)]
+    no_latency: bool,
     /// Seed of the random sources.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "lengths")]
     seed: u64,
@@ -128,9 +134,11 @@ impl Arguments {
     }
 
     fn engines(&self) -> impl Iterator<Item = EngineOptions> {
-        let (device, dtype) = (self.device, self.dtype.dtype());
-        let of =
-            move |&threads| self.batch_size.iter().map(move |&slots| EngineOptions { device, threads, slots, dtype });
+        let (device, dtype, workers) = (self.device, self.dtype.dtype(), self.workers);
+        let of = move |&threads| {
+            let with = move |&slots| EngineOptions { device, threads, workers, slots, dtype };
+            self.batch_size.iter().map(with)
+        };
         self.threads.iter().flat_map(of)
     }
 
@@ -161,7 +169,8 @@ impl Arguments {
                 measure::random_sentences(translator, *length, count, self.seed)?
             }
         };
-        let effort = Effort { repeat: self.repeat, warmup: self.warmup, in_flight: engine.slots };
+        let effort =
+            Effort { repeat: self.repeat, warmup: self.warmup, in_flight: (!self.no_latency).then_some(engine.slots) };
         let shape = Shape {
             threads: if engine.threads == 0 { machine::cores() } else { engine.threads },
             batch_size: engine.slots,

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand.
 //!
-//! Exit codes: 0 all well; 1 some input lines failed, the rest is there; 2 wrong options, model or files, nothing was written;
+//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
 mod bench;
@@ -16,6 +16,7 @@ mod score;
 mod search_options;
 mod stream;
 mod translate;
+mod validate;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ enum Command {
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Info(info::Arguments),
+    Validate(validate::Arguments),
 }
 
 /// How a command ended that did its work.
@@ -48,6 +50,8 @@ enum Ending {
     Complete,
     /// Some lines have an error in their place.
     BadLines,
+    /// A check failed.
+    Failed,
     /// Interrupted.
     Interrupted,
 }
@@ -98,10 +102,11 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Validate(arguments) => validate::run(&arguments),
     };
     match ending {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
-        Ok(Ending::BadLines) => ExitCode::from(1),
+        Ok(Ending::BadLines | Ending::Failed) => ExitCode::from(1),
         Ok(Ending::Interrupted) => ExitCode::from(130),
         // Whoever read the output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,

@@ -35,6 +35,9 @@ pub(super) struct ModelArguments {
     /// Threads that compute on the CPU [default: one per core].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    /// Sessions side by side on the CPU, each with its share of the threads and of the batch [default: one per thread].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub workers: usize,
     /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
     /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
@@ -76,7 +79,8 @@ impl DtypeName {
 impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = self.dtype.dtype();
-        let options = EngineOptions { device: self.device, threads: self.threads, slots: self.batch_size, dtype };
+        let (threads, workers, slots) = (self.threads, self.workers, self.batch_size);
+        let options = EngineOptions { device: self.device, threads, workers, slots, dtype };
         let translator = Translator::open_with(self.name.resolve()?, &options)?;
         let choice = translator.device();
         if let Some(reason) = &choice.reason {

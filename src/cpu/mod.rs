@@ -10,17 +10,21 @@ pub mod embedding;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
 pub mod philox;
 pub mod portable_math;
+pub mod risk;
 pub mod sample;
 pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions,
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
 };
 use crate::{Error, Result};
 
@@ -96,6 +100,14 @@ impl Backend for Cpu {
     type Norm = layer_norm::Norm;
     type Embedding = embedding::Embedding;
     type SearchScratch = beam_step::Scratch;
+    type Recordings = ();
+    type Late = Vec<u32>;
+
+    const LAG: usize = 0;
+
+    fn replayable(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+        enqueue()
+    }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
@@ -129,6 +141,25 @@ impl Backend for Cpu {
 
     fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&from[offset..offset + values.len()]);
+        Ok(())
+    }
+
+    fn late(&self, words: usize) -> Result<Vec<u32>> {
+        zeros(words)
+    }
+
+    fn post_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        to[offset..offset + range.len()].copy_from_slice(&from[range]);
+        Ok(())
+    }
+
+    fn post_floats(&self, from: &Vec<f32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
+        Ok(())
+    }
+
+    fn collect(&self, late: &Vec<u32>, words: &mut [u32]) -> Result<()> {
+        words.copy_from_slice(&late[..words.len()]);
         Ok(())
     }
 

@@ -203,7 +203,7 @@ impl<T: Element> Encoder<'_, T> {
     }
 
     /// As [`Encoder::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         check_len(OPERATION, "qkv", bucket * 3 * width, self.qkv.len())?;
@@ -248,7 +248,7 @@ impl<T: Element> Own<'_, T> {
     }
 
     /// As [`Own::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         let Cache { keys, values, max_len, beam_size } = self.cache;
@@ -291,7 +291,7 @@ impl<T: Element> Cross<'_, T> {
     }
 
     /// As [`Cross::launch`], with blocks of at most `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         let Cache { keys, values, max_len, beam_size } = self.cache;
@@ -378,7 +378,7 @@ impl<T: Element> Store<'_, T> {
     }
 
     /// As [`Store::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, width: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, width: usize, threads: u32) -> Result<()> {
         let slots = slots_of(STORE, self.keys.len(), self.values.len(), self.max_len * self.beam_size * width)?;
         check_len(STORE, "from", self.rows.bucket * self.stride, self.from.len())?;
         if self.stride < self.key_offset + 2 * width {

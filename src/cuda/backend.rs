@@ -3,16 +3,20 @@
 //! Every grid is sized by [`Rows::bucket`]; how many of these rows are live lies on the device. Matrix products, their epilogues
 //! and layer norms compute the whole bucket, the other kernels its live rows.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
-use super::buffer::{Buffer, View, ViewMut};
-use super::context::Context;
+use super::buffer::{Buffer, Pinned, View, ViewMut};
+use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
 use super::{attention, embedding, layer_norm, linear, sample, stats};
 use crate::Result;
-use crate::backend::{Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions};
+use crate::backend::{
+    Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+};
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
 #[derive(Debug)]
@@ -139,6 +143,20 @@ impl<T: Element> Backend for Cuda<T> {
     type Norm = Norm<T>;
     type Embedding = Embedding<T>;
     type SearchScratch = BeamStepScratch;
+    type Recordings = HashMap<StepKey, Recording>;
+    type Late = Pinned<u32>;
+
+    // Two steps enqueued behind the one looked at: the device has work while the host answers and admits.
+    const LAG: usize = 2;
+
+    fn replayable(
+        &self,
+        recordings: &mut HashMap<StepKey, Recording>,
+        key: StepKey,
+        enqueue: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.context.step(recordings.entry(key).or_default(), enqueue)
+    }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
@@ -172,6 +190,22 @@ impl<T: Element> Backend for Cuda<T> {
     fn read_floats(&self, from: &Buffer<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
         values.copy_from_slice(&self.context.download(from.view().slice(offset..offset + values.len())?)?);
         Ok(())
+    }
+
+    fn late(&self, words: usize) -> Result<Pinned<u32>> {
+        self.context.pinned(words)
+    }
+
+    fn post_ints(&self, from: &Buffer<u32>, range: Range<usize>, to: &mut Pinned<u32>, offset: usize) -> Result<()> {
+        self.context.post(from.view().slice(range)?, to, offset)
+    }
+
+    fn post_floats(&self, from: &Buffer<f32>, range: Range<usize>, to: &mut Pinned<u32>, offset: usize) -> Result<()> {
+        self.context.post(from.view().slice(range)?.bits(), to, offset)
+    }
+
+    fn collect(&self, late: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
+        self.context.collect(late, words)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {

@@ -99,7 +99,12 @@ impl BeamStepScratch {
     }
 
     /// As [`BeamStepScratch::new`], for blocks of `threads`, a multiple of 32 and at most 128.
-    fn with_threads(context: &Context, shape: SessionShape, vocab_size: usize, threads: u32) -> Result<Self> {
+    pub(crate) fn with_threads(
+        context: &Context,
+        shape: SessionShape,
+        vocab_size: usize,
+        threads: u32,
+    ) -> Result<Self> {
         let SessionShape { slots, beam_size, .. } = shape;
         in_range(STEP, "beam size", beam_size, 1, MAX_BEAMS)?;
         in_range(STEP, "vocabulary", vocab_size, 1, u32::MAX as usize / beam_size)?;

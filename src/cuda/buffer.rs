@@ -129,10 +129,38 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
+impl<'a> View<'a, f32> {
+    /// The same memory as words.
+    pub fn bits(self) -> View<'a, u32> {
+        View { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
+    }
+}
+
 /// What a step enqueues, recorded; forgotten by the device when dropped.
 pub struct Graph {
     pub(super) context: Context,
     pub(super) id: GraphId,
+    pub(super) nodes: usize,
+    /// How often the context had freed memory when this was recorded.
+    pub(super) frees: u64,
+}
+
+impl Graph {
+    /// Kernel launches, matrix products, copies and fills that it holds.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// Whether nothing of the context's memory has been freed since the recording: then all that the graph names is there.
+    pub fn is_intact(&self) -> bool {
+        self.frees == self.context.frees()
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a graph of {} nodes on {}", self.nodes, self.context.name())
+    }
 }
 
 impl Drop for Graph {
@@ -149,9 +177,27 @@ pub struct Pinned<T> {
     pub(super) element: PhantomData<T>,
 }
 
+impl<T> Pinned<T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has room for no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl<T> fmt::Debug for Pinned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} of page-locked memory", self.len, std::any::type_name::<T>())
+    }
+}
+
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
-        self.context.free_pinned(self.id);
+        self.context.free_pinned(self.id, self.len * size_of::<T>());
     }
 }
 

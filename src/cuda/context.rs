@@ -35,29 +35,85 @@ pub struct Counters {
     pub launches: u64,
     /// Matrix products.
     pub gemms: u64,
+    /// Graphs recorded.
+    pub captures: u64,
     /// Replays of a graph.
     pub replays: u64,
     /// Copies of any kind, and fills.
     pub copies: u64,
     /// Bytes copied from the host or to it.
     pub host_bytes: u64,
-    /// Times that the host waited for the device.
+    /// Times that the host waited for all that was enqueued.
     pub waits: u64,
-    /// Allocations.
+    /// Reads of words copied to the host earlier: they wait for that copy alone, with later work enqueued behind it.
+    pub late_reads: u64,
+    /// Allocations, on the device and of page-locked memory.
     pub allocations: u64,
-    /// Bytes allocated and not freed.
+    /// Frees of device memory.
+    pub frees: u64,
+    /// Bytes of device memory allocated and not freed.
     pub live_bytes: u64,
+    /// Bytes of page-locked memory allocated and not freed.
+    pub pinned_bytes: u64,
+    /// Decoding steps.
+    pub steps: u64,
+    /// Launches, products, copies and fills of these steps, replayed or not: the nodes of their graphs.
+    pub step_nodes: u64,
+}
+
+impl Counters {
+    /// What has been done since `earlier`; what is allocated stays as it is.
+    pub fn since(&self, earlier: &Counters) -> Counters {
+        Counters {
+            launches: self.launches - earlier.launches,
+            gemms: self.gemms - earlier.gemms,
+            captures: self.captures - earlier.captures,
+            replays: self.replays - earlier.replays,
+            copies: self.copies - earlier.copies,
+            host_bytes: self.host_bytes - earlier.host_bytes,
+            waits: self.waits - earlier.waits,
+            late_reads: self.late_reads - earlier.late_reads,
+            allocations: self.allocations - earlier.allocations,
+            frees: self.frees - earlier.frees,
+            steps: self.steps - earlier.steps,
+            step_nodes: self.step_nodes - earlier.step_nodes,
+            ..*self
+        }
+    }
+
+    /// What a graph of the work enqueued so far would hold.
+    fn nodes(&self) -> u64 {
+        self.launches + self.gemms + self.copies
+    }
 }
 
 const LAUNCHES: usize = 0;
 const GEMMS: usize = 1;
-const REPLAYS: usize = 2;
-const COPIES: usize = 3;
-const HOST_BYTES: usize = 4;
-const WAITS: usize = 5;
-const ALLOCATIONS: usize = 6;
-const LIVE_BYTES: usize = 7;
-const COUNTS: usize = 8;
+const CAPTURES: usize = 2;
+const REPLAYS: usize = 3;
+const COPIES: usize = 4;
+const HOST_BYTES: usize = 5;
+const WAITS: usize = 6;
+const LATE_READS: usize = 7;
+const ALLOCATIONS: usize = 8;
+const FREES: usize = 9;
+const LIVE_BYTES: usize = 10;
+const PINNED_BYTES: usize = 11;
+const STEPS: usize = 12;
+const STEP_NODES: usize = 13;
+const COUNTS: usize = 14;
+
+/// What is known of a step that is repeated, from one [`Context::step`] to the next.
+#[derive(Debug, Default)]
+pub enum Recording {
+    /// It has not run.
+    #[default]
+    None,
+    /// It has run, without being recorded.
+    Seen,
+    /// It is replayed.
+    Graph(Graph),
+}
 
 /// A kind of call that can be made to fail, for tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +122,7 @@ pub enum Fault {
     Allocation,
     /// A copy or a fill.
     Copy,
-    /// A kernel launch or a matrix product.
+    /// A kernel launch, a matrix product, or the replay of a graph.
     Launch,
 }
 
@@ -96,12 +152,18 @@ impl Context {
         Counters {
             launches: count(LAUNCHES),
             gemms: count(GEMMS),
+            captures: count(CAPTURES),
             replays: count(REPLAYS),
             copies: count(COPIES),
             host_bytes: count(HOST_BYTES),
             waits: count(WAITS),
+            late_reads: count(LATE_READS),
             allocations: count(ALLOCATIONS),
+            frees: count(FREES),
             live_bytes: count(LIVE_BYTES),
+            pinned_bytes: count(PINNED_BYTES),
+            steps: count(STEPS),
+            step_nodes: count(STEP_NODES),
         }
     }
 
@@ -264,6 +326,7 @@ impl Context {
     /// # Safety
     /// The address came from this context's `allocate` and is used no more.
     pub(super) unsafe fn free(&self, address: u64, bytes: usize) {
+        self.count(FREES, 1);
         self.0.counts[LIVE_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { self.0.device.free(address) };
@@ -273,7 +336,13 @@ impl Context {
         self.0.device.drop_graph(graph);
     }
 
-    pub(super) fn free_pinned(&self, pinned: PinnedId) {
+    /// How often memory has been freed.
+    pub(super) fn frees(&self) -> u64 {
+        self.0.counts[FREES].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn free_pinned(&self, pinned: PinnedId, bytes: usize) {
+        self.0.counts[PINNED_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
         self.0.device.free_pinned(pinned);
     }
 
@@ -347,12 +416,16 @@ impl Context {
     /// # Errors
     /// What `step` returns; it allocated, waited, or copied from or to the host.
     pub fn capture(&self, step: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let frees = self.frees();
         self.0.device.begin_capture()?;
         let outcome = step();
         let ended = self.0.device.end_capture();
         // The graph of a failed step is of no use, and the step's error says more than the failure to end its recording.
         match (outcome, ended) {
-            (Ok(()), Ok(id)) => Ok(Graph { context: self.clone(), id }),
+            (Ok(()), Ok(id)) => {
+                self.count(CAPTURES, 1);
+                Ok(Graph { context: self.clone(), id, nodes: self.0.device.graph_nodes(id), frees })
+            }
             (Err(error), ended) => {
                 if let Ok(id) = ended {
                     self.0.device.drop_graph(id);
@@ -372,9 +445,56 @@ impl Context {
     /// Every buffer that the graph names is still there, and nobody else uses what it writes.
     pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
         self.check_owner(graph.context.id())?;
+        self.check_fault(Fault::Launch, "replay")?;
         self.count(REPLAYS, 1);
         // SAFETY: the caller's promise.
         unsafe { self.0.device.replay(graph.id) }
+    }
+
+    /// Runs a decoding step that enqueues what `enqueue` does: from the second step under the same recording on as a graph.
+    ///
+    /// The first step runs as it is: it may load kernels and make plans, which a capture cannot. A graph that may name freed
+    /// memory is recorded anew.
+    ///
+    /// # Errors
+    /// What `enqueue` returns; it allocated, waited, or copied from or to the host; the device failed.
+    pub fn step(&self, recording: &mut Recording, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+        if let Recording::Graph(graph) = recording
+            && !graph.is_intact()
+        {
+            *recording = Recording::Seen;
+        }
+        let nodes = match recording {
+            Recording::None => {
+                let before = self.counters().nodes();
+                enqueue()?;
+                *recording = Recording::Seen;
+                self.counters().nodes() - before
+            }
+            Recording::Seen => {
+                let graph = self.capture(enqueue)?;
+                self.replay_intact(&graph)?;
+                let nodes = graph.nodes;
+                *recording = Recording::Graph(graph);
+                nodes as u64
+            }
+            Recording::Graph(graph) => {
+                self.replay_intact(graph)?;
+                graph.nodes as u64
+            }
+        };
+        self.count(STEPS, 1);
+        self.count(STEP_NODES, nodes as usize);
+        Ok(())
+    }
+
+    fn replay_intact(&self, graph: &Graph) -> Result<()> {
+        if !graph.is_intact() {
+            return Err(self.failure("replay", "memory was freed while the step was recorded".to_owned()));
+        }
+        // SAFETY: nothing was freed since the recording began, so all that the graph names is there. Work on the one stream runs
+        // in order, whoever enqueued it.
+        unsafe { self.replay(graph) }
     }
 
     // ---- Late reads ----
@@ -384,35 +504,46 @@ impl Context {
     /// # Errors
     /// Out of memory; a graph is being captured.
     pub fn pinned<T: Pod>(&self, len: usize) -> Result<Pinned<T>> {
+        self.check_fault(Fault::Allocation, "allocate pinned memory")?;
         let id = self.0.device.allocate_pinned(len * size_of::<T>())?;
+        self.count(ALLOCATIONS, 1);
+        self.count(PINNED_BYTES, len * size_of::<T>());
         Ok(Pinned { context: self.clone(), id, len, element: PhantomData })
     }
 
-    /// Enqueues a copy of `from` into page-locked memory, to be [`collect`](Context::collect)ed later.
+    /// Enqueues a copy of `from` into page-locked memory, from element `offset` of it on, to be [`collect`](Context::collect)ed
+    /// later.
     ///
     /// # Errors
-    /// The lengths differ; a graph is being captured; the device failed.
-    pub fn post<T: Pod>(&self, from: View<'_, T>, pinned: &mut Pinned<T>) -> Result<()> {
+    /// There is no room; a graph is being captured; the device failed.
+    pub fn post<T: Pod>(&self, from: View<'_, T>, pinned: &mut Pinned<T>, offset: usize) -> Result<()> {
         let address = self.address(&from)?;
         self.check_owner(pinned.context.id())?;
-        check_len("copy to pinned memory", "source", pinned.len, from.len)?;
+        if offset > pinned.len || from.len > pinned.len - offset {
+            let expected = format!("room for {} elements from {offset} on", from.len);
+            return Err(shape_error("copy to pinned memory", "target", expected, pinned.len));
+        }
         self.check_fault(Fault::Copy, "copy to pinned memory")?;
         self.count(COPIES, 1);
         self.count(HOST_BYTES, from.len * size_of::<T>());
-        // SAFETY: a view lies inside its buffer, and this context owns it; the page-locked memory is as long.
-        unsafe { self.0.device.post(address, pinned.id) }
+        let (bytes, offset) = (from.len * size_of::<T>(), offset * size_of::<T>());
+        // SAFETY: a view lies inside its buffer, and this context owns it; the page-locked memory has the room.
+        unsafe { self.0.device.post(address, bytes, pinned.id, offset) }
     }
 
-    /// Waits until the last [`post`](Context::post) into `pinned` has run, but for nothing enqueued after it, and reads it.
+    /// Waits until the last [`post`](Context::post) into `pinned` has run, but for nothing enqueued after it, and reads its
+    /// first elements.
     ///
     /// # Errors
-    /// Nothing was posted; a graph is being captured; the device failed.
-    pub fn collect<T: Pod>(&self, pinned: &Pinned<T>) -> Result<Vec<T>> {
+    /// Nothing was posted; `pinned` has fewer elements; a graph is being captured; the device failed.
+    pub fn collect<T: Pod>(&self, pinned: &Pinned<T>, values: &mut [T]) -> Result<()> {
         self.check_owner(pinned.context.id())?;
-        self.count(WAITS, 1);
-        let mut values = vec![T::zeroed(); pinned.len];
-        self.0.device.collect(pinned.id, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
+        if values.len() > pinned.len {
+            let expected = format!("at least {} elements", values.len());
+            return Err(shape_error("read pinned memory", "source", expected, pinned.len));
+        }
+        self.count(LATE_READS, 1);
+        self.0.device.collect(pinned.id, bytemuck::cast_slice_mut(values))
     }
 }
 

@@ -65,7 +65,7 @@ impl<T: Element> Contrastive<'_, T> {
     }
 
     /// As [`Contrastive::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.len();
         check_stride(OPERATION, vocab_size, stride)?;
         check_len(OPERATION, "expert", bucket * stride, self.expert.len())?;

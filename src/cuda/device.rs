@@ -155,6 +155,9 @@ pub trait Device: Send + Sync {
     /// The memory that the graph names is still allocated.
     unsafe fn replay(&self, graph: GraphId) -> Result<()>;
 
+    /// What a graph holds: kernel launches, matrix products (each one node), copies and fills; 0 for one that is not there.
+    fn graph_nodes(&self, graph: GraphId) -> usize;
+
     /// Forgets a graph once its replays have run.
     fn drop_graph(&self, graph: GraphId);
 
@@ -170,16 +173,17 @@ pub trait Device: Send + Sync {
     /// Out of memory; a graph is being captured.
     fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId>;
 
-    /// Enqueues a copy into page-locked memory, as many bytes as it holds.
+    /// Enqueues a copy of `bytes` bytes into page-locked memory, from byte `offset` of it on.
     ///
     /// # Errors
     /// The device failed; a graph is being captured.
     ///
     /// # Safety
-    /// The range read lies inside one allocation.
-    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()>;
+    /// The range read lies inside one allocation, the range written inside the page-locked memory.
+    unsafe fn post(&self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<()>;
 
-    /// Waits for the last copy posted into page-locked memory, and for nothing after it, then reads it.
+    /// Waits for the last copy posted into page-locked memory, and for nothing after it, then reads its first bytes, as many as
+    /// there is room for.
     ///
     /// # Errors
     /// Nothing was posted; the device failed; a graph is being captured.

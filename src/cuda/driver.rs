@@ -40,9 +40,15 @@ struct State {
     capturing: bool,
     /// Memory to be freed once the capture has ended.
     freed_in_capture: Vec<u64>,
-    graphs: HashMap<GraphId, sys::CUgraphExec>,
+    graphs: HashMap<GraphId, Executable>,
     pinned: HashMap<PinnedId, PinnedMemory>,
     next_id: u64,
+}
+
+/// A graph that can be launched.
+struct Executable {
+    handle: sys::CUgraphExec,
+    nodes: usize,
 }
 
 struct PinnedMemory {
@@ -232,7 +238,7 @@ impl Drop for CudaDevice {
             let _ = result::stream::synchronize(self.stream);
             drop(state.plans.take());
             for graph in state.graphs.into_values() {
-                let _ = result::graph::exec_destroy(graph);
+                let _ = result::graph::exec_destroy(graph.handle);
             }
             for pinned in state.pinned.into_values() {
                 let _ = result::event::destroy(pinned.arrived);
@@ -349,8 +355,11 @@ impl Device for CudaDevice {
         // SAFETY: the stream is alive and capturing; the graph is destroyed once it has been instantiated.
         let recorded = self.call("capture", || unsafe {
             let graph = result::stream::end_capture(self.stream)?;
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            result::graph::destroy(graph).and(executable)
+            let mut nodes = 0;
+            // Without room for the nodes themselves this is their number.
+            let counted = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut nodes).result();
+            let executable = counted.and_then(|()| result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)));
+            result::graph::destroy(graph).and(executable).map(|handle| Executable { handle, nodes })
         });
         for address in std::mem::take(&mut state.freed_in_capture) {
             // SAFETY: `free` was called for it.
@@ -364,17 +373,21 @@ impl Device for CudaDevice {
 
     unsafe fn replay(&self, graph: GraphId) -> Result<()> {
         let state = self.outside_capture("replay")?;
-        let Some(&executable) = state.graphs.get(&graph) else {
+        let Some(executable) = state.graphs.get(&graph) else {
             return Err(self.failure("replay", "no such graph".to_owned()));
         };
         // SAFETY: the graph is alive; the memory it names is the caller's promise.
-        self.call("replay", || unsafe { result::graph::launch(executable, self.stream) })
+        self.call("replay", || unsafe { result::graph::launch(executable.handle, self.stream) })
+    }
+
+    fn graph_nodes(&self, graph: GraphId) -> usize {
+        self.state().graphs.get(&graph).map_or(0, |executable| executable.nodes)
     }
 
     fn drop_graph(&self, graph: GraphId) {
         if let Some(executable) = self.state().graphs.remove(&graph) {
             // SAFETY: removed, so destroyed once; the driver waits for running replays. A failure leaves nothing to be done.
-            let _ = self.call("drop graph", || unsafe { result::graph::exec_destroy(executable) });
+            let _ = self.call("drop graph", || unsafe { result::graph::exec_destroy(executable.handle) });
         }
     }
 
@@ -402,15 +415,15 @@ impl Device for CudaDevice {
         Ok(id)
     }
 
-    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()> {
+    unsafe fn post(&self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<()> {
         let mut state = self.outside_capture("copy to pinned memory")?;
         let Some(memory) = state.pinned.get_mut(&pinned) else {
             return Err(self.failure("copy to pinned memory", "no such memory".to_owned()));
         };
-        // SAFETY: the source is the caller's promise; the target is alive until its event has been waited for, and read
+        // SAFETY: both ranges are the caller's promise; the target is alive until its event has been waited for, and read
         // only behind that event.
         self.call("copy to pinned memory", || unsafe {
-            let target = std::slice::from_raw_parts_mut(memory.host.cast::<u8>(), memory.bytes);
+            let target = std::slice::from_raw_parts_mut(memory.host.cast::<u8>().add(offset), bytes);
             result::memcpy_dtoh_async(target, from, self.stream)?;
             result::event::record(memory.arrived, self.stream)
         })?;
@@ -427,6 +440,9 @@ impl Device for CudaDevice {
         self.call("read pinned memory", || unsafe { result::event::synchronize(memory.arrived) })?;
         // SAFETY: the copy has arrived and nothing else writes: the next `post` needs the lock held here.
         let arrived = unsafe { std::slice::from_raw_parts(memory.host.cast::<u8>(), memory.bytes) };
+        let Some(arrived) = arrived.get(..bytes.len()) else {
+            return Err(self.failure("read pinned memory", format!("expected at most {} bytes", memory.bytes)));
+        };
         bytes.copy_from_slice(arrived);
         Ok(())
     }

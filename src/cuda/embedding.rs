@@ -55,7 +55,7 @@ impl<T: Element> Embedding<'_, T> {
     }
 
     /// As [`Embedding::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, d_model: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "out", self.rows.bucket * d_model, self.out.len())?;
         let vocab_size = table_rows("table", self.table.len(), d_model)?;
         let max_positions = table_rows("positions", self.positions.len(), d_model)?;
@@ -100,46 +100,9 @@ fn table_rows(tensor: &'static str, len: usize, d_model: usize) -> Result<usize>
 mod tests {
     use super::*;
     use crate::backend::Row;
-    use crate::check;
-    use crate::cpu::embedding as cpu;
-    use crate::cuda::testing::{DeviceRows, Values, device_tests, stored, tolerance};
-
-    const VOCAB: usize = 11;
-    const POSITIONS: usize = 7;
-
-    fn check_case<T: Element>(context: &Context, width: usize, threads: u32) -> Result<()> {
-        let mut values = Values::new(width as u64);
-        let tokens: Vec<T> = values.elements(VOCAB * width, 0.0, 1.0);
-        let positions: Vec<T> = values.elements(POSITIONS * width, 0.0, 1.0);
-        let row = |position, token| Row { slot: 3, beam: 2, position, token };
-        let mut rows = [row(6, 0), row(1, 10), row(0, 4), row(3, 4), row(0, 0), row(0, 0), row(2, 2)];
-        let live = 6;
-        let (scale, untouched) = (5.5, -77.0);
-        let mut expected = vec![untouched; rows.len() * width];
-        let table = cpu::Embedding { tokens: stored(&tokens), scale, positions: stored(&positions), width };
-        cpu::reference(&table, &rows[..live], &mut expected);
-        // Rows that name a position and a token that are not there.
-        rows[3].position = POSITIONS as u32;
-        rows[4].token = VOCAB as u32;
-        expected[3 * width..5 * width].fill(f32::NAN);
-        let rows = DeviceRows::upload(context, &rows, live)?;
-        let (tokens, positions) = (context.upload(&tokens)?, context.upload(&positions)?);
-        let mut out = context.upload(&vec![T::from_f32(untouched); expected.len()])?;
-        let (table, positions) = (tokens.view(), positions.view());
-        Embedding { table, positions, scale, rows: rows.list(), out: out.view_mut() }
-            .launch_with(context, width, threads)?;
-        check::assert_close(&stored(&context.download(out.view())?), &expected, tolerance::<T>(1e-6));
-        Ok(())
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for width in [1, 37, 64, 512, 1048] {
-            for threads in [32, 128, 1024] {
-                check_case::<T>(context, width, threads)?;
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::{DeviceRows, device_tests};
+    use crate::validate::kernels::embedding as cases;
+    use crate::validate::probe::assert_all_pass;
 
     fn a_table_of_half_a_row_is_refused(context: &Context) -> Result<()> {
         let table = context.upload(&[0.0f32; 6])?;
@@ -153,9 +116,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         shapes: a_table_of_half_a_row_is_refused;
     }
 }

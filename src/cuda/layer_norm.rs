@@ -50,7 +50,7 @@ impl<T: Element> LayerNorm<'_, T> {
     }
 
     /// As [`LayerNorm::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "x", rows * d_model, self.x.len())?;
         check_len(OPERATION, "delta", rows * d_model, self.delta.len())?;
         check_len(OPERATION, "gain", d_model, self.gain.len())?;
@@ -84,36 +84,11 @@ mod tests {
     use super::*;
     use crate::check;
     use crate::cpu::layer_norm as cpu;
-    use crate::cuda::testing::{Values, device_tests, stored, tolerance};
+    use crate::cuda::testing::{Values, device_tests, tolerance};
+    use crate::validate::kernels::layer_norm as cases;
+    use crate::validate::probe::assert_all_pass;
 
     const EPS: f32 = 1e-5;
-
-    fn check_case<T: Element>(context: &Context, [rows, d_model]: [usize; 2], threads: u32) -> Result<()> {
-        let mut values = Values::new(rows as u64 * 7919 + d_model as u64);
-        // A mean far from 0: a one-pass variance would fail here.
-        let x: Vec<T> = values.elements(rows * d_model, 100.0, 1.0);
-        let delta: Vec<T> = values.elements(rows * d_model, 0.0, 2.0);
-        let (gain, bias): (Vec<T>, Vec<T>) = (values.elements(d_model, 1.0, 0.5), values.elements(d_model, 0.0, 1.0));
-        let norm = cpu::Norm { gain: stored(&gain), bias: stored(&bias), eps: EPS };
-        let mut expected = stored(&x);
-        cpu::reference(&norm, rows, &stored(&delta), &mut expected);
-
-        let (mut x, delta) = (context.upload(&x)?, context.upload(&delta)?);
-        let (gain, bias) = (context.upload(&gain)?, context.upload(&bias)?);
-        LayerNorm { x: x.view_mut(), delta: delta.view(), gain: gain.view(), bias: bias.view(), eps: EPS }
-            .launch_with(context, rows, d_model, threads)?;
-        check::assert_close(&stored(&context.download(x.view())?), &expected, tolerance::<T>(2e-4));
-        Ok(())
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for shape in [[1, 1], [3, 31], [2, 257], [13, 512], [5, 520], [2, 1024], [3, 1032], [2, 1117]] {
-            for threads in [32, 96, 256, 512] {
-                check_case::<T>(context, shape, threads)?;
-            }
-        }
-        Ok(())
-    }
 
     fn bad_values_stay_in_their_row(context: &Context) -> Result<()> {
         let d_model = 64;
@@ -145,9 +120,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         bad_values: bad_values_stay_in_their_row;
         shapes: wrong_shapes_are_refused;
     }

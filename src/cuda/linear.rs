@@ -47,7 +47,7 @@ impl<T: Element> Epilogue<'_, T> {
     }
 
     /// As [`Epilogue::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, rows: usize, n: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, rows: usize, n: usize, threads: u32) -> Result<()> {
         let total = rows * n;
         check_len(OPERATION, "x", total, self.x.len())?;
         check_len(OPERATION, "bias", n, self.bias.map_or(n, |bias| bias.len()))?;
@@ -77,73 +77,9 @@ impl<T: Element> Epilogue<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check;
-    use crate::cpu::gemm;
-    use crate::cuda::testing::{Values, device_tests, stored, tolerance};
-
-    const ACTIVATIONS: [Activation; 5] =
-        [Activation::None, Activation::Relu, Activation::Silu, Activation::GeluTanh, Activation::GeluErf];
-
-    fn check_case<T: Element>(
-        context: &Context,
-        [rows, n]: [usize; 2],
-        activation: Activation,
-        (has_bias, has_residual): (bool, bool),
-        threads: u32,
-    ) -> Result<()> {
-        let mut values = Values::new(rows as u64 * 31 + n as u64);
-        let x: Vec<T> = values.elements(rows * n, 0.0, 3.0);
-        let bias: Vec<f32> = values.elements(n, 0.5, 1.0);
-        let residual: Vec<T> = values.elements(rows * n, 0.0, 10.0);
-        // A product with a 1 leaves what comes after it.
-        let mut expected = vec![f32::NAN; rows * n];
-        for ((x, residual), out) in stored(&x).chunks(n).zip(stored(&residual).chunks(n)).zip(expected.chunks_mut(n)) {
-            let (bias, residual) = (has_bias.then_some(&bias[..]), has_residual.then_some(residual));
-            gemm::reference(&[1.0], 1, x, n, 1, &gemm::Epilogue { bias, activation, residual }, out);
-        }
-        let mut x = context.upload(&x)?;
-        let (bias, residual) = (context.upload(&bias)?, context.upload(&residual)?);
-        Epilogue {
-            x: x.view_mut(),
-            bias: has_bias.then(|| bias.view()),
-            activation,
-            residual: has_residual.then(|| residual.view()),
-        }
-        .launch_with(context, rows, n, threads)?;
-        check::assert_close(&stored(&context.download(x.view())?), &expected, tolerance::<T>(1e-6));
-        Ok(())
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for shape in [[1, 1], [3, 37], [5, 64], [7, 1000], [2, 2048]] {
-            for (index, activation) in ACTIVATIONS.into_iter().enumerate() {
-                let threads = [32, 64, 256, 1024, 96][index];
-                for tensors in [(false, true), (true, false), (true, true)] {
-                    check_case::<T>(context, shape, activation, tensors, threads)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn extremes(context: &Context) -> Result<()> {
-        let extremes = [f32::NAN, f32::INFINITY, -1e30, -100.0, 100.0, 0.0, -0.0, 1e-30];
-        for activation in ACTIVATIONS {
-            let mut x = context.upload(&extremes)?;
-            Epilogue { x: x.view_mut(), bias: None, activation, residual: None }.launch(context, 2, 4)?;
-            let out = context.download(x.view())?;
-            assert!(out[0].is_nan(), "{activation:?}");
-            assert_eq!(out[1], f32::INFINITY, "{activation:?}");
-            let mut expected = [f32::NAN; 4];
-            let epilogue = gemm::Epilogue { bias: None, activation, residual: None };
-            gemm::reference(&[1.0], 1, &extremes[4..], 4, 1, &epilogue, &mut expected);
-            check::assert_close(&out[4..], &expected, tolerance::<f32>(0.0));
-            if activation != Activation::None {
-                check::assert_close(&out[2..4], &[0.0, 0.0], tolerance::<f32>(0.0));
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::linear as cases;
+    use crate::validate::probe::assert_all_pass;
 
     fn an_unaligned_view_is_handled(context: &Context) -> Result<()> {
         let mut x = context.upload(&[1.0f32; 17])?;
@@ -158,10 +94,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
-        extremes: extremes;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         unaligned: an_unaligned_view_is_handled;
     }
 }

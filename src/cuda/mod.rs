@@ -32,13 +32,11 @@ pub mod linear;
 pub mod sample;
 pub mod scheduled_sampling;
 pub mod stats;
-
-#[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
-pub use context::{Context, Counters, Fault};
+pub use context::{Context, Counters, Fault, Recording};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;

@@ -64,7 +64,7 @@ impl<T: Element> Selection<'_, T> {
     }
 
     /// As [`Selection::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(
+    pub(crate) fn launch_with(
         self,
         context: &Context,
         run: &ScheduledSampling,
@@ -125,96 +125,9 @@ fn check_temperature(temperature: f32) -> Result<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::SpecialIds;
-    use crate::cpu::scheduled_sampling::reference;
-    use crate::cuda::testing::{Values, device_tests, stored};
-
-    const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 9, decoder_start_id: 4 };
-
-    struct Case<T> {
-        run: ScheduledSampling,
-        gold_probability: f32,
-        gold: Vec<u32>,
-        logits: Vec<T>,
-        vocab_size: usize,
-        threads: u32,
-    }
-
-    impl<T: Element> Case<T> {
-        /// Logits in quarter steps, full of ties, or spread apart for sampling; some are ruled out.
-        fn new(rows: usize, vocab_size: usize, stride: usize, pick: Pick, gold_probability: f32, threads: u32) -> Self {
-            let mut values = Values::new((rows * stride) as u64);
-            let mut logits: Vec<f32> =
-                (0..rows * stride).map(|_| (values.uniform() * 32.0).floor() * 0.25 - 4.0).collect();
-            logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
-            let run = ScheduledSampling { pick, seed: 0x1234_5678_9abc_def0, ids: IDS };
-            let gold = (0..rows as u32).map(|r| r * 5 % 11).collect();
-            Case {
-                run,
-                gold_probability,
-                gold,
-                logits: logits.into_iter().map(T::from_f32).collect(),
-                vocab_size,
-                threads,
-            }
-        }
-
-        fn schedule(&self) -> Schedule {
-            Schedule { gold_probability: self.gold_probability, update: 3 }
-        }
-
-        fn places(&self) -> Vec<TokenPlace> {
-            (0..self.gold.len() as u32).map(|r| TokenPlace { sentence: r / 7, position: r % 7 }).collect()
-        }
-
-        fn stride(&self) -> usize {
-            self.logits.len() / self.gold.len()
-        }
-
-        fn reference(&self) -> (Vec<u32>, Vec<u32>) {
-            let logits = stored(&self.logits);
-            let rows: Vec<f32> = logits.chunks(self.stride()).flat_map(|row| row[..self.vocab_size].to_vec()).collect();
-            let (mut chosen, mut counts) = (vec![0; self.gold.len()], vec![10, 100]);
-            reference(&self.run, self.schedule(), &self.places(), &self.gold, &rows, &mut chosen, &mut counts);
-            (chosen, counts)
-        }
-
-        /// Chosen tokens; counts, which start at 10 and 100; and the bytes of logits read.
-        fn launch(&self, context: &Context, watch: bool) -> Result<(Vec<u32>, Vec<u32>, u64)> {
-            let (logits, gold) = (context.upload(&self.logits)?, context.upload(&self.gold)?);
-            let (places, schedule) = (context.upload(&self.places())?, context.upload(&[self.schedule()])?);
-            let (mut chosen, mut counts) = (context.allocate(self.gold.len())?, context.upload(&[10u32, 100])?);
-            if watch {
-                context.watch(logits.view())?;
-            }
-            let selection = Selection {
-                logits: logits.view(),
-                gold: gold.view(),
-                places: places.view(),
-                schedule: schedule.view(),
-                chosen: chosen.view_mut(),
-                counts: counts.view_mut(),
-            };
-            selection.launch_with(context, &self.run, self.vocab_size, self.stride(), self.threads)?;
-            let bytes = if watch { context.watched_bytes()? } else { 0 };
-            Ok((context.download(chosen.view())?, context.download(counts.view())?, bytes))
-        }
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for (rows, vocab_size, stride, threads) in
-            [(1, 11, 11, 32), (37, 13, 16, 64), (23, 128, 128, 96), (19, 257, 264, 256), (9, 1003, 1003, 1024)]
-        {
-            for pick in [Pick::Argmax, Pick::Sample { temperature: 0.7 }] {
-                for gold_probability in [0.0, 0.5, 1.0] {
-                    let case = Case::<T>::new(rows, vocab_size, stride, pick, gold_probability, threads);
-                    let (chosen, counts, _) = case.launch(context, false)?;
-                    assert_eq!((chosen, counts), case.reference(), "{pick:?} {gold_probability} {rows} {vocab_size}");
-                }
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::scheduled_sampling::{self as cases, IDS, Rows, Spread};
+    use crate::validate::probe::assert_all_pass;
 
     fn refused_picks_keep_gold(context: &Context) -> Result<()> {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -230,7 +143,7 @@ mod tests {
             (6, [0.0, 3.0, 0.0, 3.0, 0.0, 0.0, 0.0, inf, 0.0, 0.0], 6),
             (9, [nan; 10], 9),
         ];
-        let mut case = Case::<f32>::new(rows.len(), 10, 10, Pick::Argmax, 0.0, 32);
+        let mut case = Rows::<f32>::new([rows.len(), 10, 10], Pick::Argmax, 0.0, Spread::Ties, 32);
         case.gold = rows.iter().map(|row| row.0).collect();
         case.logits = rows.iter().flat_map(|row| row.1).collect();
         let (chosen, counts, _) = case.launch(context, false)?;
@@ -246,7 +159,7 @@ mod tests {
         for (gold_probability, pick) in
             [(0.0, Pick::Argmax), (0.5, Pick::Argmax), (0.5, Pick::Sample { temperature: 1.0 }), (1.0, Pick::Argmax)]
         {
-            let mut case = Case::<f32>::new(61, 128, 128, pick, gold_probability, 64);
+            let mut case = Rows::<f32>::new([61, 128, 128], pick, gold_probability, Spread::Ties, 64);
             // Nothing else than the coin, so that the count tells the rows.
             case.gold = vec![7; 61];
             case.run.ids.eos_id = 1000;
@@ -255,15 +168,15 @@ mod tests {
             assert_eq!(bytes, picked * 128 * 4);
             assert!(gold_probability != 0.5 || (15..46).contains(&picked), "{picked} of 61 at one half");
         }
-        let mut padding = Case::<f32>::new(5, 16, 16, Pick::Argmax, 0.0, 32);
+        let mut padding = Rows::<f32>::new([5, 16, 16], Pick::Argmax, 0.0, Spread::Ties, 32);
         padding.gold = vec![IDS.pad_id; 5];
         assert_eq!(padding.launch(context, true)?, (vec![IDS.pad_id; 5], vec![10, 100], 0));
         Ok(())
     }
 
     fn wrong_arguments_are_refused(context: &Context) -> Result<()> {
-        let refused = |case: &Case<f32>| case.launch(context, false).err().map(|error| error.to_string());
-        let mut case = Case::<f32>::new(3, 16, 16, Pick::Sample { temperature: 0.0 }, 0.5, 32);
+        let refused = |case: &Rows<f32>| case.launch(context, false).err().map(|error| error.to_string());
+        let mut case = Rows::<f32>::new([3, 16, 16], Pick::Sample { temperature: 0.0 }, 0.5, Spread::Ties, 32);
         assert_eq!(refused(&case).as_deref(), Some("option temperature: expected a finite number above 0, got 0"));
         case.run.pick = Pick::Argmax;
         case.logits.pop();
@@ -277,9 +190,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         bad_values: refused_picks_keep_gold;
         shapes: wrong_arguments_are_refused;
     }

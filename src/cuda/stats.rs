@@ -55,7 +55,7 @@ impl GoldLogProbs<'_> {
     }
 
     /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
-    fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
+    pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.bucket;
         check_stride(OPERATION, vocab_size, stride)?;
         check_len(OPERATION, "logits", bucket * stride, self.logits.len())?;

@@ -1,12 +1,15 @@
-//! What the kernel tests share: every test runs on the emulated device and, where there is one, on a GPU.
+//! What the checks of kernels share, on the emulated device and on a GPU.
 
 use super::rows::RowList;
-use super::{Buffer, Context, Element, open, open_emulated};
+use super::{Buffer, Context, Element};
+#[cfg(test)]
+use super::{open, open_emulated};
 use crate::backend::{Dtype, Row};
 use crate::check::Tolerance;
 
 /// Makes two tests of each function `fn(&Context) -> Result<()>`: `<name>::emulated` and `<name>::gpu`, which is ignored
 /// unless asked for.
+#[cfg(test)]
 macro_rules! device_tests {
     ($($name:ident: $function:expr;)*) => {
         $(
@@ -29,9 +32,11 @@ macro_rules! device_tests {
         )*
     };
 }
+#[cfg(test)]
 pub(super) use device_tests;
 
 /// Runs a test on a new emulated device.
+#[cfg(test)]
 #[track_caller]
 pub fn run_emulated(test: fn(&Context) -> crate::Result<()>) {
     let outcome = open_emulated().and_then(|context| test(&context));
@@ -39,6 +44,7 @@ pub fn run_emulated(test: fn(&Context) -> crate::Result<()>) {
 }
 
 /// Runs a test on the first GPU.
+#[cfg(test)]
 #[track_caller]
 pub fn run_on_gpu(test: fn(&Context) -> crate::Result<()>) {
     let outcome = open(0).and_then(|context| test(&context));

@@ -1,11 +1,11 @@
-//! The engine: one thread that owns the device's session and decodes for everyone who asks.
+//! The engine: threads that each own a session and decode for everyone who asks.
 //!
-//! Callers submit jobs from any thread; they share one session, so that many small requests fill the same batch. A job's
-//! result does not depend on what else is running.
+//! Callers submit jobs from any thread; they share the sessions, so that many small requests fill the same batch. A job's
+//! result does not depend on what else is running, or on which worker takes it.
 
-use std::collections::VecDeque;
-use std::sync::Weak;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
 use crate::backend::{Backend, MAX_VOICES};
@@ -61,24 +61,24 @@ pub enum Outcome {
     LogProbs(Vec<f32>),
 }
 
-/// A handle to the engine's thread; dropping it lets accepted jobs finish, then ends the thread.
+/// A handle to the engine's threads; dropping it lets accepted jobs finish, then ends the threads.
 #[derive(Debug)]
 pub struct Engine {
     jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     vocab_size: usize,
     source_vocab_size: usize,
     max_len: usize,
 }
 
 impl Engine {
-    /// Starts the engine over `models` with `slots` sentences decoded at once. The first one translates; what a sentence ranks
-    /// by may come from the others too, whose vocabulary is the same.
+    /// Starts the engine over `models`: a worker per backend, which share them and divide `slots`, the sentences decoded at once.
+    /// The first model translates; what a sentence ranks by may come from the others too, whose vocabulary is the same.
     ///
     /// # Errors
-    /// [`Error::Option`] for no model, or more than a step can read; [`Error::Io`] if no thread can be started.
+    /// [`Error::Option`] for no model, or more than a step can read; [`Error::Io`] if a thread cannot be started.
     pub fn start<B: Backend, M: Seq2Seq<B> + 'static>(
-        backend: B,
+        backends: Vec<B>,
         models: Vec<M>,
         source_vocab_size: usize,
         slots: usize,
@@ -89,14 +89,22 @@ impl Engine {
             return Err(Error::Option { option: "models", expected, got });
         };
         let (jobs, receiver) = mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
         let vocab_size = first.vocab_size();
         let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
-        let mut worker = Worker { backend, models, slots, session: None, jobs: Queues::default() };
-        let thread = std::thread::Builder::new()
-            .name("beamfuse-engine".into())
-            .spawn(move || worker.serve(&receiver))
-            .map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
-        Ok(Engine { jobs: Some(jobs), thread: Some(thread), vocab_size, source_vocab_size, max_len })
+        let mut engine = Engine { jobs: Some(jobs), threads: Vec::new(), vocab_size, source_vocab_size, max_len };
+        let (models, slots) = (Arc::<[M]>::from(models), slots.div_ceil(backends.len()));
+        for backend in backends {
+            let (backend, models, receiver) = (Arc::new(backend), models.clone(), receiver.clone());
+            let mut worker = Worker { backend, models, slots, session: None, jobs: Queues::default() };
+            let thread = std::thread::Builder::new()
+                .name("beamfuse-engine".into())
+                // For good where the backend's threads are: no step waits for one of them to wake.
+                .spawn(move || worker.backend.clone().run(|| worker.serve(&receiver)))
+                .map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
+            engine.threads.push(thread);
+        }
+        Ok(engine)
     }
 
     /// The longest source and the longest target that the model takes, end of sentence included.
@@ -104,9 +112,9 @@ impl Engine {
         self.max_len
     }
 
-    /// Whether the engine's thread is alive; it ends early only by a panic.
+    /// Whether the engine's threads are alive; one ends early only by a panic.
     pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.threads.iter().all(|thread| !thread.is_finished())
     }
 
     /// Accepts a job; its reply comes through the job's channel.
@@ -143,7 +151,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A panic over there has been reported to its callers already.
             let _ = thread.join();
         }
@@ -155,8 +163,9 @@ impl Drop for Engine {
 struct Queues {
     waiting: VecDeque<SearchJob>,
     to_score: VecDeque<ScoreJob>,
-    /// By slot.
-    running: Vec<Option<SearchJob>>,
+    /// In the session, by ticket.
+    running: HashMap<u64, SearchJob>,
+    last_ticket: u64,
 }
 
 #[derive(Debug)]
@@ -183,13 +192,18 @@ impl Queues {
         }
     }
 
+    /// Jobs taken and not begun.
+    fn ahead(&self) -> usize {
+        self.waiting.len() + self.to_score.len()
+    }
+
     fn are_empty(&self) -> bool {
-        self.waiting.is_empty() && self.to_score.is_empty() && self.running.iter().all(Option::is_none)
+        self.waiting.is_empty() && self.to_score.is_empty() && self.running.is_empty()
     }
 
     /// Answers every job with the failure that ended them all.
     fn fail_all(&mut self, error: &Error) {
-        let searches = self.waiting.drain(..).chain(self.running.iter_mut().filter_map(Option::take));
+        let searches = self.waiting.drain(..).chain(self.running.drain().map(|(_, job)| job));
         let searches = searches.map(|job| (job.tag, job.reply));
         for (tag, reply) in searches.chain(self.to_score.drain(..).map(|job| (job.tag, job.reply))) {
             let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
@@ -203,33 +217,50 @@ fn answer(reply: &Sender<Reply>, tag: u64, outcome: Result<Outcome>) {
     let _ = reply.send(Reply { tag, outcome });
 }
 
-/// The engine's thread.
+/// One of the engine's threads.
 struct Worker<B: Backend, M: Seq2Seq<B>> {
-    backend: B,
-    models: Vec<M>,
+    backend: Arc<B>,
+    /// At least one.
+    models: Arc<[M]>,
     slots: usize,
     session: Option<Session<B, M>>,
     jobs: Queues,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
-    fn serve(&mut self, incoming: &Receiver<Job>) {
-        loop {
-            if self.jobs.are_empty() {
-                match incoming.recv() {
-                    Ok(job) => self.jobs.accept(job),
-                    Err(_) => return,
-                }
-            }
-            while let Ok(job) = incoming.try_recv() {
-                self.jobs.accept(job);
-            }
+    fn serve(&mut self, incoming: &Mutex<Receiver<Job>>) {
+        while self.take_jobs(incoming) {
             if let Err(error) = self.advance() {
                 // The device's state is unknown: start over with a new session.
                 self.session = None;
                 self.jobs.fail_all(&error);
             }
         }
+    }
+
+    /// Takes no more jobs than can soon be begun, so that the other workers find some; waits for one if there is nothing else to
+    /// do. False when there will be no more.
+    fn take_jobs(&mut self, incoming: &Mutex<Receiver<Job>>) -> bool {
+        let idle = self.jobs.are_empty();
+        let incoming = match incoming.try_lock() {
+            Ok(incoming) => incoming,
+            // Jobs do not change while a worker takes some, so that what a panic leaves is sound.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // An idle worker holds the lock while it waits: there is nothing to take.
+            Err(TryLockError::WouldBlock) if !idle => return true,
+            Err(TryLockError::WouldBlock) => incoming.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        if idle {
+            match incoming.recv() {
+                Ok(job) => self.jobs.accept(job),
+                Err(_) => return false,
+            }
+        }
+        while self.jobs.ahead() < self.slots {
+            let Ok(job) = incoming.try_recv() else { break };
+            self.jobs.accept(job);
+        }
+        true
     }
 
     /// One scoring pass, if any is asked for, and one step of the search.
@@ -240,11 +271,10 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         if session.is_empty() {
             return Ok(());
         }
-        let backend = &*backend;
-        let models = &models[..];
-        backend.run(|| session.step(backend, models))?;
-        session.harvest(backend, |slot, result| {
-            if let Some(job) = jobs.running[slot].take() {
+        let (backend, models) = (&**backend, &**models);
+        session.step(backend, models)?;
+        session.harvest(backend, |ticket, result| {
+            if let Some(job) = jobs.running.remove(&ticket) {
                 answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
             }
         })
@@ -262,8 +292,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
         let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
-        let (backend, model) = (&self.backend, &self.models[0]);
-        match backend.run(|| score::score(backend, model, &pairs)) {
+        let (backend, model) = (&*self.backend, &self.models[0]);
+        match score::score(backend, model, &pairs) {
             Ok(scores) => {
                 for (job, scores) in batch.iter().zip(scores) {
                     answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
@@ -272,7 +302,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             // Alone, each pair gets its own verdict.
             Err(_) => {
                 for (job, pair) in batch.iter().zip(pairs) {
-                    let scores = backend.run(|| score::score(backend, model, &[pair]));
+                    let scores = score::score(backend, model, &[pair]);
                     answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
                 }
             }
@@ -290,28 +320,27 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 return Ok(());
             }
             let shape = first.request.grown(self.session.take().map(|s| s.shape()), self.slots);
-            self.session = Some(Session::open(&self.backend, &self.models, shape)?);
-            self.jobs.running.resize_with(self.slots, || None);
+            self.session = Some(Session::open(&*self.backend, &self.models, shape)?);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut admitted = Vec::new();
         for slot in session.free_slots() {
             let Some(job) = self.jobs.waiting.pop_front_if(|job| job.request.fits(session.shape())) else { break };
-            self.jobs.running[slot] = Some(job);
-            admitted.push(slot);
+            self.jobs.last_ticket += 1;
+            self.jobs.running.insert(self.jobs.last_ticket, job);
+            admitted.push((slot, self.jobs.last_ticket));
         }
         let admissions: Vec<Admission<'_>> = admitted
             .iter()
-            .filter_map(|&slot| {
-                let job = self.jobs.running[slot].as_ref()?;
-                Some(Admission { slot, request: &job.request })
+            .filter_map(|&(slot, ticket)| {
+                let job = self.jobs.running.get(&ticket)?;
+                Some(Admission { slot, ticket, request: &job.request })
             })
             .collect();
         if admissions.is_empty() {
             return Ok(());
         }
-        let (backend, models) = (&self.backend, &self.models[..]);
-        backend.run(|| session.admit(backend, models, &admissions))
+        session.admit(&*self.backend, &self.models, &admissions)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
-use crate::Result;
-use crate::backend::{Backend, Finished, Search, SlotOptions, words};
+use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions, words};
+use crate::{Error, Result};
 
 /// One translation of one sentence, in ids.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +56,114 @@ impl Hypothesis {
     }
 }
 
-/// The history of one slot, read back once its search has ended.
+/// What is copied to the host of a slot whose search has ended, and where it lies there, in words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    options: SlotOptions,
+    shape: SessionShape,
+    /// Steps that the slot has run, at most.
+    steps: usize,
+}
+
+/// A record starts with the number of finished hypotheses; failure, finished and the histories follow.
+const HEAD_WORDS: usize = 1;
+
+impl Record {
+    /// The record of a slot that ran with these options for at most so many steps.
+    pub fn new(shape: SessionShape, options: SlotOptions, steps: usize) -> Self {
+        Record { options, shape, steps: steps.min(shape.max_len) }
+    }
+
+    /// Words of the longest record of any slot.
+    pub fn most_words(shape: SessionShape) -> usize {
+        Record { options: bytemuck::Zeroable::zeroed(), shape, steps: shape.max_len }.words()
+    }
+
+    fn words(&self) -> usize {
+        self.histories() + 3 * self.history_len() + self.attention_len()
+    }
+
+    fn histories(&self) -> usize {
+        HEAD_WORDS + words::<Failure>() + self.shape.beam_size * words::<Finished>()
+    }
+
+    fn history_len(&self) -> usize {
+        self.steps * self.shape.beam_size
+    }
+
+    fn attention_len(&self) -> usize {
+        if self.shape.keep_attention { self.history_len() * self.shape.max_src_len } else { 0 }
+    }
+
+    /// Enqueues the copies.
+    ///
+    /// # Errors
+    /// A failed device operation.
+    pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Late) -> Result<()> {
+        let SessionShape { beam_size, max_len, max_src_len, .. } = self.shape;
+        let part = |len: usize| slot * len..(slot + 1) * len;
+        backend.post_ints(&search.finished_count, part(1), to, 0)?;
+        backend.post_ints(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
+        let finished = part(beam_size * words::<Finished>());
+        backend.post_ints(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
+        let (first, len, at) = (slot * max_len * beam_size, self.history_len(), self.histories());
+        backend.post_ints(&search.tokens, first..first + len, to, at)?;
+        backend.post_ints(&search.parents, first..first + len, to, at + len)?;
+        backend.post_floats(&search.log_probs, first..first + len, to, at + 2 * len)?;
+        if self.shape.keep_attention {
+            let first = first * max_src_len;
+            backend.post_floats(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
+        }
+        Ok(())
+    }
+
+    /// The finished hypotheses, best first, samples in their own order, or what ended the sentence, from the words that were posted.
+    ///
+    /// # Errors
+    /// A failed device operation. The inner result is the sentence's own.
+    pub fn read<B: Backend>(
+        &self,
+        backend: &B,
+        from: &B::Late,
+        search: &Search<B>,
+        slot: usize,
+    ) -> Result<Result<Vec<Hypothesis>>> {
+        let mut posted = vec![0u32; self.words()];
+        backend.collect(from, &mut posted)?;
+        let (head, rest) = posted.split_at(HEAD_WORDS);
+        let (failure, rest) = rest.split_at(words::<Failure>());
+        let &Failure { failed, step, beam, value } = &bytemuck::cast_slice::<u32, Failure>(failure)[0];
+        if failed != 0 {
+            let (step, row) = (step as usize, beam as usize);
+            return Ok(Err(Error::NonFiniteLogits { step, slot, row, value }));
+        }
+        let (finished, rest) = rest.split_at(self.shape.beam_size * words::<Finished>());
+        let (tokens, rest) = rest.split_at(self.history_len());
+        let (parents, rest) = rest.split_at(self.history_len());
+        let (log_probs, attention) = rest.split_at(self.history_len());
+        let mut history = History {
+            options: self.options,
+            finished: bytemuck::cast_slice(finished)[..head[0] as usize].to_vec(),
+            tokens: tokens.to_vec(),
+            parents: parents.to_vec(),
+            log_probs: bytemuck::cast_slice(log_probs).to_vec(),
+            attention: bytemuck::cast_slice(attention).to_vec(),
+        };
+        if history.options.samples() {
+            let mut finished = std::mem::take(&mut history.finished);
+            finished.sort_by_key(|finished| history.first_beam(finished, self.shape.beam_size));
+            history.finished = finished;
+        }
+        if self.options.samples() {
+            let mut finished = std::mem::take(&mut history.finished);
+            finished.sort_by_key(|finished| history.origin(finished, self.shape.beam_size));
+            history.finished = finished;
+        }
+        Ok(Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect()))
+    }
+}
+
+/// The history of one slot.
 struct History {
     options: SlotOptions,
     finished: Vec<Finished>,
@@ -69,34 +176,11 @@ struct History {
 }
 
 impl History {
-    fn read<B: Backend>(backend: &B, search: &Search<B>, slot: usize) -> Result<Self> {
-        let shape = search.shape;
-        let k = shape.beam_size;
-        let mut step = [0];
-        let mut count = [0];
-        let mut options = [bytemuck::Zeroable::zeroed()];
-        backend.read_ints(&search.step, slot, &mut step)?;
-        backend.read_ints(&search.finished_count, slot, &mut count)?;
-        backend.read_ints(&search.options, slot * words::<SlotOptions>(), bytemuck::cast_slice_mut(&mut options))?;
-        let mut finished = vec![bytemuck::Zeroable::zeroed(); count[0] as usize];
-        let at = slot * k * words::<Finished>();
-        backend.read_ints(&search.finished, at, bytemuck::cast_slice_mut(&mut finished))?;
-        let (first, len) = (slot * shape.max_len * k, step[0] as usize * k);
-        let mut history = History {
-            options: options[0],
-            finished,
-            tokens: vec![0; len],
-            parents: vec![0; len],
-            log_probs: vec![0.0; len],
-            attention: vec![0.0; if shape.keep_attention { len * shape.max_src_len } else { 0 }],
-        };
-        backend.read_ints(&search.tokens, first, &mut history.tokens)?;
-        backend.read_ints(&search.parents, first, &mut history.parents)?;
-        backend.read_floats(&search.log_probs, first, &mut history.log_probs)?;
-        if shape.keep_attention {
-            backend.read_floats(&search.attention, first * shape.max_src_len, &mut history.attention)?;
-        }
-        Ok(history)
+    /// The beam that a hypothesis started in: the number of a sample.
+    fn origin(&self, finished: &Finished, beam_size: usize) -> usize {
+        let steps = finished.length - u32::from(finished.has_eos != 0);
+        let parent = |beam: usize, step: usize| self.parents[step * beam_size + beam] as usize;
+        (0..steps as usize).rev().fold(finished.beam as usize, parent)
     }
 
     /// The beam that made each token of a hypothesis, its own numbering after each step, and the tokens.
@@ -152,17 +236,4 @@ impl History {
         };
         makers.iter().enumerate().map(row).collect()
     }
-}
-
-/// The finished hypotheses of a slot whose search has ended: best first, samples in their own order.
-///
-/// # Errors
-/// A failed device operation.
-pub(super) fn harvest<B: Backend>(backend: &B, search: &Search<B>, slot: usize) -> Result<Vec<Hypothesis>> {
-    let history = History::read(backend, search, slot)?;
-    let mut finished = history.finished.clone();
-    if history.options.samples() {
-        finished.sort_by_key(|finished| history.first_beam(finished, search.shape.beam_size));
-    }
-    Ok(finished.iter().map(|finished| history.resolve(finished, search)).collect())
 }

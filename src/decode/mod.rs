@@ -5,6 +5,8 @@ mod hypothesis;
 pub mod options;
 mod request;
 pub mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 mod score;
 pub mod session;
 #[cfg(test)]

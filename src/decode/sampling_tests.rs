@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::tests::{EOS, MODEL, PAD, Scripted, log_probs, score_pairs, source, translate, translate_one};
+use super::tests::{EOS, MODEL, PAD, Scripted, log_probs, score, source, translate, translate_one};
 use super::*;
 use crate::Error;
-use crate::decode::engine::Outcome;
 
 fn sampling(samples: usize, seed: u64) -> DecodeOptions {
     DecodeOptions { sampling: Some(Sampling { samples, seed, ..Sampling::default() }), ..DecodeOptions::default() }
@@ -79,8 +78,7 @@ fn a_samples_log_prob_is_its_score() {
             .flat_map(|s| translate_one(&MODEL, &source(s), &options).into_iter().map(move |h| (source(s), h)))
             .collect();
         let targets: Vec<_> = pairs.iter().map(|(source, h)| (source.clone(), h.token_ids.clone())).collect();
-        for ((_, h), outcome) in pairs.iter().zip(score_pairs(&MODEL, &targets)) {
-            let Outcome::LogProbs(scores) = outcome else { panic!("asked for scores") };
+        for ((_, h), scores) in pairs.iter().zip(score(&MODEL, &targets)) {
             assert_eq!(h.token_log_probs, scores);
             assert_eq!((h.log_prob, h.search_log_prob), (scores.iter().sum(), h.log_prob));
             assert_eq!((h.length, h.token_ids.last()), (h.token_ids.len(), Some(&EOS)));

@@ -1,10 +1,12 @@
 //! Slots of sentences being decoded: admit, step, harvest.
 
-use crate::backend::{Backend, Failure, Search, SessionShape, SlotOptions, Stages, words};
-use crate::decode::hypothesis::{Hypothesis, harvest};
+use std::collections::VecDeque;
+
+use crate::Result;
+use crate::backend::{Backend, Search, SessionShape, SlotOptions, Stages, StepKey, words};
+use crate::decode::hypothesis::{Hypothesis, Record};
 use crate::decode::request::Request;
 use crate::model::Seq2Seq;
-use crate::{Error, Result};
 
 /// A search over a fixed number of slots, each with its own sentence, options and step counter.
 ///
@@ -13,16 +15,37 @@ use crate::{Error, Result};
 /// What ranks may come from several *voices*, each a model with its own caches, all reading the same prefixes. Voice 0 is the
 /// first model and gives every result its `log_prob`; voice i is model i; the last voice is the first model once more, reading
 /// another source of the same sentence. Voices other than the first are opened when a sentence first asks for them.
+///
+/// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
+/// which is looked at [`Backend::LAG`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
+/// that the next sentence does there, and handed out when the copy is known to have arrived.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
+    /// Forgotten first: it names the buffers below.
+    recordings: B::Recordings,
     voices: Vec<Option<Voice<M::State, B::Ints>>>,
     search: Search<B>,
+    slots: Vec<Option<Running>>,
+    /// Steps enqueued so far.
+    steps: u64,
+    reports: VecDeque<Report<B>>,
+    leaving: VecDeque<Leaving<B>>,
+    /// Host memory to be used again, by what it holds.
+    spare_reports: Vec<B::Late>,
+    spare_records: Vec<B::Late>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
-    /// Beams that each slot's sentence may have; 0 when the slot is free.
-    beams: Vec<usize>,
-    /// What each slot's sentence asks of a step.
-    stages: Vec<Stages>,
+}
+
+/// A sentence to be taken into a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission<'a> {
+    /// A free slot.
+    pub slot: usize,
+    /// Comes back with the result.
+    pub ticket: u64,
+    /// Lengths and beams within the session's shape.
+    pub request: &'a Request,
 }
 
 /// A model's memory of the sentences that are being decoded.
@@ -35,13 +58,31 @@ struct Voice<State, Ints> {
     options: Option<Ints>,
 }
 
-/// A sentence to be taken into a session.
+/// A sentence in its slot.
 #[derive(Clone, Copy, Debug)]
-pub struct Admission<'a> {
-    /// A free slot.
-    pub slot: usize,
-    /// Lengths and beams within the session's shape.
-    pub request: &'a Request,
+struct Running {
+    ticket: u64,
+    options: SlotOptions,
+    /// Steps enqueued before it came: reports of these are not about it.
+    since: u64,
+}
+
+/// Which slots were live after a step.
+#[derive(Debug)]
+struct Report<B: Backend> {
+    step: u64,
+    live: B::Late,
+}
+
+/// A sentence that has ended, its results on the way.
+#[derive(Debug)]
+struct Leaving<B: Backend> {
+    ticket: u64,
+    slot: usize,
+    record: Record,
+    words: B::Late,
+    /// Steps enqueued before its results were copied: once a later one has reported, they are here.
+    behind: u64,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
@@ -53,11 +94,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         let model = &models[0];
         let first = Voice { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
+            recordings: B::Recordings::default(),
             voices: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
+            slots: vec![None; shape.slots],
+            steps: 0,
+            reports: VecDeque::new(),
+            leaving: VecDeque::new(),
+            spare_reports: Vec::new(),
+            spare_records: Vec::new(),
             live: vec![0; shape.slots],
-            beams: vec![0; shape.slots],
-            stages: vec![Stages::default(); shape.slots],
         })
     }
 
@@ -68,12 +114,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
 
     /// Slots without a sentence.
     pub fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.beams.iter().enumerate().filter(|(_, beams)| **beams == 0).map(|(slot, _)| slot)
+        self.slots.iter().enumerate().filter(|(_, running)| running.is_none()).map(|(slot, _)| slot)
     }
 
-    /// Whether every slot is free.
+    /// Whether every slot is free and every result has been handed out.
     pub fn is_empty(&self) -> bool {
-        self.beams.iter().all(|beams| *beams == 0)
+        !self.is_running() && self.leaving.is_empty()
+    }
+
+    fn is_running(&self) -> bool {
+        self.slots.iter().any(Option::is_some)
     }
 
     /// Encodes sentences into free slots, and opens what they ask for beyond plain beam search.
@@ -84,14 +134,14 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Panics
     /// If a slot is taken, or a sentence does not fit the session's shape.
     pub fn admit(&mut self, backend: &B, models: &[M], sentences: &[Admission<'_>]) -> Result<()> {
-        let shape = self.shape();
-        for &Admission { slot, request } in sentences {
-            let before = std::mem::replace(&mut self.beams[slot], request.options.beam_size as usize);
-            assert!(before == 0, "slot {slot} is taken");
+        let (shape, since) = (self.shape(), self.steps);
+        let mut asked = Stages::default();
+        for &Admission { slot, ticket, request } in sentences {
+            let before = self.slots[slot].replace(Running { ticket, options: request.options, since });
+            assert!(before.is_none(), "slot {slot} is taken");
             assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
-            self.stages[slot] = Stages::of(&request.options);
+            asked = asked.union(Stages::of(&request.options));
         }
-        let asked = sentences.iter().fold(Stages::default(), |asked, s| asked.union(self.stages[s.slot]));
         self.search.equip(backend, asked)?;
         for voice in 0..self.voices.len() {
             if voice == 0 || asked.voices & 1 << voice != 0 {
@@ -115,9 +165,9 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
                 closed.insert(Voice { model, state, options })
             }
         };
-        let listening = |s: &&Admission<'_>| voice == 0 || self.stages[s.slot].voices & 1 << voice != 0;
+        let listening = |s: &&Admission<'_>| voice == 0 || Stages::of(&s.request.options).voices & 1 << voice != 0;
         let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
-        for &Admission { slot, request } in sentences.iter().filter(listening) {
+        for &Admission { slot, request, .. } in sentences.iter().filter(listening) {
             let source = if reads_another { &request.contrast_source } else { &request.source };
             sources.push((slot as u32, source));
             if let Some(options) = options {
@@ -133,61 +183,97 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Errors
     /// A failed device operation.
     pub fn step(&mut self, backend: &B, models: &[M]) -> Result<()> {
-        let taken = self.beams.iter().zip(&self.stages).filter(|(beams, _)| **beams > 0);
-        let stages = taken.fold(Stages::default(), |all, (_, stages)| all.union(*stages));
-        self.search.rows.bucket = bucket(&self.beams, self.search.shape.rows);
-        self.enqueue(backend, models, stages)
+        if !self.is_running() {
+            return Ok(());
+        }
+        let (mut beams, mut stages) = (0, Stages::default());
+        for Running { options, .. } in self.slots.iter().flatten() {
+            beams += options.beam_size as usize;
+            stages = stages.union(Stages::of(options));
+        }
+        let Session { recordings, voices, search, .. } = self;
+        search.rows.bucket = bucket(beams, search.shape.rows);
+        let key = StepKey { rows: search.rows.bucket, stages: stages.bits() };
+        backend.replayable(recordings, key, || Self::enqueue(backend, models, voices, search, stages))?;
+        self.steps += 1;
+        self.report(backend)
     }
 
-    /// Enqueues one step; what it does depends on the bucket and the stages alone.
-    fn enqueue(&mut self, backend: &B, models: &[M], stages: Stages) -> Result<()> {
-        let search = &mut self.search;
-        for (number, voice) in self.voices.iter_mut().enumerate() {
+    /// Everything that one step enqueues; it depends on the step's key alone.
+    fn enqueue(
+        backend: &B,
+        models: &[M],
+        voices: &mut [Option<Voice<M::State, B::Ints>>],
+        search: &mut Search<B>,
+        stages: Stages,
+    ) -> Result<()> {
+        for (number, voice) in voices.iter_mut().enumerate() {
             let Some(Voice { model, state, options }) = voice else { continue };
             if number == 0 || stages.voices & 1 << number != 0 {
                 let options = options.as_ref().unwrap_or(&search.options);
                 models[*model].step(backend, state, &search.rows, &search.ancestry, options)?;
             }
         }
-        let (model, Some(first)) = (&models[0], &self.voices[0]) else { return Ok(()) };
+        let (model, Some(first)) = (&models[0], &voices[0]) else { return Ok(()) };
         if stages.samples {
             backend.sample(model.logits(&first.state), search)?;
         }
         backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 
-    /// Hands every sentence whose search has ended to `receive`, best hypothesis first, and frees its slot.
+    fn report(&mut self, backend: &B) -> Result<()> {
+        let slots = self.slots.len();
+        let mut live = self.spare_reports.pop().map_or_else(|| backend.late(slots), Ok)?;
+        backend.post_ints(&self.search.live, 0..slots, &mut live, 0)?;
+        self.reports.push_back(Report { step: self.steps, live });
+        Ok(())
+    }
+
+    /// Looks at the reports that are due, frees the slots whose search has ended, and hands the results that have arrived to
+    /// `receive`, by ticket, best hypothesis first.
     ///
     /// # Errors
     /// A failed device operation. A sentence whose logits were not finite is reported to `receive` alone.
-    pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(usize, Result<Vec<Hypothesis>>)) -> Result<()> {
-        backend.read_ints(&self.search.live, 0, &mut self.live)?;
-        for slot in 0..self.beams.len() {
-            if self.beams[slot] > 0 && self.live[slot] == 0 {
-                let result = match self.failure(backend, slot)? {
-                    Some(error) => Err(error),
-                    None => Ok(harvest(backend, &self.search, slot)?),
-                };
-                self.beams[slot] = 0;
-                receive(slot, result);
-            }
+    pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(u64, Result<Vec<Hypothesis>>)) -> Result<()> {
+        let mut reported = 0;
+        while self.reports.len() > B::LAG {
+            let Some(Report { step, live }) = self.reports.pop_front() else { break };
+            backend.collect(&live, &mut self.live)?;
+            self.spare_reports.push(live);
+            self.free_ended(backend, step)?;
+            reported = step;
+        }
+        // Without steps to come no report would tell that results have arrived, and with no lag they are here.
+        let all = B::LAG == 0 || !self.is_running();
+        while let Some(leaving) = self.leaving.pop_front_if(|leaving| all || leaving.behind < reported) {
+            let Leaving { ticket, slot, record, words, .. } = leaving;
+            let result = record.read(backend, &words, &self.search, slot)?;
+            self.spare_records.push(words);
+            receive(ticket, result);
         }
         Ok(())
     }
 
-    fn failure(&self, backend: &B, slot: usize) -> Result<Option<Error>> {
-        let mut failure = [Failure::default()];
-        backend.read_ints(&self.search.failures, slot * words::<Failure>(), bytemuck::cast_slice_mut(&mut failure))?;
-        let Failure { failed, step, beam, value } = failure[0];
-        let error = Error::NonFiniteLogits { step: step as usize, slot, row: beam as usize, value };
-        Ok((failed != 0).then_some(error))
+    /// Frees the slots that were no longer live after `step`, their results on the way to the host.
+    fn free_ended(&mut self, backend: &B, step: u64) -> Result<()> {
+        for slot in 0..self.slots.len() {
+            let ended = |running: &mut Running| running.since < step && self.live[slot] == 0;
+            let Some(Running { ticket, options, since }) = self.slots[slot].take_if(ended) else { continue };
+            let record = Record::new(self.search.shape, options, (step - since) as usize);
+            let spare = self.spare_records.pop();
+            let words = spare.map_or_else(|| backend.late(Record::most_words(self.search.shape)), Ok)?;
+            let mut leaving = Leaving { ticket, slot, record, words, behind: self.steps };
+            leaving.record.post(backend, &self.search, slot, &mut leaving.words)?;
+            self.leaving.push_back(leaving);
+        }
+        Ok(())
     }
 }
 
-/// Rows that grids are sized for when the taken slots have these beams: few different numbers, so that what a device prepares
-/// for a number of rows is used again.
-fn bucket(beams: &[usize], capacity: usize) -> usize {
-    beams.iter().sum::<usize>().next_power_of_two().min(capacity)
+/// Rows that grids are sized for when the taken slots have so many beams: few different numbers, so that what a device
+/// prepares for a number of rows is used again.
+fn bucket(beams: usize, capacity: usize) -> usize {
+    beams.next_power_of_two().min(capacity)
 }
 
 #[cfg(test)]
@@ -196,9 +282,9 @@ mod tests {
 
     #[test]
     fn the_bucket_holds_every_beam_and_no_more_than_there_is_room_for() {
-        assert_eq!(bucket(&[0, 5, 0, 4], 96), 16);
-        assert_eq!(bucket(&[4; 16], 96), 64);
-        assert_eq!(bucket(&[4; 24], 96), 96);
-        assert_eq!(bucket(&[4, 0], 8), 4);
+        assert_eq!(bucket(9, 96), 16);
+        assert_eq!(bucket(64, 96), 64);
+        assert_eq!(bucket(96, 96), 96);
+        assert_eq!(bucket(4, 8), 4);
     }
 }

@@ -1,7 +1,8 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
 
 use super::engine::{Outcome, Reply};
 use super::*;
@@ -10,22 +11,24 @@ use crate::cpu::Cpu;
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
 
-const EOS: u32 = 0;
-const PAD: u32 = 1;
+pub(super) const EOS: u32 = 0;
+pub(super) const PAD: u32 = 1;
 const START: u32 = 2;
 
 /// A model whose logits are pseudo-random in (source, position, token read).
 #[derive(Clone, Debug)]
-struct Scripted {
-    vocab_size: usize,
+pub(super) struct Scripted {
+    pub(super) vocab_size: usize,
     /// Added to the end of sentence: how eager it is to end.
-    eos_bonus: f32,
+    pub(super) eos_bonus: f32,
     /// Sources that start with this id produce NaN at their third position.
-    poison: Option<u32>,
+    pub(super) poison: Option<u32>,
+    /// Where encoders wait for each other.
+    pub(super) meeting: Option<&'static Barrier>,
 }
 
 #[derive(Debug)]
-struct ScriptedState {
+pub(super) struct ScriptedState {
     /// Per slot, a number that stands for the source.
     sources: Vec<u64>,
     logits: Vec<f32>,
@@ -92,6 +95,9 @@ impl Seq2Seq<Cpu> for Scripted {
         for (slot, source) in sources {
             state.sources[*slot as usize] = Self::number(source);
         }
+        if let Some(meeting) = self.meeting {
+            meeting.wait();
+        }
         Ok(())
     }
     fn step(&self, _: &Cpu, state: &mut ScriptedState, rows: &Rows<Cpu>, _: &Vec<u32>, _: &Vec<u32>) -> Result<()> {
@@ -113,27 +119,25 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None };
+pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
 
-fn source(i: u32) -> Vec<u32> {
+pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
 }
 
-/// Translates through an engine of `slots` slots; options per source.
-fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)]) -> Vec<Result<Vec<Hypothesis>>> {
-    let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
-    let engine = Engine::start(cpu, vec![model.clone()], 256, slots).expect("a thread starts");
+/// Translates through an engine of `slots` slots and up to three workers; options per source.
+pub(super) fn translate(
+    model: &Scripted,
+    slots: usize,
+    work: &[(Vec<u32>, DecodeOptions)],
+) -> Vec<Result<Vec<Hypothesis>>> {
+    let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
+    let engine = Engine::start(workers, vec![model.clone()], 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
-        let work = Work::Search(Box::new(Request {
-            source: source.clone(),
-            options: options.for_slot(source.len(), model.max_len()),
-            n_best: options.n_best,
-            attention: options.attention,
-            ..Request::default()
-        }));
+        let work = Work::Search(Box::new(Request::new(options, source.clone(), None, model.max_len())));
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -149,13 +153,13 @@ fn translate(model: &Scripted, slots: usize, work: &[(Vec<u32>, DecodeOptions)])
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
 
-fn translate_one(model: &Scripted, source: &[u32], options: &DecodeOptions) -> Vec<Hypothesis> {
+pub(super) fn translate_one(model: &Scripted, source: &[u32], options: &DecodeOptions) -> Vec<Hypothesis> {
     let mut results = translate(model, 1, &[(source.to_vec(), options.clone())]);
     results.pop().expect("one result").expect("a translation")
 }
 
 /// log-probabilities after a prefix, padding included, in f64.
-fn log_probs(model: &Scripted, source: &[u32], prefix: &[u32]) -> Vec<f64> {
+pub(super) fn log_probs(model: &Scripted, source: &[u32], prefix: &[u32]) -> Vec<f64> {
     let token = prefix.last().copied().unwrap_or(START);
     let row = model.row(Scripted::number(source), prefix.len() as u32, token);
     let sum: f64 = row.iter().map(|z| f64::from(*z).exp()).sum();
@@ -173,7 +177,7 @@ fn penalty(options: &DecodeOptions, len: usize) -> f64 {
     }
 }
 
-fn score(source: &[u32], tokens: &[u32], sum: f64, options: &DecodeOptions) -> f64 {
+fn final_score(source: &[u32], tokens: &[u32], sum: f64, options: &DecodeOptions) -> f64 {
     let coverage = |i: usize| -> f64 {
         let attention = |t| f64::from(Scripted::attention(Scripted::number(source), t, i));
         (0..tokens.len() as u32).map(attention).sum()
@@ -193,7 +197,7 @@ fn brute_force(model: &Scripted, source: &[u32], options: &DecodeOptions, max_le
                 let extended: Vec<u32> = prefix.iter().copied().chain([token as u32]).collect();
                 let sum = sum + log_prob;
                 match token as u32 {
-                    EOS => all.push((score(source, &extended, sum, options), extended)),
+                    EOS => all.push((final_score(source, &extended, sum, options), extended)),
                     PAD => {}
                     _ if len < max_len => longer.push((sum, extended)),
                     _ => {}
@@ -230,7 +234,7 @@ fn plain_beam_search(model: &Scripted, source: &[u32], options: &DecodeOptions, 
             if tokens.last() != Some(&EOS) {
                 live.push((sum, tokens));
             } else if rank < k {
-                done.push((score(source, &tokens, sum, options), tokens));
+                done.push((final_score(source, &tokens, sum, options), tokens));
             }
         }
         live.truncate(k);
@@ -308,7 +312,7 @@ fn exact_equals_never_stopping_before_max_length() {
 #[test]
 fn a_beam_as_wide_as_the_search_space_equals_brute_force() {
     // Four tokens go on (ids 2 to 5), so 4^2 = 16 prefixes of length 2 are all kept, and every end is among the first 16 ranks.
-    let model = Scripted { vocab_size: 6, eos_bonus: 0.0, poison: None };
+    let model = Scripted { vocab_size: 6, eos_bonus: 0.0, ..MODEL };
     for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt { alpha: 0.7 }] {
         for coverage_penalty in [0.0, 0.5] {
             let options = DecodeOptions {
@@ -428,35 +432,43 @@ fn a_poisoned_sentence_fails_alone() {
     }
 }
 
-#[test]
-fn scoring_equals_the_search() {
+/// The log-probabilities of targets under their sources.
+pub(super) fn score(model: &Scripted, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Vec<f32>> {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, vec![MODEL], 256, 4).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![model.clone()], 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
-    let mut expected = Vec::new();
-    for s in 0..40 {
-        let h = translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
-        let work = Work::Score { source: source(s), target: h.token_ids.clone() };
+    for (tag, (source, target)) in pairs.iter().cloned().enumerate() {
+        let work = Work::Score { source, target };
         engine
-            .submit(Job { tag: u64::from(s), work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
-        expected.push(h.token_log_probs);
     }
     drop(reply);
-    for _ in 0..40 {
-        let Reply { tag, outcome } = replies.recv().expect("an answer for each");
+    let mut scores = vec![Vec::new(); pairs.len()];
+    for Reply { tag, outcome } in replies {
         match outcome {
-            Ok(Outcome::LogProbs(scores)) => assert_eq!(scores, expected[tag as usize]),
+            Ok(Outcome::LogProbs(log_probs)) => scores[tag as usize] = log_probs,
             other => panic!("{other:?}"),
         }
+    }
+    scores
+}
+
+#[test]
+fn scoring_equals_the_search() {
+    let found = |s| translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
+    let found: Vec<Hypothesis> = (0..40).map(found).collect();
+    let pairs: Vec<_> = found.iter().zip(0..).map(|(h, s)| (source(s), h.token_ids.clone())).collect();
+    for (h, scores) in found.iter().zip(score(&MODEL, &pairs)) {
+        assert_eq!(h.token_log_probs, scores);
     }
 }
 
 #[test]
 fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, vec![MODEL], 100, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 100, 2).expect("a thread starts");
     let (reply, _replies) = mpsc::channel();
     let caller = Arc::new(());
     let submit = |source: Vec<u32>, target: Vec<u32>| {
@@ -476,9 +488,31 @@ fn ids_outside_the_model_are_refused() {
 }
 
 #[test]
+fn a_worker_leaves_the_others_their_share() {
+    static MEETING: Barrier = Barrier::new(2);
+    let workers = (0..2).map(|_| Cpu::new(1, Dtype::F32).expect("a thread starts")).collect();
+    let model = Scripted { meeting: Some(&MEETING), ..MODEL };
+    // Never dropped: it would wait for workers that wait for each other.
+    let engine = Box::leak(Box::new(Engine::start(workers, vec![model], 256, 2).expect("threads start")));
+    let (reply, replies) = mpsc::channel();
+    let caller = Arc::new(());
+    for tag in 0..6 {
+        let source = source(tag);
+        let options = DecodeOptions::default().for_slot(source.len(), 40);
+        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
+        let caller = Arc::downgrade(&caller);
+        engine.submit(Job { tag: tag.into(), work, reply: reply.clone(), caller }).expect("the ids fit");
+    }
+    for _ in 0..6 {
+        let reply = replies.recv_timeout(Duration::from_secs(20)).expect("each worker begins a sentence at a time");
+        assert!(reply.outcome.is_ok());
+    }
+}
+
+#[test]
 fn a_sentence_that_nobody_waits_for_is_not_begun() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(cpu, vec![MODEL], 256, 2).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let here = Arc::new(());
     let gone = Arc::downgrade(&Arc::new(()));

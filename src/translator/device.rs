@@ -70,7 +70,8 @@ pub struct DeviceChoice {
 
 /// A device that is there.
 enum Opened {
-    Cpu(Cpu),
+    /// One for each worker.
+    Cpu(Vec<Cpu>),
     Cuda(Context),
 }
 
@@ -79,43 +80,54 @@ pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usiz
     let (opened, choice) = open(options)?;
     let (slots, dtype) = (options.slots, options.dtype);
     let engine = match opened {
-        Opened::Cpu(cpu) => start_on(cpu, dir, source_vocab_size, slots),
+        Opened::Cpu(workers) => start_on(workers, dir, source_vocab_size, slots),
         Opened::Cuda(context) => match dtype {
-            Dtype::F32 => start_on(Cuda::<f32>::new(context), dir, source_vocab_size, slots),
-            Dtype::F16 => start_on(Cuda::<f16>::new(context), dir, source_vocab_size, slots),
-            Dtype::Bf16 => start_on(Cuda::<bf16>::new(context), dir, source_vocab_size, slots),
+            Dtype::F32 => start_on(vec![Cuda::<f32>::new(context)], dir, source_vocab_size, slots),
+            Dtype::F16 => start_on(vec![Cuda::<f16>::new(context)], dir, source_vocab_size, slots),
+            Dtype::Bf16 => start_on(vec![Cuda::<bf16>::new(context)], dir, source_vocab_size, slots),
             Dtype::I8 => Err(no_i8(choice.device)),
         },
     }?;
     Ok((engine, choice))
 }
 
-fn start_on<B: Backend>(backend: B, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
-    let model = Marian::open(&backend, dir)?;
-    Engine::start(backend, vec![model], source_vocab_size, slots)
+fn start_on<B: Backend>(workers: Vec<B>, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
+    let model = Marian::open(&workers[0], dir)?;
+    Engine::start(workers, vec![model], source_vocab_size, slots)
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
-    let EngineOptions { device, threads, dtype, .. } = *options;
+    let EngineOptions { device, dtype, .. } = *options;
     let chosen = |opened: Opened, device: Device| (opened, DeviceChoice { device, reason: None });
     match device {
-        Device::Cpu => Ok(chosen(Opened::Cpu(Cpu::new(threads, dtype)?), device)),
+        Device::Cpu => Ok(chosen(Opened::Cpu(open_cpu(options)?), device)),
         Device::Cuda(_) | Device::Emulated => Ok(chosen(Opened::Cuda(open_cuda(device, dtype)?), device)),
         Device::Auto => {
-            let (opened, device, reason) = open_any(Device::Cuda(0), threads, dtype)?;
+            let (opened, device, reason) = open_any(Device::Cuda(0), options)?;
             Ok((opened, DeviceChoice { device, reason: Some(reason) }))
         }
     }
 }
 
 /// The GPU if it can be used, else the CPU, and why.
-fn open_any(gpu: Device, threads: usize, dtype: Dtype) -> Result<(Opened, Device, String)> {
-    match open_cuda(gpu, dtype) {
+fn open_any(gpu: Device, options: &EngineOptions) -> Result<(Opened, Device, String)> {
+    match open_cuda(gpu, options.dtype) {
         Ok(context) => Ok((Opened::Cuda(context), gpu, "it can be used".to_owned())),
         // What the CPU cannot compute in was meant for the GPU.
-        Err(error) if matches!(dtype, Dtype::F16 | Dtype::Bf16) => Err(error),
-        Err(error) => Ok((Opened::Cpu(Cpu::new(threads, dtype)?), Device::Cpu, error.to_string())),
+        Err(error) if matches!(options.dtype, Dtype::F16 | Dtype::Bf16) => Err(error),
+        Err(error) => Ok((Opened::Cpu(open_cpu(options)?), Device::Cpu, error.to_string())),
     }
+}
+
+/// The CPU, once for each worker: a share of the threads each.
+fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let most = threads.min(options.slots);
+    let workers = if options.workers == 0 { most } else { options.workers.min(most) };
+    (0..workers).map(|i| Cpu::new((threads + i) / workers, options.dtype)).collect()
 }
 
 fn open_cuda(device: Device, dtype: Dtype) -> Result<Context> {
@@ -163,15 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn workers_divide_the_threads_and_are_no_more_than_threads_or_slots() {
+        let threads = |threads, slots, workers| -> Vec<usize> {
+            let options = EngineOptions { threads, slots, workers, ..EngineOptions::default() };
+            open_cpu(&options).expect("threads start").iter().map(Cpu::threads).collect()
+        };
+        assert_eq!(threads(5, 32, 2), [2, 3]);
+        assert_eq!(threads(3, 2, 8), [1, 2]);
+        assert_eq!(threads(2, 1, 0), [2]);
+        assert_eq!(threads(1, 32, 4), [1]);
+    }
+
+    #[test]
     fn without_a_gpu_auto_falls_back_and_says_why() {
         // No machine has a GPU of this number.
         let missing = Device::Cuda(9999);
-        let (opened, device, reason) = open_any(missing, 1, Dtype::F32).expect("the CPU is there");
+        let with = |dtype| EngineOptions { dtype, threads: 1, ..EngineOptions::default() };
+        let (opened, device, reason) = open_any(missing, &with(Dtype::F32)).expect("the CPU is there");
         assert!(matches!(opened, Opened::Cpu(_)));
         assert_eq!(device, Device::Cpu);
         assert!(reason.starts_with("open device cuda:9999: "), "{reason}");
-        let (_, device, reason) = open_any(missing, 1, Dtype::I8).expect("the CPU is there");
+        let (_, device, reason) = open_any(missing, &with(Dtype::I8)).expect("the CPU is there");
         assert_eq!((device, reason.as_str()), (Device::Cpu, refusal(missing, Dtype::I8).as_str()));
-        assert!(open_any(missing, 1, Dtype::F16).is_err_and(|error| error.kind() == "device"));
+        assert!(open_any(missing, &with(Dtype::F16)).is_err_and(|error| error.kind() == "device"));
     }
 }

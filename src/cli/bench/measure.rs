@@ -23,8 +23,8 @@ impl Sentence {
 pub(super) struct Effort {
     pub repeat: usize,
     pub warmup: usize,
-    /// Sentences under way at once while latency is measured.
-    pub in_flight: usize,
+    /// Sentences under way at once while latency is measured, if it is.
+    pub in_flight: Option<usize>,
 }
 
 /// What the runs that count came to.
@@ -51,7 +51,10 @@ pub(super) fn measure(
     let mut measured = Measured::default();
     for run in 0..effort.warmup + effort.repeat {
         let (tokens, time) = all_at_once(translator, options, sentences)?;
-        let latencies = with_in_flight(translator, options, sentences, effort.in_flight)?;
+        let latencies = match effort.in_flight {
+            Some(in_flight) => with_in_flight(translator, options, sentences, in_flight)?,
+            None => Vec::new(),
+        };
         if run >= effort.warmup {
             measured.tokens = tokens;
             measured.runs.push(time);

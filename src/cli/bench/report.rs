@@ -62,7 +62,8 @@ pub(super) struct Row {
     /// By the median of `seconds`; so the next.
     sentences_per_second: f64,
     tokens_per_second: f64,
-    latency_ms: Percentiles,
+    /// `None` where it was not measured.
+    latency_ms: Option<Percentiles>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -75,20 +76,20 @@ struct Percentiles {
 
 impl Percentiles {
     /// Nearest rank: the smallest value that at least that share of the values do not exceed.
-    fn of(mut values: Vec<f64>) -> Self {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
         let at = |percent: usize| {
             let rank = (values.len() * percent).div_ceil(100).max(1);
-            values.get(rank - 1).copied().unwrap_or(0.0)
+            values.get(rank - 1).copied()
         };
-        Percentiles { p50: at(50), p90: at(90), p99: at(99), max: at(100) }
+        Some(Percentiles { p50: at(50)?, p90: at(90)?, p99: at(99)?, max: at(100)? })
     }
 }
 
 impl Row {
     pub(super) fn new(shape: Shape, measured: &Measured) -> Self {
         let seconds: Vec<f64> = measured.runs.iter().map(Duration::as_secs_f64).collect();
-        let median = Percentiles::of(seconds.clone()).p50.max(f64::MIN_POSITIVE);
+        let median = Percentiles::of(seconds.clone()).map_or(0.0, |runs| runs.p50).max(f64::MIN_POSITIVE);
         Row {
             sentences_per_second: shape.sentences as f64 / median,
             tokens_per_second: measured.tokens as f64 / median,
@@ -140,10 +141,12 @@ impl Report {
     pub(super) fn add(&mut self, row: Row) -> Result<()> {
         let Shape { threads, batch_size, beam_size, length, sentences } = &row.shape;
         let length = length.map_or("text".into(), |length| length.to_string());
-        let Percentiles { p50, p90, p99, .. } = row.latency_ms;
+        let [p50, p90, p99] = row.latency_ms.map_or([const { String::new() }; 3], |latency| {
+            [latency.p50, latency.p90, latency.p99].map(|time| format!("{time:.1}"))
+        });
         print(&format!(
-            "{threads:>7}  {batch_size:>5}  {beam_size:>4}  {length:>6}  {sentences:>9}  {:>11.1}  {:>8.0}  {p50:>6.1}  {p90:>6.1}  \
-             {p99:>6.1}",
+            "{threads:>7}  {batch_size:>5}  {beam_size:>4}  {length:>6}  {sentences:>9}  {:>11.1}  {:>8.0}  {p50:>6}  {p90:>6}  \
+             {p99:>6}",
             row.sentences_per_second, row.tokens_per_second
         ))?;
         self.results.push(row);
@@ -171,10 +174,10 @@ mod tests {
     #[test]
     fn percentiles_take_the_nearest_rank() {
         let of = |count: usize| Percentiles::of((1..=count).rev().map(|v| v as f64).collect());
-        assert_eq!(of(100), Percentiles { p50: 50.0, p90: 90.0, p99: 99.0, max: 100.0 });
-        assert_eq!(of(3), Percentiles { p50: 2.0, p90: 3.0, p99: 3.0, max: 3.0 });
-        assert_eq!(of(1), Percentiles { p50: 1.0, p90: 1.0, p99: 1.0, max: 1.0 });
-        assert_eq!(of(0), Percentiles::default());
+        assert_eq!(of(100), Some(Percentiles { p50: 50.0, p90: 90.0, p99: 99.0, max: 100.0 }));
+        assert_eq!(of(3), Some(Percentiles { p50: 2.0, p90: 3.0, p99: 3.0, max: 3.0 }));
+        assert_eq!(of(1), Some(Percentiles { p50: 1.0, p90: 1.0, p99: 1.0, max: 1.0 }));
+        assert_eq!(of(0), None);
     }
 
     #[test]
@@ -183,6 +186,6 @@ mod tests {
         let runs = [4, 1, 2].map(Duration::from_secs).to_vec();
         let row = Row::new(shape, &Measured { tokens: 60, runs, latencies: vec![Duration::from_millis(7)] });
         assert_eq!((row.sentences_per_second, row.tokens_per_second), (5.0, 30.0));
-        assert_eq!(row.latency_ms.p50, 7.0);
+        assert_eq!(row.latency_ms.map(|latency| latency.p50), Some(7.0));
     }
 }

@@ -1,8 +1,8 @@
 //! The tests, and what those of other devices share with them.
 
 use super::*;
-use crate::backend::{Dtype, Finished, LengthPenaltyKind, SamplePick, SpecialIds, Stages, StopKind, Strategy};
-use crate::check::{Tolerance, assert_close};
+use crate::backend::{Dtype, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
+use crate::validate::kernels::beam_step::{compare_states, draw_extras, equipped};
 
 const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
@@ -28,37 +28,7 @@ pub fn options() -> SlotOptions {
 
 fn search(vocab_size: usize) -> Search<Cpu> {
     let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
-    equipped(Search::open(&cpu, SHAPE, vocab_size, IDS).expect("memory is there"))
-}
-
-/// With room for whatever a step may read beside the logits.
-pub fn equipped(mut search: Search<Cpu>) -> Search<Cpu> {
-    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let all = Stages { bans: true, ranked: true, samples: true, ..Stages::default() };
-    search.equip(&cpu, all).expect("memory is there");
-    search
-}
-
-/// Draws what a step may read beside the logits: another distribution, bans, picks. Padding is never picked.
-pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
-    let mut noise = Noise(seed);
-    let (vocab_size, eos_id) = (search.vocab_size, search.ids.eos_id);
-    for z in &mut search.ranked {
-        *z = if noise.next() < 0.1 { f32::NEG_INFINITY } else { -9.0 * noise.next() };
-    }
-    for word in search.bans.iter_mut() {
-        let density = if noise.next() < 0.05 { 1.0 } else { 0.3 };
-        *word = (0..32).fold(0, |word, bit| word | u32::from(noise.next() < density) << bit);
-    }
-    for pick in bytemuck::cast_slice_mut::<_, SamplePick>(&mut search.picks) {
-        let log_prob = -4.0 * noise.next();
-        let any = 1 + (noise.next() * (vocab_size - 1) as f32) as u32;
-        *pick = match noise.next() {
-            u if u < 0.05 => SamplePick { token: SamplePick::NONE, log_prob: f32::NEG_INFINITY, ranked_log_prob: 0.0 },
-            u if u < 0.2 => SamplePick { token: eos_id, log_prob, ranked_log_prob: 2.0 * log_prob },
-            _ => SamplePick { token: any, log_prob, ranked_log_prob: log_prob - 0.25 },
-        };
-    }
+    equipped(&cpu, Search::open(&cpu, SHAPE, vocab_size, IDS)).expect("memory is there")
 }
 
 /// Pseudo-random values in [0, 1), the same on every run.
@@ -94,30 +64,8 @@ impl Noise {
 /// Holds two states to each other: decisions equal, numbers close.
 #[track_caller]
 pub fn assert_same_state(actual: &Search<Cpu>, expected: &Search<Cpu>) {
-    const CLOSE: Tolerance = Tolerance::new(2e-5, 2e-6);
-    assert_eq!(actual.step, expected.step, "step");
-    assert_eq!(actual.live, expected.live, "live");
-    assert_eq!(actual.tokens, expected.tokens, "tokens");
-    assert_eq!(actual.parents, expected.parents, "parents");
-    assert_eq!(actual.ancestry, expected.ancestry, "ancestry");
-    assert_eq!(actual.finished_count, expected.finished_count, "finished count");
-    assert_eq!(actual.rows.live(), expected.rows.live(), "rows");
-    assert_close(&actual.cum_log_probs, &expected.cum_log_probs, CLOSE);
-    assert_close(&actual.log_probs, &expected.log_probs, CLOSE);
-    assert_close(&actual.coverage, &expected.coverage, CLOSE);
-    assert_close(&actual.attention, &expected.attention, CLOSE);
-    let numbers = |s: &Search<Cpu>| -> Vec<f32> {
-        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
-        entries.iter().flat_map(|f| [f.score, f.search_log_prob, f.coverage_penalty, f.eos_log_prob]).collect()
-    };
-    let facts = |s: &Search<Cpu>| -> Vec<[u32; 4]> {
-        let entries: &[Finished] = bytemuck::cast_slice(&s.finished);
-        entries.iter().map(|f| [f.length, f.beam, f.has_eos, f.truncated]).collect()
-    };
-    assert_eq!(facts(actual), facts(expected), "finished");
-    assert_close(&numbers(actual), &numbers(expected), CLOSE);
-    let failures = |s: &Search<Cpu>| bytemuck::cast_slice::<_, [u32; 4]>(&s.failures).to_vec();
-    assert_eq!(failures(actual), failures(expected), "failures");
+    let found = compare_states(actual, expected);
+    assert!(found.is_ok(), "{found:?}");
 }
 
 /// Runs both to the end on the same logits; returns the number of steps.

@@ -1,14 +1,29 @@
 //! The kernel against the CPU's fast path and its reference, step by step.
 
-mod fixture;
-
-use fixture::{Data, Fixture, SHAPE, on_cpu, run_all};
-
 use super::*;
 use crate::backend::{Search, StopKind};
 use crate::cpu::beam_step::tests::{assert_same_state, option_cases, options};
 use crate::cpu::{Cpu, beam_step as cpu};
 use crate::cuda::testing::device_tests;
+use crate::validate::kernels::beam_step::{self as cases, Data, Fixture, SHAPE, on_cpu};
+use crate::validate::probe::assert_all_pass;
+
+/// Runs a search to its end on the device, on the CPU and by its reference; returns the number of steps.
+fn run_all(
+    device: Fixture,
+    slots: &[(u32, SlotOptions)],
+    seed: u64,
+    change: impl Fn(usize, &mut [f32]),
+) -> Result<usize> {
+    let outcome = cases::run_all(device, slots, seed, change)?;
+    assert!(outcome.found.is_ok(), "{:?}", outcome.found);
+    Ok(outcome.steps)
+}
+
+/// The cases that `validate` runs too.
+fn shared_cases(context: &Context) -> Result<()> {
+    assert_all_pass(context, STEP, cases::check)
+}
 
 fn all_options(context: &Context) -> Result<()> {
     let cases = option_cases();
@@ -132,36 +147,6 @@ fn an_impossible_end_of_sentence_at_the_limit(context: &Context) -> Result<()> {
                 }
             }
         })?;
-    }
-    Ok(())
-}
-
-/// Vocabularies around a chunk's size, beams from 1 to 64, rows that start anywhere or at multiples of 16 bytes.
-fn shapes(context: &Context) -> Result<()> {
-    for (case, (vocab_size, beam_size, threads)) in [
-        (1023usize, 3usize, 32u32),
-        (1024, 1, 32),
-        (1025, 16, 32),
-        (2049, 33, 64),
-        (4095, 2, 128),
-        (4096, 5, 128),
-        (4097, 8, 128),
-        (8001, 4, 128),
-        (3000, 64, 128),
-        (1301, 64, 32),
-        (4097, 63, 128),
-        (100, 64, 128),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let shape = SessionShape { slots: 2, beam_size, rows: 2 * beam_size, max_len: 5, ..SHAPE };
-        let own = SlotOptions { beam_size: beam_size as u32, max_len: 5, ..options() };
-        let fewer = SlotOptions { beam_size: 1 + beam_size as u32 / 2, max_len: 3, renormalize: 1, ..own };
-        for stride in [vocab_size, vocab_size.next_multiple_of(4) + 4] {
-            let fixture = Fixture::with_stride(context, shape, vocab_size, stride, threads)?;
-            run_all(fixture, &[(0, own), (1, SlotOptions { min_len: 2, ..fewer })], case as u64, |_, _| ())?;
-        }
     }
     Ok(())
 }
@@ -321,7 +306,7 @@ device_tests! {
     not_finite: logits_that_are_not_finite_end_their_slot_only;
     no_candidate: without_any_candidate;
     no_end: an_impossible_end_of_sentence_at_the_limit;
-    sizes: shapes;
+    shared: shared_cases;
     many: many_slots;
     near_ties: different_logits_of_equal_score;
     replay: a_recorded_step_replays;

@@ -60,7 +60,7 @@ enum Work {
     Fill { at: u64, byte: u8, bytes: usize },
     Gemm(Gemm),
     Free { address: u64 },
-    Post { from: u64, pinned: PinnedId },
+    Post { from: u64, bytes: usize, pinned: PinnedId, offset: usize },
     Replay(Arc<[Work]>),
 }
 
@@ -176,8 +176,8 @@ impl State {
                 self.memory.free(*address);
                 Ok(())
             }
-            Work::Post { from, pinned } => {
-                self.run_post(*from, *pinned).map_err(|reason| ("copy to pinned memory", reason))
+            &Work::Post { from, bytes, pinned, offset } => {
+                self.run_post(from, bytes, pinned, offset).map_err(|reason| ("copy to pinned memory", reason))
             }
             Work::Replay(recorded) => recorded.iter().try_for_each(|work| self.try_run(work)),
         }
@@ -204,13 +204,16 @@ impl State {
         unsafe { gemm::run(gemm, x, weight, out) }
     }
 
-    fn run_post(&mut self, from: u64, pinned: PinnedId) -> Result<(), String> {
+    fn run_post(&mut self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<(), String> {
         // Page-locked memory that was freed meanwhile: nobody can read the copy.
-        let Some(target) = self.pinned.get_mut(&pinned) else { return Ok(()) };
-        let from = self.memory.range(from, target.bytes.len())?;
-        // SAFETY: `range` checked the source; the target is a vector of that length.
-        unsafe { target.bytes.as_mut_ptr().copy_from_nonoverlapping(from, target.bytes.len()) };
-        target.arrived += 1;
+        let Some(memory) = self.pinned.get_mut(&pinned) else { return Ok(()) };
+        let from = self.memory.range(from, bytes)?;
+        let room = memory.bytes.len();
+        let target = memory.bytes.get_mut(offset..).and_then(|rest| rest.get_mut(..bytes));
+        let target = target.ok_or_else(|| format!("{bytes} bytes at {offset} lie outside {room} bytes"))?;
+        // SAFETY: `range` checked the source; the target is a slice of that length.
+        unsafe { target.as_mut_ptr().copy_from_nonoverlapping(from, bytes) };
+        memory.arrived += 1;
         Ok(())
     }
 
@@ -327,6 +330,10 @@ impl Device for EmulatedDevice {
         state.enqueue(Work::Replay(recorded))
     }
 
+    fn graph_nodes(&self, graph: GraphId) -> usize {
+        self.state().graphs.get(&graph).map_or(0, |recorded| recorded.len())
+    }
+
     fn drop_graph(&self, graph: GraphId) {
         self.state().graphs.remove(&graph);
     }
@@ -345,13 +352,13 @@ impl Device for EmulatedDevice {
         Ok(id)
     }
 
-    unsafe fn post(&self, from: u64, pinned: PinnedId) -> Result<()> {
+    unsafe fn post(&self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<()> {
         let mut state = self.state();
         state.outside_capture("copy to pinned memory")?;
         if let Some(memory) = state.pinned.get_mut(&pinned) {
             memory.posted += 1;
         }
-        state.enqueue(Work::Post { from, pinned })
+        state.enqueue(Work::Post { from, bytes, pinned, offset })
     }
 
     fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
@@ -363,9 +370,11 @@ impl Device for EmulatedDevice {
         }
         let arrived = |state: &State| state.pinned.get(&pinned).is_some_and(|memory| memory.arrived == posted);
         state.run_until(arrived)?;
-        if let Some(memory) = state.pinned.get(&pinned) {
-            bytes.copy_from_slice(&memory.bytes);
-        }
+        let arrived = state.pinned.get(&pinned).and_then(|memory| memory.bytes.get(..bytes.len()));
+        let Some(arrived) = arrived else {
+            return Err(failure("read pinned memory", format!("expected less than {} bytes", bytes.len())));
+        };
+        bytes.copy_from_slice(arrived);
         Ok(())
     }
 

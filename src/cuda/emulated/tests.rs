@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use super::EmulatedDevice;
 use crate::check::{Tolerance, assert_close};
 use crate::cuda::testing::Values;
-use crate::cuda::{Buffer, Context, Fault, Launch, open_emulated};
+use crate::cuda::{Buffer, Context, Fault, Launch, Pinned, Recording, open_emulated};
 use crate::{Error, Result};
 
 /// Mirrors `PlantedArguments`.
@@ -379,6 +379,34 @@ fn a_per_step_scalar_is_caught() -> Result<()> {
 }
 
 #[test]
+fn a_step_runs_once_then_is_recorded_then_replayed() -> Result<()> {
+    let mut planted = Planted::new(0, &[], 1, 1)?;
+    let context = planted.context.clone();
+    context.fill(planted.out.view_mut(), 0)?;
+    context.write(planted.counts.view_mut(), &[1])?;
+    let mut recording = Recording::None;
+    let before = context.counters();
+    let mut calls = 0;
+    let step = |planted: &mut Planted, calls: &mut u32, recording: &mut Recording| {
+        context.step(recording, || {
+            *calls += 1;
+            add_step(planted, 1, false)
+        })
+    };
+    (0..5).try_for_each(|_| step(&mut planted, &mut calls, &mut recording))?;
+    assert_eq!(planted.out()?[0], 15.0, "each of five steps ran once");
+    let done = context.counters().since(&before);
+    assert_eq!((calls, done.launches, done.captures, done.replays), (2, 2, 1, 4));
+    assert_eq!((done.steps, done.step_nodes), (5, 5));
+    // The graph may name what is freed now: it is recorded anew.
+    drop(context.zeros::<f32>(1)?);
+    (0..2).try_for_each(|_| step(&mut planted, &mut calls, &mut recording))?;
+    assert_eq!(planted.out()?[0], 28.0);
+    assert_eq!((calls, context.counters().captures), (3, 2));
+    Ok(())
+}
+
+#[test]
 fn a_captured_step_does_not_run_until_it_is_replayed() -> Result<()> {
     let mut planted = Planted::new(0, &ramp(32), 32, 1)?;
     let context = planted.context.clone();
@@ -395,7 +423,7 @@ fn a_captured_step_does_not_run_until_it_is_replayed() -> Result<()> {
 fn a_host_read_inside_a_captured_step_is_caught() -> Result<()> {
     let mut planted = Planted::new(0, &ramp(32), 32, 1)?;
     let mut pinned = planted.context.pinned(32)?;
-    planted.context.post(planted.input.view(), &mut pinned)?;
+    planted.context.post(planted.input.view(), &mut pinned, 0)?;
     let context = planted.context.clone();
     let refused = |outcome: Result<()>| {
         let text = outcome.err().map(|error| error.to_string()).unwrap_or_default();
@@ -408,8 +436,8 @@ fn a_host_read_inside_a_captured_step_is_caught() -> Result<()> {
         refused(context.synchronize());
         refused(context.allocate::<f32>(1).map(drop));
         refused(context.pinned::<f32>(1).map(drop));
-        refused(context.post(planted.out.view(), &mut pinned));
-        refused(context.collect(&pinned).map(drop));
+        refused(context.post(planted.out.view(), &mut pinned, 0));
+        refused(context.collect(&pinned, &mut [0.0]));
         refused(context.capture(|| Ok(())).map(drop));
         Ok(())
     })?;
@@ -449,13 +477,20 @@ fn memory_dropped_before_its_launch_has_run_is_still_there() -> Result<()> {
 fn late_reads_wait_for_their_copy_only() -> Result<()> {
     let context = open_emulated()?;
     let mut finished = context.upload(&[1u32, 2])?;
-    let mut pinned = context.pinned(2)?;
-    assert_eq!(context.collect(&pinned).err().map(|error| error.kind()), Some("device_operation"));
-    context.post(finished.view(), &mut pinned)?;
+    let mut pinned = context.pinned(3)?;
+    let collect = |pinned: &Pinned<u32>| {
+        let mut values = [0; 3];
+        context.collect(pinned, &mut values).map(|()| values)
+    };
+    assert_eq!(collect(&pinned).err().map(|error| error.kind()), Some("device_operation"));
+    context.post(finished.view(), &mut pinned, 1)?;
     context.write(finished.view_mut(), &[3, 4])?;
-    assert_eq!(context.collect(&pinned)?, [1, 2]);
-    context.post(finished.view(), &mut pinned)?;
-    assert_eq!(context.collect(&pinned)?, [3, 4]);
+    assert_eq!(collect(&pinned)?[1..], [1, 2]);
+    context.post(finished.view(), &mut pinned, 0)?;
+    assert_eq!(collect(&pinned)?, [3, 4, 2]);
+    assert!(context.post(finished.view(), &mut pinned, 2).is_err_and(|error| error.kind() == "shape"));
+    assert!(context.collect(&pinned, &mut [0; 4]).is_err_and(|error| error.kind() == "shape"));
+    assert_eq!((context.counters().late_reads, context.counters().waits), (3, 0));
     Ok(())
 }
 

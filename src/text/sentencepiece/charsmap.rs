@@ -12,6 +12,9 @@
 const MAX_KEY_BYTES: usize = 1024;
 /// The library looks at this many keys, shortest first, at one place in the text.
 const MAX_KEYS: usize = 32;
+/// A replacement may not be longer than this: with it a text can grow at most so many times when it is normalised. The longest
+/// replacement of the rules that come with SentencePiece has 33 bytes.
+const MAX_REPLACEMENT_BYTES: usize = 256;
 
 /// Maps the longest known key at the start of a text to its replacement.
 #[derive(Debug)]
@@ -40,6 +43,10 @@ impl CharsMap {
             String::from_utf8(replacements.to_vec()).map_err(|cause| error("in utf-8", cause.to_string()))?;
         if !replacements.ends_with('\0') {
             return Err(error("that ends with a zero byte", format!("{:?}", replacements.chars().next_back())));
+        }
+        if let Some(long) = replacements.split('\0').find(|text| text.len() > MAX_REPLACEMENT_BYTES) {
+            let expected = format!("whose replacements have at most {MAX_REPLACEMENT_BYTES} bytes");
+            return Err(error(&expected, long.len().to_string()));
         }
         Ok(CharsMap { units, replacements })
     }
@@ -119,6 +126,16 @@ mod tests {
         assert!(CharsMap::new(&blob(b"x\0\xff\0")).is_err());
         // The value of "ab" lies behind the replacements.
         assert_eq!(CharsMap::new(&blob(b"\0")).unwrap().longest("ab"), None);
+    }
+
+    #[test]
+    fn a_replacement_has_a_longest_length() {
+        let with = |length: usize| blob(&["x\0".as_bytes(), &vec![b'y'; length], b"\0"].concat());
+        let map = CharsMap::new(&with(MAX_REPLACEMENT_BYTES)).unwrap();
+        assert_eq!(map.longest("ab").unwrap().1.len(), MAX_REPLACEMENT_BYTES);
+        let (expected, got) = CharsMap::new(&with(MAX_REPLACEMENT_BYTES + 1)).unwrap_err();
+        assert_eq!(expected, "a character map whose replacements have at most 256 bytes");
+        assert_eq!(got, "257");
     }
 
     #[test]

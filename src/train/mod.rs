@@ -1,0 +1,3 @@
+//! Training: losses that candle can differentiate.
+
+pub mod ops;

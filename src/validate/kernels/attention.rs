@@ -1,0 +1,313 @@
+//! Encoder self-attention, decoder self-attention through the ancestry table, cross-attention, and the store beneath them.
+
+use super::UNTOUCHED;
+use crate::Result;
+use crate::backend::{Heads, Row, SlotOptions};
+use crate::check::Tolerance;
+use crate::cpu::attention::reference;
+use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
+use crate::cuda::testing::{DeviceRows, Values, stored, tolerance};
+use crate::cuda::{Buffer, Context, Element, ViewMut};
+use crate::validate::cases::Distribution;
+use crate::validate::probe::{Case, Probe};
+
+/// Head shapes: odd and even, one element, a warp, more than a warp, the widest.
+const HEADS: [Heads; 6] = [
+    Heads { num_heads: 1, head_dim: 1 },
+    Heads { num_heads: 3, head_dim: 7 },
+    Heads { num_heads: 4, head_dim: 32 },
+    Heads { num_heads: 9, head_dim: 16 },
+    Heads { num_heads: 2, head_dim: 72 },
+    Heads { num_heads: 1, head_dim: 256 },
+];
+const LARGE: [Heads; 2] = [Heads { num_heads: 8, head_dim: 64 }, Heads { num_heads: 16, head_dim: 64 }];
+const BLOCKS: [u32; 4] = [32, 96, 256, 1024];
+
+/// In every storage type.
+pub fn check(probe: &mut Probe<'_>) -> Result<()> {
+    check_as::<f32>(probe)?;
+    check_as::<half::f16>(probe)?;
+    check_as::<half::bf16>(probe)
+}
+
+/// In one.
+pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    check_encoder::<T>(probe)?;
+    check_store::<T>(probe)?;
+    check_self::<T>(probe)?;
+    check_cross::<T>(probe)
+}
+
+/// Encoder self-attention.
+pub fn check_encoder<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<T>(probe, "encoder", encoder::<T>)
+}
+
+/// Decoder self-attention, after the store.
+pub fn check_self<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<T>(probe, "self", own::<T>)
+}
+
+/// The store alone.
+pub fn check_store<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<T>(probe, "store", store::<T>)
+}
+
+/// Cross-attention, after the store.
+pub fn check_cross<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<T>(probe, "cross", cross::<T>)
+}
+
+type Run = fn(&mut Case<'_>, Heads, Distribution, u32) -> Result<()>;
+
+/// Head shapes by block sizes by distributions.
+fn sweep<T: Element>(probe: &mut Probe<'_>, variant: &'static str, run: Run) -> Result<()> {
+    let heads = probe.grid().shapes(&HEADS, &LARGE);
+    for [shape, block, distribution] in
+        probe.grid().combine([heads.len(), BLOCKS.len(), Distribution::FINITE.len() + 1])
+    {
+        let distribution = Distribution::FINITE.get(distribution).copied().unwrap_or(Distribution::NotANumber);
+        let (heads, threads) = (heads[shape], BLOCKS[block]);
+        let Heads { num_heads, head_dim } = heads;
+        let what = format!("{num_heads} heads of {head_dim}, {distribution}, {threads} threads");
+        probe.case(variant, T::DTYPE, what, |case| run(case, heads, distribution, threads))?;
+    }
+    Ok(())
+}
+
+fn untouched<T: Element>(context: &Context, len: usize) -> Result<Buffer<T>> {
+    context.upload(&vec![T::from_f32(UNTOUCHED); len])
+}
+
+/// A row of the decoder.
+pub fn row(slot: usize, beam: usize, position: usize) -> Row {
+    Row { slot: slot as u32, beam: beam as u32, position: position as u32, token: 0 }
+}
+
+/// The `which`-th part of `width` elements of row `r`, of `parts` parts.
+fn part(values: &[f32], width: usize, parts: usize, r: usize, which: usize) -> &[f32] {
+    &values[(parts * r + which) * width..][..width]
+}
+
+// ---- Encoder ----
+
+fn encoder<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+    let (context, width) = (case.context, heads.width());
+    let starts = [0u32, 1, 12, 12, 47];
+    let (bucket, live) = (53, 47);
+    let mut qkv: Vec<T> = distribution.draw(&mut Values::new(width as u64), live * 3 * width, 0.0, 1.0);
+    // Beyond the live rows lies what would show.
+    qkv.resize(bucket * 3 * width, T::from_f32(f32::NAN));
+    let plain = stored(&qkv);
+    let mut expected = vec![UNTOUCHED; bucket * width];
+    for sentence in starts.windows(2) {
+        let (first, end) = (sentence[0] as usize, sentence[1] as usize);
+        for r in first..end {
+            let key = |t: usize| part(&plain, width, 3, first + t, 1);
+            let value = |t: usize| part(&plain, width, 3, first + t, 2);
+            let query = part(&plain, width, 3, r, 0);
+            reference(heads, query, end - first, key, value, &mut expected[r * width..][..width]);
+        }
+    }
+    let rows = DeviceRows::upload(context, &vec![Row::default(); bucket], live)?;
+    let (qkv, starts) = (context.upload(&qkv)?, context.upload(&starts)?);
+    let mut out = untouched::<T>(context, bucket * width)?;
+    let kernel = Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), out: out.view_mut() };
+    case.launch(4 * live * width * size_of::<T>(), |context| kernel.launch_with(context, heads, threads))?;
+    case.close("out", &stored(&context.download(out.view())?), &expected, tolerance::<T>(2e-5));
+    Ok(())
+}
+
+// ---- Decoder ----
+
+/// Slots of the caches.
+pub const SLOTS: usize = 3;
+const BEAMS: usize = 3;
+const MAX_LEN: usize = 41;
+
+/// A self-attention cache filled by the store kernel, row by row of `qkv`, and the other way round: which row lies where.
+pub struct Prefixes<T> {
+    keys: Buffer<T>,
+    values: Buffer<T>,
+    qkv: Vec<f32>,
+    rows: Vec<Row>,
+}
+
+impl<T: Element> Prefixes<T> {
+    /// Fills every place.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn store(context: &Context, heads: Heads, distribution: Distribution, threads: u32) -> Result<Self> {
+        let width = heads.width();
+        let places = (0..MAX_LEN).flat_map(|t| (0..SLOTS * BEAMS).map(move |i| row(i / BEAMS, i % BEAMS, t)));
+        let rows: Vec<Row> = places.collect();
+        let qkv: Vec<T> = distribution.draw(&mut Values::new(3 + width as u64), rows.len() * 3 * width, 0.0, 1.0);
+        let list = DeviceRows::upload(context, &rows, rows.len())?;
+        let from = context.upload(&qkv)?;
+        let (mut keys, mut values) =
+            (context.allocate(rows.len() * width)?, context.allocate::<T>(rows.len() * width)?);
+        Store {
+            rows: list.list(),
+            from: from.view(),
+            stride: 3 * width,
+            key_offset: width,
+            keys: keys.view_mut(),
+            values: values.view_mut(),
+            max_len: MAX_LEN,
+            beam_size: BEAMS,
+        }
+        .launch_with(context, width, threads)?;
+        Ok(Prefixes { keys, values, qkv: stored(&qkv), rows })
+    }
+
+    /// The stored row of a place: they were stored by position, then slot, then beam.
+    fn find(&self, place: Row) -> usize {
+        let at = (place.position as usize * SLOTS + place.slot as usize) * BEAMS + place.beam as usize;
+        debug_assert_eq!(self.rows[at], place);
+        at
+    }
+
+    /// For a launcher.
+    pub fn cache(&self) -> Cache<'_, T> {
+        Cache { keys: self.keys.view(), values: self.values.view(), max_len: MAX_LEN, beam_size: BEAMS }
+    }
+}
+
+/// Beam b of every slot has its ancestor at position t in beam (b + t) mod 3.
+pub fn ancestry() -> Vec<u32> {
+    (0..SLOTS * BEAMS * MAX_LEN).map(|i| ((i / MAX_LEN + i % MAX_LEN) % BEAMS) as u32).collect()
+}
+
+/// What the store kernel leaves: each key and value at its place, and nothing anywhere else.
+fn store<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+    let (context, width) = (case.context, heads.width());
+    let (max_len, stride) = (5, 3 * width + 3);
+    // The last is not live; the one before names a slot that is not there.
+    let rows = [row(2, 2, 4), row(0, 0, 0), row(1, 2, 3), row(0, 1, 4), row(SLOTS, 0, 0), row(1, 1, 1)];
+    let live = rows.len() - 1;
+    let from: Vec<T> = distribution.draw(&mut Values::new(11), rows.len() * stride, 0.0, 1.0);
+    let plain = stored(&from);
+    let len = SLOTS * max_len * BEAMS * width;
+    let mut expected = [vec![UNTOUCHED; len], vec![UNTOUCHED; len]];
+    for (r, place) in rows.iter().enumerate().take(live).filter(|(_, place)| (place.slot as usize) < SLOTS) {
+        let at = ((place.slot as usize * max_len + place.position as usize) * BEAMS + place.beam as usize) * width;
+        for (half, expected) in expected.iter_mut().enumerate() {
+            let start = r * stride + width + half * width;
+            expected[at..at + width].copy_from_slice(&plain[start..start + width]);
+        }
+    }
+    let (list, from) = (DeviceRows::upload(context, &rows, live)?, context.upload(&from)?);
+    let (mut keys, mut values) = (untouched::<T>(context, len)?, untouched::<T>(context, len)?);
+    let kernel = Store {
+        rows: list.list(),
+        from: from.view(),
+        stride,
+        key_offset: width,
+        keys: keys.view_mut(),
+        values: values.view_mut(),
+        max_len,
+        beam_size: BEAMS,
+    };
+    case.launch(4 * live * width * size_of::<T>(), |context| kernel.launch_with(context, width, threads))?;
+    case.close("keys", &stored(&context.download(keys.view())?), &expected[0], Tolerance::EXACT);
+    case.close("values", &stored(&context.download(values.view())?), &expected[1], Tolerance::EXACT);
+    Ok(())
+}
+
+fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+    let (context, width) = (case.context, heads.width());
+    let prefixes = Prefixes::<T>::store(context, heads, distribution, threads)?;
+    let mut rows =
+        vec![row(2, 1, 40), row(0, 0, 0), row(1, 2, 32), row(0, 1, 31), row(0, 2, 6), row(1, 0, 9), row(0, 0, 0)];
+    let live = 6;
+    let queries: Vec<T> = Values::new(5).elements(rows.len() * 3 * width, 0.0, 1.0);
+    let plain = stored(&queries);
+    let mut expected = vec![UNTOUCHED; rows.len() * width];
+    for (r, own) in rows.iter().enumerate().take(live) {
+        let at = |t: usize| {
+            let beam = if t == own.position as usize { own.beam as usize } else { (own.beam as usize + t) % BEAMS };
+            prefixes.find(row(own.slot as usize, beam, t))
+        };
+        let (key, value) =
+            (|t: usize| part(&prefixes.qkv, width, 3, at(t), 1), |t: usize| part(&prefixes.qkv, width, 3, at(t), 2));
+        let query = part(&plain, width, 3, r, 0);
+        reference(heads, query, own.position as usize + 1, key, value, &mut expected[r * width..][..width]);
+    }
+    let positions: usize = rows[..live].iter().map(|row| row.position as usize + 1).sum();
+    // A slot and an ancestor that are not there.
+    rows[4].slot = SLOTS as u32;
+    let mut ancestry = ancestry();
+    ancestry[BEAMS * MAX_LEN + 4] = BEAMS as u32;
+    expected[4 * width..6 * width].fill(f32::NAN);
+    let (list, qkv) = (DeviceRows::upload(context, &rows, live)?, context.upload(&queries)?);
+    let ancestry = context.upload(&ancestry)?;
+    let mut out = untouched::<T>(context, rows.len() * width)?;
+    let (cache, ancestry) = (prefixes.cache(), ancestry.view());
+    let kernel = Own { rows: list.list(), qkv: qkv.view(), cache, ancestry, out: out.view_mut() };
+    case.launch(2 * positions * width * size_of::<T>(), |context| kernel.launch_with(context, heads, threads))?;
+    case.close("out", &stored(&context.download(out.view())?), &expected, tolerance::<T>(2e-5));
+    Ok(())
+}
+
+fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+    let (context, width, max_len) = (case.context, heads.width(), 67);
+    let lengths = [67u32, 1, 33];
+    let source: Vec<Row> = (0..SLOTS).flat_map(|s| (0..lengths[s] as usize).map(move |t| row(s, 0, t))).collect();
+    let mut values = Values::new(7 + width as u64);
+    let kv: Vec<T> = distribution.draw(&mut values, source.len() * 2 * width, 0.0, 1.0);
+    let mut rows: Vec<Row> = (0..7).map(|i| row(i % SLOTS, i % BEAMS, 5)).collect();
+    let live = 6;
+    let queries: Vec<T> = values.elements(rows.len() * width, 0.0, 1.0);
+    let (plain_kv, plain) = (stored(&kv), stored(&queries));
+    let mut expected = vec![UNTOUCHED; rows.len() * width];
+    let mut expected_weights = vec![UNTOUCHED; rows.len() * max_len];
+    for (r, own) in rows.iter().enumerate().take(live) {
+        let first = lengths[..own.slot as usize].iter().sum::<u32>() as usize;
+        let (key, value) =
+            (|t: usize| part(&plain_kv, width, 2, first + t, 0), |t: usize| part(&plain_kv, width, 2, first + t, 1));
+        let (query, len) = (part(&plain, width, 1, r, 0), lengths[own.slot as usize] as usize);
+        let mut mean = reference(heads, query, len, key, value, &mut expected[r * width..][..width]);
+        mean.resize(max_len, 0.0);
+        expected_weights[r * max_len..][..max_len].copy_from_slice(&mean);
+    }
+    // A slot that is not there.
+    rows[4].slot = SLOTS as u32;
+    expected[4 * width..5 * width].fill(f32::NAN);
+    expected_weights[4 * max_len..5 * max_len].fill(f32::NAN);
+
+    let (source_rows, from) = (DeviceRows::upload(context, &source, source.len())?, context.upload(&kv)?);
+    let len = SLOTS * max_len * width;
+    let (mut keys, mut kept) = (context.allocate(len)?, context.allocate(len)?);
+    Store {
+        rows: source_rows.list(),
+        from: from.view(),
+        stride: 2 * width,
+        key_offset: 0,
+        keys: keys.view_mut(),
+        values: kept.view_mut(),
+        max_len,
+        beam_size: 1,
+    }
+    .launch_with(context, width, threads)?;
+    let options: Vec<SlotOptions> =
+        lengths.iter().map(|&src_len| SlotOptions { src_len, ..bytemuck::Zeroable::zeroed() }).collect();
+    let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
+    let (list, queries) = (DeviceRows::upload(context, &rows, live)?, context.upload(&queries)?);
+    let mut weights = context.upload(&vec![UNTOUCHED; rows.len() * max_len])?;
+    let bytes = 2 * source.len() * width * size_of::<T>();
+    let mut attend = |weights: Option<ViewMut<'_, f32>>| {
+        let mut out = untouched::<T>(context, rows.len() * width)?;
+        let cache = Cache { keys: keys.view(), values: kept.view(), max_len, beam_size: 1 };
+        let (queries, options) = (queries.view(), options.view());
+        let kernel = Cross { rows: list.list(), queries, cache, options, weights, out: out.view_mut() };
+        case.launch(bytes, |context| kernel.launch_with(context, heads, threads))?;
+        context.download(out.view()).map(|out| stored(&out))
+    };
+    let with = attend(Some(weights.view_mut()))?;
+    let without = attend(None)?;
+    case.close("out", &with, &expected, tolerance::<T>(2e-5));
+    case.close("weights", &context.download(weights.view())?, &expected_weights, tolerance::<f32>(2e-6));
+    case.same_bits("out without weights", &without, &with);
+    Ok(())
+}

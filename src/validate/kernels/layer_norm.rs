@@ -1,0 +1,61 @@
+//! Residual add and layer norm.
+
+use crate::Result;
+use crate::cpu::layer_norm as cpu;
+use crate::cuda::Element;
+use crate::cuda::layer_norm::LayerNorm;
+use crate::cuda::testing::{Values, stored, tolerance};
+use crate::validate::cases::Distribution;
+use crate::validate::probe::{Case, Probe};
+
+const EPS: f32 = 1e-5;
+const SHAPES: [[usize; 2]; 8] = [[1, 1], [3, 31], [2, 257], [13, 512], [5, 520], [2, 1024], [3, 1032], [2, 1117]];
+const LARGE: [[usize; 2]; 2] = [[4096, 512], [4099, 1024]];
+const BLOCKS: [u32; 4] = [32, 96, 256, 512];
+
+/// In every storage type.
+pub fn check(probe: &mut Probe<'_>) -> Result<()> {
+    check_as::<f32>(probe)?;
+    check_as::<half::f16>(probe)?;
+    check_as::<half::bf16>(probe)
+}
+
+/// In one.
+pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    let shapes = probe.grid().shapes(&SHAPES, &LARGE);
+    for [shape, block, distribution] in
+        probe.grid().combine([shapes.len(), BLOCKS.len(), Distribution::FINITE.len() + 1])
+    {
+        let distribution = Distribution::FINITE.get(distribution).copied().unwrap_or(Distribution::NotANumber);
+        let ([rows, d_model], threads) = (shapes[shape], BLOCKS[block]);
+        let what = format!("{rows} rows of {d_model}, {distribution}, {threads} threads");
+        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, d_model], distribution, threads))?;
+    }
+    Ok(())
+}
+
+fn run<T: Element>(
+    case: &mut Case<'_>,
+    [rows, d_model]: [usize; 2],
+    distribution: Distribution,
+    threads: u32,
+) -> Result<()> {
+    let mut values = Values::new(rows as u64 * 7919 + d_model as u64);
+    // A mean far from 0: a one-pass variance would fail here.
+    let x: Vec<T> = distribution.draw(&mut values, rows * d_model, 100.0, 1.0);
+    let delta: Vec<T> = Distribution::Outliers.draw(&mut values, rows * d_model, 0.0, 2.0);
+    let gain: Vec<T> = values.elements(d_model, 1.0, 0.5);
+    let bias: Vec<T> = values.elements(d_model, 0.0, 1.0);
+    let norm = cpu::Norm { gain: stored(&gain), bias: stored(&bias), eps: EPS };
+    let mut expected = stored(&x);
+    cpu::reference(&norm, rows, &stored(&delta), &mut expected);
+
+    let context = case.context;
+    let (mut x, delta) = (context.upload(&x)?, context.upload(&delta)?);
+    let (gain, bias) = (context.upload(&gain)?, context.upload(&bias)?);
+    let kernel = LayerNorm { x: x.view_mut(), delta: delta.view(), gain: gain.view(), bias: bias.view(), eps: EPS };
+    let bytes = 3 * rows * d_model * size_of::<T>();
+    case.launch(bytes, |context| kernel.launch_with(context, rows, d_model, threads))?;
+    case.close("x", &stored(&context.download(x.view())?), &expected, tolerance::<T>(2e-4));
+    Ok(())
+}

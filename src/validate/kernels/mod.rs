@@ -1,0 +1,34 @@
+//! Each stem's cases: the same for the kernel tests and for `validate`.
+//!
+//! A new stem gets a file here, with a function that runs its cases through a [`Probe`], and a line in [`STEMS`].
+
+pub mod attention;
+pub mod beam_step;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
+pub mod scheduled_sampling;
+
+use super::probe::Probe;
+use crate::Result;
+
+/// A stem and what runs its cases in all storage types.
+pub struct Stem {
+    /// As in `kernels/<name>.cu`.
+    pub name: &'static str,
+    /// Runs its cases.
+    pub check: fn(&mut Probe<'_>) -> Result<()>,
+}
+
+/// All stems.
+pub const STEMS: &[Stem] = &[
+    Stem { name: "embedding", check: embedding::check },
+    Stem { name: "linear", check: linear::check },
+    Stem { name: "layer_norm", check: layer_norm::check },
+    Stem { name: "attention", check: attention::check },
+    Stem { name: "beam_step", check: beam_step::check },
+    Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
+];
+
+/// What stands where a kernel may not write.
+const UNTOUCHED: f32 = -77.0;
