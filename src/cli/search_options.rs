@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
 use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
 
@@ -47,6 +48,8 @@ pub(super) struct SearchArguments {
     /// Add each hypothesis' attention and word alignment to JSON lines.
     #[arg(long)]
     attention: bool,
+    #[command(flatten)]
+    sampling: SamplingArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,6 +92,8 @@ impl SearchArguments {
         options.min_length = self.min_length.unwrap_or(options.min_length);
         options.truncate_source = self.truncate;
         options.attention = self.attention;
+        options.sampling = self.sampling.sampling();
+        options.mbr = self.sampling.mbr();
         options.stop = match (self.stop, self.preset) {
             (Some(StopName::First), _) => Stop::First,
             (Some(StopName::Heuristic), _) => Stop::Heuristic,

@@ -1,5 +1,6 @@
 //! One sentence's search as the engine is asked for it, in ids.
 
+use super::options::DecodeOptions;
 use crate::backend::{SessionShape, SlotOptions};
 
 /// A sentence to search a translation for. Ids include the end of sentence.
@@ -18,9 +19,20 @@ pub struct Request {
 }
 
 impl Request {
+    /// What these options ask for a source, end of sentence included, under a position table of `table` rows. A sentence that
+    /// brings no seed of its own gets one from its ids.
+    pub fn new(options: &DecodeOptions, source: Vec<u32>, seed: Option<u64>, table: usize) -> Self {
+        let mut slot = options.for_slot(source.len(), table);
+        if let Some(sampling) = &options.sampling {
+            slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
+        }
+        let (n_best, attention) = (options.candidates(), options.attention);
+        Request { source, options: slot, n_best, attention, ..Request::default() }
+    }
+
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
-        self.options.beam_size as usize <= shape.beam_size
+        self.options.finished_room() as usize <= shape.beam_size
             && self.options.max_len as usize <= shape.max_len
             && self.source.len().max(self.contrast_source.len()) <= shape.max_src_len
             && (shape.keep_attention || !self.attention)
@@ -29,7 +41,7 @@ impl Request {
     /// The smallest shape that holds this sentence and what the old one held.
     pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
         let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
-        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        let beam_size = old(|s| s.beam_size).max(self.options.finished_room() as usize);
         let source = self.source.len().max(self.contrast_source.len());
         SessionShape {
             slots,
