@@ -43,6 +43,12 @@ pub struct DecodeOptions {
     /// Whether a hypothesis that has not ended at the maximum length is returned as it is, truncated and without end of
     /// sentence, instead of being ended there. Default false.
     pub cut: bool,
+    /// Groups that the beams are split into, each kept apart from those before it (Vijayakumar et al. 2018); divides
+    /// `beam_size`. Default 1.
+    pub groups: usize,
+    /// What a token loses of its score for each time that an earlier group goes on with it at the same step; with groups.
+    /// Default 0.5.
+    pub diversity: f32,
     /// Draws translations at random instead of searching for the best: `beam_size` and `stop` then mean nothing, and all
     /// samples are returned, unless [`DecodeOptions::mbr`] chooses among them. Default none.
     pub sampling: Option<Sampling>,
@@ -68,6 +74,8 @@ impl Default for DecodeOptions {
             renormalize: false,
             attention: false,
             cut: false,
+            groups: 1,
+            diversity: 0.5,
             sampling: None,
             mbr: None,
             truncate_source: false,
@@ -238,9 +246,13 @@ impl DecodeOptions {
         };
         let (beams, n_best) = (self.beam_size, self.n_best);
         check((1..=MAX_BEAM_SIZE).contains(&beams), "beam-size", format!("1 to {MAX_BEAM_SIZE}"), beams.to_string())?;
+        let groups = self.groups;
         if let Some(sampling) = &self.sampling {
             sampling.validate()?;
+            check(groups == 1, "beam-groups", "1 with sampling".into(), groups.to_string())?;
         }
+        let divides = groups >= 1 && beams.is_multiple_of(groups);
+        check(divides, "beam-groups", format!("a divisor of beam-size {beams}"), groups.to_string())?;
         let (candidates, of) = match (&self.sampling, self.mbr) {
             (None, _) => (beams, format!("1 to beam-size {beams}")),
             (Some(Sampling { samples, .. }), Some(_)) => (*samples, format!("1 to samples {samples}")),
@@ -252,6 +264,9 @@ impl DecodeOptions {
         {
             check(value.abs() <= MAX_WEIGHT, option, format!("a number within {MAX_WEIGHT}"), value.to_string())?;
         }
+        let diversity = self.diversity;
+        let is_fair = (0.0..=MAX_WEIGHT).contains(&diversity);
+        check(is_fair, "diversity", format!("0 to {MAX_WEIGHT}"), diversity.to_string())?;
         let coverage = self.coverage_penalty;
         check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;
         if let MaxLength::Absolute(most) = self.max_length {
@@ -305,6 +320,8 @@ impl DecodeOptions {
             renormalize: u32::from(self.renormalize),
             src_len: src_len as u32,
             cut: u32::from(self.cut),
+            groups: if self.groups > 1 { self.groups as u32 } else { 0 },
+            diversity: if self.groups > 1 { self.diversity } else { 0.0 },
             strategy: self.sampling.as_ref().map_or(Strategy::Beam, |_| Strategy::Sample) as u32,
             ..SlotOptions::default()
         }
@@ -355,6 +372,9 @@ mod tests {
                 DecodeOptions { n_best: 2, mbr: Some(Utility::Chrf), sampling: Some(Sampling::default()), ..base() },
                 "n-best",
             ),
+            (DecodeOptions { groups: 3, ..base() }, "beam-groups"),
+            (DecodeOptions { groups: 2, sampling: Some(Sampling::default()), ..base() }, "beam-groups"),
+            (DecodeOptions { groups: 2, diversity: f32::NAN, ..base() }, "diversity"),
             (DecodeOptions { sampling: Some(Sampling { top_p: 2.0, ..Sampling::default() }), ..base() }, "top-p"),
             (DecodeOptions { length_penalty: LengthPenalty::Power { alpha: f32::NAN }, ..base() }, "alpha"),
             (DecodeOptions { coverage_penalty: -1.0, ..base() }, "coverage-penalty"),
