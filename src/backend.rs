@@ -16,8 +16,8 @@ use std::ops::Range;
 use crate::{Error, Result};
 
 pub use options::{
-    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
-    Strategy,
+    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages,
+    StopKind, Strategy,
 };
 pub use search::{Failure, Finished, SamplePick, Search, SessionShape, SpecialIds, words};
 

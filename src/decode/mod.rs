@@ -3,6 +3,8 @@
 pub mod engine;
 mod hypothesis;
 pub mod options;
+#[cfg(test)]
+mod preset_tests;
 mod request;
 pub mod sampling;
 #[cfg(test)]

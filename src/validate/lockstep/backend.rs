@@ -432,6 +432,15 @@ impl<T: Element> Backend for Lockstep<T> {
         })
     }
 
+    fn sample(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let logits = &*logits.get();
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.sample(&logits.0, cpu)?;
+            self.device.sample(&logits.1, device)?;
+            self.settle_search("sample", cpu, device)
+        })
+    }
+
     fn beam_step(&self, logits: &Floats, attention: &Floats, search: &mut Search<Self>) -> Result<()> {
         let (logits, attention) = (&*logits.get(), &*attention.get());
         with_searches::<_, T, _>(search, |cpu, device| {
