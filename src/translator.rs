@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::backend::Dtype;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
+use crate::decode::trace::TraceStep;
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -131,6 +132,19 @@ impl From<String> for Sentence {
     }
 }
 
+/// A sentence's search, step by step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// All that finished, best first, with their attention, however few were asked for.
+    pub translation: Translation,
+    /// The pieces of `translation.source_ids`.
+    pub source_pieces: Vec<String>,
+    /// One entry per generated token.
+    pub steps: Vec<TraceStep>,
+    /// The length at which a hypothesis is ended.
+    pub max_length: usize,
+}
+
 /// A given target's teacher-forced score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
@@ -203,6 +217,37 @@ impl Translator {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
+    /// Translates one text and tells how: what lived and what finished at each step. Slower than [`Translator::translate`], whose
+    /// result it shares.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for the options, [`Error::Input`] for a blank text, and what a translation may fail with.
+    pub fn explain(&self, text: &str, options: &DecodeOptions) -> Result<Explanation> {
+        options.validate()?;
+        let (mut source_ids, limit) = (self.tokenizer.encode_source(text), self.engine.max_len());
+        let source_truncated = cut_source(options, &mut source_ids, limit);
+        if source_ids.len() <= 1 {
+            let expected = "a text that is not blank".into();
+            return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
+        }
+        let request = Request::new(options, source_ids.clone(), None, limit);
+        let max_length = request.options.max_len as usize;
+        let (reply, replies) = mpsc::channel();
+        let caller = Arc::new(());
+        let work = Work::Explain(Box::new(request));
+        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
+        let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
+        let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
+            unreachable!("the job asked for an explanation")
+        };
+        let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
+        let pending = Pending { source: text.to_string(), source_ids, source_truncated };
+        // All that finished, in the search's own order.
+        let unranked = DecodeOptions { mbr: None, ..options.clone() };
+        let translation = self.finish(pending, &unranked, hypotheses);
+        Ok(Explanation { translation, source_pieces, steps, max_length })
+    }
+
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
     ///
     /// # Errors
@@ -254,11 +299,21 @@ impl Translator {
                 Outcome::LogProbs(token_log_probs) => {
                     Score { token_ids: pairs[tag].1.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs }
                 }
-                Outcome::Hypotheses(_) => unreachable!("the job asked for scores"),
+                Outcome::Hypotheses(_) | Outcome::Explained(_) => unreachable!("the job asked for scores"),
             });
         }
         scores
     }
+}
+
+/// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
+fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize) -> bool {
+    let cut = options.truncate_source && source_ids.len() > limit;
+    if cut {
+        // Everything but the end of sentence, whose id is the source vocabulary's own.
+        source_ids.drain(limit - 1..source_ids.len() - 1);
+    }
+    cut
 }
 
 /// Checks that every token of the tokenizer has a row in the model, and the other way round.
@@ -316,11 +371,7 @@ impl Batch<'_> {
     pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, mut source_ids: Vec<u32>) {
         let Sentence { source, seed } = sentence.into();
         let limit = self.translator.engine.max_len();
-        let source_truncated = self.options.truncate_source && source_ids.len() > limit;
-        if source_truncated {
-            // Everything but the end of sentence, whose id is the source vocabulary's own.
-            source_ids.drain(limit - 1..source_ids.len() - 1);
-        }
+        let source_truncated = cut_source(&self.options, &mut source_ids, limit);
         let pending = Pending { source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
             self.ready.push((tag, Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))));
@@ -365,7 +416,7 @@ impl Batch<'_> {
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
             Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),
-            Outcome::LogProbs(_) => unreachable!("the job asked for a search"),
+            Outcome::LogProbs(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
         });
         Some((tag, result))
     }

@@ -175,6 +175,55 @@ fn n_best_lists_name_their_line() {
 }
 
 #[test]
+fn alignment_stands_behind_the_text() {
+    let hard = run(&["translate", "--alignment", "hard", "--beam-size", "1"], b"A dog runs.\n\n").ok();
+    let options = DecodeOptions { beam_size: 1, attention: true, ..DecodeOptions::default() };
+    let translation = &translator().translate(&["A dog runs."], &options).expect("options")[0].hypotheses[0];
+    let alignment = translation.hypothesis.alignment().expect("attention");
+    let mut pairs: Vec<(usize, usize)> = alignment.into_iter().zip(0..).collect();
+    pairs.sort_unstable();
+    let pairs: Vec<String> = pairs.iter().map(|(source, target)| format!("{source}-{target}")).collect();
+    assert_eq!(hard.lines(), [format!("{} ||| {}", translation.text, pairs.join(" ")), " ||| ".to_string()]);
+    let soft = run(&["translate", "--alignment", "soft", "--format", "nbest", "--beam-size", "1"], b"A dog runs.").ok();
+    let parts: Vec<&str> = soft.out.trim_end().split(" ||| ").collect();
+    assert_eq!((parts.len(), parts[0], parts[1]), (5, "0", translation.text.as_str()));
+    let weights: Vec<Vec<f32>> =
+        parts[2].split(' ').map(|row| row.split(',').map(|w| w.parse().expect("a weight")).collect()).collect();
+    assert_eq!(Some(weights), translation.hypothesis.attention);
+}
+
+#[test]
+fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let page = dir.path().join("page.html").to_str().expect("UTF-8").to_string();
+    let source = "A dog </svg><script>alert(1)</script> \"runs\" & jumps.";
+    let output = run(&["translate", "--explain", &page, source], b"").ok();
+    let translations = translator().explain(source, &DecodeOptions::default()).expect("valid options").translation;
+    assert_eq!(output.lines(), [translations.text()]);
+    let html = std::fs::read_to_string(&page).expect("written");
+    assert!(html.contains("A dog &lt;/svg&gt;&lt;script&gt;alert(1)&lt;/script&gt; &quot;runs&quot; &amp; jumps."));
+    for absent in ["<script", "http:", "https:", "url(", "@import", "src=", "href=", "onload"] {
+        assert!(!html.contains(absent), "{absent}");
+    }
+    for present in
+        ["prefers-color-scheme: dark", "default-src 'none'", "aria-label=\"beam search\"", ">step 1<", "</html>"]
+    {
+        assert!(html.contains(present), "{present}");
+    }
+    assert_eq!(html.matches("<svg").count(), 2);
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    for hypothesis in &translations.hypotheses {
+        assert!(html.contains(&format!("<td>{:.4}</td>", hypothesis.hypothesis.score)), "{hypothesis:?}");
+        assert!(html.contains(&format!("score {:.3}<", hypothesis.hypothesis.score)), "{hypothesis:?}");
+    }
+    // A sentence that cannot be translated has its error, and an empty page.
+    std::fs::remove_file(&page).expect("it was there");
+    let failed = run(&["translate", "--explain", &page, &too_long()], b"");
+    assert_eq!((failed.code, failed.out.as_str()), (Some(1), "\n"));
+    assert_eq!(std::fs::read_to_string(&page).expect("created"), "");
+}
+
+#[test]
 fn attention_is_added_on_request() {
     let input = br#"{"source": "A dog runs."}"#;
     let output = run(&["translate", "--format", "jsonl", "--attention"], input).ok();
@@ -270,6 +319,11 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--preset", "none"], "--preset"),
         (vec!["--format", "xml"], "--format"),
         (vec!["--no-such-option"], "--no-such-option"),
+        (vec!["--alignment", "1.5"], "option alignment: expected hard, soft, or a weight from 0 to below 1, got 1.5"),
+        (vec!["--alignment", "hard", "--format", "jsonl"], "option alignment: expected format text or nbest"),
+        (vec!["--explain", &missing], "<TEXT>"),
+        (vec!["--explain", &missing, "A dog runs.", "Two dogs run."], "option explain: expected one sentence, got 2"),
+        (vec!["--explain", &kept, "A dog runs."], "option explain: expected a file other than the output"),
         (vec!["--input", &kept, "A dog runs."], "--input"),
         (vec!["--input", &missing], "missing"),
         (vec!["--input", &folder], "is a directory"),

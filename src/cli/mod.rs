@@ -3,8 +3,10 @@
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
 //! 130 interrupted, with the lines that were under way.
 
+mod alignment;
 mod bench;
 mod eval;
+mod explain;
 mod info;
 mod input;
 mod interrupt;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
 use crate::{Error, Result, Score, TextHypothesis, Translation};
 
@@ -166,11 +167,21 @@ pub(super) fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-/// An n-best list as Moses and Marian write it: `number ||| text ||| features ||| score`.
-pub(super) fn n_best(number: u64, translation: &Translation) -> String {
+/// A translation as a line of text, with its alignment behind it where asked for, as Marian writes them.
+pub(super) fn text_line(hypothesis: &TextHypothesis, alignment: Option<Alignment>) -> String {
+    let text = one_line(&hypothesis.text);
+    match alignment {
+        Some(alignment) => format!("{text} ||| {}", alignment.write(&hypothesis.hypothesis)),
+        None => text,
+    }
+}
+
+/// An n-best list as Moses and Marian write it: `number ||| text ||| F0= the model's log-probability ||| score`, with the
+/// alignment, where asked for, behind the text.
+pub(super) fn n_best(number: u64, translation: &Translation, alignment: Option<Alignment>) -> String {
     let line = |h: &TextHypothesis| {
-        let (log_prob, score) = (h.hypothesis.search_log_prob, h.hypothesis.score);
-        format!("{} ||| {} ||| F0= {log_prob} ||| {score}", number - 1, one_line(&h.text))
+        let (log_prob, score) = (h.hypothesis.log_prob, h.hypothesis.score);
+        format!("{} ||| {} ||| F0= {log_prob} ||| {score}", number - 1, text_line(h, alignment))
     };
     translation.hypotheses.iter().map(line).collect::<Vec<_>>().join("\n")
 }

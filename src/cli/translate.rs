@@ -5,15 +5,17 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use crate::Result;
+use crate::cli::alignment::Alignment;
+use crate::cli::explain::Page;
 use crate::cli::input::{Fields, Form, Item, Line, Lines};
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, error_json, n_best, one_line, translation_json};
+use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
 use crate::translator::{Batch, Sentence, Translation, Translator};
+use crate::{DecodeOptions, Error, Result};
 
 /// Translate text: sentences as arguments, from a file, or from standard input, one per line.
 #[derive(Debug, clap::Args)]
@@ -34,6 +36,13 @@ pub(super) struct Arguments {
     /// nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Write the alignment of source and target tokens behind the text, as Marian does: hard, soft, or a number for all pairs with
+    /// more attention than that. In JSON lines --attention does it.
+    #[arg(long, value_name = "hard|soft|W")]
+    alignment: Option<Alignment>,
+    /// Draw the search for the one sentence given as argument: an HTML page that needs nothing but itself.
+    #[arg(long, value_name = "FILE", requires = "text")]
+    explain: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -51,6 +60,7 @@ enum Format {
 const LINES_PER_SLOT: usize = 16;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
+    arguments.validate()?;
     let input = arguments.input.as_deref();
     // Sentences given as arguments are plain text whatever the output's format.
     let lines = match arguments.text.is_empty() {
@@ -59,7 +69,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         true => Lines::open(input, Form::Text)?,
     };
     let translator = arguments.model.open()?;
-    let options = arguments.search.resolve(&translator)?;
+    let mut options = arguments.search.resolve(&translator)?;
+    options.attention |= arguments.alignment.is_some();
+    let page = arguments.explain.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
     let windows = Windows::start(lines, LINES_PER_SLOT * arguments.model.batch_size)?;
@@ -70,15 +82,43 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         failed: Vec::new(),
         output,
         format: arguments.format,
+        alignment: arguments.alignment,
         progress: Progress::new(Progress::input_size(input)),
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
+    if let (Some(page), [text], false) = (page, &arguments.text[..], work.bad_lines) {
+        explain(text, &options, &translator, page)?;
+    }
     Ok(match (interrupt::asked(), work.bad_lines) {
         (true, _) => Ending::Interrupted,
         (false, true) => Ending::BadLines,
         (false, false) => Ending::Complete,
     })
+}
+
+impl Arguments {
+    fn validate(&self) -> Result<()> {
+        let refuse =
+            |option, expected: &str, got: String| Err(Error::Option { option, expected: expected.into(), got });
+        if self.alignment.is_some() && self.format == Format::Jsonl {
+            return refuse("alignment", "format text or nbest", "format jsonl, where attention adds it".into());
+        }
+        if self.explain.is_some() && self.text.len() != 1 {
+            return refuse("explain", "one sentence", self.text.len().to_string());
+        }
+        if self.explain.is_some() && self.explain == self.output {
+            return refuse("explain", "a file other than the output", "the same".into());
+        }
+        Ok(())
+    }
+}
+
+/// Writes the page that shows the search for `text`.
+fn explain(text: &str, options: &DecodeOptions, translator: &Translator, mut page: Output) -> Result<()> {
+    let explanation = translator.explain(text, options)?;
+    page.line(Page { explanation: &explanation, options, tokenizer: translator.tokenizer() }.to_string())?;
+    page.flush()
 }
 
 struct Work<'a> {
@@ -90,6 +130,7 @@ struct Work<'a> {
     failed: Vec<(u64, Done)>,
     output: Output,
     format: Format,
+    alignment: Option<Alignment>,
     progress: Progress,
     bad_lines: bool,
 }
@@ -154,9 +195,9 @@ impl stream::Work for Work<'_> {
         self.progress.add(bytes, tokens as u64);
         match result {
             Ok(translation) => self.output.line(match self.format {
-                Format::Text => one_line(translation.text()),
+                Format::Text => text_line(&translation.hypotheses[0], self.alignment),
                 Format::Jsonl => translation_json(&translation, &other)?,
-                Format::Nbest => n_best(number, &translation),
+                Format::Nbest => n_best(number, &translation, self.alignment),
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;

@@ -13,6 +13,7 @@ use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
 use crate::decode::session::{Admission, Session};
+use crate::decode::trace::{Trace, trace};
 use crate::model::{Seq2Seq, check_ids};
 use crate::{Error, Result};
 
@@ -34,6 +35,8 @@ pub struct Job {
 pub enum Work {
     /// Translate.
     Search(Box<Request>),
+    /// Translate, and record every step; for one sentence at a time.
+    Explain(Box<Request>),
     /// Score a given target.
     Score {
         /// Source ids.
@@ -57,6 +60,8 @@ pub struct Reply {
 pub enum Outcome {
     /// The translations, best first.
     Hypotheses(Vec<Hypothesis>),
+    /// The search's steps and its translations.
+    Explained(Trace),
     /// The log-probability of each target token.
     LogProbs(Vec<f32>),
 }
@@ -123,7 +128,7 @@ impl Engine {
     /// [`Error::InputTooLong`] or [`Error::Input`] for ids that do not fit the model, [`Error::EngineStopped`].
     pub fn submit(&self, job: Job) -> Result<()> {
         match &job.work {
-            Work::Search(request) => {
+            Work::Search(request) | Work::Explain(request) => {
                 self.check("source", &request.source, self.source_vocab_size)?;
                 if !request.contrast_source.is_empty() {
                     self.check("contrast source", &request.contrast_source, self.source_vocab_size)?;
@@ -163,6 +168,7 @@ impl Drop for Engine {
 struct Queues {
     waiting: VecDeque<SearchJob>,
     to_score: VecDeque<ScoreJob>,
+    to_explain: VecDeque<ExplainJob>,
     /// In the session, by ticket.
     running: HashMap<u64, SearchJob>,
     last_ticket: u64,
@@ -173,6 +179,13 @@ struct SearchJob {
     tag: u64,
     reply: Sender<Reply>,
     caller: Weak<()>,
+    request: Box<Request>,
+}
+
+#[derive(Debug)]
+struct ExplainJob {
+    tag: u64,
+    reply: Sender<Reply>,
     request: Box<Request>,
 }
 
@@ -188,24 +201,28 @@ impl Queues {
     fn accept(&mut self, Job { tag, work, reply, caller }: Job) {
         match work {
             Work::Search(request) => self.waiting.push_back(SearchJob { tag, reply, caller, request }),
+            Work::Explain(request) => self.to_explain.push_back(ExplainJob { tag, reply, request }),
             Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
         }
     }
 
     /// Jobs taken and not begun.
     fn ahead(&self) -> usize {
-        self.waiting.len() + self.to_score.len()
+        self.waiting.len() + self.to_score.len() + self.to_explain.len()
     }
 
     fn are_empty(&self) -> bool {
-        self.waiting.is_empty() && self.to_score.is_empty() && self.running.is_empty()
+        let (searches, others) = (&self.waiting, (&self.to_score, &self.to_explain));
+        searches.is_empty() && others.0.is_empty() && others.1.is_empty() && self.running.is_empty()
     }
 
     /// Answers every job with the failure that ended them all.
     fn fail_all(&mut self, error: &Error) {
         let searches = self.waiting.drain(..).chain(self.running.drain().map(|(_, job)| job));
         let searches = searches.map(|job| (job.tag, job.reply));
-        for (tag, reply) in searches.chain(self.to_score.drain(..).map(|job| (job.tag, job.reply))) {
+        let others = self.to_score.drain(..).map(|job| (job.tag, job.reply));
+        let others = others.chain(self.to_explain.drain(..).map(|job| (job.tag, job.reply)));
+        for (tag, reply) in searches.chain(others) {
             let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
             answer(&reply, tag, Err(error));
         }
@@ -263,9 +280,10 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         true
     }
 
-    /// One scoring pass, if any is asked for, and one step of the search.
+    /// One scoring pass and one explained search, if any is asked for, and one step of the search.
     fn advance(&mut self) -> Result<()> {
         self.score_some();
+        self.explain_one();
         self.admit_waiting()?;
         let Worker { backend, models, session: Some(session), jobs, .. } = self else { return Ok(()) };
         if session.is_empty() {
@@ -307,6 +325,12 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 }
             }
         }
+    }
+
+    fn explain_one(&mut self) {
+        let Some(ExplainJob { tag, reply, request }) = self.jobs.to_explain.pop_front() else { return };
+        let (backend, models) = (&*self.backend, &*self.models);
+        answer(&reply, tag, backend.run(|| trace(backend, models, &request)).map(Outcome::Explained));
     }
 
     /// Takes waiting sentences into free slots, in order.

@@ -11,6 +11,7 @@ mod score;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
@@ -18,3 +19,4 @@ pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
 pub use sampling::Sampling;
 pub use session::Session;
+pub use trace::Trace;

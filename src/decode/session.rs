@@ -112,6 +112,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         self.search.shape
     }
 
+    /// The state of the search.
+    pub(super) fn search(&self) -> &Search<B> {
+        &self.search
+    }
+
     /// Slots without a sentence.
     pub fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
         self.slots.iter().enumerate().filter(|(_, running)| running.is_none()).map(|(slot, _)| slot)

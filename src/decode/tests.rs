@@ -148,7 +148,7 @@ pub(super) fn translate(
     assert_eq!(results.len(), work.len());
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::LogProbs(_) => panic!("asked for a search"),
+        Outcome::LogProbs(_) | Outcome::Explained(_) => panic!("asked for a search"),
     };
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
