@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use beamfuse::Result;
 use beamfuse::backend::{
-    CrossCache, Heads, LengthPenaltyKind, Row, Search, SelfCache, SessionShape, SlotOptions, SpecialIds, StopKind,
+    CrossCache, Heads, LengthPenaltyKind, Pick, Row, Schedule, ScheduledSampling, Search, SelfCache, SessionShape,
+    SlotOptions, SpecialIds, StopKind, TokenPlace,
 };
 use beamfuse::check::{Tolerance, assert_close};
-use beamfuse::cpu::{Cpu, attention, beam_step, embedding, layer_norm, stats};
+use beamfuse::cpu::{Cpu, attention, beam_step, embedding, layer_norm, scheduled_sampling, stats};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// A model's sizes, as far as the stems see them.
@@ -250,6 +251,41 @@ fn gold_log_probs(criterion: &mut Criterion) {
     }
 }
 
+/// Half of the rows keep gold, and cost next to nothing.
+fn scheduled_sampling_rows(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let logits = values(ROWS * vocab_size, 1);
+        let gold: Vec<u32> = (0..ROWS as u32).map(|r| r * 613 % vocab_size as u32).collect();
+        let places: Vec<TokenPlace> =
+            (0..ROWS as u32).map(|r| TokenPlace { sentence: r / LEN as u32, position: r % LEN as u32 }).collect();
+        let schedule = Schedule { gold_probability: 0.5, update: 3 };
+        let ids = SpecialIds { eos_id: 0, pad_id: vocab_size as u32 - 1, decoder_start_id: vocab_size as u32 - 1 };
+        for (stem, pick) in [
+            ("scheduled_sampling_argmax", Pick::Argmax),
+            ("scheduled_sampling_draw", Pick::Sample { temperature: 1.0 }),
+        ] {
+            let run = ScheduledSampling { pick, seed: 5, ids };
+            let (mut chosen, mut counts) = (vec![0; ROWS], vec![0; 2]);
+            let (mut expected, mut expected_counts) = (vec![0; ROWS], vec![0; 2]);
+            scheduled_sampling::scheduled_sampling(&run, schedule, &places, &gold, &logits, &mut chosen, &mut counts);
+            scheduled_sampling::reference(&run, schedule, &places, &gold, &logits, &mut expected, &mut expected_counts);
+            assert_eq!((&chosen, &counts), (&expected, &expected_counts));
+            time(criterion, stem, model, logits.len(), || {
+                scheduled_sampling::scheduled_sampling(
+                    &run,
+                    schedule,
+                    &places,
+                    &gold,
+                    &logits,
+                    &mut chosen,
+                    &mut counts,
+                );
+            });
+        }
+    }
+}
+
 criterion_group!(
     benches,
     embeddings,
@@ -258,6 +294,7 @@ criterion_group!(
     self_attention,
     cross_attention,
     beam_steps,
-    gold_log_probs
+    gold_log_probs,
+    scheduled_sampling_rows
 );
 criterion_main!(benches);

@@ -1,5 +1,6 @@
 //! `bench`: throughput and latency by threads, batch size, beam size and length, through the library's public face.
 
+mod kernels;
 mod machine;
 mod measure;
 mod report;
@@ -64,6 +65,10 @@ pub(super) struct Arguments {
     /// Seed of the random sources.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "lengths")]
     seed: u64,
+    /// Measure single kernels on a GPU instead: the bytes that each has to move over its time, against how fast the GPU's memory can
+    /// be read and copied. On an emulated device times mean nothing, so it is refused.
+    #[arg(long, conflicts_with_all = ["input", "lengths", "sentences", "model"])]
+    kernels: bool,
     /// Write the results to this file, with the machine and the command, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -85,6 +90,9 @@ impl Text {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
+    if arguments.kernels {
+        return kernels::run(arguments.device, arguments.json.as_deref());
+    }
     arguments.validate()?;
     let texts = arguments.texts()?;
     let dir = arguments.model.resolve()?;

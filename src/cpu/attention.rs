@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 
 use crate::backend::{CrossCache, Heads, Row, SelfCache, SlotOptions};
-use crate::cpu::{Cpu, for_each_row, simd};
+use crate::cpu::simd::lanes::{Simd, dispatch};
+use crate::cpu::simd::{Isa, add_body, dot_body, exp_shift_body, max_body, scale_body, weighted_sum_body};
+use crate::cpu::{Cpu, for_each_row};
 
 /// The naive computation for one row, in f64: what all three fast paths are held to.
 ///
@@ -54,40 +56,68 @@ fn attend<'a>(
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    let Heads { num_heads, head_dim } = heads;
     SCORES.with_borrow_mut(|scores| {
-        if scores.len() < num_heads * len {
-            scores.resize(num_heads * len, 0.0);
+        if scores.len() < heads.num_heads * len {
+            scores.resize(heads.num_heads * len, 0.0);
         }
-        let scores = &mut scores[..num_heads * len];
-        for t in 0..len {
-            let key = key(t);
-            for h in 0..num_heads {
-                let part = h * head_dim..(h + 1) * head_dim;
-                scores[h * len + t] = simd::dot(&query[part.clone()], &key[part]) * heads.scale();
-            }
-        }
-        for scores in scores.chunks_exact_mut(len.max(1)) {
-            let max = simd::max(scores);
-            let sum = simd::exp_shift_in_place(scores, max);
-            simd::scale(scores, 1.0 / sum);
-        }
-        out.fill(0.0);
-        for t in 0..len {
-            let value = value(t);
-            for h in 0..num_heads {
-                let part = h * head_dim..(h + 1) * head_dim;
-                simd::axpy(scores[h * len + t], &value[part.clone()], &mut out[part]);
-            }
-        }
-        if let Some(weights) = weights {
-            weights.fill(0.0);
-            for scores in scores.chunks_exact(len.max(1)) {
-                simd::add_in_place(&mut weights[..len], scores);
-            }
-            simd::scale(&mut weights[..len], 1.0 / num_heads as f32);
-        }
+        let row = Attended { heads, query, key, value };
+        attend_on(Isa::best(), &row, &mut scores[..heads.num_heads * len], len, weights, out);
     });
+}
+
+/// What one row attends to.
+struct Attended<'q, K, V> {
+    heads: Heads,
+    query: &'q [f32],
+    key: K,
+    value: V,
+}
+
+fn attend_on<'a, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>(
+    isa: Isa,
+    row: &Attended<'_, K, V>,
+    scores: &mut [f32],
+    len: usize,
+    weights: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    dispatch!(isa, attend_body, [<'a, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>],
+        (row: &Attended<'_, K, V>, scores: &mut [f32], len: usize, weights: Option<&mut [f32]>, out: &mut [f32]))
+}
+
+#[inline(always)]
+fn attend_body<'a, S: Simd, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>(
+    s: S,
+    row: &Attended<'_, K, V>,
+    scores: &mut [f32],
+    len: usize,
+    weights: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    let Heads { num_heads, head_dim } = row.heads;
+    // Position by position, as keys lie in memory.
+    for t in 0..len {
+        let key = (row.key)(t);
+        for h in 0..num_heads {
+            let part = h * head_dim..(h + 1) * head_dim;
+            scores[h * len + t] = dot_body(s, &row.query[part.clone()], &key[part]) * row.heads.scale();
+        }
+    }
+    for h in 0..num_heads {
+        let part = h * head_dim..(h + 1) * head_dim;
+        let scores = &mut scores[h * len..(h + 1) * len];
+        let max = max_body(s, scores);
+        let sum = exp_shift_body(s, scores, max);
+        scale_body(s, scores, 1.0 / sum);
+        weighted_sum_body(s, scores, |t| &(row.value)(t)[part.clone()], &mut out[part.clone()]);
+    }
+    if let Some(weights) = weights {
+        weights.fill(0.0);
+        for scores in scores.chunks_exact(len.max(1)) {
+            add_body(s, &mut weights[..len], scores);
+        }
+        scale_body(s, &mut weights[..len], 1.0 / num_heads as f32);
+    }
 }
 
 /// Every row attends to all rows of its own sentence; sentence i is rows `starts[i]..starts[i + 1]`.

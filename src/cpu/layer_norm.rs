@@ -1,6 +1,8 @@
 //! Stem `layer_norm`: residual add and layer norm (Ba et al. 2016).
 
-use crate::cpu::{for_each_row, simd};
+use crate::cpu::for_each_row;
+use crate::cpu::simd::lanes::{Simd, dispatch};
+use crate::cpu::simd::{Isa, add_body, normalize_body, sum_body, sum_sq_diff_body};
 
 /// A layer norm's parameters.
 #[derive(Debug)]
@@ -32,12 +34,19 @@ pub fn reference(norm: &Norm, rows: usize, delta: &[f32], x: &mut [f32]) {
 /// `x = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` per row, `h = x + delta`; both `[rows, width]`.
 pub fn layer_norm(norm: &Norm, rows: usize, delta: &[f32], x: &mut [f32]) {
     let width = norm.gain.len();
-    for_each_row(x, width, rows, |r, x| {
-        simd::add_in_place(x, &delta[r * width..][..width]);
-        let mean = simd::sum(x) / width as f32;
-        let variance = simd::sum_sq_diff(x, mean) / width as f32;
-        simd::normalize_in_place(x, mean, 1.0 / (variance + norm.eps).sqrt(), &norm.gain, &norm.bias);
-    });
+    for_each_row(x, width, rows, |r, x| row_on(Isa::best(), norm, &delta[r * width..][..width], x));
+}
+
+fn row_on(isa: Isa, norm: &Norm, delta: &[f32], x: &mut [f32]) {
+    dispatch!(isa, row_body, (norm: &Norm, delta: &[f32], x: &mut [f32]))
+}
+
+#[inline(always)]
+fn row_body<S: Simd>(s: S, norm: &Norm, delta: &[f32], x: &mut [f32]) {
+    add_body(s, x, delta);
+    let mean = sum_body(s, x) / x.len() as f32;
+    let variance = sum_sq_diff_body(s, x, mean) / x.len() as f32;
+    normalize_body(s, x, mean, 1.0 / (variance + norm.eps).sqrt(), &norm.gain, &norm.bias);
 }
 
 #[cfg(test)]

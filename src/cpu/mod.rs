@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod beam_step;
+pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod gemm;

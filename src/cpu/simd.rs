@@ -84,7 +84,7 @@ pub fn scan_above(x: &[f32], mut threshold: f32, mut keep: impl FnMut(usize, f32
 /// Folds slices of one length, given as `[x, y, ...]`, into one `f32` in the order that the module's documentation describes.
 /// `$fill` pads each slice's rest. Macros rather than closures, since a closure would not inherit the instruction set.
 macro_rules! fold {
-    ($s:ident, [$($x:ident = $fill:expr),+], $init:expr, |$acc:ident $(, $v:ident)+| $step:expr, $combine:ident) => {{
+    ($s:ident, [$($x:ident = $fill:expr),+], $init:expr, |$acc:ident $(, $v:ident)+| $step:expr, $combine:ident, $lanes:ident) => {{
         let mut accumulators = [$s.splat($init); 4];
         $(let ($v, $x) = $x.as_chunks::<LANES>();)+
         let chunks = [$($v.len()),+][0];
@@ -107,14 +107,7 @@ macro_rules! fold {
             accumulators[0] = $step;
         }
         let [a, b, c, d] = accumulators;
-        let mut lanes = $s.to_array($combine($s, $combine($s, a, b), $combine($s, c, d)));
-        for width in [8, 4, 2, 1] {
-            for i in 0..width {
-                let pair = $combine(lanes::Portable, [lanes[i]; LANES], [lanes[i + width]; LANES]);
-                lanes[i] = pair[0];
-            }
-        }
-        lanes[0]
+        $lanes($s, $combine($s, $combine($s, a, b), $combine($s, c, d)))
     }};
 }
 
@@ -148,9 +141,28 @@ fn larger<S: Simd>(s: S, seen: S::V, v: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn dot_body<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
+    s.sum_lanes(v)
+}
+
+/// The largest of all lanes.
+#[inline(always)]
+fn largest_lane<S: Simd>(s: S, v: S::V) -> f32 {
+    let mut lanes = s.to_array(v);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            let (seen, value) = (lanes[i], lanes[i + width]);
+            // As `larger`: a NaN stays.
+            lanes[i] = if value > seen || value.is_nan() { value } else { seen };
+        }
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn dot_body<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot: lengths differ");
-    fold!(s, [a = 0.0, b = 0.0], 0.0, |acc, x, y| s.mul_add(x, y, acc), plus)
+    fold!(s, [a = 0.0, b = 0.0], 0.0, |acc, x, y| s.mul_add(x, y, acc), plus, sum_lanes)
 }
 
 #[inline(always)]
@@ -161,7 +173,7 @@ fn axpy_body<S: Simd>(s: S, alpha: f32, x: &[f32], y: &mut [f32]) {
 }
 
 #[inline(always)]
-fn scale_body<S: Simd>(s: S, x: &mut [f32], factor: f32) {
+pub(in crate::cpu) fn scale_body<S: Simd>(s: S, x: &mut [f32], factor: f32) {
     let factor = s.splat(factor);
     map!(s, x, |v| s.mul(v, factor));
 }
@@ -173,23 +185,23 @@ pub(in crate::cpu) fn add_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
 }
 
 #[inline(always)]
-fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger)
+pub(in crate::cpu) fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger, largest_lane)
 }
 
 #[inline(always)]
 pub(in crate::cpu) fn max_abs_body<S: Simd>(s: S, x: &[f32]) -> f32 {
     let zero = s.splat(0.0);
-    fold!(s, [x = 0.0], 0.0, |acc, v| larger(s, acc, s.max(s.sub(zero, v), v)), larger)
+    fold!(s, [x = 0.0], 0.0, |acc, v| larger(s, acc, s.max(s.sub(zero, v), v)), larger, largest_lane)
 }
 
 #[inline(always)]
-fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold!(s, [x = 0.0], 0.0, |acc, v| s.add(acc, v), plus)
+pub(in crate::cpu) fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    fold!(s, [x = 0.0], 0.0, |acc, v| s.add(acc, v), plus, sum_lanes)
 }
 
 #[inline(always)]
-fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+pub(in crate::cpu) fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let m = s.splat(mean);
     fold!(
         s,
@@ -199,18 +211,19 @@ fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
             let difference = s.sub(v, m);
             s.mul_add(difference, difference, acc)
         },
-        plus
+        plus,
+        sum_lanes
     )
 }
 
 #[inline(always)]
 fn sum_exp_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
     let by = s.splat(shift);
-    fold!(s, [x = f32::NEG_INFINITY], 0.0, |acc, v| s.add(acc, exp(s, s.sub(v, by))), plus)
+    fold!(s, [x = f32::NEG_INFINITY], 0.0, |acc, v| s.add(acc, exp(s, s.sub(v, by))), plus, sum_lanes)
 }
 
 #[inline(always)]
-fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -> f32 {
+pub(in crate::cpu) fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -> f32 {
     let by = s.splat(shift);
     map!(s, x, |v| exp(s, s.sub(v, by)));
     sum_body(s, x)
@@ -228,8 +241,48 @@ pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &m
     }
 }
 
+/// `out = sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
 #[inline(always)]
-fn normalize_body<S: Simd>(s: S, x: &mut [f32], mean: f32, inv_std: f32, gain: &[f32], bias: &[f32]) {
+pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd>(
+    s: S,
+    weights: &[f32],
+    value: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    let mut done = 0;
+    while let Some(block) = out[done..].first_chunk_mut::<{ 4 * LANES }>() {
+        let mut sums = [s.splat(0.0); 4];
+        for (t, &weight) in weights.iter().enumerate() {
+            let (weight, value) = (s.splat(weight), &value(t)[done..done + 4 * LANES]);
+            for (sum, value) in sums.iter_mut().zip(value.as_chunks::<LANES>().0) {
+                *sum = s.mul_add(weight, s.load(value), *sum);
+            }
+        }
+        for (sum, out) in sums.into_iter().zip(block.as_chunks_mut::<LANES>().0) {
+            s.store(sum, out);
+        }
+        done += 4 * LANES;
+    }
+    while done < out.len() {
+        let end = out.len().min(done + LANES);
+        let mut sum = s.splat(0.0);
+        for (t, &weight) in weights.iter().enumerate() {
+            sum = s.mul_add(s.splat(weight), s.load_partial(&value(t)[done..end], 0.0), sum);
+        }
+        s.store_partial(sum, &mut out[done..end]);
+        done = end;
+    }
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn normalize_body<S: Simd>(
+    s: S,
+    x: &mut [f32],
+    mean: f32,
+    inv_std: f32,
+    gain: &[f32],
+    bias: &[f32],
+) {
     assert!(gain.len() == x.len() && bias.len() == x.len(), "normalize: lengths differ");
     let (mean, inv_std) = (s.splat(mean), s.splat(inv_std));
     map!(s, x, |v, g = gain, b = bias| s.mul_add(s.mul(s.sub(v, mean), inv_std), g, b));

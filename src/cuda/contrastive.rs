@@ -126,123 +126,9 @@ mod tests {
     use super::*;
     use crate::backend::{ContrastiveForm, ContrastiveOptions};
     use crate::check::{self, Tolerance, assert_close};
-    use crate::cpu::contrastive::reference;
-    use crate::cuda::testing::{Values, device_tests, stored};
-
-    const FORMS: [ContrastiveForm; 4] =
-        [ContrastiveForm::Seed, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
-    const ROWS: usize = 11;
-    const LIVE: usize = 9;
-    const EOS: u32 = 1;
-    /// What stands where nothing may be written.
-    const UNTOUCHED: f32 = -77.0;
-
-    struct Case {
-        form: ContrastiveForm,
-        vocab_size: usize,
-        stride: usize,
-        threads: u32,
-        in_place: bool,
-    }
-
-    /// `[ROWS, stride]` in quarter steps: ties, also at V_head's line; outliers, and tokens that are ruled out.
-    fn logits<T: Element>(seed: u64, stride: usize, ruled_out: f32) -> Vec<T> {
-        let mut values = Values::new(seed);
-        let mut draw = || (values.uniform() * 40.0).floor() * 0.25 - 5.0;
-        let mut row: Vec<f32> = (0..ROWS * stride).map(|_| draw()).collect();
-        row.iter_mut().skip(3).step_by(11).for_each(|z| *z = ruled_out);
-        row.iter_mut().skip(5).step_by(97).for_each(|z| *z += 12.0);
-        row.into_iter().map(T::from_f32).collect()
-    }
-
-    fn options(form: ContrastiveForm) -> Vec<SlotOptions> {
-        let strict = ContrastiveOptions { log_mask: -2.0, ..ContrastiveOptions::new(form, 0.625, 0.1, 0.75) };
-        [
-            (strict, 4),
-            (ContrastiveOptions::new(form, 0.5, 0.0, 1.0), 99),
-            (ContrastiveOptions::new(form, 0.5, 1.0, 1.0), 3),
-        ]
-        .map(|(contrast, max_len)| SlotOptions { contrast, max_len, ..SlotOptions::default() })
-        .to_vec()
-    }
-
-    fn rows() -> Vec<Row> {
-        (0..ROWS as u32).map(|r| Row { slot: r * 2 % 3, beam: r, position: r % 5, token: 0 }).collect()
-    }
-
-    /// The used part of each live row.
-    fn used(values: &[f32], vocab_size: usize, stride: usize) -> Vec<f32> {
-        values.chunks(stride).take(LIVE).flat_map(|row| row[..vocab_size].to_vec()).collect()
-    }
-
-    /// Launches over `[ROWS, stride]` tensors of which LIVE rows are live; returns `out` and the normalisers, whole.
-    fn launch<T: Element>(context: &Context, case: &Case, expert: &[T], amateur: &[T]) -> Result<[Vec<f32>; 2]> {
-        let (rows, count) = (context.upload(&rows())?, context.upload(&[LIVE as u32])?);
-        let options = context.upload(&options(case.form))?;
-        let mut out = context.upload(&if case.in_place { stored(amateur) } else { vec![UNTOUCHED; amateur.len()] })?;
-        let (expert, amateur) = (context.upload(expert)?, context.upload(amateur)?);
-        let mut normalizers = context.upload(&[UNTOUCHED; ROWS])?;
-        Contrastive {
-            rows: rows.view(),
-            count: count.view(),
-            options: options.view(),
-            expert: expert.view(),
-            amateur: (!case.in_place).then(|| amateur.view()),
-            out: out.view_mut(),
-            normalizers: normalizers.view_mut(),
-            eos_id: EOS,
-        }
-        .launch_with(context, case.vocab_size, case.stride, case.threads)?;
-        Ok([context.download(out.view())?, context.download(normalizers.view())?])
-    }
-
-    fn check_case<T: Element>(context: &Context, case: &Case) -> Result<()> {
-        let &Case { form, vocab_size, stride, .. } = case;
-        let expert: Vec<T> = logits(stride as u64, stride, f32::NEG_INFINITY);
-        let amateur: Vec<T> = logits(stride as u64 + 1, stride, 3.0);
-        let [out, normalizers] = launch(context, case, &expert, &amateur)?;
-
-        let mut expected = used(&stored(&amateur), vocab_size, stride);
-        let mut expected_normalizers = [UNTOUCHED; ROWS];
-        let expert = used(&stored(&expert), vocab_size, stride);
-        reference(
-            &rows()[..LIVE],
-            &options(form),
-            vocab_size,
-            EOS,
-            &expert,
-            &mut expected,
-            &mut expected_normalizers[..LIVE],
-        );
-        let actual = used(&out, vocab_size, stride);
-        assert_close(&normalizers, &expected_normalizers, Tolerance::new(2e-6, 1e-6));
-        if form == ContrastiveForm::Source {
-            // A difference of two probabilities has an absolute error, and so has what it is a share of.
-            let share = |values: &[f32]| values.iter().map(|l| l.exp()).collect::<Vec<_>>();
-            assert_close(&share(&actual), &share(&expected), Tolerance::new(1e-6, 1e-5));
-            assert!(actual.iter().zip(&expected).all(|(a, e)| (*a == f32::NEG_INFINITY) == (*e == f32::NEG_INFINITY)));
-        } else {
-            assert_close(&actual, &expected, Tolerance::new(1e-5, 2e-6));
-        }
-        let before = if case.in_place { stored(&amateur) } else { vec![UNTOUCHED; amateur.len()] };
-        for (i, (after, before)) in out.iter().zip(&before).enumerate() {
-            let is_used = i / stride < LIVE && i % stride < vocab_size;
-            assert!(is_used || after == before, "[{i}] was written");
-        }
-        Ok(())
-    }
-
-    fn check_shapes<T: Element>(context: &Context) -> Result<()> {
-        for (i, form) in FORMS.into_iter().enumerate() {
-            for (vocab_size, stride, threads) in
-                [(2, 2, 32), (31, 31, 64), (64, 64, 96), (61, 64, 32), (257, 264, 1024), (1003, 1008, 256)]
-            {
-                let in_place = T::DTYPE == Dtype::F32 && (vocab_size + i).is_multiple_of(2);
-                check_case::<T>(context, &Case { form, vocab_size, stride, threads, in_place })?;
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::contrastive::{self as cases, EOS, FORMS, ROWS, Rows, Spread};
+    use crate::validate::probe::assert_all_pass;
 
     fn what_cannot_be_ranked_shows(context: &Context) -> Result<()> {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -253,8 +139,8 @@ mod tests {
             expert[2 * 40 + 7] = inf;
             amateur[3 * 40 + 38] = nan;
             amateur[4 * 40] = inf;
-            let case = Case { form, vocab_size: 40, stride: 40, threads: 64, in_place: false };
-            let [out, normalizers] = launch(context, &case, &expert, &amateur)?;
+            let rows = Rows { form, vocab_size: 40, stride: 40, threads: 64, in_place: false, all_live: true };
+            let [out, normalizers] = rows.launch(context, &expert, &amateur)?;
             let ln = 40f32.ln();
             let expected: Vec<f32> = [-inf, nan, nan, nan, nan, -ln].iter().flat_map(|value| [*value; 40]).collect();
             assert_close(&out[..6 * 40], &expected, Tolerance::new(1e-6, 1e-6));
@@ -265,14 +151,15 @@ mod tests {
 
     fn a_row_does_not_depend_on_its_place(context: &Context) -> Result<()> {
         for form in FORMS {
-            let case = Case { form, vocab_size: 61, stride: 64, threads: 96, in_place: false };
-            let (one, other): (Vec<f32>, Vec<f32>) = (logits(7, 64, f32::NEG_INFINITY), logits(8, 64, 0.0));
-            let [first, first_normalizers] = launch(context, &case, &one, &other)?;
+            let rows = Rows { form, vocab_size: 61, stride: 64, threads: 96, in_place: false, all_live: true };
+            let logits = |seed: u64, ruled_out: f32| cases::logits::<f32>(Spread::Ties, seed, 64, ruled_out);
+            let (one, other) = (logits(7, f32::NEG_INFINITY), logits(8, 0.0));
+            let [first, first_normalizers] = rows.launch(context, &one, &other)?;
             // Row 0 again as row 6, which has the same slot and is below its limit too, among other rows.
-            let (mut expert, mut amateur): (Vec<f32>, Vec<f32>) = (logits(9, 64, 0.0), logits(10, 64, 0.0));
+            let (mut expert, mut amateur) = (logits(9, 0.0), logits(10, 0.0));
             expert[6 * 64..7 * 64].copy_from_slice(&one[..64]);
             amateur[6 * 64..7 * 64].copy_from_slice(&other[..64]);
-            let [again, again_normalizers] = launch(context, &case, &expert, &amateur)?;
+            let [again, again_normalizers] = rows.launch(context, &expert, &amateur)?;
             check::assert_same_bits(&again[6 * 64..6 * 64 + 61], &first[..61]);
             check::assert_same_bits(&again_normalizers[6..7], &first_normalizers[..1]);
         }
@@ -311,7 +198,7 @@ mod tests {
 
     fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
         let (rows, count) = (context.upload(&[Row::default(); 2])?, context.upload(&[2u32])?);
-        let options = context.upload(&options(ContrastiveForm::Li))?;
+        let options = context.upload(&[SlotOptions::default(); 3])?;
         let halves = context.upload(&[half::f16::ONE; 16])?;
         let (mut out, mut normalizers) = (context.allocate(16)?, context.allocate(2)?);
         let mut refused = |amateur: Option<usize>, vocab_size: usize| -> Result<String> {
@@ -339,9 +226,9 @@ mod tests {
     }
 
     device_tests! {
-        f32: check_shapes::<f32>;
-        f16: check_shapes::<half::f16>;
-        bf16: check_shapes::<half::bf16>;
+        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
+        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
+        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
         bad_values: what_cannot_be_ranked_shows;
         invariance: a_row_does_not_depend_on_its_place;
         shapes: wrong_shapes_are_refused;

@@ -25,6 +25,7 @@ mod rows;
 pub mod attention;
 pub mod backend;
 pub mod beam_step;
+pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;

@@ -90,51 +90,11 @@ impl GoldLogProbs<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::backend::Row;
-    use crate::check::{Tolerance, assert_close};
-    use crate::cpu::stats as cpu;
-    use crate::cuda::testing::{DeviceRows, Values, device_tests};
-
-    const UNTOUCHED: f32 = -77.0;
-
-    fn check_case(context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
-        let (rows, live) = (9, 8);
-        let mut logits: Vec<f32> = Values::new(vocab_size as u64).elements(rows * vocab_size, 3.0, 9.0);
-        logits.iter_mut().skip(1).step_by(5).for_each(|z| *z = f32::NEG_INFINITY);
-        logits.iter_mut().step_by(97).for_each(|z| *z = 80.0);
-        let mut gold: Vec<u32> = (0..rows).map(|r| (r * 13 % vocab_size) as u32).collect();
-        let mut expected = vec![UNTOUCHED; rows];
-        cpu::reference(live, &logits, vocab_size, &gold, &mut expected);
-        // A NaN, a +infinity, a token that is not there.
-        logits[vocab_size / 2] = f32::NAN;
-        logits[2 * vocab_size - 1] = f32::INFINITY;
-        gold[2] = vocab_size as u32;
-        expected[..3].fill(f32::NAN);
-        let rows = DeviceRows::upload(context, &[Row::default(); 9], live)?;
-        let mut apart = vec![f32::NAN; 9 * stride];
-        for (to, from) in apart.chunks_mut(stride).zip(logits.chunks(vocab_size)) {
-            to[..vocab_size].copy_from_slice(from);
-        }
-        let (logits, gold) = (context.upload(&apart)?, context.upload(&gold)?);
-        let mut out = context.upload(&[UNTOUCHED; 9])?;
-        GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
-            .launch_with(context, vocab_size, stride, threads)?;
-        assert_close(&context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
-        Ok(())
-    }
-
-    fn check_shapes(context: &Context) -> Result<()> {
-        for vocab_size in [1, 2, 31, 997, 8001, 8192] {
-            for threads in [32, 96, 128] {
-                check_case(context, vocab_size, vocab_size, threads)?;
-                check_case(context, vocab_size, vocab_size.next_multiple_of(4) + 4, threads)?;
-            }
-        }
-        Ok(())
-    }
+    use crate::cuda::testing::device_tests;
+    use crate::validate::kernels::stats as cases;
+    use crate::validate::probe::assert_all_pass;
 
     device_tests! {
-        shapes: check_shapes;
+        shapes: |context| assert_all_pass(context, "stats", cases::check);
     }
 }

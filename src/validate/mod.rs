@@ -5,20 +5,38 @@
 //! |---|---|
 //! | `kernels` | each stem's cases, which the kernel tests run too |
 //! | `probe`, `cases` | what runs a case and keeps what it came to; the numbers that cases are made of |
+//! | `row_bits` | the model's matrix products: a row's bits must not depend on how many others there are |
+//! | `lockstep` | decoding on both at once, compared operation by operation |
+//! | `translations` | whole translations, each device on its own |
+//! | `speed` | how fast kernels are on a GPU, against its memory |
 //! | `report` | the table, and what goes into JSON |
 
 pub mod cases;
 pub mod kernels;
+pub mod lockstep;
 pub mod probe;
 pub mod report;
+pub mod row_bits;
+pub mod speed;
+pub mod translations;
+
+#[cfg(test)]
+mod tests;
 
 pub use report::Report;
 
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use crate::backend::Dtype;
 use crate::cuda::{self, Context};
+use crate::text::Tokenizer;
 use crate::{Device, Error, Result};
 use kernels::{STEMS, Stem};
+use lockstep::Decode;
 use probe::{Grid, Probe, unknown_stem};
-use report::KernelRow;
+use report::{CheckRow, KernelRow};
 
 /// What to hold to what.
 #[derive(Clone, Debug)]
@@ -64,15 +82,56 @@ pub fn stems(names: &[String]) -> Result<Vec<&'static Stem>> {
 /// # Errors
 /// The device cannot be opened.
 pub fn check_stem(options: &Options, stem: &Stem) -> Result<Vec<KernelRow>> {
-    let context = open(options.device)?;
     let grid = if options.full { Grid::Full } else { Grid::Pairwise };
-    let mut probe = Probe::new(&context, grid, stem.name);
-    let ended = (stem.check)(&mut probe);
-    let mut rows = probe.finish(ended);
+    let mut rows = check_stem_on(&open(options.device)?, grid, stem);
     if is_real(options.device) {
         rows.iter_mut().for_each(|row| row.gb_per_second = (row.best_rate > 0.0).then_some(row.best_rate));
     }
     Ok(rows)
+}
+
+fn check_stem_on(context: &Context, grid: Grid, stem: &Stem) -> Vec<KernelRow> {
+    let mut probe = Probe::new(context, grid, stem.name);
+    let ended = (stem.check)(&mut probe);
+    probe.finish(ended)
+}
+
+/// The most rows whose bits are compared: those of a few sentences, or on the full grid those of many.
+fn most_rows(options: &Options) -> usize {
+    match (is_real(options.device), options.full) {
+        (true, true) => 512,
+        (true, false) => 64,
+        (false, _) => 20,
+    }
+}
+
+/// The bits of rows of the model's matrix products, in a storage type.
+///
+/// # Errors
+/// The model cannot be read; the device failed.
+pub fn check_rows(options: &Options, dir: &Path, dtype: Dtype) -> Result<CheckRow> {
+    let (context, most) = (open(options.device)?, most_rows(options));
+    match dtype {
+        Dtype::F16 => row_bits::check::<f16>(&context, dir, most),
+        Dtype::Bf16 => row_bits::check::<bf16>(&context, dir, most),
+        Dtype::F32 | Dtype::I8 => row_bits::check::<f32>(&context, dir, most),
+    }
+}
+
+/// A decode in lockstep, in a storage type.
+///
+/// # Errors
+/// The model cannot be read; the device failed.
+pub fn check_decode(options: &Options, dir: &Path, lines: &[&str], dtype: Dtype) -> Result<CheckRow> {
+    let context = open(options.device)?;
+    let tokenizer = Tokenizer::open(dir)?;
+    let sources: Vec<Vec<u32>> = lines.iter().map(|line| tokenizer.encode_source(line)).collect();
+    let decode = Decode { dir, sources: &sources };
+    match dtype {
+        Dtype::F16 => lockstep::check::<f16>(context, decode),
+        Dtype::Bf16 => lockstep::check::<bf16>(context, decode),
+        Dtype::F32 | Dtype::I8 => lockstep::check::<f32>(context, decode),
+    }
 }
 
 /// Whether times mean anything.

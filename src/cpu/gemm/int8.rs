@@ -321,10 +321,7 @@ unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `x` starts ROWS rows of `steps` quads.
-            let quad = d.splat(unsafe { *x.add(r * steps + step) });
-            for (sum, &w) in sums.iter_mut().zip(&w) {
-                *sum = d.dot(*sum, quad, w);
-            }
+            d.add_step(sums, unsafe { &*x.add(r * steps + step) }, &w);
         }
     }
     for i in 0..WIDTH {

@@ -48,6 +48,18 @@ pub(in crate::cpu) trait Simd: Copy {
         self.store(v, &mut lanes);
         lanes
     }
+
+    /// The sum of all lanes: lane i plus lane i + 8, of those lane i plus lane i + 4, and so on.
+    #[inline(always)]
+    fn sum_lanes(self, v: Self::V) -> f32 {
+        let mut lanes = self.to_array(v);
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
 }
 
 /// The instruction sets that the inner loops are compiled for. A value other than `Portable` exists only where the CPU has
@@ -208,6 +220,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sum_lanes(self, v: __m512) -> f32 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+                sum_eight(_mm256_add_ps(_mm512_castps512_ps256(v), high))
+            }
+        }
+
+        #[inline(always)]
         fn store_partial(self, v: __m512, out: &mut [f32]) {
             // SAFETY: `self` proves AVX-512; the mask keeps the store inside the slice.
             unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), first_lanes(out.len()), v) }
@@ -217,6 +238,17 @@ mod x86 {
     /// Proof that the CPU has AVX2 and FMA.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(in crate::cpu) struct Avx2(pub(super) ());
+
+    /// The sum of eight lanes in the order of [`Simd::sum_lanes`].
+    #[inline(always)]
+    fn sum_eight(v: __m256) -> f32 {
+        // SAFETY: called by the methods of `Avx2` and `Avx512` only.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
 
     /// Two registers of eight lanes.
     type Pair = [__m256; 2];
@@ -299,6 +331,12 @@ mod x86 {
                     _mm256_blendv_ps(fill, high, _mm256_castsi256_ps(mask[1])),
                 ]
             }
+        }
+
+        #[inline(always)]
+        fn sum_lanes(self, v: Pair) -> f32 {
+            // SAFETY: `self` proves AVX2.
+            sum_eight(unsafe { _mm256_add_ps(v[0], v[1]) })
         }
 
         #[inline(always)]

@@ -151,65 +151,6 @@ fn an_impossible_end_of_sentence_at_the_limit(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// More slots than a block has threads, most of them idle, and the list of rows across them.
-fn many_slots(context: &Context) -> Result<()> {
-    let shape =
-        SessionShape { slots: 77, beam_size: 3, rows: 77 * 3, max_len: 5, max_src_len: 2, keep_attention: false };
-    let own = SlotOptions { max_len: 5, beam_size: 3, src_len: 2, ..options() };
-    let slots: Vec<(u32, SlotOptions)> = [76, 3, 0, 31, 32, 63, 64, 75, 40]
-        .into_iter()
-        .map(|slot| (slot, SlotOptions { beam_size: 1 + slot % 3, max_len: 1 + slot % 5, ..own }))
-        .collect();
-    for threads in [32, 64] {
-        let steps = run_all(Fixture::new(context, shape, 40, threads)?, &slots, 2, |_, _| ())?;
-        assert!(steps > 3, "{steps} steps");
-    }
-    Ok(())
-}
-
-/// Logits so close that the scores of many are equal: the lower index wins, not the larger logit.
-fn different_logits_of_equal_score(context: &Context) -> Result<()> {
-    // Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then near
-    // -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
-    let near_one = |steps: usize| 1.0 + steps as f32 * f32::EPSILON;
-    let scattered = |i: usize, _: usize| near_one(i * 7919 % 103);
-    let far_from_the_start = |i: usize, token: usize| if token < 2200 { -5.0 } else { near_one(i * 7919 % 103) };
-    // The best lie one in each thread, and just as many as are kept.
-    let one_per_thread = |_: usize, token: usize| match token % 4 {
-        0 if token < 128 => near_one(3),
-        1 if token < 128 => near_one(2),
-        _ => -5.0,
-    };
-    let kinds: [&dyn Fn(usize, usize) -> f32; 3] = [&scattered, &far_from_the_start, &one_per_thread];
-    for (vocab_size, beam_size, threads, kind) in [
-        (1500, 5, 32, 0),
-        (2100, 2, 32, 0),
-        (4100, 64, 128, 0),
-        (1500, 64, 32, 0),
-        (9000, 4, 128, 0),
-        (3500, 4, 32, 1),
-        (1000, 16, 32, 2),
-    ] {
-        let shape = SessionShape { slots: 1, beam_size, rows: beam_size, max_len: 4, ..SHAPE };
-        let slots = [(0, SlotOptions { beam_size: beam_size as u32, max_len: 4, ..options() })];
-        let mut device = Fixture::new(context, shape, vocab_size, threads)?;
-        let mut fast = on_cpu(shape, vocab_size)?;
-        device.start(&slots)?;
-        cpu::start_slots(&slots, &mut fast);
-        for step in 0..3 {
-            let mut logits: Vec<f32> =
-                (0..shape.rows * vocab_size).map(|i| kinds[kind](i + step, i % vocab_size)).collect();
-            logits.iter_mut().step_by(vocab_size).for_each(|pad| *pad = 30.0);
-            let attention = vec![0.1; shape.rows * shape.max_src_len];
-            cpu::beam_step(&logits, &attention, &mut fast);
-            device.write(&logits, &attention)?;
-            device.step(1)?;
-            assert_same_state(&device.download()?, &fast);
-        }
-    }
-    Ok(())
-}
-
 /// A step recorded once serves all steps, with slots that come and go.
 fn a_recorded_step_replays(context: &Context) -> Result<()> {
     let vocab_size = 1500;
@@ -307,8 +248,6 @@ device_tests! {
     no_candidate: without_any_candidate;
     no_end: an_impossible_end_of_sentence_at_the_limit;
     shared: shared_cases;
-    many: many_slots;
-    near_ties: different_logits_of_equal_score;
     replay: a_recorded_step_replays;
     batch: a_slot_alone_gets_the_bits_it_gets_in_company;
     refused: wrong_shapes_are_refused;

@@ -435,10 +435,12 @@ impl Say {
     }
 }
 
-/// Options by what is said, then sizes around a chunk's.
+/// All cases.
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_options(probe)?;
-    check_sizes(probe)
+    check_sizes(probe)?;
+    check_many_slots(probe)?;
+    check_near_ties(probe)
 }
 
 /// Every kind of option in many combinations, and every kind of thing that a model may say.
@@ -531,5 +533,82 @@ fn search(
     let device = Fixture::with_stride(case.context, shape, vocab_size, stride, threads)?;
     let outcome = run_all(device, slots, seed, |step, logits| say.change(step, logits))?;
     case.keep(outcome.found);
+    Ok(())
+}
+
+/// More slots than a block has threads, most of them idle, and the list of rows across them.
+pub fn check_many_slots(probe: &mut Probe<'_>) -> Result<()> {
+    let shape =
+        SessionShape { slots: 77, beam_size: 3, rows: 77 * 3, max_len: 5, max_src_len: 2, keep_attention: false };
+    let own = SlotOptions { max_len: 5, beam_size: 3, src_len: 2, ..options() };
+    let slots: Vec<(u32, SlotOptions)> = [76, 3, 0, 31, 32, 63, 64, 75, 40]
+        .into_iter()
+        .map(|slot| (slot, SlotOptions { beam_size: 1 + slot % 3, max_len: 1 + slot % 5, ..own }))
+        .collect();
+    for threads in [32, 64] {
+        probe.case("slots", Dtype::F32, format!("77 slots, {threads} threads"), |case| {
+            search(case, shape, [40, 40], threads, &slots, 2, Say::Usual)
+        })?;
+    }
+    Ok(())
+}
+
+/// Logits that differ while the scores of many are equal: the lower index wins, not the larger logit.
+#[derive(Clone, Copy, Debug)]
+enum NearTies {
+    Scattered,
+    /// Where a search that starts at the front has found others.
+    FarFromTheStart,
+    /// The best lie one in each thread, and just as many as are kept.
+    OnePerThread,
+}
+
+impl NearTies {
+    /// Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then near
+    /// -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
+    fn logit(self, i: usize, token: usize) -> f32 {
+        let near_one = |steps: usize| 1.0 + steps as f32 * f32::EPSILON;
+        match self {
+            _ if token == IDS.pad_id as usize => 30.0,
+            NearTies::Scattered => near_one(i * 7919 % 103),
+            NearTies::FarFromTheStart if token < 2200 => -5.0,
+            NearTies::FarFromTheStart => near_one(i * 7919 % 103),
+            NearTies::OnePerThread if token < 128 && token % 4 < 2 => near_one(3 - token % 4),
+            NearTies::OnePerThread => -5.0,
+        }
+    }
+}
+
+/// Held to the fast path alone: which scores are equal follows from their rounding.
+pub fn check_near_ties(probe: &mut Probe<'_>) -> Result<()> {
+    for (vocab_size, beam_size, threads, kind) in [
+        (1500, 5, 32, NearTies::Scattered),
+        (2100, 2, 32, NearTies::Scattered),
+        (4100, 64, 128, NearTies::Scattered),
+        (1500, 64, 32, NearTies::Scattered),
+        (9000, 4, 128, NearTies::Scattered),
+        (3500, 4, 32, NearTies::FarFromTheStart),
+        (1000, 16, 32, NearTies::OnePerThread),
+    ] {
+        let what = format!("{kind:?}, {vocab_size} tokens, {beam_size} beams, {threads} threads");
+        probe.case("near ties", Dtype::F32, what, |case| {
+            let shape = SessionShape { slots: 1, beam_size, rows: beam_size, max_len: 4, ..SHAPE };
+            let slots = [(0, SlotOptions { beam_size: beam_size as u32, max_len: 4, ..options() })];
+            let mut device = Fixture::new(case.context, shape, vocab_size, threads)?;
+            let mut fast = on_cpu(shape, vocab_size)?;
+            device.start(&slots)?;
+            cpu::start_slots(&slots, &mut fast);
+            for step in 0..3 {
+                let logit = |i: usize| kind.logit(i + step, i % vocab_size);
+                let logits: Vec<f32> = (0..shape.rows * vocab_size).map(logit).collect();
+                let attention = vec![0.1; shape.rows * shape.max_src_len];
+                cpu::beam_step(&logits, &attention, &mut fast);
+                device.write(&logits, &attention)?;
+                case.launch(0, |_| device.step(1))?;
+                case.keep(compare_states(&device.download()?, &fast).map_err(|what| format!("step {step}: {what}")));
+            }
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -56,7 +56,7 @@ fn run<T: Element>(
         token: (10 + 7 * r) as u32 % VOCAB as u32,
     };
     let mut rows: Vec<Row> = (0..count).map(place).collect();
-    let live = count - 1;
+    let live = if distribution == Distribution::Equal { count } else { count - 1 };
     let mut expected = vec![UNTOUCHED; count * width];
     let table = cpu::Embedding { tokens: stored(&tokens), scale: SCALE, positions: stored(&positions), width };
     cpu::reference(&table, &rows[..live], &mut expected);

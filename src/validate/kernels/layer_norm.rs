@@ -42,8 +42,11 @@ fn run<T: Element>(
 ) -> Result<()> {
     let mut values = Values::new(rows as u64 * 7919 + d_model as u64);
     // A mean far from 0: a one-pass variance would fail here.
-    let x: Vec<T> = distribution.draw(&mut values, rows * d_model, 100.0, 1.0);
-    let delta: Vec<T> = Distribution::Outliers.draw(&mut values, rows * d_model, 0.0, 2.0);
+    let mean = if distribution == Distribution::Equal { 1.0 } else { 100.0 };
+    let x: Vec<T> = distribution.draw(&mut values, rows * d_model, mean, 1.0);
+    // With equal numbers a variance of the size of eps: where it is added matters.
+    let spread = if distribution == Distribution::Equal { 0.004 } else { 2.0 };
+    let delta: Vec<T> = Distribution::Outliers.draw(&mut values, rows * d_model, 0.0, spread);
     let gain: Vec<T> = values.elements(d_model, 1.0, 0.5);
     let bias: Vec<T> = values.elements(d_model, 0.0, 1.0);
     let norm = cpu::Norm { gain: stored(&gain), bias: stored(&bias), eps: EPS };

@@ -4,10 +4,13 @@
 
 pub mod attention;
 pub mod beam_step;
+pub mod checksum;
+pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
 pub mod scheduled_sampling;
+pub mod stats;
 
 use super::probe::Probe;
 use crate::Result;
@@ -26,8 +29,11 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "linear", check: linear::check },
     Stem { name: "layer_norm", check: layer_norm::check },
     Stem { name: "attention", check: attention::check },
+    Stem { name: "stats", check: stats::check },
+    Stem { name: "contrastive", check: contrastive::check },
     Stem { name: "beam_step", check: beam_step::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
+    Stem { name: "checksum", check: checksum::check },
 ];
 
 /// What stands where a kernel may not write.

@@ -26,6 +26,14 @@ pub(super) trait Dot: Copy {
     fn load(self, weights: &[i8; QUAD * LANES]) -> Self::Weights;
     fn splat(self, x: [u8; QUAD]) -> Self::X;
     fn dot(self, sum: Self::Sum, x: Self::X, w: Self::Weights) -> Self::Sum;
+    /// Adds to each of a row's sums the products of a step's inputs.
+    #[inline(always)]
+    fn add_step<const WIDTH: usize>(self, sums: &mut [Self::Sum; WIDTH], x: &[u8; QUAD], w: &[Self::Weights; WIDTH]) {
+        let x = self.splat(*x);
+        for (sum, &w) in sums.iter_mut().zip(w) {
+            *sum = self.dot(*sum, x, w);
+        }
+    }
     fn load_offsets(self, offsets: &[i32; LANES]) -> Self::Sum;
     /// The sums, `offsets` subtracted where sums carry them.
     fn to_f32(self, sum: Self::Sum, offsets: Self::Sum) -> <Self::Lanes as Simd>::V;
@@ -165,14 +173,65 @@ impl Dot for Vnni512 {
         self.0
     }
 
+    #[inline(always)]
+    fn add_step<const WIDTH: usize>(self, sums: &mut [__m512i; WIDTH], x: &[u8; QUAD], w: &[__m512i; WIDTH]) {
+        if let ([first, second], [v, w]) = (&mut sums[..], &w[..]) {
+            // SAFETY: `self` exists only where the CPU has the instruction set.
+            unsafe { add_step_to_two(first, second, x, *v, *w) }
+        } else {
+            let x = self.splat(*x);
+            for (sum, &w) in sums.iter_mut().zip(w) {
+                *sum = self.dot(*sum, x, w);
+            }
+        }
+    }
+
     intrinsics! {
-        zero() -> __m512i = _mm512_setzero_si512();
+        zero() -> __m512i = zero_register();
         no_weights() -> __m512i = _mm512_setzero_si512();
         load(weights: &[i8; QUAD * LANES]) -> __m512i = _mm512_loadu_si512(weights.as_ptr().cast());
         splat(x: [u8; QUAD]) -> __m512i = _mm512_set1_epi32(i32::from_ne_bytes(x));
         dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, x, w);
         load_offsets(offsets: &[i32; LANES]) -> __m512i = _mm512_loadu_si512(offsets.as_ptr().cast());
         to_f32(sum: __m512i, offsets: __m512i) -> __m512 = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets));
+    }
+}
+
+/// Zeros of which the compiler does not know it: it would set a tile's sums by a call of `memset`, and then load them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn zero_register() -> __m512i {
+    let zero: __m512i;
+    // SAFETY: writes one register.
+    unsafe {
+        std::arch::asm!("vpxord {z}, {z}, {z}", z = out(zmm_reg) zero, options(pure, nomem, nostack, preserves_flags));
+    }
+    zero
+}
+
+/// [`Dot::add_step`] for the tall tiles. From intrinsics the compiler makes code that broadcasts the inputs of all rows first, and
+/// finds no registers left for the sums; here each lives for two instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+fn add_step_to_two(first: &mut __m512i, second: &mut __m512i, x: &[u8; QUAD], v: __m512i, w: __m512i) {
+    // Named and typed, or the compiler takes a register of another kind.
+    let _broadcast: __m512i;
+    // SAFETY: reads the four bytes of `x` and nothing else.
+    unsafe {
+        std::arch::asm!(
+            "vpbroadcastd {x}, dword ptr [{from}]",
+            "vpdpbusd {first}, {x}, {v}",
+            "vpdpbusd {second}, {x}, {w}",
+            x = out(zmm_reg) _broadcast,
+            from = in(reg) x.as_ptr(),
+            first = inout(zmm_reg) *first,
+            second = inout(zmm_reg) *second,
+            v = in(zmm_reg) v,
+            w = in(zmm_reg) w,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
 }
 

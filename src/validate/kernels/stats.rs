@@ -1,0 +1,61 @@
+//! What a row of logits says about its gold token.
+
+use super::UNTOUCHED;
+use crate::Result;
+use crate::backend::{Dtype, Row};
+use crate::check::Tolerance;
+use crate::cpu::stats as cpu;
+use crate::cuda::stats::GoldLogProbs;
+use crate::cuda::testing::{DeviceRows, Values};
+use crate::validate::cases::Distribution;
+use crate::validate::probe::{Case, Probe};
+
+const ROWS: usize = 9;
+const VOCABULARIES: [usize; 6] = [1, 2, 31, 997, 8001, 8192];
+const LARGE: [usize; 1] = [58101];
+const BLOCKS: [u32; 3] = [32, 96, 128];
+/// What the stride is beyond the vocabulary.
+const GAPS: [usize; 3] = [0, 3, 8];
+
+/// All cases.
+pub fn check(probe: &mut Probe<'_>) -> Result<()> {
+    let vocabularies = probe.grid().shapes(&VOCABULARIES, &LARGE);
+    let sizes = [vocabularies.len(), BLOCKS.len(), GAPS.len(), Distribution::ALL.len()];
+    for [vocabulary, block, gap, distribution] in probe.grid().combine(sizes) {
+        let (vocab_size, threads) = (vocabularies[vocabulary], BLOCKS[block]);
+        let (stride, distribution) = (vocab_size + GAPS[gap], Distribution::ALL[distribution]);
+        let what = format!("{vocab_size} tokens, {stride} apart, {distribution}, {threads} threads");
+        probe.case("gold", Dtype::F32, what, |case| run(case, [vocab_size, stride], distribution, threads))?;
+    }
+    Ok(())
+}
+
+fn run(case: &mut Case<'_>, [vocab_size, stride]: [usize; 2], distribution: Distribution, threads: u32) -> Result<()> {
+    let live = if distribution == Distribution::Equal { ROWS } else { ROWS - 1 };
+    let mut values = Values::new(vocab_size as u64);
+    let mut logits: Vec<f32> = distribution.draw(&mut values, ROWS * vocab_size, 3.0, 9.0);
+    logits.iter_mut().step_by(97).for_each(|z| *z = 80.0);
+    let mut gold: Vec<u32> = (0..ROWS).map(|r| (r * 13 % vocab_size) as u32).collect();
+    // The last token of the last row, where a loop that stops too early does not come.
+    gold[live - 1] = vocab_size as u32 - 1;
+    let mut expected = vec![UNTOUCHED; ROWS];
+    cpu::reference(live, &logits, vocab_size, &gold, &mut expected);
+    // A NaN, a +infinity, a token that is not there.
+    logits[vocab_size / 2] = f32::NAN;
+    logits[2 * vocab_size - 1] = f32::INFINITY;
+    gold[2] = vocab_size as u32;
+    expected[..3].fill(f32::NAN);
+    let mut apart = vec![f32::NAN; ROWS * stride];
+    for (to, from) in apart.chunks_mut(stride).zip(logits.chunks(vocab_size)) {
+        to[..vocab_size].copy_from_slice(from);
+    }
+    let context = case.context;
+    let rows = DeviceRows::upload(context, &[Row::default(); ROWS], live)?;
+    let (logits, gold) = (context.upload(&apart)?, context.upload(&gold)?);
+    let mut out = context.upload(&[UNTOUCHED; ROWS])?;
+    let kernel = GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() };
+    let bytes = live * vocab_size * size_of::<f32>();
+    case.launch(bytes, |context| kernel.launch_with(context, vocab_size, stride, threads))?;
+    case.close("out", &context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
+    Ok(())
+}

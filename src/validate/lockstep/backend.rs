@@ -1,0 +1,476 @@
+//! A backend that runs each operation on the CPU and on a device, holds one to the other, and goes on with the device's result on
+//! both: so every operation is compared on equal inputs, and the first difference is where the error is.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, with_self};
+use super::log::Log;
+use crate::Result;
+use crate::backend::{
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+};
+use crate::check::Tolerance;
+use crate::cpu::Cpu;
+use crate::cuda::testing::tolerance;
+use crate::cuda::{Buffer, Context, Cuda, Element, View};
+use crate::validate::kernels::beam_step::compare_states;
+
+/// The CPU and a device that stores weights and activations as `T`.
+#[derive(Debug)]
+pub struct Lockstep<T> {
+    cpu: Cpu,
+    device: Cuda<T>,
+    context: Context,
+    log: Mutex<Log>,
+}
+
+type Tensor<T> = Both<Vec<f32>, Buffer<T>>;
+type Floats = Both<Vec<f32>, Buffer<f32>>;
+
+/// A linear layer on both.
+#[derive(Debug)]
+pub struct Matrix<C, D> {
+    cpu: C,
+    device: D,
+    out_dim: usize,
+    in_dim: usize,
+    /// The largest Euclidean length of a row of weights, bias included.
+    longest: f64,
+    largest_bias: f64,
+}
+
+/// A layer norm, or embeddings, on both; and their width.
+#[derive(Debug)]
+pub struct Twins<C, D> {
+    cpu: C,
+    device: D,
+    width: usize,
+}
+
+/// What f32 sums of attention and layer norms err by, relative to values around 1; as in the kernels' own cases.
+const ATTENTION: f64 = 2e-5;
+const LAYER_NORM: f64 = 2e-4;
+
+fn rounded<T: Element>(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| T::from_f32(value).to_f32()).collect()
+}
+
+fn largest(values: &[f32]) -> f64 {
+    f64::from(values.iter().fold(0.0f32, |most, value| most.max(value.abs())))
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt()
+}
+
+impl<T: Element> Lockstep<T> {
+    /// Over an open device.
+    ///
+    /// # Errors
+    /// The CPU's threads do not start.
+    pub fn new(context: Context, log: Log) -> Result<Self> {
+        let cpu = Cpu::new(0, Dtype::F32)?;
+        Ok(Lockstep { cpu, device: Cuda::new(context.clone()), context, log: Mutex::new(log) })
+    }
+
+    /// Where the decode is, and what has been found.
+    pub fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the device's elements to the CPU's, and takes them over.
+    fn settle<E: Element>(
+        &self,
+        operation: &str,
+        (cpu, device): (&mut [f32], View<'_, E>),
+        tolerance: Tolerance,
+    ) -> Result<()> {
+        let len = cpu.len();
+        self.settle_rows(operation, (cpu, device), (len, len), tolerance)
+    }
+
+    /// As [`Lockstep::settle`], of rows of `width` elements that lie `stride` apart on the device.
+    fn settle_rows<E: Element>(
+        &self,
+        operation: &str,
+        (cpu, device): (&mut [f32], View<'_, E>),
+        (width, stride): (usize, usize),
+        tolerance: Tolerance,
+    ) -> Result<()> {
+        let rows = cpu.len() / width.max(1);
+        let apart = self.context.download(device.slice(0..rows * stride)?)?;
+        let rows = apart.chunks(stride.max(1)).flat_map(|row| &row[..width]);
+        let actual: Vec<f32> = rows.map(|value| value.to_f32()).collect();
+        self.log().compare(operation, &actual, cpu, tolerance);
+        cpu.copy_from_slice(&actual);
+        Ok(())
+    }
+
+    /// Settles a linear layer. `largest_sum` is the largest number that the activation was taken of, `stride` what lies from row to
+    /// row on the device.
+    fn settle_linear<E: Element>(
+        &self,
+        matrix: &<Self as Backend>::Matrix,
+        (rows, x): (usize, &[f32]),
+        (largest_sum, stride): (f64, usize),
+        out: &mut (Vec<f32>, Buffer<E>),
+    ) -> Result<()> {
+        // No activation magnifies a difference by more than this.
+        const STEEPEST: f64 = 1.2;
+        let &Matrix { out_dim, in_dim, longest, largest_bias, .. } = matrix;
+        let x = x.chunks(in_dim).take(rows).map(length).fold(0.0, f64::max);
+        // Both sides sum in f32: k products and additions each err by at most a unit in the last place of the sum of
+        // magnitudes, which is at most the product of lengths (Cauchy).
+        let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
+        let rounding = tolerance::<E>(1e-6);
+        // The product is stored, rounded to half a unit in the last place, before the bias is added.
+        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { 0.5 * rounding.rel * (largest_sum + largest_bias) };
+        let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
+        let name = format!("linear {in_dim} to {out_dim}");
+        let (cpu, device) = out;
+        self.settle_rows(&name, (&mut cpu[..rows * out_dim], device.view()), (out_dim, stride), tolerance)
+    }
+
+    /// Holds what a store left at its rows' places to what it was given.
+    fn settle_store(
+        &self,
+        (operation, rows): (&str, &[Row]),
+        place: impl Fn(&Row) -> usize,
+        (width, stride, offset): (usize, usize, usize),
+        from: &[f32],
+        (keys, values): (&Buffer<T>, &Buffer<T>),
+    ) -> Result<()> {
+        let (mut actual, mut expected) = (Vec::new(), Vec::new());
+        for (r, row) in rows.iter().enumerate() {
+            let at = place(row) * width;
+            for (half, cache) in [keys, values].into_iter().enumerate() {
+                let stored = self.context.download(cache.view().slice(at..at + width)?)?;
+                actual.extend(stored.iter().map(|value| value.to_f32()));
+                expected.extend_from_slice(&from[r * stride + offset + half * width..][..width]);
+            }
+        }
+        self.log().compare(operation, &actual, &expected, Tolerance::EXACT);
+        Ok(())
+    }
+}
+
+impl<T: Element> Lockstep<T> {
+    /// Holds the device's search to the CPU's, and takes its state over.
+    fn settle_search(&self, operation: &str, cpu: &mut Search<Cpu>, device: &Search<Cuda<T>>) -> Result<()> {
+        let expected = take_over(&self.context, device, cpu)?;
+        let mut log = self.log();
+        log.leave_layers();
+        log.keep(operation, compare_states(cpu, &expected).map(drop));
+        Ok(())
+    }
+}
+
+impl<T: Element> Backend for Lockstep<T> {
+    type Tensor = Tensor<T>;
+    type Floats = Floats;
+    type Ints = Words;
+    type Matrix = Matrix<<Cpu as Backend>::Matrix, <Cuda<T> as Backend>::Matrix>;
+    type Norm = Twins<<Cpu as Backend>::Norm, <Cuda<T> as Backend>::Norm>;
+    type Embedding = Twins<<Cpu as Backend>::Embedding, <Cuda<T> as Backend>::Embedding>;
+    type SearchScratch = Both<<Cpu as Backend>::SearchScratch, <Cuda<T> as Backend>::SearchScratch>;
+    type Recordings = ();
+    type Late = Vec<u32>;
+
+    const LAG: usize = 0;
+
+    // Compared as it goes, so never recorded.
+    fn replayable(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+        enqueue()
+    }
+
+    fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.cpu.run(work)
+    }
+
+    fn tensor(&self, len: usize) -> Result<Tensor<T>> {
+        Ok(Both::new(self.cpu.tensor(len)?, self.device.tensor(len)?))
+    }
+
+    fn floats(&self, len: usize) -> Result<Floats> {
+        Ok(Both::new(self.cpu.floats(len)?, self.device.floats(len)?))
+    }
+
+    fn ints(&self, len: usize) -> Result<Words> {
+        Ok(Both::new(self.cpu.ints(len)?, self.device.ints(len)?))
+    }
+
+    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<Self::SearchScratch> {
+        let cpu = self.cpu.search_scratch(shape, vocab_size)?;
+        Ok(Both::new(cpu, self.device.search_scratch(shape, vocab_size)?))
+    }
+
+    fn write_ints(&self, to: &mut Words, offset: usize, values: &[u32]) -> Result<()> {
+        let (cpu, device) = &mut *to.get_mut();
+        self.cpu.write_ints(cpu, offset, values)?;
+        self.device.write_ints(device, offset, values)
+    }
+
+    fn read_ints(&self, from: &Words, offset: usize, values: &mut [u32]) -> Result<()> {
+        self.device.read_ints(&from.get().1, offset, values)
+    }
+
+    fn read_floats(&self, from: &Floats, offset: usize, values: &mut [f32]) -> Result<()> {
+        self.device.read_floats(&from.get().1, offset, values)
+    }
+
+    fn late(&self, words: usize) -> Result<Vec<u32>> {
+        self.cpu.late(words)
+    }
+
+    fn post_ints(&self, from: &Words, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        self.read_ints(from, range.start, &mut to[offset..offset + range.len()])
+    }
+
+    fn post_floats(&self, from: &Floats, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+        let words = &mut to[offset..offset + range.len()];
+        self.read_floats(from, range.start, bytemuck::cast_slice_mut(words))
+    }
+
+    fn collect(&self, late: &Vec<u32>, words: &mut [u32]) -> Result<()> {
+        self.cpu.collect(late, words)
+    }
+
+    fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix> {
+        let weights = rounded::<T>(weights);
+        let bias_of = |row: usize| bias.map_or(0.0, |bias| f64::from(bias[row].abs()));
+        let lengths = weights.chunks(in_dim).enumerate().map(|(row, weights)| length(weights) + bias_of(row));
+        Ok(Matrix {
+            longest: lengths.fold(0.0, f64::max),
+            largest_bias: bias.map_or(0.0, largest),
+            cpu: self.cpu.matrix(&weights, bias, out_dim, in_dim)?,
+            device: self.device.matrix(&weights, bias, out_dim, in_dim)?,
+            out_dim,
+            in_dim,
+        })
+    }
+
+    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Self::Norm> {
+        let (gain, bias) = (rounded::<T>(gain), rounded::<T>(bias));
+        let (cpu, device) = (self.cpu.norm(&gain, &bias, eps)?, self.device.norm(&gain, &bias, eps)?);
+        Ok(Twins { cpu, device, width: gain.len() })
+    }
+
+    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding> {
+        let (tokens, positions) = (rounded::<T>(tokens), rounded::<T>(positions));
+        let cpu = self.cpu.embeddings(&tokens, scale, &positions, width)?;
+        Ok(Twins { cpu, device: self.device.embeddings(&tokens, scale, &positions, width)?, width })
+    }
+
+    fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Tensor<T>) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (cpu, device) = &mut *out.get_mut();
+            self.cpu.embedding(&table.cpu, cpu_rows, cpu)?;
+            self.device.embedding(&table.device, rows, device)?;
+            let cpu = &mut cpu[..cpu_rows.live().len() * table.width];
+            let tolerance = tolerance::<T>(1e-6 * largest(cpu).max(1.0));
+            self.settle("embedding", (cpu, device.view()), tolerance)
+        })
+    }
+
+    fn linear(
+        &self,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Tensor<T>,
+        activation: Activation,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (x, out) = (&*x.get(), &mut *out.get_mut());
+            let live = cpu_rows.live().len();
+            // Without the activation first, to see how large the sums are.
+            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, Activation::None, &mut out.0)?;
+            let largest_sum = largest(&out.0[..live * matrix.out_dim]);
+            if activation != Activation::None {
+                self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
+            }
+            self.device.linear(&matrix.device, rows, &x.1, activation, &mut out.1)?;
+            self.settle_linear(matrix, (live, &x.0), (largest_sum, matrix.out_dim), out)
+        })
+    }
+
+    // The CPU's rows lie closer together, at the front of buffers of the same size.
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        self.device.logits_stride(vocab_size)
+    }
+
+    fn logits(&self, matrix: &Self::Matrix, rows: &Rows<Self>, x: &Tensor<T>, out: &mut Floats) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (x, out) = (&*x.get(), &mut *out.get_mut());
+            self.cpu.logits(&matrix.cpu, cpu_rows, &x.0, &mut out.0)?;
+            self.device.logits(&matrix.device, rows, &x.1, &mut out.1)?;
+            self.log().leave_layers();
+            let live = cpu_rows.live().len();
+            let sums = (largest(&out.0[..live * matrix.out_dim]), self.device.logits_stride(matrix.out_dim));
+            self.settle_linear(matrix, (live, &x.0), sums, out)
+        })
+    }
+
+    fn layer_norm(&self, norm: &Self::Norm, rows: &Rows<Self>, delta: &Tensor<T>, x: &mut Tensor<T>) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (delta, (cpu, device)) = (&*delta.get(), &mut *x.get_mut());
+            self.cpu.layer_norm(&norm.cpu, cpu_rows, &delta.0, cpu)?;
+            self.device.layer_norm(&norm.device, rows, &delta.1, device)?;
+            let cpu = &mut cpu[..cpu_rows.live().len() * norm.width];
+            self.settle("layer_norm", (cpu, device.view()), tolerance::<T>(LAYER_NORM))
+        })?;
+        self.log().end_sublayer();
+        Ok(())
+    }
+
+    fn encoder_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        starts: &Words,
+        sentences: usize,
+        qkv: &Tensor<T>,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (starts, qkv, (cpu, device)) = (&*starts.get(), &*qkv.get(), &mut *out.get_mut());
+            self.cpu.encoder_attention(heads, cpu_rows, &starts.0, sentences, &qkv.0, cpu)?;
+            self.device.encoder_attention(heads, rows, &starts.1, sentences, &qkv.1, device)?;
+            let live = cpu_rows.live().len();
+            let tolerance = tolerance::<T>(ATTENTION * largest(&qkv.0[..live * 3 * heads.width()]).max(1.0));
+            self.settle("encoder_attention", (&mut cpu[..live * heads.width()], device.view()), tolerance)
+        })
+    }
+
+    fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Tensor<T>, cache: &mut CrossCache<Self>) -> Result<()> {
+        let (width, max_src_len) = (heads.width(), cache.max_src_len);
+        with_cross(cache, |cpu_cache, cache| {
+            with_rows(rows, |cpu_rows, rows| {
+                let kv = &*kv.get();
+                self.cpu.store_cross(heads, cpu_rows, &kv.0, cpu_cache)?;
+                self.device.store_cross(heads, rows, &kv.1, cache)?;
+                let place = |row: &Row| row.slot as usize * max_src_len + row.position as usize;
+                let (rows, layout) = (("store_cross", cpu_rows.live()), (width, 2 * width, 0));
+                self.settle_store(rows, place, layout, &kv.0, (&cache.keys, &cache.values))
+            })
+        })
+    }
+
+    fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Tensor<T>, cache: &mut SelfCache<Self>) -> Result<()> {
+        let (width, max_len, beams) = (heads.width(), cache.max_len, cache.beam_size);
+        with_self(cache, |cpu_cache, cache| {
+            with_rows(rows, |cpu_rows, rows| {
+                let qkv = &*qkv.get();
+                self.cpu.store_self(heads, cpu_rows, &qkv.0, cpu_cache)?;
+                self.device.store_self(heads, rows, &qkv.1, cache)?;
+                let place =
+                    |row: &Row| (row.slot as usize * max_len + row.position as usize) * beams + row.beam as usize;
+                let (rows, layout) = (("store_self", cpu_rows.live()), (width, 3 * width, width));
+                self.settle_store(rows, place, layout, &qkv.0, (&cache.keys, &cache.values))
+            })
+        })
+    }
+
+    fn self_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        qkv: &Tensor<T>,
+        cache: &SelfCache<Self>,
+        ancestry: &Words,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
+        with_self(cache, |cpu_cache, cache| {
+            with_rows(rows, |cpu_rows, rows| {
+                let (ancestry, qkv, (cpu, device)) = (&*ancestry.get(), &*qkv.get(), &mut *out.get_mut());
+                self.cpu.self_attention(heads, cpu_rows, &qkv.0, cpu_cache, &ancestry.0, cpu)?;
+                self.device.self_attention(heads, rows, &qkv.1, cache, &ancestry.1, device)?;
+                let live = cpu_rows.live().len();
+                let tolerance = tolerance::<T>(ATTENTION * largest(&qkv.0[..live * 3 * heads.width()]).max(1.0));
+                self.settle("self_attention", (&mut cpu[..live * heads.width()], device.view()), tolerance)
+            })
+        })
+    }
+
+    fn cross_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        queries: &Tensor<T>,
+        cache: &CrossCache<Self>,
+        options: &Words,
+        weights: Option<&mut Floats>,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
+        let max_src_len = cache.max_src_len;
+        with_cross(cache, |cpu_cache, cache| {
+            with_rows(rows, |cpu_rows, rows| {
+                let (queries, options, (cpu, device)) = (&*queries.get(), &*options.get(), &mut *out.get_mut());
+                let mut weights = weights.map(|weights| weights.get_mut());
+                let cpu_weights = weights.as_mut().map(|weights| &mut weights.0);
+                self.cpu.cross_attention(heads, cpu_rows, &queries.0, cpu_cache, &options.0, cpu_weights, cpu)?;
+                let own_weights = weights.as_mut().map(|weights| &mut weights.1);
+                self.device.cross_attention(heads, rows, &queries.1, cache, &options.1, own_weights, device)?;
+                let live = cpu_rows.live().len();
+                let tolerance = tolerance::<T>(ATTENTION * largest(&cpu_cache.values).max(1.0));
+                self.settle("cross_attention", (&mut cpu[..live * heads.width()], device.view()), tolerance)?;
+                let Some((cpu, device)) = weights.as_deref_mut().map(|both| (&mut both.0, &both.1)) else {
+                    return Ok(());
+                };
+                let tolerance = Tolerance::new(ATTENTION, ATTENTION);
+                self.settle("cross_attention's weights", (&mut cpu[..live * max_src_len], device.view()), tolerance)
+            })
+        })
+    }
+
+    fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.start_slots(slots, cpu)?;
+            self.device.start_slots(slots, device)?;
+            self.settle_search("start_slots", cpu, device)
+        })
+    }
+
+    fn beam_step(&self, logits: &Floats, attention: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let (logits, attention) = (&*logits.get(), &*attention.get());
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.beam_step(&logits.0, &attention.0, cpu)?;
+            self.device.beam_step(&logits.1, &attention.1, device)?;
+            self.settle_search("beam_step", cpu, device)
+        })
+    }
+
+    fn sample(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let logits = &*logits.get();
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.sample(&logits.0, cpu)?;
+            self.device.sample(&logits.1, device)?;
+            let picks = self.context.download(device.picks.view())?;
+            let tokens = |picks: &[u32]| -> Vec<u32> {
+                bytemuck::cast_slice::<_, SamplePick>(picks).iter().map(|pick| pick.token).collect()
+            };
+            let (actual, expected) = (tokens(&picks), tokens(&cpu.picks));
+            let same = if actual == expected { Ok(()) } else { Err(format!("expected {expected:?}, got {actual:?}")) };
+            self.log().keep("sample", same);
+            self.settle_search("sample", cpu, device)
+        })
+    }
+
+    fn gold_log_probs(
+        &self,
+        rows: &Rows<Self>,
+        logits: &Floats,
+        vocab_size: usize,
+        gold: &Words,
+        out: &mut Floats,
+    ) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (logits, gold, (cpu, device)) = (&*logits.get(), &*gold.get(), &mut *out.get_mut());
+            self.cpu.gold_log_probs(cpu_rows, &logits.0, vocab_size, &gold.0, cpu)?;
+            self.device.gold_log_probs(rows, &logits.1, vocab_size, &gold.1, device)?;
+            let cpu = &mut cpu[..cpu_rows.live().len()];
+            self.settle("gold_log_probs", (cpu, device.view()), Tolerance::new(1e-5, 1e-6))
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! A value on the CPU and its twin on a device.
+
+use std::cell::{Ref, RefCell, RefMut};
+
+use crate::Result;
+use crate::backend::{Backend, CrossCache, Rows, Search, SelfCache};
+use crate::cpu::Cpu;
+use crate::cuda::{Buffer, Context, Cuda, Element};
+
+/// Both of them. They can be taken out for a moment, since [`Rows`] and [`Search`] of a backend own what they hold.
+#[derive(Debug)]
+pub struct Both<C, D>(RefCell<Option<(C, D)>>);
+
+const AWAY: &str = "an operation names a buffer twice";
+
+impl<C, D> Both<C, D> {
+    /// The pair.
+    pub fn new(cpu: C, device: D) -> Self {
+        Both(RefCell::new(Some((cpu, device))))
+    }
+
+    /// To read.
+    ///
+    /// # Panics
+    /// While it is taken out; so below.
+    pub fn get(&self) -> Ref<'_, (C, D)> {
+        Ref::map(self.0.borrow(), |both| both.as_ref().expect(AWAY))
+    }
+
+    /// To write.
+    pub fn get_mut(&self) -> RefMut<'_, (C, D)> {
+        RefMut::map(self.0.borrow_mut(), |both| both.as_mut().expect(AWAY))
+    }
+
+    fn take(&self) -> (C, D) {
+        self.0.borrow_mut().take().expect(AWAY)
+    }
+
+    fn put(&self, cpu: C, device: D) {
+        *self.0.borrow_mut() = Some((cpu, device));
+    }
+}
+
+/// Words on both.
+pub type Words = Both<Vec<u32>, Buffer<u32>>;
+
+/// Calls `work` with a row list as each of both backends has it.
+pub fn with_rows<B, T, R>(rows: &Rows<B>, work: impl FnOnce(&Rows<Cpu>, &Rows<Cuda<T>>) -> Result<R>) -> Result<R>
+where
+    B: Backend<Ints = Words>,
+    T: Element,
+{
+    let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
+    let cpu = Rows { entries: cpu_entries, count: cpu_count, bucket: rows.bucket };
+    let device = Rows { entries, count, bucket: rows.bucket };
+    let result = work(&cpu, &device);
+    rows.entries.put(cpu.entries, device.entries);
+    rows.count.put(cpu.count, device.count);
+    result
+}
+
+/// Calls `work` with a cache as each of both backends has it.
+pub fn with_self<B, T, R>(
+    cache: &SelfCache<B>,
+    work: impl FnOnce(&mut SelfCache<Cpu>, &mut SelfCache<Cuda<T>>) -> Result<R>,
+) -> Result<R>
+where
+    B: Backend<Tensor = Both<Vec<f32>, Buffer<T>>>,
+    T: Element,
+{
+    let &SelfCache { max_len, beam_size, .. } = cache;
+    let ((cpu_keys, keys), (cpu_values, values)) = (cache.keys.take(), cache.values.take());
+    let mut cpu = SelfCache { keys: cpu_keys, values: cpu_values, max_len, beam_size };
+    let mut device = SelfCache { keys, values, max_len, beam_size };
+    let result = work(&mut cpu, &mut device);
+    cache.keys.put(cpu.keys, device.keys);
+    cache.values.put(cpu.values, device.values);
+    result
+}
+
+/// Calls `work` with a cache as each of both backends has it.
+pub fn with_cross<B, T, R>(
+    cache: &CrossCache<B>,
+    work: impl FnOnce(&mut CrossCache<Cpu>, &mut CrossCache<Cuda<T>>) -> Result<R>,
+) -> Result<R>
+where
+    B: Backend<Tensor = Both<Vec<f32>, Buffer<T>>>,
+    T: Element,
+{
+    let max_src_len = cache.max_src_len;
+    let ((cpu_keys, keys), (cpu_values, values)) = (cache.keys.take(), cache.values.take());
+    let mut cpu = CrossCache { keys: cpu_keys, values: cpu_values, max_src_len };
+    let mut device = CrossCache { keys, values, max_src_len };
+    let result = work(&mut cpu, &mut device);
+    cache.keys.put(cpu.keys, device.keys);
+    cache.values.put(cpu.values, device.values);
+    result
+}
+
+/// Names the buffers of a search: `search_fields!(macro, ...)` calls `macro!(..., [names])`.
+macro_rules! search_fields {
+    ($callback:ident, $($rest:tt)*) => {
+        $callback!($($rest)*, [
+            options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage, attention, finished,
+            finished_count, failures, ranked, bans, picks
+        ])
+    };
+}
+
+macro_rules! with_fields {
+    ($search:ident, $work:ident, [$($field:ident),*]) => {{
+        let Search { shape, vocab_size, ids, equipped, rows, scratch, $($field),* } = $search;
+        let (shape, vocab_size, ids, equipped, bucket) = (*shape, *vocab_size, *ids, *equipped, rows.bucket);
+        let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
+        let (cpu_scratch, own_scratch) = scratch.take();
+        let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket };
+        let own_rows = Rows { entries, count, bucket };
+        // Each buffer of the search, then what it holds.
+        $(let $field = (&*$field, $field.take());)*
+        let mut cpu = Search::<Cpu> {
+            shape, vocab_size, ids, equipped, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
+        };
+        let mut device = Search::<Cuda<T>> {
+            shape, vocab_size, ids, equipped, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
+        };
+        let result = $work(&mut cpu, &mut device);
+        $($field.0.put(cpu.$field, device.$field);)*
+        rows.entries.put(cpu.rows.entries, device.rows.entries);
+        rows.count.put(cpu.rows.count, device.rows.count);
+        scratch.put(cpu.scratch, device.scratch);
+        result
+    }};
+}
+
+/// Calls `work` with a search as each of both backends has it.
+pub fn with_searches<B, T, R>(
+    search: &mut Search<B>,
+    work: impl FnOnce(&mut Search<Cpu>, &mut Search<Cuda<T>>) -> Result<R>,
+) -> Result<R>
+where
+    B: Backend<
+            Ints = Words,
+            Floats = Both<Vec<f32>, Buffer<f32>>,
+            SearchScratch = Both<<Cpu as Backend>::SearchScratch, <Cuda<T> as Backend>::SearchScratch>,
+        >,
+    T: Element,
+{
+    search_fields!(with_fields, search, work)
+}
+
+macro_rules! swap_fields {
+    ($context:ident, $device:ident, $cpu:ident, [$($field:ident),*]) => {{
+        let before = Search::<Cpu> {
+            shape: $cpu.shape,
+            vocab_size: $cpu.vocab_size,
+            ids: $cpu.ids,
+            equipped: $cpu.equipped,
+            rows: Rows {
+                entries: std::mem::replace(&mut $cpu.rows.entries, $context.download($device.rows.entries.view())?),
+                count: std::mem::replace(&mut $cpu.rows.count, $context.download($device.rows.count.view())?),
+                bucket: $cpu.rows.bucket,
+            },
+            scratch: <Cpu as Backend>::SearchScratch::new($cpu.shape),
+            $($field: std::mem::replace(&mut $cpu.$field, $context.download($device.$field.view())?)),*
+        };
+        Ok(before)
+    }};
+}
+
+/// Puts the device's state into the CPU's search; returns the CPU's own.
+///
+/// # Errors
+/// The device failed.
+pub fn take_over<T: Element>(
+    context: &Context,
+    device: &Search<Cuda<T>>,
+    cpu: &mut Search<Cpu>,
+) -> Result<Search<Cpu>> {
+    let before: Result<Search<Cpu>> = search_fields!(swap_fields, context, device, cpu);
+    // Its rows lie differently far apart: it is settled where it is written.
+    before.inspect(|before| cpu.ranked.clone_from(&before.ranked))
+}

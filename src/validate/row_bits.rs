@@ -1,0 +1,92 @@
+//! Whether a row of a matrix product has the same bits alone and among any number of others.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::report::CheckRow;
+use crate::Result;
+use crate::backend::{Activation, Backend, Row, Rows};
+use crate::cuda::testing::Values;
+use crate::cuda::{Context, Cuda, Element};
+use crate::model::config::ModelConfig;
+
+/// Outputs, inputs, and whether the output is the logits'.
+type Shape = (usize, usize, bool);
+
+/// The matrix products of a model, each once.
+fn shapes(config: &ModelConfig) -> Vec<Shape> {
+    let width = config.d_model;
+    let mut shapes = vec![(3 * width, width, false), (2 * width, width, false), (width, width, false)];
+    for stack in [&config.encoder, &config.decoder] {
+        shapes.extend([(stack.ffn_dim, width, false), (width, stack.ffn_dim, false)]);
+    }
+    shapes.push((config.decoder_vocab_size, width, true));
+    shapes.sort_unstable();
+    shapes.dedup();
+    shapes
+}
+
+/// Multiplies 1 to `most` rows by a matrix of every shape of the model, through the backend's own linear layers.
+///
+/// # Errors
+/// The model's configuration cannot be read; the device failed.
+pub fn check<T: Element>(context: &Context, dir: &Path, most: usize) -> Result<CheckRow> {
+    let start = Instant::now();
+    let shapes = shapes(&ModelConfig::open(dir)?);
+    let (mut compared, mut failures) = (0, Vec::new());
+    for &shape in &shapes {
+        let (rows, wrong) = check_shape::<T>(context, shape, most)?;
+        compared += rows;
+        failures.extend(wrong);
+    }
+    Ok(CheckRow {
+        name: format!("row bits {}", T::DTYPE.name()),
+        compared,
+        unit: "rows",
+        seconds: start.elapsed().as_secs_f64(),
+        notes: vec![format!("1 to {most} rows of {} shapes", shapes.len())],
+        failures,
+    })
+}
+
+/// Rows compared, and the first number of rows at which one differs.
+fn check_shape<T: Element>(context: &Context, shape: Shape, most: usize) -> Result<(usize, Option<String>)> {
+    let (out_dim, in_dim, is_logits) = shape;
+    let backend = Cuda::<T>::new(context.clone());
+    let mut values = Values::new((out_dim * 31 + in_dim) as u64);
+    let weights: Vec<f32> = values.elements(out_dim * in_dim, 0.0, 0.1);
+    let bias: Vec<f32> = values.elements(out_dim, 0.0, 0.5);
+    let matrix = backend.matrix(&weights, Some(&bias), out_dim, in_dim)?;
+    let x: Vec<T> = values.elements(most * in_dim, 0.0, 1.0);
+    let x = context.upload(&x)?;
+    let product = |rows: usize| -> Result<Vec<u32>> {
+        let mut list = Rows::with_capacity(&backend, rows)?;
+        list.set(&backend, &vec![Row::default(); rows])?;
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+        if is_logits {
+            let stride = backend.logits_stride(out_dim);
+            let mut out = backend.floats(rows * stride)?;
+            backend.logits(&matrix, &list, &x, &mut out)?;
+            let apart = context.download(out.view())?;
+            return Ok(bits(apart.chunks(stride).flat_map(|row| &row[..out_dim]).copied().collect()));
+        }
+        let mut out = backend.tensor(rows * out_dim)?;
+        backend.linear(&matrix, &list, &x, Activation::Silu, &mut out)?;
+        Ok(bits(context.download(out.view())?.iter().map(|value| value.to_f32()).collect()))
+    };
+    let all = product(most)?;
+    let mut compared = 0;
+    for rows in 1..most {
+        let some = product(rows)?;
+        compared += rows;
+        if let Some(at) = some.iter().zip(&all).position(|(some, all)| some != all) {
+            let (row, column) = (at / out_dim, at % out_dim);
+            let wrong = format!(
+                "linear {in_dim} to {out_dim}: row {row}, column {column} is {:08x} among {rows} rows, {:08x} among {most}",
+                some[at], all[at]
+            );
+            return Ok((compared, Some(wrong)));
+        }
+    }
+    Ok((compared, None))
+}

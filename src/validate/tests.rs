@@ -1,0 +1,77 @@
+//! Whether what is wrong is found.
+
+use super::*;
+use crate::cuda::kernel_stems;
+
+#[test]
+fn every_kernel_file_has_its_cases() {
+    let known: Vec<&str> = STEMS.iter().map(|stem| stem.name).collect();
+    let missing: Vec<&&str> = kernel_stems().iter().filter(|stem| !known.contains(*stem)).collect();
+    assert!(missing.is_empty(), "no cases in src/validate/kernels for {missing:?}");
+}
+
+/// Each kernel in turn loses the last block of every launch: a wrong grid, or a kernel that stops too early.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_kernel_that_loses_its_last_block_fails_and_is_named() -> Result<()> {
+    for stem in STEMS {
+        let context = open(Device::Emulated)?;
+        context.lose_blocks_of(stem.name);
+        let mut found = Report::new(context.name().to_owned(), false, false);
+        found.kernels = check_stem_on(&context, Grid::Pairwise, stem);
+        assert_eq!(found.failed(), [stem.name]);
+        let told = found.kernels.iter().flat_map(|row| &row.failures).next();
+        assert!(told.is_some_and(|what| !what.is_empty()), "{}: nothing is said about it", stem.name);
+    }
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() -> Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de");
+    // As many as slots, so that the last block is never an idle one's.
+    let tokenizer = Tokenizer::open(&dir)?;
+    let sources = ["Two dogs run.", "A man sleeps.", "A child sings."].map(|line| tokenizer.encode_source(line));
+    let decode = Decode { dir: &dir, sources: &sources };
+    let first = |stem: &'static str| -> Result<String> {
+        let context = open(Device::Emulated)?;
+        context.lose_blocks_of(stem);
+        Ok(lockstep::check::<f32>(context, decode)?.failures.swap_remove(0))
+    };
+    let starts = |stem, place: &str| first(stem).map(|what| assert!(what.starts_with(place), "{stem}: {what}"));
+    starts("layer_norm", "encoding, encoder layer 1, layer_norm: ")?;
+    // In the first step a sentence has one beam.
+    starts("attention_self", "step 2, decoder layer 1, self_attention: ")?;
+    starts("attention_cross", "step 2, decoder layer 1, cross_attention: ")?;
+    starts("attention_store", "encoding, cross keys and values, store_cross: ")?;
+    starts("start_slots", "encoding, start_slots: ")?;
+    starts("beam_step", "step 1, beam_step: ")?;
+    let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
+    assert!(sound.failures.is_empty() && sound.compared > 200, "{sound:?}");
+    Ok(())
+}
+
+/// What it prints means nothing here; that every kernel can be launched as it is measured does.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn every_kernel_can_be_measured() -> Result<()> {
+    let effort = speed::Effort {
+        ceiling_bytes: 1 << 12,
+        rows: vec![5],
+        logit_rows: vec![5],
+        vocab_size: 103,
+        launches: 2,
+        repeats: 1,
+    };
+    let mut stems: Vec<&str> = Vec::new();
+    let found = speed::measure(&open(Device::Emulated)?, &effort, |row| {
+        stems.push(row.stem);
+        Ok(())
+    })?;
+    assert!(found.kernels.iter().all(|row| row.bytes > 0 && row.microseconds > 0.0), "{found:?}");
+    let ours = kernel_stems().iter().filter(|stem| **stem != "checksum");
+    let missing: Vec<&&str> = ours.filter(|stem| !stems.contains(*stem)).collect();
+    assert!(missing.is_empty(), "not measured: {missing:?}");
+    Ok(())
+}

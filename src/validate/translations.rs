@@ -1,0 +1,65 @@
+//! Whole translations on a device against those of the CPU, each on its own.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::report::CheckRow;
+use crate::backend::Dtype;
+use crate::{DecodeOptions, Device, EngineOptions, Result, Translation, Translator};
+
+/// Of lines in a narrower type that must have the CPU's tokens, and how far the f32 scores of both outputs of a line that has
+/// others may lie apart in the median.
+fn least_agreement(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 | Dtype::I8 => 1.0,
+        Dtype::F16 => 0.98,
+        Dtype::Bf16 => 0.9,
+    }
+}
+
+const MOST_APART: f32 = 0.05;
+
+fn tokens(translation: &Translation) -> &[u32] {
+    translation.hypotheses.first().map_or(&[], |best| &best.hypothesis.token_ids)
+}
+
+/// Translates lines with the default search, on the device in `dtype` and on the CPU in f32.
+///
+/// # Errors
+/// The model or the device cannot be opened; a line cannot be translated.
+pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype) -> Result<CheckRow> {
+    let start = Instant::now();
+    let open = |device, dtype| Translator::open_with(dir, &EngineOptions { device, dtype, ..EngineOptions::default() });
+    let (own, cpu) = (open(device, dtype)?, open(Device::Cpu, Dtype::F32)?);
+    let options = DecodeOptions { beam_size: 4, ..DecodeOptions::default() };
+    let (actual, expected) = (own.translate(lines, &options)?, cpu.translate(lines, &options)?);
+    let differing: Vec<usize> =
+        (0..lines.len()).filter(|&line| tokens(&actual[line]) != tokens(&expected[line])).collect();
+    let (mut notes, mut apart) = (Vec::new(), Vec::new());
+    for &line in &differing {
+        let score = |translation: &Translation| -> Result<f32> {
+            let pair = (expected[line].source_ids.clone(), tokens(translation).to_vec());
+            cpu.score_ids(&[pair]).into_iter().next().map_or(Ok(f32::NAN), |score| Ok(score?.log_prob))
+        };
+        let difference = score(&expected[line])? - score(&actual[line])?;
+        apart.push(difference.abs());
+        notes.push(format!("line {}: other tokens, whose f32 log-probability is {difference:.4} less", line + 1));
+    }
+    let mut failures = Vec::new();
+    let agreement = 1.0 - differing.len() as f64 / lines.len().max(1) as f64;
+    if agreement < least_agreement(dtype) {
+        failures.push(format!("{} of {} lines have other tokens than on the CPU", differing.len(), lines.len()));
+    }
+    apart.sort_unstable_by(f32::total_cmp);
+    if let Some(median) = apart.get(apart.len() / 2).filter(|median| **median >= MOST_APART || median.is_nan()) {
+        failures.push(format!("the log-probabilities of lines that differ are {median:.4} apart in the median"));
+    }
+    Ok(CheckRow {
+        name: format!("translations {}", dtype.name()),
+        compared: lines.len(),
+        unit: "lines",
+        seconds: start.elapsed().as_secs_f64(),
+        notes,
+        failures,
+    })
+}
