@@ -8,7 +8,8 @@ use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, 
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache, SessionShape, SlotOptions,
+    StepKey,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
