@@ -171,6 +171,9 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// An operation of training failed.
+    #[error("train: {0}")]
+    Autograd(#[source] candle_core::Error),
     /// The engine thread ended before it answered.
     #[error("translate: the engine has stopped after an earlier failure")]
     EngineStopped,
@@ -196,6 +199,7 @@ impl Error {
             Error::Device { .. } => "device",
             Error::DeviceOperation { .. } => "device_operation",
             Error::Shape { .. } => "shape",
+            Error::Autograd(_) => "autograd",
             Error::EngineStopped => "engine_stopped",
         }
     }

@@ -78,6 +78,7 @@ impl EngineOptions {
 #[derive(Debug)]
 pub struct Translator {
     engine: Engine,
+    options: EngineOptions,
     device: DeviceChoice,
     tokenizer: Tokenizer,
     config: ModelConfig,
@@ -176,8 +177,19 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device) = device::start(options, dir, config.vocab_size)?;
-        Ok(Translator { engine, device, tokenizer, config, generation })
+        let (engine, device) = device::start(options, &config, &Weights::open(dir)?)?;
+        Ok(Translator { engine, options: options.clone(), device, tokenizer, config, generation })
+    }
+
+    /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
+    /// from now on sees them; what has been begun is finished with the old ones first.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        let (engine, device) = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device) = (engine, device);
+        Ok(())
     }
 
     /// The device that it runs on.
@@ -242,7 +254,9 @@ impl Translator {
         };
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
-        let translation = self.finish(pending, options, hypotheses);
+        // All that finished, in the search's own order.
+        let unranked = DecodeOptions { mbr: None, ..options.clone() };
+        let translation = self.finish(pending, &unranked, hypotheses);
         Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 

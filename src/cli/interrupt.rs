@@ -9,13 +9,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// The exit code of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Starts to listen for Ctrl-C.
+/// Starts to listen for Ctrl-C, in a command that works through lines.
 pub(super) fn listen() {
-    let set = ctrlc::set_handler(|| {
+    listen_for("finishing the lines under way");
+}
+
+/// Starts to listen for Ctrl-C; the first says what is being finished.
+pub(super) fn listen_for(finishing: &'static str) {
+    let set = ctrlc::set_handler(move || {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        complain("interrupted: finishing the lines under way; interrupt again to quit at once");
+        complain(&format!("interrupted: {finishing}; interrupt again to quit at once"));
     });
     if let Err(error) = set {
         complain(&format!("cannot listen for interrupts: {error}"));

@@ -17,6 +17,7 @@ mod sampling_options;
 mod score;
 mod search_options;
 mod stream;
+mod train;
 mod translate;
 mod validate;
 
@@ -42,6 +43,7 @@ enum Command {
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Info(info::Arguments),
+    Train(Box<train::Arguments>),
     Validate(validate::Arguments),
 }
 
@@ -104,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match ending {

@@ -15,6 +15,12 @@ pub enum Purpose {
     Noise = 1,
     /// The noise with which a search samples a token.
     Draw = 2,
+    /// Which elements dropout drops in training.
+    Dropout = 8,
+    /// The order of the training data.
+    Order = 9,
+    /// Whose prefix distillation reads.
+    Prefix = 10,
 }
 
 /// The four words of a counter under a key.

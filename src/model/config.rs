@@ -260,6 +260,37 @@ fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
     Ok(ignored)
 }
 
+/// What `config.json` says about training and no other part reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainingDefaults {
+    /// Share of elements that embeddings and sublayers drop; transformers' default is 0.1.
+    pub dropout: f32,
+    /// Share of attention weights dropped.
+    pub attention_dropout: f32,
+    /// Share of the feed-forward layers' inner elements dropped.
+    pub activation_dropout: f32,
+}
+
+impl TrainingDefaults {
+    /// Reads `config.json` of a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value that is not a number from 0 to below 1.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let fields = Fields::read(&path)?;
+        let rate = |field: &str, default: f64| {
+            let value = fields.get(field).map_or(Some(default), Value::as_f64).filter(|rate| (0.0..1.0).contains(rate));
+            value.map(|rate| rate as f32).ok_or_else(|| fields.error(field, "a number from 0 to below 1"))
+        };
+        Ok(TrainingDefaults {
+            dropout: rate("dropout", 0.1)?,
+            attention_dropout: rate("attention_dropout", 0.0)?,
+            activation_dropout: rate("activation_dropout", 0.0)?,
+        })
+    }
+}
+
 impl GenerationConfig {
     /// Reads `generation_config.json`, or the same fields of `config.json` where there is none.
     ///

@@ -109,7 +109,7 @@ struct DecoderLayer<B: Backend> {
 }
 
 /// What PyTorch's layer norm adds to the variance where nothing else is said.
-const LAYER_NORM_EPS: f32 = 1e-5;
+pub const LAYER_NORM_EPS: f32 = 1e-5;
 
 impl<B: Backend> Marian<B> {
     /// Loads `config.json` and the weights of a model directory.
@@ -118,9 +118,15 @@ impl<B: Backend> Marian<B> {
     /// Those of [`ModelConfig::open`] and [`Weights::open`], [`Error::Tensor`] for a tensor that does not fit, and a device
     /// without memory.
     pub fn open(backend: &B, dir: &Path) -> Result<Self> {
-        let config = ModelConfig::open(dir)?;
-        let weights = Weights::open(dir)?;
-        Loader { backend, weights: &weights, config: &config }.model()
+        Self::new(backend, &ModelConfig::open(dir)?, &Weights::open(dir)?)
+    }
+
+    /// The model of a configuration and its weights.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that does not fit, and a device without memory.
+    pub fn new(backend: &B, config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        Loader { backend, weights, config }.model()
     }
 
     /// The architecture.
@@ -140,7 +146,7 @@ impl<B: Backend> Loader<'_, B> {
     fn model(&self) -> Result<Marian<B>> {
         let config = self.config;
         let (d_model, source_size, target_size) = (config.d_model, config.vocab_size, config.decoder_vocab_size);
-        let source = self.weights.get(&self.source_table(), &[source_size, d_model])?;
+        let source = self.weights.get(&source_table(self.weights, config), &[source_size, d_model])?;
         let own_target = match config.share_embeddings {
             true => None,
             false => Some(self.weights.get("model.decoder.embed_tokens.weight", &[target_size, d_model])?),
@@ -172,15 +178,6 @@ impl<B: Backend> Loader<'_, B> {
             decoder: (0..config.decoder.layers).map(|i| self.decoder_layer(i)).collect::<Result<_>>()?,
             output: self.backend.matrix(own_output.as_deref().unwrap_or(target), Some(&bias), target_size, d_model)?,
         })
-    }
-
-    /// Where the source embeddings stand: shared ones have a name of their own, but some files keep only a copy.
-    fn source_table(&self) -> String {
-        let names: &[&str] = match self.config.share_embeddings {
-            true => &["model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"],
-            false => &["model.encoder.embed_tokens.weight"],
-        };
-        names.iter().find(|name| self.weights.contains(name)).unwrap_or(&names[0]).to_string()
     }
 
     /// The position table: from the checkpoint, else computed.
@@ -254,6 +251,15 @@ impl<B: Backend> Loader<'_, B> {
             feed_forward: self.feed_forward(&layer, self.config.decoder)?,
         })
     }
+}
+
+/// Where the source embeddings stand: shared ones have a name of their own, but some files keep only a copy.
+pub fn source_table(weights: &Weights, config: &ModelConfig) -> String {
+    let names: &[&str] = match config.share_embeddings {
+        true => &["model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"],
+        false => &["model.encoder.embed_tokens.weight"],
+    };
+    names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]).to_string()
 }
 
 /// Marian's position table `[len, width]`: the sine half, then the cosine half (Vaswani et al. 2017, section 3.5, give them

@@ -1,7 +1,6 @@
 //! Which device a translator computes on, and opening it: the one place that names both backends.
 
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 
 use half::{bf16, f16};
@@ -12,6 +11,8 @@ use crate::cpu::Cpu;
 use crate::cuda::{self, Context, Cuda};
 use crate::decode::engine::Engine;
 use crate::model::Marian;
+use crate::model::config::ModelConfig;
+use crate::model::weights::Weights;
 use crate::{Error, Result};
 
 /// Where a [`Translator`](crate::Translator) computes.
@@ -75,25 +76,29 @@ enum Opened {
     Cuda(Context),
 }
 
-/// Starts an engine over the model in `dir` on the device that the options ask for.
-pub(super) fn start(options: &EngineOptions, dir: &Path, source_vocab_size: usize) -> Result<(Engine, DeviceChoice)> {
+/// Starts an engine over a model on the device that the options ask for.
+pub(super) fn start(
+    options: &EngineOptions,
+    config: &ModelConfig,
+    weights: &Weights,
+) -> Result<(Engine, DeviceChoice)> {
     let (opened, choice) = open(options)?;
     let (slots, dtype) = (options.slots, options.dtype);
     let engine = match opened {
-        Opened::Cpu(workers) => start_on(workers, dir, source_vocab_size, slots),
+        Opened::Cpu(workers) => start_on(workers, config, weights, slots),
         Opened::Cuda(context) => match dtype {
-            Dtype::F32 => start_on(vec![Cuda::<f32>::new(context)], dir, source_vocab_size, slots),
-            Dtype::F16 => start_on(vec![Cuda::<f16>::new(context)], dir, source_vocab_size, slots),
-            Dtype::Bf16 => start_on(vec![Cuda::<bf16>::new(context)], dir, source_vocab_size, slots),
+            Dtype::F32 => start_on(vec![Cuda::<f32>::new(context)], config, weights, slots),
+            Dtype::F16 => start_on(vec![Cuda::<f16>::new(context)], config, weights, slots),
+            Dtype::Bf16 => start_on(vec![Cuda::<bf16>::new(context)], config, weights, slots),
             Dtype::I8 => Err(no_i8(choice.device)),
         },
     }?;
     Ok((engine, choice))
 }
 
-fn start_on<B: Backend>(workers: Vec<B>, dir: &Path, source_vocab_size: usize, slots: usize) -> Result<Engine> {
-    let model = Marian::open(&workers[0], dir)?;
-    Engine::start(workers, vec![model], source_vocab_size, slots)
+fn start_on<B: Backend>(workers: Vec<B>, config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
+    let model = Marian::new(&workers[0], config, weights)?;
+    Engine::start(workers, vec![model], config.vocab_size, slots)
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {

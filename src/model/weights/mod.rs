@@ -19,14 +19,35 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
+/// Tensors in memory: by name the shape and the values.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// The tensors of a checkpoint, in one file or in shards.
 #[derive(Debug)]
 pub struct Weights {
     /// The file that was opened: the only one, or the index of the shards.
     source: PathBuf,
-    shards: Vec<Mmap>,
+    shards: Vec<Shard>,
     /// Shard and place of each tensor.
     tensors: BTreeMap<String, (usize, Entry)>,
+}
+
+/// The bytes of a file, or of tensors that never were in one.
+#[derive(Debug)]
+enum Shard {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl std::ops::Deref for Shard {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Shard::Mapped(map) => map,
+            Shard::Owned(bytes) => bytes,
+        }
+    }
 }
 
 /// Where a tensor's values lie within its file: row-major, little-endian.
@@ -77,6 +98,22 @@ impl Weights {
         Err(Error::Io { operation: "open", path: dir.join(first), source })
     }
 
+    /// Weights in memory, as training has them.
+    ///
+    /// # Panics
+    /// If a tensor has another number of values than its shape says.
+    pub fn from_tensors(tensors: Tensors) -> Self {
+        let mut bytes = Vec::with_capacity(tensors.values().map(|(_, values)| values.len() * 4).sum());
+        let mut entries = BTreeMap::new();
+        for (name, (shape, values)) in tensors {
+            assert_eq!(values.len(), shape.iter().product::<usize>(), "tensor {name} of shape {shape:?}");
+            let start = bytes.len();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, range: start..bytes.len() }));
+        }
+        Weights { source: "memory".into(), shards: vec![Shard::Owned(bytes)], tensors: entries }
+    }
+
     fn open_shards(dir: &Path, index_path: PathBuf, read: Reader) -> Result<Self> {
         let index: Index = crate::model::config::read_json(&index_path)?;
         let mut weights = Weights { source: index_path.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
@@ -107,7 +144,7 @@ impl Weights {
         let shard = self.shards.len();
         let tensors = read(path, &map)?.into_iter().filter(|(name, _)| wanted(name));
         self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
-        self.shards.push(map);
+        self.shards.push(Shard::Mapped(map));
         Ok(())
     }
 

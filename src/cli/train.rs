@@ -1,0 +1,98 @@
+//! `train`: fine-tunes a model directory and writes another.
+
+mod arguments;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Result;
+use crate::cli::{Ending, complain, interrupt};
+use crate::model::config::TrainingDefaults;
+use crate::train::objectives::scheduled_sampling;
+use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Report, TrainOptions, Trainer};
+pub(super) use arguments::Arguments;
+
+pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
+    let places = arguments.places()?;
+    let defaults = TrainingDefaults::open(&places.model)?;
+    let options = arguments.options(defaults)?;
+    let mut watcher = Watcher::new(&options, arguments.run.log_every);
+    for (name, value) in
+        [("attention_dropout", defaults.attention_dropout), ("activation_dropout", defaults.activation_dropout)]
+    {
+        if value != 0.0 {
+            watcher.note(&format!("config.json: {name} = {value} is not applied; dropout is"));
+        }
+    }
+    if let ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, .. }) = &options.objective {
+        let (first, last) = (schedule.at(1), schedule.at(options.updates));
+        watcher.note(&format!("gold is fed with probability {first:.3} at first and {last:.3} at last"));
+    }
+    let mut trainer = Trainer::open(places, options)?;
+    let (pairs, skipped) = (trainer.data().pairs().len(), trainer.data().skipped());
+    watcher.note(&match skipped {
+        0 => format!("{pairs} pairs"),
+        _ => format!("{pairs} pairs; {skipped} lines left out"),
+    });
+    if trainer.updates_done() > 0 {
+        watcher.note(&format!("continuing after update {}", trainer.updates_done()));
+    }
+    interrupt::listen_for("finishing the update under way");
+    let ending = trainer.run(&mut watcher)?;
+    watcher.bar.finish_and_clear();
+    if let Some((score, update)) = trainer.best() {
+        complain(&format!("best validation score {score:.2} at update {update}"));
+    }
+    Ok(match ending {
+        RunEnding::Complete => Ending::Complete,
+        RunEnding::Stopped => {
+            complain(&format!("stopped at update {}: validation does not improve any more", trainer.updates_done()));
+            Ending::Complete
+        }
+        RunEnding::Interrupted => {
+            complain(&format!(
+                "state saved after update {}; the same command with --resume continues",
+                trainer.updates_done()
+            ));
+            Ending::Interrupted
+        }
+    })
+}
+
+/// Shows how a run goes: a line that moves on a terminal, now and then a line elsewhere.
+struct Watcher {
+    bar: ProgressBar,
+    every: u32,
+    terminal: bool,
+}
+
+impl Watcher {
+    fn new(options: &TrainOptions, every: u32) -> Self {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let bar = if terminal { ProgressBar::new(u64::from(options.updates)) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left") {
+            bar.set_style(style);
+        }
+        Watcher { bar, every, terminal }
+    }
+}
+
+impl Observer for Watcher {
+    fn interrupted(&self) -> bool {
+        interrupt::asked()
+    }
+
+    fn updated(&mut self, report: &Report) {
+        let rate = report.tokens as f64 / report.seconds.max(1e-9);
+        let figures: String = report.figures.iter().map(|(name, value)| format!("  {name} {value:.3}")).collect();
+        let line = format!("loss {:.4}{figures}  {rate:.0} tokens/s", report.loss);
+        self.bar.set_position(u64::from(report.update));
+        if !self.terminal && (report.update.is_multiple_of(self.every) || report.update == report.updates) {
+            complain(&format!("update {}/{}  {line}", report.update, report.updates));
+        }
+        self.bar.set_message(line);
+    }
+
+    fn note(&mut self, line: &str) {
+        self.bar.suspend(|| complain(line));
+    }
+}

@@ -1,0 +1,232 @@
+//! Files that are whole or not there: the state of a run, and the model directory that it makes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::config::read_json;
+use crate::model::weights::Tensors;
+use crate::train::optimizer::AdamW;
+use crate::train::twin::Parameters;
+use crate::{Error, Result};
+
+/// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("partial");
+    let io = |source| Error::Io { operation: "write", path: path.to_path_buf(), source };
+    let mut file = File::create(&temporary).map_err(io)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+    std::fs::rename(&temporary, path).map_err(io)?;
+    // The new name is safe once the directory is.
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+}
+
+/// A tensor in f32, as it is written.
+struct Written {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl View for Written {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.values.len() * size_of::<f32>()
+    }
+}
+
+fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+    let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
+    let tensors = tensors.into_iter().map(|(name, (shape, values))| (name, Written { shape, values }));
+    safetensors::serialize(tensors, Some(metadata)).map_err(invalid)
+}
+
+/// The files of a model directory, besides weights and configuration, that a copy needs.
+const COMPANIONS: [&str; 9] = [
+    "generation_config.json",
+    "source.spm",
+    "target.spm",
+    "vocab.json",
+    "source_vocab.json",
+    "target_vocab.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// Writes a model directory: the weights in f32, and configuration and tokenizer of the directory `from`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
+    let create = |source| Error::Io { operation: "create", path: to.to_path_buf(), source };
+    std::fs::create_dir_all(to).map_err(create)?;
+    let mut config: serde_json::Map<String, Value> = read_json(&from.join("config.json"))?;
+    // The name of the field has changed over time; either says what the file no longer holds.
+    for field in ["dtype", "torch_dtype"] {
+        if config.contains_key(field) {
+            config.insert(field.into(), Value::from("float32"));
+        }
+    }
+    let text =
+        serde_json::to_vec_pretty(&config).map_err(|source| Error::Json { path: from.join("config.json"), source })?;
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if source.exists() {
+            let bytes = std::fs::read(&source).map_err(|e| Error::Io { operation: "read", path: source, source: e })?;
+            write_whole(&to.join(name), &bytes)?;
+        }
+    }
+    write_whole(&to.join("config.json"), &text)?;
+    let path = to.join("model.safetensors");
+    // transformers asks for this entry.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    write_whole(&path, &serialize(&path, tensors, metadata)?)
+}
+
+/// How far a run has come, besides its parameters and moments.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Progress {
+    /// Updates done.
+    pub update: u32,
+    /// The epoch under way.
+    pub epoch: u32,
+    /// Batches of it that have been used.
+    pub batch: usize,
+    /// The best validation score so far, and the update that reached it.
+    pub best: Option<(f64, u32)>,
+    /// Validations since then.
+    pub worse: u32,
+    /// What the run was started with: a resumed run must say the same.
+    pub fingerprint: BTreeMap<String, String>,
+}
+
+/// The state of a run: everything that its continuation depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// How far it has come.
+    pub progress: Progress,
+    /// The parameters, then what else the objective keeps, by name.
+    pub tensors: Tensors,
+    /// The optimiser's updates and moments.
+    pub moments: Vec<[Vec<f32>; 2]>,
+}
+
+/// The entry of the file's metadata that says what it is and how far the run has come.
+const ENTRY: &str = "beamfuse_training";
+
+impl State {
+    /// Writes the state, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
+        let mut tensors: Tensors = BTreeMap::new();
+        for (name, tensor) in &self.tensors {
+            tensors.insert(format!("value.{name}"), tensor.clone());
+        }
+        for (parameter, [mean, square]) in parameters.iter().zip(&self.moments) {
+            tensors.insert(format!("mean.{}", parameter.name()), (vec![mean.len()], mean.clone()));
+            tensors.insert(format!("square.{}", parameter.name()), (vec![square.len()], square.clone()));
+        }
+        let progress =
+            serde_json::to_string(&self.progress).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
+        // One entry: several would stand in another order each time.
+        let metadata = HashMap::from([(ENTRY.to_owned(), progress)]);
+        write_whole(path, &serialize(path, tensors, metadata)?)
+    }
+
+    /// Reads the state of a run over these parameters.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Safetensors`], [`Error::Config`] or [`Error::Tensor`] for a file that is not the state of a
+    /// run over such a model.
+    pub fn read(path: &Path, parameters: &Parameters) -> Result<Self> {
+        let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
+        let bytes = std::fs::read(path).map_err(io)?;
+        let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
+        let view = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let wrong = |field: &str, expected: &str, got: String| Error::Config {
+            path: path.to_path_buf(),
+            field: field.into(),
+            expected: expected.into(),
+            got,
+        };
+        let entries = header.metadata().clone().unwrap_or_default();
+        let Some(progress) = entries.get(ENTRY) else {
+            return Err(wrong(ENTRY, "the state of a training run", "no such entry".into()));
+        };
+        let progress: Progress =
+            serde_json::from_str(progress).map_err(|error| wrong(ENTRY, "a run's progress", error.to_string()))?;
+        let mut tensors = Tensors::new();
+        let mut read: HashMap<String, Vec<f32>> = HashMap::new();
+        for (name, tensor) in view.iter() {
+            if tensor.dtype() != Dtype::F32 {
+                return Err(wrong(name, "values in F32", format!("{:?}", tensor.dtype())));
+            }
+            let values = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            match name.strip_prefix("value.") {
+                Some(name) => drop(tensors.insert(name.to_owned(), (tensor.shape().to_vec(), values))),
+                None => drop(read.insert(name.to_owned(), values)),
+            }
+        }
+        let mut moment = |kind: &str, name: &str, size: usize| {
+            let key = format!("{kind}.{name}");
+            let values = read.remove(&key).unwrap_or_default();
+            match values.len() == size {
+                true => Ok(values),
+                false => Err(wrong(&key, &format!("{size} values, as this model has"), values.len().to_string())),
+            }
+        };
+        let mut moments = Vec::new();
+        for parameter in parameters.iter() {
+            let (name, size) = (parameter.name(), parameter.tensor().elem_count());
+            moments.push([moment("mean", name, size)?, moment("square", name, size)?]);
+        }
+        Ok(State { progress, tensors, moments })
+    }
+
+    /// The optimiser as it was.
+    pub fn restore(&mut self, optimizer: &mut AdamW) {
+        optimizer.step = self.progress.update;
+        optimizer.moments = std::mem::take(&mut self.moments);
+    }
+}
+
+/// Compares what a run was started with to what its continuation is started with.
+///
+/// # Errors
+/// [`Error::Input`] names the first difference.
+pub fn check_fingerprint(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Result<()> {
+    let names: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    for name in names {
+        let value = |of: &BTreeMap<String, String>| of.get(name).cloned().unwrap_or_else(|| "nothing".into());
+        let (then, now) = (value(before), value(now));
+        if then != now {
+            let expected = format!("{name} {then}, as the run was started with");
+            return Err(Error::Input { operation: "resume training", expected, got: now });
+        }
+    }
+    Ok(())
+}

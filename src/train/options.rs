@@ -1,0 +1,162 @@
+//! How to train, as a user says it.
+
+use std::collections::BTreeMap;
+
+use crate::train::objectives::{distill, mrt, scheduled_sampling};
+use crate::train::optimizer::AdamOptions;
+use crate::train::schedule::{Decay, LearningRate};
+use crate::{Error, Result};
+
+/// What is minimised.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ObjectiveOptions {
+    /// Likelihood after gold prefixes.
+    Mle,
+    /// Likelihood after prefixes of which some tokens are the model's own.
+    ScheduledSampling(scheduled_sampling::Options),
+    /// The risk of the model's own translations.
+    Mrt(mrt::Options),
+    /// A teacher's distributions.
+    Distill(distill::Options),
+}
+
+impl ObjectiveOptions {
+    /// The objective's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ObjectiveOptions::Mle => "mle",
+            ObjectiveOptions::ScheduledSampling(_) => "scheduled-sampling",
+            ObjectiveOptions::Mrt(_) => "mrt",
+            ObjectiveOptions::Distill(_) => "distill",
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        match self {
+            ObjectiveOptions::Mle | ObjectiveOptions::ScheduledSampling(_) => Ok(()),
+            ObjectiveOptions::Mrt(options) => options.validate(),
+            ObjectiveOptions::Distill(options) => options.validate(),
+        }
+    }
+}
+
+/// The score by which models are compared on the validation set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Corpus BLEU.
+    Bleu,
+    /// Corpus chrF2.
+    Chrf,
+}
+
+/// Which weights the model directory gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Those with the best validation score.
+    Best,
+    /// Those after the last update.
+    Last,
+}
+
+/// The options of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainOptions {
+    /// What is minimised.
+    pub objective: ObjectiveOptions,
+    /// Updates of the run.
+    pub updates: u32,
+    /// Tokens of a batch, on either side.
+    pub batch_tokens: usize,
+    /// Batches whose gradients make one update.
+    pub accumulate: usize,
+    /// The largest learning rate.
+    pub learning_rate: f64,
+    /// Updates in which it rises.
+    pub warmup: u32,
+    /// How it falls.
+    pub decay: Decay,
+    /// The optimiser.
+    pub adam: AdamOptions,
+    /// Share of elements dropped.
+    pub dropout: f32,
+    /// Label smoothing.
+    pub label_smoothing: f32,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Updates between validations.
+    pub validate_every: u32,
+    /// Validations without a better score after which the run ends; 0 never.
+    pub patience: u32,
+    /// The validation's score.
+    pub metric: Metric,
+    /// Beams of the validation's search.
+    pub validation_beam: usize,
+    /// Which weights are kept.
+    pub keep: Keep,
+    /// Updates between checkpoints.
+    pub checkpoint_every: u32,
+}
+
+impl TrainOptions {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the first that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        self.objective.validate()?;
+        let check = |ok: bool, option: &'static str, expected: &str, got: String| match ok {
+            true => Ok(()),
+            false => Err(Error::Option { option, expected: expected.into(), got }),
+        };
+        let counts = [
+            ("updates", self.updates as usize),
+            ("batch-tokens", self.batch_tokens),
+            ("accumulate", self.accumulate),
+            ("validate-every", self.validate_every as usize),
+            ("checkpoint-every", self.checkpoint_every as usize),
+        ];
+        for (option, value) in counts {
+            check(value > 0, option, "at least 1", value.to_string())?;
+        }
+        let rate = self.learning_rate;
+        check(rate > 0.0 && rate <= 1.0, "learning-rate", "a number above 0, up to 1", rate.to_string())?;
+        let AdamOptions { beta1, beta2, eps, weight_decay, clip } = self.adam;
+        for (option, value) in [
+            ("beta1", beta1),
+            ("beta2", beta2),
+            ("dropout", f64::from(self.dropout)),
+            ("label-smoothing", f64::from(self.label_smoothing)),
+        ] {
+            check((0.0..1.0).contains(&value), option, "a number from 0 to below 1", value.to_string())?;
+        }
+        check(eps > 0.0 && eps < 1.0, "adam-eps", "a number above 0, below 1", eps.to_string())?;
+        check((0.0..=1.0).contains(&weight_decay), "weight-decay", "a number from 0 to 1", weight_decay.to_string())?;
+        check(clip > 0.0, "clip", "a number above 0", clip.to_string())?;
+        check((1..=64).contains(&self.validation_beam), "validation-beam", "1 to 64", self.validation_beam.to_string())
+    }
+
+    /// The learning rate of each update.
+    pub fn learning_rate(&self) -> LearningRate {
+        let TrainOptions { learning_rate: peak, warmup, decay, updates, .. } = *self;
+        LearningRate { peak, warmup, decay, updates }
+    }
+
+    /// The options that decide what a run computes, by name: its continuation must have the same.
+    pub fn fingerprint(&self) -> BTreeMap<String, String> {
+        let TrainOptions { objective, updates, batch_tokens, accumulate, adam, dropout, label_smoothing, seed, .. } =
+            self;
+        let validation = (self.validate_every, self.patience, self.metric, self.validation_beam, self.keep);
+        BTreeMap::from([
+            ("objective".to_owned(), format!("{objective:?}")),
+            ("updates".to_owned(), updates.to_string()),
+            ("batch-tokens".to_owned(), batch_tokens.to_string()),
+            ("accumulate".to_owned(), accumulate.to_string()),
+            ("learning rate".to_owned(), format!("{:?}", self.learning_rate())),
+            ("optimizer".to_owned(), format!("{adam:?}")),
+            ("dropout".to_owned(), dropout.to_string()),
+            ("label-smoothing".to_owned(), label_smoothing.to_string()),
+            ("seed".to_owned(), seed.to_string()),
+            ("validation".to_owned(), format!("{validation:?}")),
+        ])
+    }
+}

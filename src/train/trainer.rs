@@ -1,0 +1,349 @@
+//! The loop: batches, gradients, updates, validation, checkpoints.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::text::Tokenizer;
+use crate::train::checkpoint::{Progress, State, check_fingerprint, write_model};
+use crate::train::data::{Corpus, Data};
+use crate::train::log::Log;
+use crate::train::objectives::distill::{Distill, Teacher, check_pieces};
+use crate::train::objectives::mle::Mle;
+use crate::train::objectives::mrt::MinimumRisk;
+use crate::train::objectives::scheduled_sampling::OwnInputs;
+use crate::train::objectives::{Example, Objective, Sum, Update};
+use crate::train::optimizer::AdamW;
+use crate::train::options::{Keep, Metric, ObjectiveOptions, TrainOptions};
+use crate::train::rollouts::Rollouts;
+use crate::train::twin::Twin;
+use crate::train::validation::{Scores, validate};
+use crate::translator::{EngineOptions, Translator};
+use crate::{Error, Result};
+
+/// Where a run reads and writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Places {
+    /// The model directory to start from.
+    pub model: PathBuf,
+    /// The model directory to write; its folder `training` holds state, log and curves.
+    pub output: PathBuf,
+    /// What to learn from.
+    pub data: Corpus,
+    /// What to validate on.
+    pub validation: Option<Corpus>,
+    /// Whether lines that are no pair are left out and counted.
+    pub skip_bad: bool,
+    /// Whether to continue the run that `output` holds.
+    pub resume: bool,
+}
+
+/// Who watches a run.
+pub trait Observer {
+    /// Whether the run should stop and save its state.
+    fn interrupted(&self) -> bool;
+    /// An update is done.
+    fn updated(&mut self, report: &Report);
+    /// Something to tell once.
+    fn note(&mut self, line: &str);
+}
+
+/// What an update did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Its number, from 1.
+    pub update: u32,
+    /// Updates of the run.
+    pub updates: u32,
+    /// The objective's value.
+    pub loss: f64,
+    /// The gradient's norm before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Target tokens that it learnt from.
+    pub tokens: usize,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Figures of the objective.
+    pub figures: Vec<(&'static str, f64)>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All updates are done.
+    Complete,
+    /// Validation has not improved any more.
+    Stopped,
+    /// The observer asked; the state is saved.
+    Interrupted,
+}
+
+/// A run.
+pub struct Trainer {
+    places: Places,
+    options: TrainOptions,
+    twin: Twin,
+    optimizer: AdamW,
+    objective: Box<dyn Objective>,
+    data: Data,
+    validation: Option<Data>,
+    translator: Translator,
+    progress: Progress,
+    /// The batches of the epoch under way.
+    batches: Vec<Vec<u32>>,
+    log: Log,
+}
+
+/// The file that holds a run's state.
+pub fn state_file(output: &Path) -> PathBuf {
+    output.join("training").join("state.safetensors")
+}
+
+impl Trainer {
+    /// Reads and checks everything that a run needs.
+    ///
+    /// # Errors
+    /// Options out of range, a model or data that cannot be read, an output directory that holds another run, or a state that
+    /// does not continue this one. Nothing has been written then.
+    pub fn open(places: Places, options: TrainOptions) -> Result<Self> {
+        options.validate()?;
+        if !places.resume && state_file(&places.output).exists() {
+            let got = format!("{}, which holds a run", places.output.display());
+            return Err(Error::Option { option: "output", expected: "another directory, or --resume".into(), got });
+        }
+        if options.keep == Keep::Best && options.patience > 0 && places.validation.is_none() {
+            let (expected, got) = ("a validation set".into(), "none".into());
+            return Err(Error::Option { option: "patience", expected, got });
+        }
+        let translator = Translator::open_with(&places.model, &EngineOptions::default())?;
+        let twin = Twin::open(&places.model)?;
+        let longest = twin.config().max_position_embeddings.min(options.batch_tokens);
+        let read = |corpus: &Corpus| Data::read(corpus, translator.tokenizer(), longest, places.skip_bad);
+        let data = read(&places.data)?;
+        let validation = places.validation.as_ref().map(read).transpose()?;
+        let optimizer = AdamW::new(options.adam, twin.parameters());
+        let mut fingerprint = options.fingerprint();
+        fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
+        fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&twin)?));
+        let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, fingerprint };
+        let objective = objective(&options.objective, &places.model, translator.tokenizer())?;
+        let log = Log::new(&places.output.join("training"));
+        let mut trainer = Trainer {
+            batches: data.batches(options.batch_tokens, options.seed, 0),
+            places,
+            options,
+            twin,
+            optimizer,
+            objective,
+            data,
+            validation,
+            translator,
+            progress,
+            log,
+        };
+        if trainer.places.resume {
+            trainer.restore()?;
+        }
+        Ok(trainer)
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let mut state = State::read(&state_file(&self.places.output), self.twin.parameters())?;
+        check_fingerprint(&state.progress.fingerprint, &self.progress.fingerprint)?;
+        state.restore(&mut self.optimizer);
+        self.twin.parameters_mut().set_tensors(&state.tensors)?;
+        self.objective.restore(&state.tensors)?;
+        self.progress = state.progress;
+        self.batches = self.data.batches(self.options.batch_tokens, self.options.seed, self.progress.epoch);
+        self.log.truncate(self.progress.update)
+    }
+
+    /// The model as it is.
+    pub fn twin(&self) -> &Twin {
+        &self.twin
+    }
+
+    /// The training data.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Updates done.
+    pub fn updates_done(&self) -> u32 {
+        self.progress.update
+    }
+
+    /// Trains until all updates are done, validation stops improving, or the observer asks to stop.
+    ///
+    /// # Errors
+    /// A gradient that is not finite, or a file that cannot be written. The last checkpoint is there then.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
+        let training = self.places.output.join("training");
+        std::fs::create_dir_all(&training).map_err(|source| Error::Io {
+            operation: "create",
+            path: training.clone(),
+            source,
+        })?;
+        if self.progress.update == 0 {
+            self.validate(observer)?;
+        }
+        while self.progress.update < self.options.updates {
+            if observer.interrupted() {
+                self.checkpoint()?;
+                return Ok(Ending::Interrupted);
+            }
+            let report = self.update()?;
+            self.log.update(&report)?;
+            observer.updated(&report);
+            let update = self.progress.update;
+            let last = update == self.options.updates;
+            if last || update.is_multiple_of(self.options.validate_every) {
+                self.validate(observer)?;
+                if self.options.patience > 0 && self.progress.worse >= self.options.patience {
+                    self.finish()?;
+                    return Ok(Ending::Stopped);
+                }
+            }
+            if !last && update.is_multiple_of(self.options.checkpoint_every) {
+                self.checkpoint()?;
+            }
+        }
+        self.finish()?;
+        Ok(Ending::Complete)
+    }
+
+    /// One update.
+    ///
+    /// # Errors
+    /// A gradient that is not finite.
+    pub fn update(&mut self) -> Result<Report> {
+        let started = Instant::now();
+        let batches: Vec<Vec<u32>> = (0..self.options.accumulate).map(|_| self.next_batch()).collect();
+        let pairs = self.data.pairs();
+        let examples = |batch: &Vec<u32>| -> Vec<Example<'_>> {
+            batch.iter().map(|&number| Example { number, pair: &pairs[number as usize] }).collect()
+        };
+        let parts: Vec<Vec<Example<'_>>> = batches.iter().map(examples).collect();
+        let tokens = parts.iter().flatten().map(|example| example.pair.target.len()).sum();
+        let number = self.progress.update + 1;
+        let update = Update {
+            twin: &self.twin,
+            number,
+            seed: self.options.seed,
+            dropout: self.options.dropout,
+            smoothing: self.options.label_smoothing,
+            tokens,
+            sentences: parts.iter().map(Vec::len).sum(),
+        };
+        let mut sum = Sum::default();
+        for part in &parts {
+            self.objective.gradients(&update, part, &mut sum)?;
+        }
+        let learning_rate = self.options.learning_rate().at(number);
+        let gradient_norm = match &sum.gradients {
+            Some(gradients) => self.optimizer.update(self.twin.parameters_mut(), gradients, learning_rate)?,
+            None => 0.0,
+        };
+        self.progress.update = number;
+        self.objective.updated(&self.twin)?;
+        Ok(Report {
+            update: number,
+            updates: self.options.updates,
+            loss: sum.loss,
+            gradient_norm,
+            learning_rate,
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+            figures: sum.figures.iter().map(|&(name, value, weight)| (name, value / weight.max(1e-30))).collect(),
+        })
+    }
+
+    fn next_batch(&mut self) -> Vec<u32> {
+        if self.progress.batch == self.batches.len() {
+            self.progress.epoch += 1;
+            self.progress.batch = 0;
+            self.batches = self.data.batches(self.options.batch_tokens, self.options.seed, self.progress.epoch);
+        }
+        self.progress.batch += 1;
+        self.batches[self.progress.batch - 1].clone()
+    }
+
+    fn validate(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Some(data) = &self.validation else { return Ok(()) };
+        self.translator.set_weights(&self.twin.parameters().to_weights()?)?;
+        let update = self.progress.update;
+        let scores @ Scores { bleu, chrf, length_ratio } =
+            validate(&self.translator, data, self.options.validation_beam)?;
+        self.log.validation(update, &scores)?;
+        let score = match self.options.metric {
+            Metric::Bleu => bleu,
+            Metric::Chrf => chrf,
+        };
+        let better = self.progress.best.is_none_or(|(best, _)| score > best);
+        if better {
+            self.progress.best = Some((score, update));
+            self.progress.worse = 0;
+        } else {
+            self.progress.worse += 1;
+        }
+        let mark = if better { ", the best so far" } else { "" };
+        observer.note(&format!(
+            "update {update}: validation BLEU {bleu:.2}, chrF2 {chrf:.2}, length ratio {length_ratio:.3}{mark}"
+        ));
+        match better && self.options.keep == Keep::Best {
+            true => self.write_model(),
+            false => Ok(()),
+        }
+    }
+
+    fn write_model(&self) -> Result<()> {
+        write_model(&self.places.model, &self.places.output, self.twin.parameters().tensors()?)
+    }
+
+    /// Saves the state from which the run continues bit for bit.
+    fn checkpoint(&self) -> Result<()> {
+        let mut tensors = self.twin.parameters().tensors()?;
+        self.objective.save(&mut tensors)?;
+        let state = State { progress: self.progress.clone(), tensors, moments: self.optimizer.moments.clone() };
+        state.write(&state_file(&self.places.output), self.twin.parameters())?;
+        self.log.draw()
+    }
+
+    fn finish(&self) -> Result<()> {
+        if self.options.keep == Keep::Last || self.validation.is_none() {
+            self.write_model()?;
+        }
+        self.checkpoint()
+    }
+
+    /// The best validation score and the update that reached it.
+    pub fn best(&self) -> Option<(f64, u32)> {
+        self.progress.best
+    }
+}
+
+/// The objective over the model in `dir`.
+fn objective(options: &ObjectiveOptions, dir: &Path, tokenizer: &Tokenizer) -> Result<Box<dyn Objective>> {
+    Ok(match options {
+        ObjectiveOptions::Mle => Box::new(Mle),
+        ObjectiveOptions::ScheduledSampling(options) => Box::new(OwnInputs(*options)),
+        ObjectiveOptions::Mrt(options) => Box::new(MinimumRisk::new(*options, Rollouts::open(dir)?)),
+        ObjectiveOptions::Distill(options) => {
+            let teacher = match &options.teacher {
+                Teacher::Model(dir) => dir.as_path(),
+                Teacher::Frozen | Teacher::Ema(_) => dir,
+            };
+            check_pieces(tokenizer, &Tokenizer::open(teacher)?)?;
+            let sessions = (Rollouts::open(dir)?, Rollouts::open(teacher)?);
+            Box::new(Distill::new(options.clone(), Twin::open(teacher)?, sessions.0, sessions.1))
+        }
+    })
+}
+
+/// A hash of the parameters' bits (64-bit FNV-1a over words).
+fn hash(twin: &Twin) -> Result<u64> {
+    let values = twin.parameters().values()?;
+    let mix = |hash: u64, value: &f32| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
+    Ok(values.iter().flatten().fold(0xcbf2_9ce4_8422_2325, mix))
+}
