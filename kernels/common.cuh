@@ -64,6 +64,18 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* at) { return *reinterpr
 template <unsigned N, typename T>
 __device__ __forceinline__ void store_pack(T* at, const Pack<T, N>& pack) { *reinterpret_cast<Pack<T, N>*>(at) = pack; }
 
+// N floats, 16 bytes at a time if N is a multiple of 4.
+template <unsigned N>
+__device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
+    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (unsigned first = 0; first < N; first += STEP) {
+        const Pack<float, STEP> pack = load_pack<STEP>(from + first);
+#pragma unroll
+        for (unsigned k = 0; k < STEP; ++k) to[first + k] = pack.values[k];
+    }
+}
+
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.
 
