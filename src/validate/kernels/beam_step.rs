@@ -291,6 +291,12 @@ pub fn run_all(
     let mut found = compare_states(&device.download()?, &naive);
     while !fast.rows.live().is_empty() {
         let (mut logits, attention) = data.draw(shape, vocab_size);
+        if slots.iter().any(|(_, options)| options.groups > 1) {
+            // Ends that are all but certain would be worth the same in every group, but for their rounding.
+            for (i, z) in logits.iter_mut().enumerate().filter(|(_, z)| **z == 16.0) {
+                *z = 5.0 + 0.37 * (i / vocab_size) as f32;
+            }
+        }
         change(steps, &mut logits);
         draw_extras(&mut fast, steps as u64);
         draw_extras(&mut naive, steps as u64);
