@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
+pub mod diagnose;
 pub mod error;
 pub mod hub;
 pub mod metrics;
@@ -18,6 +19,6 @@ pub mod translator;
 pub mod validate;
 
 pub use backend::{ContrastiveForm, Dtype};
-pub use decode::{Bans, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
+pub use decode::{Bans, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Sampling, Stop};
 pub use error::{Error, Result};
 pub use translator::{Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, Translator};

@@ -271,6 +271,7 @@ fn further_distributions_and_bans_on_the_emulated_device() {
             source: source.to_owned(),
             contrast_source: Some(other.to_owned()),
             prefix: Some("Zwei".to_owned()),
+            ..Sentence::default()
         })
     };
     let base =

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -15,9 +15,10 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("hub", &["error"]),
     ("plot", &[]),
     ("model", &["error", "backend"]),
-    ("decode", &["error", "backend", "model"]),
-    ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("decode", &["error", "backend", "metrics", "model"]),
+    ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
@@ -34,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "plot",
             "validate",
             "train",
+            "diagnose",
         ],
     ),
 ];
@@ -42,7 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 20] = [
+const RE_EXPORTS: [(&str, &str); 21] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
     ("Contrastive", "decode"),
@@ -55,6 +57,7 @@ const RE_EXPORTS: [(&str, &str); 20] = [
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
+    ("Sampling", "decode"),
     ("Stop", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),

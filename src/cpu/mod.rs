@@ -14,8 +14,10 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+pub mod portable_math;
 pub mod processors;
 pub mod risk;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
@@ -28,6 +30,7 @@ use rayon::prelude::*;
 
 use crate::backend::{
     Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    TokenStats,
 };
 use crate::{Error, Result};
 
@@ -323,15 +326,35 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn gold_log_probs(
+    fn sample(&self, logits: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
+        let step = sample::Step {
+            rows: search.rows.live(),
+            options: bytemuck::cast_slice(&search.options),
+            ancestry: &search.ancestry,
+            logits,
+            ranked: &search.ranked,
+            bans: &search.bans,
+            vocab_size: search.vocab_size,
+            stride: self.logits_stride(search.vocab_size),
+            beam_size: search.shape.beam_size,
+            max_len: search.shape.max_len,
+            ids: search.ids,
+        };
+        sample::sample(&step, bytemuck::cast_slice_mut(&mut search.picks));
+        Ok(())
+    }
+
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Vec<f32>,
         vocab_size: usize,
         gold: &Vec<u32>,
-        out: &mut Vec<f32>,
+        out: &mut Vec<u32>,
     ) -> Result<()> {
-        stats::gold_log_probs(rows.live().len(), logits, vocab_size, gold, out);
+        let count = rows.live().len();
+        let words = std::mem::size_of::<TokenStats>() / std::mem::size_of::<u32>();
+        stats::token_stats(logits, vocab_size, &gold[..count], bytemuck::cast_slice_mut(&mut out[..count * words]));
         Ok(())
     }
 }

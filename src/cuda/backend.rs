@@ -12,10 +12,11 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, layer_norm, linear, processors, stats};
+use super::{attention, contrastive, embedding, ensemble, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey, words,
+    Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    TokenStats, words,
 };
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
@@ -527,20 +528,38 @@ impl<T: Element> Backend for Cuda<T> {
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
     }
 
-    fn gold_log_probs(
+    fn sample(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
+        let (vocab_size, rows) = (search.vocab_size, search.rows.bucket);
+        let (stride, equipped) = (logits_stride(vocab_size), search.equipped);
+        sample::Sample {
+            rows: list(&search.rows),
+            options: search.options.view(),
+            ancestry: search.ancestry.view(),
+            logits: head(logits, rows * stride)?,
+            ranked: equipped.ranked.then(|| head(&search.ranked, rows * stride)).transpose()?,
+            bans: equipped.bans.then(|| head(&search.bans, rows * vocab_size.div_ceil(32))).transpose()?,
+            picks: search.picks.view_mut(),
+            beam_size: search.shape.beam_size,
+            ids: search.ids,
+        }
+        .launch(&self.context, vocab_size, stride)
+    }
+
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Buffer<f32>,
         vocab_size: usize,
         gold: &Buffer<u32>,
-        out: &mut Buffer<f32>,
+        out: &mut Buffer<u32>,
     ) -> Result<()> {
         let stride = logits_stride(vocab_size);
-        stats::GoldLogProbs {
+        let words = size_of::<TokenStats>() / size_of::<u32>();
+        stats::TokenStatistics {
             rows: list(rows),
             logits: head(logits, rows.bucket * stride)?,
             gold: head(gold, rows.bucket)?,
-            out: head_mut(out, rows.bucket)?,
+            out: head_mut(out, rows.bucket * words)?,
         }
         .launch(&self.context, vocab_size, stride)
     }

@@ -6,7 +6,12 @@ pub mod engine;
 mod fault_tests;
 mod hypothesis;
 pub mod options;
+#[cfg(test)]
+mod preset_tests;
 mod request;
+pub mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -18,5 +23,6 @@ pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
+pub use sampling::Sampling;
 pub use session::Session;
 pub use trace::Trace;

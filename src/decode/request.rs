@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::backend::{Backend, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions};
 use crate::decode::bans::Bans;
+use crate::decode::options::DecodeOptions;
 
 /// A sentence to search a translation for. Ids include the end of sentence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,9 +27,20 @@ pub struct Request {
 }
 
 impl Request {
+    /// What these options ask for a source, end of sentence included, under a position table of `table` rows. A sentence that
+    /// brings no seed of its own gets one from its ids.
+    pub fn new(options: &DecodeOptions, source: Vec<u32>, seed: Option<u64>, table: usize) -> Self {
+        let mut slot = options.for_slot(source.len(), table);
+        if let Some(sampling) = &options.sampling {
+            slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
+        }
+        let (n_best, attention) = (options.candidates(), options.attention);
+        Request { source, options: slot, n_best, attention, ..Request::default() }
+    }
+
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
-        self.options.beam_size as usize <= shape.beam_size
+        self.options.finished_room() as usize <= shape.beam_size
             && self.options.max_len as usize <= shape.max_len
             && self.source.len().max(self.contrast_source.len()) <= shape.max_src_len
             && (shape.keep_attention || !self.attention)
@@ -53,7 +65,7 @@ impl Request {
     /// The smallest shape that holds this sentence and what the old one held.
     pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
         let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
-        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        let beam_size = old(|s| s.beam_size).max(self.options.finished_room() as usize);
         let source = self.source.len().max(self.contrast_source.len());
         SessionShape {
             slots,

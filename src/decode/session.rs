@@ -298,6 +298,9 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         if stages.repetition {
             backend.repetition_penalty(search)?;
         }
+        if stages.samples {
+            backend.sample(model.logits(&first.state), search)?;
+        }
         backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 

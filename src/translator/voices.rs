@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub struct Sentence {
     /// The text.
     pub source: String,
+    /// The seed of its samples. Without one: a hash of [`Sampling::seed`](crate::Sampling::seed) and its source ids.
+    pub seed: Option<u64>,
     /// The text that the model reads as its own amateur under [`ContrastiveForm::Source`].
     pub contrast_source: Option<String>,
     /// What every translation of it starts with.
@@ -82,8 +84,7 @@ impl Translator {
     /// The search for a sentence whose source has these ids.
     pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
         let limit = self.engine.max_len();
-        let mut slot = options.for_slot(source.len(), limit);
-        let mut contrast_source = Vec::new();
+        let mut request = Request::new(options, source, sentence.seed, limit);
         if let Some(contrastive) = &options.contrastive {
             let other_source = self.engine.other_source_voice();
             // Behind the ensemble's voices comes the amateur's.
@@ -94,19 +95,18 @@ impl Translator {
                     let expected = "another source to contrast the sentence with".into();
                     return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
                 };
-                contrast_source = self.tokenizer.encode_source(other);
-                cut_source(options, &mut contrast_source, limit);
+                request.contrast_source = self.tokenizer.encode_source(other);
+                cut_source(options, &mut request.contrast_source, limit);
             }
-            slot.contrast = contrastive.for_voice(voice);
+            request.options.contrast = contrastive.for_voice(voice);
         }
-        let mut prefix = Vec::new();
         if let Some(text) = &sentence.prefix {
-            prefix = self.tokenizer.encode_target(text);
-            prefix.pop();
-            slot.prefix_len = prefix.len() as u32;
-            slot.banned = u32::from(slot.banned != 0 || !prefix.is_empty());
+            request.prefix = self.tokenizer.encode_target(text);
+            request.prefix.pop();
+            request.options.prefix_len = request.prefix.len() as u32;
+            request.options.banned = u32::from(request.options.banned != 0 || !request.prefix.is_empty());
         }
-        let (bans, n_best, attention) = (options.bans.clone(), options.n_best, options.attention);
-        Ok(Request { source, options: slot, contrast_source, prefix, bans, n_best, attention })
+        request.bans = options.bans.clone();
+        Ok(request)
     }
 }

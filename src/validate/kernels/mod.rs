@@ -10,7 +10,9 @@ pub mod embedding;
 pub mod ensemble;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
 pub mod processors;
+pub mod risk;
 pub mod scheduled_sampling;
 pub mod stats;
 
@@ -37,6 +39,8 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "processors", check: processors::check },
     Stem { name: "beam_step", check: beam_step::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
+    Stem { name: "loss", check: loss::check },
+    Stem { name: "risk", check: risk::check },
     Stem { name: "checksum", check: checksum::check },
 ];
 
