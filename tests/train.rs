@@ -312,3 +312,89 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         assert!(message.starts_with(&format!("option {name}: ")), "{name}: {message}");
     }
 }
+
+/// Runs the command; its exit code and what it said.
+fn command(fixture: &Fixture, more: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_beamfuse"))
+        .arg("train")
+        .args([
+            "--model".as_ref(),
+            fixture.model.dir().as_os_str(),
+            "--output".as_ref(),
+            fixture.path("out").as_os_str(),
+        ])
+        .args(more)
+        .current_dir(fixture.dir.path())
+        .output()
+        .expect("the binary starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_command_refuses_before_it_writes() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path("a.en"), "A dog.\nA cat.\n").expect("written");
+    std::fs::write(fixture.path("a.de"), "Ein Hund.\n").expect("written");
+    let data = ["--data", "train.tsv"];
+    for (more, expected) in [
+        (&["--source", "a.en", "--target", "a.de"][..], "expected 2 lines in a.de as in a.en, got 1"),
+        (&["--data", "none.tsv"], "read none.tsv: "),
+        (&["--learning-rate", "2"], "option learning-rate: expected a number above 0, up to 1, got 2"),
+        (
+            &["--ss-floor", "0.97"],
+            "option ss-schedule: expected to end at 0.95 or less, or --force, got 0.970 at the last",
+        ),
+        (&["--updates", "100", "--ss-warmup", "99", "--ss-end", "1000"], "option ss-schedule: expected to end at 0.95"),
+        (&["--ss-end", "5"], "option ss-end: expected an update behind the warm-up of 1000, got 5"),
+        (&["--ss-passes", "0"], "option ss-passes: "),
+        (&["--ss-temperature", "0"], "option ss-temperature: "),
+        (&["--objective", "mrt", "--mrt-alpha", "0"], "option mrt-alpha: "),
+        (&["--objective", "mrt", "--mrt-samples", "1"], "option mrt-samples: "),
+        (&["--objective", "mrt", "--mrt-mix", "1"], "option mrt-mix: "),
+        (&["--objective", "distill", "--distill-temperature", "0"], "option temperature: "),
+        (&["--objective", "distill", "--ema-decay", "1"], "option ema-decay: "),
+        (&["--objective", "distill", "--teacher", "none"], "none"),
+        (&["--resume"], "state.safetensors"),
+    ] {
+        let arguments =
+            if more[0] == "--source" || more[0] == "--data" { more.to_vec() } else { [&data, more].concat() };
+        let (code, said) = command(&fixture, &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert!(!fixture.path("out").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_saves_the_state_and_says_how_to_go_on() {
+    let fixture = Fixture::new();
+    let arguments = ["--data", "train.tsv", "--objective", "mle", "--batch-tokens", "16", "--log-every", "1"];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_beamfuse"))
+        .arg("train")
+        .args([
+            "--model".as_ref(),
+            fixture.model.dir().as_os_str(),
+            "--output".as_ref(),
+            fixture.path("out").as_os_str(),
+        ])
+        .args(arguments)
+        .args(["--updates", "1000000"])
+        .current_dir(fixture.dir.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut said = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("update 3/") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut said, &mut line).expect("a line") > 0, "it ended early");
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill starts").success());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).expect("text");
+    assert_eq!(child.wait().expect("the command ends").code(), Some(130));
+    assert!(rest.contains("interrupted: finishing the update under way"), "{rest}");
+    assert!(rest.contains("; the same command with --resume continues"), "{rest}");
+    assert!(state_file(&fixture.path("out")).exists() && !fixture.path("out").join("model.safetensors").exists());
+}
