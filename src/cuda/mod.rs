@@ -30,6 +30,7 @@ pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod stats;
 pub(crate) mod testing;

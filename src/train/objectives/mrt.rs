@@ -85,6 +85,7 @@ impl Options {
         check((2..=64).contains(&self.samples), "mrt-samples", "2 to 64", self.samples.to_string())?;
         check(self.chunk_tokens > 0, "mrt-chunk-tokens", "at least 1", self.chunk_tokens.to_string())?;
         check((0.0..1.0).contains(&self.mix), "mrt-mix", "a number from 0 to below 1", self.mix.to_string())?;
+        self.draw.validate()?;
         match self.estimator {
             Estimator::Reinforce => Ok(()),
             Estimator::Risk { alpha, .. } => {

@@ -165,6 +165,27 @@ fn leave_one_out_compares_a_draw_with_the_others() {
 }
 
 #[test]
+fn samples_follow_the_seed_and_the_weights() {
+    let mut twin = Twin::open(&dir()).expect("a model");
+    let pairs = pairs(&dir());
+    let examples = examples(&pairs);
+    let mut rollouts = Rollouts::open(&dir()).expect("a session");
+    rollouts.follow(&twin, 1).expect("followed");
+    let samples = Draw::Samples { temperature: 1.0, top_p: 1.0 };
+    let draw = |rollouts: &Rollouts, seed| rollouts.draw(&examples, 8, samples, seed).expect("drawn");
+    let first = draw(&rollouts, 3);
+    assert!(first.iter().all(|drawn| drawn.len() == 8));
+    assert!(first[0].iter().any(|r| r.ids != first[0][0].ids), "eight equal samples");
+    assert_eq!(draw(&rollouts, 3), first);
+    assert_ne!(draw(&rollouts, 4), first);
+    let other =
+        twin.parameters().values().expect("values").iter().map(|v| v.iter().map(|x| x * 0.5).collect()).collect();
+    twin.parameters_mut().set_values(other).expect("set");
+    rollouts.follow(&twin, 2).expect("followed");
+    assert_ne!(draw(&rollouts, 3), first);
+}
+
+#[test]
 fn rollouts_see_the_weights_of_the_update() {
     let mut twin = Twin::open(&dir()).expect("a model");
     let pairs = pairs(&dir());
