@@ -105,6 +105,7 @@ fn options(objective: ObjectiveOptions) -> TrainOptions {
         validation_beam: 1,
         keep: Keep::Last,
         checkpoint_every: 4,
+        from_scratch: None,
     }
 }
 
@@ -273,6 +274,35 @@ fn another_models_state_is_refused() {
 }
 
 #[test]
+fn a_run_from_scratch_owes_nothing_to_the_weights_it_finds() {
+    let mut fixture = Fixture::new();
+    let mut options = options(ObjectiveOptions::Mle);
+    (options.updates, options.from_scratch) = (1, Some(0.02));
+    // The output's bias is not trained and stays the model's.
+    fixture.model.tensors.get_mut("final_logits_bias").expect("a bias").bytes.fill(0);
+    fixture.model.write_weights();
+    let train = |fixture: &Fixture, output: &str| {
+        let run = Trainer::open(fixture.places(output, false), options.clone());
+        run.and_then(|mut trainer| trainer.run(&mut Watch::until(u32::MAX))).expect("trained");
+        weights(&fixture.path(output))
+    };
+    let first = train(&fixture, "first");
+    fixture.model.tensors.values_mut().for_each(|tensor| tensor.bytes.fill(0));
+    fixture.model.write_weights();
+    assert!(train(&fixture, "second") == first);
+    let tensors = safetensors::SafeTensors::deserialize(&first).expect("tensors");
+    let values = |name: &str| -> Vec<f32> {
+        let data = tensors.tensor(name).expect("a tensor").data();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let up = values("model.encoder.layers.0.fc1.weight");
+    let deviation = (up.iter().map(|x| x * x).sum::<f32>() / up.len() as f32).sqrt();
+    assert!((0.01..0.04).contains(&deviation), "{deviation}");
+    let gains = values("model.encoder.layers.0.final_layer_norm.weight");
+    assert!(gains.iter().all(|g| (g - 1.0).abs() < 0.02), "{gains:?}");
+}
+
+#[test]
 fn patience_ends_a_run() {
     let fixture = Fixture::new();
     let mut options = options(ObjectiveOptions::Mle);
@@ -306,6 +336,7 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         (TrainOptions { validation_beam: 65, ..base() }, "validation-beam"),
         (TrainOptions { adam: AdamOptions { beta2: 1.0, ..AdamOptions::default() }, ..base() }, "beta2"),
         (TrainOptions { adam: AdamOptions { clip: 0.0, ..AdamOptions::default() }, ..base() }, "clip"),
+        (TrainOptions { from_scratch: Some(0.0), ..base() }, "from-scratch"),
         (TrainOptions { patience: 1, keep: Keep::Best, ..base() }, "patience"),
     ] {
         let message = Trainer::open(places.clone(), options).map(drop).unwrap_err().to_string();

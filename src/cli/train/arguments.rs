@@ -51,6 +51,9 @@ pub(in crate::cli) struct Arguments {
     /// Validation targets.
     #[arg(long, value_name = "FILE", requires = "validation_source")]
     validation_target: Option<PathBuf>,
+    /// Start from random weights: of the model only architecture and tokenizer are taken.
+    #[arg(long)]
+    from_scratch: bool,
     /// Leave out, and count, lines that are not a pair, have an empty side or are too long, instead of refusing them.
     #[arg(long)]
     skip_bad: bool,
@@ -457,6 +460,7 @@ impl Arguments {
                 KeepName::Last => Keep::Last,
             },
             checkpoint_every: run.checkpoint_every,
+            from_scratch: self.from_scratch.then_some(defaults.init_std),
         })
     }
 }

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
 use crate::cpu::risk::expected_risk;
-use crate::cpu::stats::gold_log_probs;
+use crate::cpu::simd;
+use crate::cpu::stats::log_sum_exp;
 use crate::metrics::{sentence_bleu, sentence_chrf};
 use crate::train::ops::weighted_nll;
 use crate::train::rollouts::{Draw, Rollout, Rollouts};
@@ -151,7 +152,7 @@ impl MinimumRisk {
                 }
             }
             Estimator::Risk { alpha, .. } => {
-                let log_probs = groups.log_probs(update.twin, self.options.chunk_tokens)?;
+                let log_probs = groups.log_probs(update.twin, self.options.chunk_tokens, sum)?;
                 for (candidates, log_probs) in groups.candidates.iter().zip(&log_probs) {
                     let risks: Vec<f32> = candidates.iter().map(|c| c.risk).collect();
                     let mut coefficients = vec![0.0; risks.len()];
@@ -260,15 +261,21 @@ impl Groups<'_> {
     }
 
     /// The log-probability of each candidate, its end of sentence included if it has one.
-    fn log_probs(&self, twin: &Twin, tokens: usize) -> Result<Vec<Vec<f32>>> {
+    fn log_probs(&self, twin: &Twin, tokens: usize, figures: &mut Sum) -> Result<Vec<Vec<f32>>> {
         let mut sums: Vec<Vec<f32>> = self.candidates.iter().map(|group| vec![0.0; group.len()]).collect();
         let vocab_size = twin.config().decoder_vocab_size;
         for chunk in self.chunks(tokens, |_| true) {
             let batch = self.batch(twin, &chunk);
             let logits = twin.logits_only(&batch)?;
             let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
-            let mut log_probs = vec![0.0; batch.targets.len()];
-            gold_log_probs(batch.targets.len(), &logits, vocab_size, &batch.targets.ids, &mut log_probs);
+            // What a row's token and its best token have for probability: the second rises where training only sharpens.
+            let of_row = |(row, token): (&[f32], &u32)| {
+                let sum = log_sum_exp(row);
+                (row[*token as usize] - sum, f64::from((simd::max(row) - sum).exp()))
+            };
+            let rows = logits.par_chunks(vocab_size).zip(&batch.targets.ids[..]);
+            let (log_probs, best): (Vec<f32>, Vec<f64>) = rows.map(of_row).unzip();
+            figures.figure("top1_mass", best.iter().sum(), best.len() as f64);
             for (rows, (source, candidate)) in batch.targets.sentences().zip(chunk) {
                 sums[source][candidate] = log_probs[rows].iter().map(|l| f64::from(*l)).sum::<f64>() as f32;
             }

@@ -60,7 +60,7 @@ fn figure(sum: &Sum, name: &str) -> f64 {
 
 /// The expected risk over fixed candidates, divided by alpha: what the gradient should be the gradient of.
 fn objective_value(twin: &Twin, groups: &Groups<'_>, alpha: f32) -> f64 {
-    let log_probs = groups.log_probs(twin, 1000).expect("log-probabilities");
+    let log_probs = groups.log_probs(twin, 1000, &mut Sum::default()).expect("log-probabilities");
     let mut total = 0.0;
     for (candidates, log_probs) in groups.candidates.iter().zip(log_probs) {
         let weights: Vec<f64> = log_probs.iter().map(|l| (f64::from(alpha) * f64::from(*l)).exp()).collect();
