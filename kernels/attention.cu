@@ -3,7 +3,8 @@
 //
 //   attention_encoder: every row attends to all rows of its own sentence, rows starts[i] .. starts[i + 1].
 //   attention_self:    a decoder row attends to positions 0 .. position of its slot; below its own, position t is read from beam
-//                      ancestry[slot, beam, t].
+//                      ancestry[slot, beam, t]. Given own_keys and own_values, it first stores its own key and value there, as
+//                      attention_store would: only where no row reads what another stores.
 //   attention_cross:   a decoder row attends to the source of its slot, options[slot].src_len positions; on request the mean over
 //                      heads goes to weights, zero beyond the source.
 //   attention_store:   copies each row's key and value to its place in a cache.
@@ -11,8 +12,9 @@
 // Keys and values lie at places, kv_stride elements apart: rows of the encoder's [bucket, 3 * width]; a cache
 // [slots, max_len, beam_size, width] (beam_size 1 for the source). Shapes otherwise: rows [bucket, 4] u32 (slot, beam, position,
 // token); count [1] u32, how many are live; queries [bucket, query_stride]; out [bucket, width] of type T; width = num_heads *
-// head_dim; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per
-// slot, from the first one's src_len on; weights
+// head_dim; bias [width] (attention_self that stores: [3 * width]) f32, added to queries, keys and values as they are read, and
+// rounded to T, may be null; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per slot, from
+// the first one's src_len on; weights
 // [bucket, max_len] f32, may be null.
 // Parallelisation: a block per row of the bucket, a warp per head, several heads in turn if there are fewer warps. A lane takes a
 // position's score, then an element's weighted sum. Shared memory: capacity positions per warp, once more for their places, and
@@ -31,6 +33,9 @@ struct AttentionArguments {
     const unsigned* rows;
     const unsigned* count;
     const unsigned* table;  // starts, ancestry or options
+    const float* bias;
+    T* own_keys;    // where keys and values are, if they are stored
+    T* own_values;
     float* weights;
     T* out;
     unsigned bucket;
@@ -71,13 +76,20 @@ __device__ __forceinline__ float dot(const float* query, const T* key, unsigned 
     return sum;
 }
 
+// An element with its bias, rounded as an epilogue of its own would.
+template <typename T>
+__device__ __forceinline__ T with_bias(T value, const float* bias, unsigned i) {
+    return bias != nullptr ? from_float<T>(to_float(value) + bias[i]) : value;
+}
+
 // Turns scores[0 .. len) into the softmax of head `head`, a warp's work. `query`: head_dim floats of shared memory.
 template <typename T>
 __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
                                                 const unsigned* places, float* query, float* scores) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const T* from = a.queries + static_cast<std::size_t>(row) * a.query_stride + head * a.head_dim;
-    for (unsigned i = lane; i < a.head_dim; i += WARP_SIZE) query[i] = to_float(from[i]);
+    const float* bias = a.bias != nullptr ? a.bias + head * a.head_dim : nullptr;
+    for (unsigned i = lane; i < a.head_dim; i += WARP_SIZE) query[i] = to_float(with_bias(from[i], bias, i));
     __syncwarp();
     float largest = -INFINITY;
     for (unsigned t = lane; t < len; t += WARP_SIZE) {
@@ -180,6 +192,18 @@ __device__ void attention_self(const AttentionArguments<T>& a) {
     if (row >= a.bucket || row >= *a.count) return;
     const Row r = load_row(a.rows, row);
     if (r.slot >= a.slots || r.beam >= a.beam_size || r.position >= a.max_len) return show(a, row);
+    if (a.own_keys != nullptr) {
+        // The barrier before anything attends also orders these writes.
+        const unsigned width = a.num_heads * a.head_dim;
+        const T* key = a.queries + static_cast<std::size_t>(row) * a.query_stride + width;
+        const std::size_t place = (static_cast<std::size_t>(r.slot) * a.max_len + r.position) * a.beam_size + r.beam;
+        const float* key_bias = a.bias != nullptr ? a.bias + width : nullptr;
+        const float* value_bias = a.bias != nullptr ? a.bias + 2 * width : nullptr;
+        for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
+            a.own_keys[place * width + i] = with_bias(key[i], key_bias, i);
+            a.own_values[place * width + i] = with_bias(key[width + i], value_bias, i);
+        }
+    }
     const unsigned* ancestors = a.table + (static_cast<std::size_t>(r.slot) * a.beam_size + r.beam) * a.max_len;
     const unsigned max_len = a.max_len, beam_size = a.beam_size;
     attend(a, row, r.position + 1, [=](unsigned t) {

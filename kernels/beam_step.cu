@@ -76,10 +76,11 @@ struct Step {
     unsigned slot, first_row, live;
     unsigned beams;   // the slot's own
     unsigned width;   // beams of a group
-    unsigned kept;    // candidates that are ranked
     unsigned before;  // tokens generated so far
     unsigned flags;
 
+    // Candidates that are ranked.
+    __device__ __forceinline__ unsigned kept() const { return 2 * beams; }
     __device__ __forceinline__ bool is(unsigned flag) const { return (flags & flag) != 0; }
 };
 
@@ -90,7 +91,6 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.live = s.live[step.slot];
     const SlotOptions& options = s.options[step.slot];
     step.beams = options.beam_size;
-    step.kept = 2 * options.beam_size;
     step.width = options.beam_size / max(options.groups, 1u);
     step.before = s.step[step.slot];
     const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
@@ -164,7 +164,7 @@ __device__ __forceinline__ void select_eos(const BeamStepArguments& a, const Ste
                                            const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
     const Search& s = a.search;
     const bool is_here = s.eos_id - begin < blockDim.x * CHUNK_ELEMENTS;
-    for (unsigned i = threadIdx.x + is_here; i <= step.kept; i += blockDim.x) candidates[i] = 0;
+    for (unsigned i = threadIdx.x + is_here; i <= step.kept(); i += blockDim.x) candidates[i] = 0;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         if (chunk_index(begin, e) != s.eos_id) continue;
@@ -219,7 +219,7 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
         const LogSum left = chunk_log_sum(x, w.scratch);
         if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
     }
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates_of(a, part));
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates_of(a, part));
 }
 
 // ---- The slot's ranking ----
@@ -263,8 +263,8 @@ __device__ __forceinline__ float penalty_of(const BeamStepArguments& a, const St
 // Candidate i of the group's parts as (score, flat index).
 __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w,
                                          unsigned i) {
-    const unsigned part = w.group.first * a.chunks + i / step.kept, beam = part / a.chunks;
-    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept];
+    const unsigned part = w.group.first * a.chunks + i / step.kept(), beam = part / a.chunks;
+    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept()];
     if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
     float score = score_of(step, w, beam, key_number(key));
     if (step.is(GROUPED)) score = __fadd_rn(score, -penalty_of(a, step, w, key_index(key)));
@@ -274,7 +274,7 @@ __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step&
 // The best of all the group's parts, sorted; returns how many. By a whole block.
 __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const KeyPool pool = make_pool(a, w, keys);
-    const unsigned total = (w.group.end - w.group.first) * a.chunks * step.kept, keep = 2 * step.width;
+    const unsigned total = (w.group.end - w.group.first) * a.chunks * step.kept(), keep = 2 * step.width;
     Key mine = 0;
     for (unsigned i = threadIdx.x; i < total; i += blockDim.x) mine = max(mine, score_key(a, step, w, i));
     const unsigned need = keep <= blockDim.x ? keep : 0;
@@ -307,7 +307,7 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
 // tokens come before that one's. What a group before has picked is worth less than it says here; but the part holds more others
 // than the group ranks.
 __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
-    const Key next = candidates_of(a, part_at(a, step, part))[step.kept], last = w.best[w.group.at + 2 * step.width - 1];
+    const Key next = candidates_of(a, part_at(a, step, part))[step.kept()], last = w.best[w.group.at + 2 * step.width - 1];
     const unsigned beam = part / a.chunks, first_token = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
     if (next == 0 || beam * a.search.vocab_size + first_token >= key_index(last)) return false;
     return ordered_bits(score_of(step, w, beam, key_number(next))) == key_bits(last);
@@ -323,12 +323,12 @@ __device__ __forceinline__ void select_again(const BeamStepArguments& a, const S
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
     Key* candidates = candidates_of(a, part_at(a, step, part));
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates);
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates);
     __syncthreads();
     // What is kept is known by its logit, as before; and this time nothing is missing.
-    for (unsigned i = threadIdx.x; i <= step.kept; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i <= step.kept(); i += blockDim.x) {
         const unsigned token = key_index(candidates[i]);
-        candidates[i] = i == step.kept || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
+        candidates[i] = i == step.kept() || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
     }
     __syncthreads();
 }
@@ -412,7 +412,7 @@ __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const St
         }
         const unsigned chunk = token / (blockDim.x * CHUNK_ELEMENTS);
         const Key* candidates = candidates_of(a, part_at(a, step, beam * a.chunks + chunk));
-        for (unsigned i = lane; i < step.kept; i += WARP_SIZE) {
+        for (unsigned i = lane; i < step.kept(); i += WARP_SIZE) {
             if (candidates[i] != 0 && key_index(candidates[i]) == token) w.best_logit[rank] = key_number(candidates[i]);
         }
     }
@@ -677,5 +677,5 @@ __device__ void start_slots(const StartSlotsArguments& a) {
     rebuild_rows(s, scratch);
 }
 
-KERNEL(beam_step_f32, 128, BeamStepArguments, beam_step)
+KERNEL_BOUNDED(beam_step_f32, 128, 3, BeamStepArguments, beam_step)
 KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)

@@ -17,6 +17,13 @@
         __VA_ARGS__(arguments);                                                                                      \
     }
 
+// As KERNEL, and says how many blocks a multiprocessor should hold at least, which is what bounds the registers.
+#define KERNEL_BOUNDED(symbol, max_threads, blocks, Arguments, ...)                                    \
+    extern "C" __global__ void __launch_bounds__(max_threads, blocks)                                  \
+        symbol(const __grid_constant__ Arguments arguments) {                                          \
+        __VA_ARGS__(arguments);                                                                        \
+    }
+
 // Declares a shared array in a function; `type` without brackets.
 #define SHARED(type, name, count) __shared__ type name[count]
 
@@ -56,6 +63,18 @@ template <unsigned N, typename T>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* at) { return *reinterpret_cast<const Pack<T, N>*>(at); }
 template <unsigned N, typename T>
 __device__ __forceinline__ void store_pack(T* at, const Pack<T, N>& pack) { *reinterpret_cast<Pack<T, N>*>(at) = pack; }
+
+// N floats, 16 bytes at a time if N is a multiple of 4.
+template <unsigned N>
+__device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
+    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (unsigned first = 0; first < N; first += STEP) {
+        const Pack<float, STEP> pack = load_pack<STEP>(from + first);
+#pragma unroll
+        for (unsigned k = 0; k < STEP; ++k) to[first + k] = pack.values[k];
+    }
+}
 
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.

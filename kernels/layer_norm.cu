@@ -1,6 +1,7 @@
-// x[row, :] = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias in place, with h = x[row, :] + delta[row, :].
+// x[row, :] = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias in place, with h = x[row, :] + (delta[row, :] + delta_bias).
 //
-// Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T.
+// Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T. delta_bias [d_model] f32, may be null: the bias of the
+// product that made delta.
 // Parallelisation: a warp per row, 16 bytes per lane and load where d_model and the addresses allow; then up to 1024 elements
 // stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache.
 // Numerics: f32; mean first, then the mean of squared differences (biased); a NaN or an infinity makes its whole row NaN. The
@@ -14,6 +15,7 @@ struct LayerNormArguments {
     const T* delta;
     const T* gain;
     const T* bias;
+    const float* delta_bias;
     unsigned rows;
     unsigned d_model;
     float eps;
@@ -22,12 +24,20 @@ struct LayerNormArguments {
 
 constexpr unsigned ELEMENTS_PER_LANE = 32;
 
-// N neighbours of h = x + delta in f32, from element i of the row that starts at `row`.
+// N neighbours of h = x + (delta + delta_bias) in f32, from element i of the row that starts at `row`.
 template <unsigned N, typename T>
 __device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, float (&h)[N]) {
     const Pack<T, N> x = load_pack<N>(a.x + row + i), delta = load_pack<N>(a.delta + row + i);
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k) h[k] = to_float(x.values[k]) + to_float(delta.values[k]);
+    for (unsigned k = 0; k < N; ++k) h[k] = to_float(delta.values[k]);
+    if (a.delta_bias != nullptr) {
+        float bias[N];
+        load_floats<N>(a.delta_bias + i, bias);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) h[k] += bias[k];
+    }
+#pragma unroll
+    for (unsigned k = 0; k < N; ++k) h[k] = to_float(x.values[k]) + h[k];
 }
 
 template <unsigned N, typename T>

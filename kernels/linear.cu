@@ -30,18 +30,6 @@ __device__ __forceinline__ float activate(unsigned activation, float x) {
     }
 }
 
-// N floats, 16 bytes at a time if N is a multiple of 4.
-template <unsigned N>
-__device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
-    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
-#pragma unroll
-    for (unsigned first = 0; first < N; first += STEP) {
-        const Pack<float, STEP> pack = load_pack<STEP>(from + first);
-#pragma unroll
-        for (unsigned k = 0; k < STEP; ++k) to[first + k] = pack.values[k];
-    }
-}
-
 template <unsigned N, typename T>
 __device__ __forceinline__ void finish(const LinearArguments<T>& a, std::size_t first) {
     const auto column = static_cast<unsigned>(first % a.n);

@@ -96,6 +96,8 @@ pub struct Rows<B: Backend> {
     pub count: B::Ints,
     /// Upper bound of the live count that the host knows; grids are sized by it.
     pub bucket: usize,
+    /// Whether a beam of a slot has one row at most, as in a search: then no row attends to what another row stores.
+    pub one_per_beam: bool,
 }
 
 impl<B: Backend> Rows<B> {
@@ -105,7 +107,8 @@ impl<B: Backend> Rows<B> {
     /// The device has no memory left.
     pub fn with_capacity(backend: &B, capacity: usize) -> Result<Self> {
         let words = std::mem::size_of::<Row>() / std::mem::size_of::<u32>();
-        Ok(Rows { entries: backend.ints(capacity * words)?, count: backend.ints(1)?, bucket: capacity })
+        let (entries, count) = (backend.ints(capacity * words)?, backend.ints(1)?);
+        Ok(Rows { entries, count, bucket: capacity, one_per_beam: false })
     }
 
     /// Replaces the list.
@@ -304,6 +307,38 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()>;
 
+    /// The device's name, as on the command line.
+    fn name(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    /// A backend of the same kind on which nothing is computed or kept: [`Backend::allocated`] says what was allocated on it. None
+    /// where memory is not planned.
+    fn dry(&self) -> Option<Self> {
+        None
+    }
+
+    /// Bytes allocated on the device and not freed, as far as they are counted.
+    fn allocated(&self) -> u64 {
+        0
+    }
+
+    /// Bytes that can be allocated after all that is enqueued has run; none if nobody knows, and nobody set a limit.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Waits for all that is enqueued.
+    ///
+    /// # Errors
+    /// The device has failed and can do no more.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs `work` where the backend's threads are; a caller wraps a whole step, not each operation.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
@@ -436,6 +471,58 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         weights: Option<&mut Self::Floats>,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+
+    /// [`Backend::linear`], then [`Backend::layer_norm`]: `x = norm(x + from W^T + bias)`; `delta`, `[rows, width]`, is working memory.
+    fn linear_norm(
+        &self,
+        matrix: &Self::Matrix,
+        norm: &Self::Norm,
+        rows: &Rows<Self>,
+        from: &Self::Tensor,
+        delta: &mut Self::Tensor,
+        x: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, from, Activation::None, delta)?;
+        self.layer_norm(norm, rows, delta, x)
+    }
+
+    /// [`Backend::linear`] into `qkv` `[rows, 3 * width]`, [`Backend::store_self`], [`Backend::self_attention`]. What `qkv` holds
+    /// afterwards is undefined; where [`Rows::one_per_beam`] holds, a device may do it all in one pass. The bits are the same.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn attend_to_prefix(
+        &self,
+        heads: Heads,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        qkv: &mut Self::Tensor,
+        cache: &mut SelfCache<Self>,
+        ancestry: &Self::Ints,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, x, Activation::None, qkv)?;
+        self.store_self(heads, rows, qkv, cache)?;
+        self.self_attention(heads, rows, qkv, cache, ancestry, out)
+    }
+
+    /// [`Backend::linear`] into `queries` `[rows, width]`, [`Backend::cross_attention`]. What `queries` holds afterwards is
+    /// undefined.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn attend_to_source(
+        &self,
+        heads: Heads,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        queries: &mut Self::Tensor,
+        cache: &CrossCache<Self>,
+        options: &Self::Ints,
+        weights: Option<&mut Self::Floats>,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, x, Activation::None, queries)?;
+        self.cross_attention(heads, rows, queries, cache, options, weights, out)
+    }
 
     /// Stem `beam_step`: takes each slot of `slots` into the search with its options: one live beam that reads the decoder
     /// start token, nothing finished. A sampling slot starts with all of its beams live. Then rebuilds `search.rows`.

@@ -159,6 +159,29 @@ pub enum Error {
         /// What the driver, or the emulator, said.
         reason: String,
     },
+    /// A device's memory, or the share of it that was allowed, is too small.
+    #[error(
+        "{operation} on device {device}: expected {needed} bytes of free memory, got {available}; {hint}",
+        hint = "a smaller batch, beam or maximum length needs less"
+    )]
+    OutOfMemory {
+        /// What was being done, as in "allocate".
+        operation: &'static str,
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes that were free, as far as is known.
+        available: u64,
+    },
+    /// A device has failed in a way that it does not recover from.
+    #[error("decode on device {device}: the device is lost: {reason}")]
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// What was said of the failure.
+        reason: String,
+    },
     /// Tensors given to an operation do not fit together.
     #[error("{operation}: {tensor}: expected {expected}, got {got}")]
     Shape {
@@ -198,6 +221,8 @@ impl Error {
             Error::Hub { .. } => "hub",
             Error::Device { .. } => "device",
             Error::DeviceOperation { .. } => "device_operation",
+            Error::OutOfMemory { .. } => "out_of_memory",
+            Error::DeviceLost { .. } => "device_lost",
             Error::Shape { .. } => "shape",
             Error::Autograd(_) => "autograd",
             Error::EngineStopped => "engine_stopped",

@@ -3,6 +3,7 @@
 mod device;
 mod ids;
 mod mbr;
+mod memory;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::Dtype;
+use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
@@ -19,7 +21,9 @@ use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
-pub use device::{Device, DeviceChoice};
+pub use crate::cuda::Counters;
+pub use device::{Device, DeviceChoice, Gpus};
+pub use memory::{MemoryPlan, SearchSize};
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +37,16 @@ pub struct EngineOptions {
     pub workers: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
+    /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
+    /// is free on a GPU, no limit on the CPU.
+    pub memory_budget: Option<u64>,
     /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { device: Device::Cpu, threads: 0, workers: 0, slots: 32, dtype: Dtype::F32 }
+        EngineOptions { device: Device::Cpu, threads: 0, workers: 0, slots: 32, memory_budget: None, dtype: Dtype::F32 }
     }
 }
 
@@ -80,6 +87,7 @@ pub struct Translator {
     engine: Engine,
     options: EngineOptions,
     device: DeviceChoice,
+    contexts: Vec<Context>,
     tokenizer: Tokenizer,
     config: ModelConfig,
     generation: GenerationConfig,
@@ -177,8 +185,8 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        let (engine, device) = device::start(options, &config, &Weights::open(dir)?)?;
-        Ok(Translator { engine, options: options.clone(), device, tokenizer, config, generation })
+        let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
+        Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
     }
 
     /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
@@ -187,14 +195,19 @@ impl Translator {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
-        let (engine, device) = device::start(&self.options, &self.config, weights)?;
-        (self.engine, self.device) = (engine, device);
+        let (engine, device, contexts) = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device, self.contexts) = (engine, device, contexts);
         Ok(())
     }
 
     /// The device that it runs on.
     pub fn device(&self) -> &DeviceChoice {
         &self.device
+    }
+
+    /// What the devices have done since they were opened, all together; none on the CPU.
+    pub fn counters(&self) -> Option<Counters> {
+        self.contexts.iter().map(Context::counters).reduce(|all, one| all.plus(&one))
     }
 
     /// The model's architecture.
@@ -483,21 +496,5 @@ impl ModelInfo {
             parameters: weights.parameters(),
             dtype: weights.dtype(),
         })
-    }
-
-    /// Bytes of the weights as the CPU backend holds them: f32, embeddings that double as the output projection twice.
-    pub fn weight_bytes(&self) -> usize {
-        let config = &self.config;
-        let positions = config.max_position_embeddings * if config.share_embeddings { 1 } else { 2 };
-        let packed_again = config.decoder_vocab_size * usize::from(config.tie_word_embeddings);
-        (self.parameters + (packed_again + positions) * config.d_model) * size_of::<f32>()
-    }
-
-    /// Bytes of a session's caches and logits: `slots` sentences at `beam_size` beams, source and target of `len` tokens.
-    pub fn session_bytes(&self, slots: usize, beam_size: usize, len: usize) -> usize {
-        let config = &self.config;
-        let rows = slots * beam_size;
-        let caches = 2 * config.decoder.layers * config.d_model * (rows * len + slots * len);
-        (caches + rows * config.decoder_vocab_size) * size_of::<f32>()
     }
 }

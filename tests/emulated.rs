@@ -1,6 +1,8 @@
 //! Whole translations by the CUDA kernels on the emulated device, against the CPU's.
 
 mod common;
+#[path = "common/tiny.rs"]
+mod tiny;
 
 use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Sampling, Translation, Translator};
 
@@ -8,7 +10,7 @@ use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Sampling, Translatio
 const SCORE_TOLERANCE: f32 = 1e-3;
 
 fn translator(device: Device, dtype: Dtype) -> Translator {
-    let options = EngineOptions { device, dtype, slots: 5, threads: 1, workers: 1 };
+    let options = EngineOptions { device, dtype, slots: 5, threads: 1, workers: 1, ..EngineOptions::default() };
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
 }
 
@@ -134,4 +136,26 @@ fn half_precision_stays_close() {
             assert_ne!(score.token_log_probs, expected.token_log_probs, "{dtype:?} was not used");
         }
     }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
+    let model = tiny::Tiny::deep(6, "swish");
+    let options = EngineOptions { device: Device::Emulated, slots: 3, ..EngineOptions::default() };
+    let emulated = Translator::open_with(model.dir(), &options).expect("the tiny model opens");
+    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let sources = ["A dog.", "Two cats run.", "A man.", "A red ball.", "Snow."];
+    let first = emulated.translate(&sources, &options).expect("valid options");
+    let before = emulated.counters().expect("a device counts");
+    let second = emulated.translate(&sources, &options).expect("valid options");
+    assert_eq!(first, second);
+    let done = emulated.counters().expect("a device counts").since(&before);
+    assert!(done.steps >= 16 && done.replays > 0, "{done:?}");
+    assert_eq!((done.waits, done.allocations), (0, 0), "{done:?}");
+    // 12 per layer (queries, keys and values; attention; output; norm: 4, and 4 more for the source; 4 for the feed-forward part,
+    // its activation among them), embedding, logits, beam step.
+    assert_eq!(done.step_nodes, 75 * done.steps, "{done:?}");
+    // A step that is not replayed was not seen twice with as many rows.
+    assert!(done.steps - done.replays <= 3, "{done:?}");
 }

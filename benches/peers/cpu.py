@@ -75,7 +75,7 @@ class CTranslate2:
 
     def run(self, precision, setting, batch, count):
         engine, sources = self.open(precision, setting), self.sources[:count]
-        self.translate(engine, sources[:2 * batch], batch)
+        self.translate(engine, sources[:batch], batch)
         start = time.perf_counter()
         results = self.translate(engine, sources, batch)
         seconds = time.perf_counter() - start
@@ -243,8 +243,28 @@ def bleu(ours, theirs, pieces, lines, reference):
         for name, source in ((theirs.name, ['--hypotheses', hypotheses]),
                              (ours.name, ['--input', lines, *ours.options(precision, single, 32)])):
             out = subprocess.run([str(part) for part in [*evaluate, *source]], check=True, stdout=subprocess.PIPE)
-            scores[f'{name} {precision}'] = json.loads(out.stdout)
+            scores[f'{name} {precision}'] = round(json.loads(out.stdout)['bleu']['score'], 2)
     return scores
+
+
+def markdown(report):
+    """The report as tables."""
+    out = []
+    for name, workload in report['workloads'].items():
+        rows = {(r['batch'], r['precision'], r['engine']): r for r in workload['best']}
+        out += [f'{name}:', '', '| batch | | beamfuse | CTranslate2 | transformers | beamfuse : CTranslate2 |',
+                '|---|---|---|---|---|---|']
+        for batch, precision in sorted({key[:2] for key in rows}):
+            cells = []
+            for engine in (Beamfuse.name, CTranslate2.name, Transformers.name):
+                row = rows.get((batch, precision, engine))
+                setting = row and row['setting']
+                cells.append(f"{row['tokens_per_second']:,} ({setting['workers']} x {setting['threads']})" if row else '')
+            ratio = rows[batch, precision, Beamfuse.name]['times_ctranslate2']
+            out.append(f'| {batch} | {precision} | ' + ' | '.join(cells) + f' | {ratio:.2f} |')
+        out.append('')
+        out += [f'{key}: {workload[key]}' for key in ('peak_memory_mib', 'whole_process_seconds', 'bleu') if key in workload]
+    return '\n'.join(out)
 
 
 def machine():
@@ -294,11 +314,7 @@ def main():
     report['machine']['load_at_end'] = os.getloadavg()[0]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + '\n')
-    for name, workload in report['workloads'].items():
-        for key in ('peak_memory_mib', 'whole_process_seconds', 'bleu'):
-            print(name, key, workload.get(key))
-        for row in workload['best']:
-            print(name, row)
+    print(markdown(report))
 
 
 if __name__ == '__main__':

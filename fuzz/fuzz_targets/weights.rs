@@ -4,7 +4,7 @@
 #![no_main]
 
 use std::cell::RefCell;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use beamfuse::cpu::Cpu;
 use beamfuse::decode::Request;
@@ -36,14 +36,15 @@ fuzz_target!(|data: &[u8]| {
         let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
         let model = Marian::open(&backend, dir.path()).expect("what has opened opens again");
         let config = model.config().clone();
-        let engine = Engine::start(backend, vec![model], config.vocab_size, 2).expect("a thread starts");
+        let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2).expect("a thread starts");
         let options =
             DecodeOptions { beam_size: 2, max_length: beamfuse::MaxLength::Absolute(4), ..Default::default() };
         let source = vec![0, config.vocab_size as u32 - 1, config.ids.eos_id];
         let (reply, replies) = std::sync::mpsc::channel();
         let options = options.for_slot(source.len(), engine.max_len());
         let work = Work::Search(Box::new(Request { source, options, n_best: 2, attention: true, ..Request::default() }));
-        match engine.submit(Job { tag: 7, work, reply }) {
+        let caller = Arc::new(());
+        match engine.submit(Job { tag: 7, work, reply, caller: Arc::downgrade(&caller) }) {
             Ok(()) => match replies.recv().expect("the engine answers").outcome {
                 Ok(_) | Err(Error::NonFiniteLogits { .. }) => {}
                 Err(error) => panic!("{error}"),

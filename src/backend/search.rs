@@ -163,7 +163,7 @@ impl<B: Backend> Search<B> {
             finished: backend.ints(slots * beam_size * words::<Finished>())?,
             finished_count: backend.ints(slots)?,
             failures: backend.ints(slots * words::<Failure>())?,
-            rows: Rows::with_capacity(backend, rows)?,
+            rows: Rows { one_per_beam: true, ..Rows::with_capacity(backend, rows)? },
             ranked: backend.floats(0)?,
             bans: backend.ints(0)?,
             picks: backend.ints(0)?,

@@ -144,7 +144,8 @@ impl Arguments {
     fn engines(&self) -> impl Iterator<Item = EngineOptions> {
         let (device, dtype, workers) = (self.device, self.dtype.dtype(), self.workers);
         let of = move |&threads| {
-            let with = move |&slots| EngineOptions { device, threads, workers, slots, dtype };
+            let with =
+                move |&slots| EngineOptions { device, threads, workers, slots, dtype, ..EngineOptions::default() };
             self.batch_size.iter().map(with)
         };
         self.threads.iter().flat_map(of)

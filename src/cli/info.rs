@@ -1,31 +1,59 @@
 //! `info`: what a model directory holds and what it needs.
 
-use crate::DecodeOptions;
-use crate::Result;
 use crate::cli::Ending;
-use crate::cli::model_dir::ModelName;
+use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
 use crate::model::config::{GenerationConfig, StackConfig};
 use crate::text::Tokenizer;
-use crate::translator::{EngineOptions, ModelInfo};
+use crate::translator::{EngineOptions, MemoryPlan, ModelInfo, SearchSize};
+use crate::{DecodeOptions, Device, Result};
 
 /// Show a model: architecture, sizes, element type, memory needed, tokenizer, limits.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelName,
+    /// Device that the memory is planned for; it need not be there.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
+    /// Element type of the weights.
+    #[arg(long, value_enum, default_value_t = DtypeName::F32)]
+    dtype: DtypeName,
+    /// Sentences decoded at once.
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = at_least_one)]
+    batch_size: usize,
+    /// Hypotheses kept alive per sentence.
+    #[arg(long, value_name = "K", default_value_t = DecodeOptions::default().beam_size, value_parser = at_least_one)]
+    beam_size: usize,
+    /// Tokens of the longest source and of the longest translation.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    length: usize,
+    /// Say how many of the sentences fit so much memory.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory_budget: Option<u64>,
+}
+
+/// A size that memory is planned for.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    const MOST: usize = 65536;
+    text.parse().ok().filter(|size| (1..=MOST).contains(size)).ok_or_else(|| format!("expected 1 to {MOST}"))
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let info = ModelInfo::open(arguments.model.resolve()?)?;
     let tokenizer = Tokenizer::open(&info.dir)?;
     let generation = GenerationConfig::open(&info.dir, &info.config)?;
-    for (name, value) in lines(&info, &tokenizer, &generation) {
+    for (name, value) in lines(&info, &tokenizer, &generation, arguments)? {
         super::output::print(&format!("{name:<14} {value}"))?;
     }
     Ok(Ending::Complete)
 }
 
-fn lines(info: &ModelInfo, tokenizer: &Tokenizer, generation: &GenerationConfig) -> Vec<(&'static str, String)> {
+fn lines(
+    info: &ModelInfo,
+    tokenizer: &Tokenizer,
+    generation: &GenerationConfig,
+    arguments: &Arguments,
+) -> Result<Vec<(&'static str, String)>> {
     let config = &info.config;
     let stack = |s: &StackConfig| format!("{} layers, {} heads, ffn {}", s.layers, s.heads.num_heads, s.ffn_dim);
     let shared = if config.share_embeddings { "shared" } else { "separate" };
@@ -42,24 +70,47 @@ fn lines(info: &ModelInfo, tokenizer: &Tokenizer, generation: &GenerationConfig)
         ("vocabulary", vocabulary),
         ("weights", info.weights.file_name().unwrap_or_default().to_string_lossy().into_owned()),
         ("parameters", format!("{} in {}", info.parameters, info.dtype)),
-        ("memory", memory(info)),
-        ("tokenizer", tokenizer.summary().to_string().replace('\n', "\n               ")),
+        ("memory", memory(info, arguments)?),
+        ("tokenizer", indented(&tokenizer.summary().to_string())),
         ("limits", format!("{} tokens per source and per translation", config.max_position_embeddings)),
         ("hf preset", search),
     ];
     lines.extend(config.ignored.iter().map(|flag| ("ignored", flag.clone())));
-    lines
+    Ok(lines)
 }
 
-fn memory(info: &ModelInfo) -> String {
-    let (slots, beam_size) = (EngineOptions::default().slots, DecodeOptions::default().beam_size);
-    // A caption's length; the longest sentence that comes in decides.
-    let len = 64;
-    let mib = |bytes: usize| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
-    let (weights, session) = (info.weight_bytes(), info.session_bytes(slots, beam_size, len));
-    format!(
-        "{} of weights as f32, and {} to decode {slots} sentences of {len} tokens at beam {beam_size}",
-        mib(weights),
-        mib(session)
-    )
+/// What the model and a search take, in total, then by part; and how much of it fits a budget.
+fn memory(info: &ModelInfo, arguments: &Arguments) -> Result<String> {
+    let &Arguments { device, dtype, batch_size: slots, beam_size, length, memory_budget, .. } = arguments;
+    let size = SearchSize { slots, beam_size, length };
+    let plan = MemoryPlan::new(&info.config, device, dtype.dtype(), size)?;
+    let parts = [
+        ("weights", plan.weights),
+        ("caches", plan.caches),
+        ("logits", plan.logits),
+        ("activations", plan.activations),
+        ("search", plan.search),
+        ("workspace", plan.workspace),
+    ];
+    let parts: Vec<String> = parts.iter().map(|(name, bytes)| format!("{name} {}", mebibytes(*bytes))).collect();
+    let mut text = format!(
+        "{} on {device} in {} to decode {slots} sentences of {length} tokens at beam {beam_size}\n{}",
+        mebibytes(plan.total()),
+        dtype.name(),
+        parts.join(", ")
+    );
+    if let Some(budget) = memory_budget {
+        let fit = MemoryPlan::slots_within(&info.config, device, dtype.dtype(), size, budget)?;
+        text += &format!("\n{fit} of {slots} sentences at once fit {}", mebibytes(budget));
+    }
+    Ok(indented(&text))
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Further lines below the first.
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n               ")
 }

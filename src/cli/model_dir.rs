@@ -28,7 +28,7 @@ pub(super) struct ModelName {
 pub(super) struct ModelArguments {
     #[command(flatten)]
     pub name: ModelName,
-    /// Where to compute: cpu, cuda or cuda:N for a GPU, auto for the first GPU if it can be used and else the CPU, or emulated,
+    /// Where to compute: cpu, cuda or cuda:N for a GPU, cuda:0,1 or cuda:all for several with a copy of the model each, auto for the first GPU if it can be used and else the CPU, or emulated,
     /// which runs the GPU's code on the CPU, slowly, to check it.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
@@ -45,6 +45,26 @@ pub(super) struct ModelArguments {
     /// Sentences decoded at once; changes speed and memory, never a result.
     #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots)]
     pub batch_size: usize,
+    /// Memory that the model and the search may take, as in 512M or 4G; fewer sentences are decoded at once where not all fit
+    /// [default: what is free on a GPU, no limit on the CPU].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_budget: Option<u64>,
+}
+
+/// Bytes, as in 512M or 4G: a number, K, M and G for powers of 1024.
+pub(super) fn parse_bytes(text: &str) -> Result<u64> {
+    let refuse = || {
+        let expected = "a number of bytes above 0, with K, M or G for powers of 1024, as in 512M".into();
+        Error::Option { option: "memory-budget", expected, got: text.to_string() }
+    };
+    let (digits, shift) = match text.char_indices().last().ok_or_else(refuse)? {
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'm' | 'M') => (&text[..at], 20),
+        (at, 'g' | 'G') => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| refuse())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(refuse)
 }
 
 /// Element types by name.
@@ -80,7 +100,8 @@ impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = self.dtype.dtype();
         let (threads, workers, slots) = (self.threads, self.workers, self.batch_size);
-        let options = EngineOptions { device: self.device, threads, workers, slots, dtype };
+        let options =
+            EngineOptions { device: self.device, threads, workers, slots, memory_budget: self.memory_budget, dtype };
         let translator = Translator::open_with(self.name.resolve()?, &options)?;
         let choice = translator.device();
         if let Some(reason) = &choice.reason {
@@ -134,4 +155,25 @@ fn demo() -> Result<PathBuf> {
     let searched: Vec<PathBuf> = places.map(|place| place.join("models").join(DEMO)).collect();
     let found = searched.iter().find(|dir| dir.join("config.json").exists()).cloned();
     found.ok_or(Error::NoModel { searched })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_bytes;
+
+    #[test]
+    fn bytes_are_read_with_their_unit() {
+        let read = |text: &str| parse_bytes(text).ok();
+        assert_eq!(
+            [read("1"), read("3K"), read("512M"), read("4g")],
+            [Some(1), Some(3 << 10), Some(512 << 20), Some(4 << 30)]
+        );
+        for wrong in ["", "M", "0", "0G", "-1", "4GB", "1.5G", "99999999999G", "\u{e9}"] {
+            let error = parse_bytes(wrong).unwrap_err().to_string();
+            assert!(
+                error.starts_with("option memory-budget: expected a number of bytes") && error.ends_with(wrong),
+                "{error}"
+            );
+        }
+    }
 }

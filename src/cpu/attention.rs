@@ -95,12 +95,17 @@ fn attend_body<'a, S: Simd, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]
     out: &mut [f32],
 ) {
     let Heads { num_heads, head_dim } = row.heads;
+    // Position by position, as keys lie in memory.
+    for t in 0..len {
+        let key = (row.key)(t);
+        for h in 0..num_heads {
+            let part = h * head_dim..(h + 1) * head_dim;
+            scores[h * len + t] = dot_body(s, &row.query[part.clone()], &key[part]) * row.heads.scale();
+        }
+    }
     for h in 0..num_heads {
         let part = h * head_dim..(h + 1) * head_dim;
-        let (query, scores) = (&row.query[part.clone()], &mut scores[h * len..(h + 1) * len]);
-        for (t, score) in scores.iter_mut().enumerate() {
-            *score = dot_body(s, query, &(row.key)(t)[part.clone()]) * row.heads.scale();
-        }
+        let scores = &mut scores[h * len..(h + 1) * len];
         let max = max_body(s, scores);
         let sum = exp_shift_body(s, scores, max);
         scale_body(s, scores, 1.0 / sum);

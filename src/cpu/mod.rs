@@ -21,6 +21,8 @@ pub mod simd;
 pub mod stats;
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -32,9 +34,13 @@ use crate::{Error, Result};
 /// The CPU and its thread pool.
 #[derive(Debug)]
 pub struct Cpu {
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     dtype: Dtype,
     scratch: linear::Scratch,
+    /// Bytes that the buffers of a session may take.
+    limit: Option<u64>,
+    /// Bytes counted instead of allocated, where nothing is to be computed.
+    counted: Option<AtomicU64>,
 }
 
 impl Cpu {
@@ -52,7 +58,20 @@ impl Cpu {
             .thread_name(|i| format!("beamfuse-cpu-{i}"))
             .build()
             .map_err(|e| Error::Device { device: "cpu".into(), reason: e.to_string() })?;
-        Ok(Cpu { pool, dtype, scratch: linear::Scratch::default() })
+        Ok(Cpu { pool: Arc::new(pool), dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
+    }
+
+    /// Lets the buffers of a session take no more than `bytes`.
+    #[must_use]
+    pub fn with_limit(self, bytes: u64) -> Self {
+        Cpu { limit: Some(bytes), ..self }
+    }
+
+    /// Zeros, counted where nothing is to be computed.
+    fn zeros<T: bytemuck::Zeroable>(&self, len: usize) -> Result<Vec<T>> {
+        let Some(counted) = &self.counted else { return zeros(len) };
+        counted.fetch_add(len.saturating_mul(size_of::<T>()) as u64, Ordering::Relaxed);
+        Ok(Vec::new())
     }
 
     /// Threads that compute.
@@ -110,20 +129,33 @@ impl Backend for Cpu {
         enqueue()
     }
 
+    fn dry(&self) -> Option<Self> {
+        let (pool, counted) = (self.pool.clone(), Some(AtomicU64::new(0)));
+        Some(Cpu { pool, dtype: self.dtype, scratch: linear::Scratch::default(), limit: None, counted })
+    }
+
+    fn allocated(&self) -> u64 {
+        self.counted.as_ref().map_or(0, |counted| counted.load(Ordering::Relaxed))
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(self.limit)
+    }
+
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
     }
 
     fn tensor(&self, len: usize) -> Result<Vec<f32>> {
-        zeros(len)
+        self.zeros(len)
     }
 
     fn floats(&self, len: usize) -> Result<Vec<f32>> {
-        zeros(len)
+        self.zeros(len)
     }
 
     fn ints(&self, len: usize) -> Result<Vec<u32>> {
-        zeros(len)
+        self.zeros(len)
     }
 
     fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
@@ -146,7 +178,7 @@ impl Backend for Cpu {
     }
 
     fn late(&self, words: usize) -> Result<Vec<u32>> {
-        zeros(words)
+        self.zeros(words)
     }
 
     fn post_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {

@@ -78,12 +78,37 @@ pub struct Own<'a, T> {
     pub out: ViewMut<'a, T>,
 }
 
+/// As [`Store`] and then [`Own`], in one launch, after adding the bias of the product that made `qkv`. No row may attend to
+/// what another one stores: each beam has at most one row.
+pub struct StoreOwn<'a, T> {
+    /// The rows.
+    pub rows: RowList<'a>,
+    /// `[bucket, 3 * width]`: query, key and value side by side.
+    pub qkv: View<'a, T>,
+    /// `[3 * width]`; added and rounded to the type first.
+    pub bias: Option<View<'a, f32>>,
+    /// `[slots, max_len, beam_size, width]`.
+    pub keys: ViewMut<'a, T>,
+    /// `[slots, max_len, beam_size, width]`.
+    pub values: ViewMut<'a, T>,
+    /// Positions per slot.
+    pub max_len: usize,
+    /// Beams per slot.
+    pub beam_size: usize,
+    /// `[slots, beam_size, max_len]`: the beam that holds each position of a prefix.
+    pub ancestry: View<'a, u32>,
+    /// `[bucket, width]`.
+    pub out: ViewMut<'a, T>,
+}
+
 /// Every row attends to the source of its slot.
 pub struct Cross<'a, T> {
     /// The rows.
     pub rows: RowList<'a>,
     /// `[bucket, width]`.
     pub queries: View<'a, T>,
+    /// `[width]`; added to the queries and rounded to the type first.
+    pub bias: Option<View<'a, f32>>,
     /// Where keys and values lie; its beam size is 1.
     pub cache: Cache<'a, T>,
     /// [`SlotOptions`] `[slots]`, for the source's length.
@@ -104,6 +129,9 @@ struct Arguments {
     rows: u64,
     count: u64,
     table: u64,
+    bias: u64,
+    own_keys: u64,
+    own_values: u64,
     weights: u64,
     out: u64,
     bucket: u32,
@@ -153,6 +181,9 @@ impl<T: Element> Parts<'_, T> {
             rows: rows.entries,
             count: rows.count,
             table: context.address(&self.table)?,
+            bias: 0,
+            own_keys: 0,
+            own_values: 0,
             weights: 0,
             out: context.address_mut(self.out)?,
             bucket: rows.bucket,
@@ -239,16 +270,8 @@ impl<T: Element> Encoder<'_, T> {
 }
 
 impl<T: Element> Own<'_, T> {
-    /// Enqueues the kernel.
-    ///
-    /// # Errors
-    /// A tensor of a size that does not fit; the device failed.
-    pub fn launch(self, context: &Context, heads: Heads) -> Result<()> {
-        self.launch_with(context, heads, THREADS)
-    }
-
-    /// As [`Own::launch`], with blocks of at most `threads`, a multiple of 32.
-    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+    /// The checked arguments; none without rows.
+    fn arguments(&self, context: &Context, heads: Heads) -> Result<Option<Arguments>> {
         check_heads(heads)?;
         let (bucket, width) = (self.rows.bucket, heads.width());
         let Cache { keys, values, max_len, beam_size } = self.cache;
@@ -256,9 +279,9 @@ impl<T: Element> Own<'_, T> {
         check_len(OPERATION, "qkv", bucket * 3 * width, self.qkv.len())?;
         check_len(OPERATION, "ancestry", slots * beam_size * max_len, self.ancestry.len())?;
         if bucket == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let arguments = Parts {
+        let parts = Parts {
             rows: &self.rows,
             queries: self.qkv,
             query_stride: 3 * width,
@@ -271,12 +294,51 @@ impl<T: Element> Own<'_, T> {
             max_len,
             beam_size,
             capacity: max_len,
-        }
-        .arguments(context, heads)?;
+        };
+        parts.arguments(context, heads).map(Some)
+    }
+
+    /// Enqueues the kernel.
+    ///
+    /// # Errors
+    /// A tensor of a size that does not fit; the device failed.
+    pub fn launch(self, context: &Context, heads: Heads) -> Result<()> {
+        self.launch_with(context, heads, THREADS)
+    }
+
+    /// As [`Own::launch`], with blocks of at most `threads`, a multiple of 32.
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+        let Some(arguments) = self.arguments(context, heads)? else { return Ok(()) };
         let launch = launch_of(symbol!("attention_self", T), &arguments, threads)?;
         // SAFETY: mirrors `attention_self_<dtype>(AttentionArguments)`. A block writes its own row of `out`, below `bucket`; the
         // kernel compares slot, beam, position and every ancestor with the sizes given, which were checked above, before it reads
         // the ancestry or the cache; `out` is borrowed mutably.
+        unsafe { context.launch(&launch, &arguments) }
+    }
+}
+
+impl<T: Element> StoreOwn<'_, T> {
+    /// Enqueues the kernel.
+    ///
+    /// # Errors
+    /// A tensor of a size that does not fit; the device failed.
+    pub fn launch(self, context: &Context, heads: Heads) -> Result<()> {
+        self.launch_with(context, heads, THREADS)
+    }
+
+    /// As [`StoreOwn::launch`], with blocks of at most `threads`, a multiple of 32.
+    pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
+        let StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out } = self;
+        check_len(OPERATION, "bias", 3 * heads.width(), bias.map_or(3 * heads.width(), |bias| bias.len()))?;
+        let cache = Cache { keys: keys.as_view(), values: values.as_view(), max_len, beam_size };
+        let attention = Own { rows, qkv, cache, ancestry, out };
+        let Some(mut arguments) = attention.arguments(context, heads)? else { return Ok(()) };
+        arguments.bias = context.address_or_null(bias.as_ref())?;
+        arguments.own_keys = context.address_mut(&keys)?;
+        arguments.own_values = context.address_mut(&values)?;
+        let launch = launch_of(symbol!("attention_self", T), &arguments, threads)?;
+        // SAFETY: as for `Own`; a block also writes the place of its own row, within the caches after the same comparisons; the
+        // caches are borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }
     }
 }
@@ -298,6 +360,7 @@ impl<T: Element> Cross<'_, T> {
         let slots = self.cache.slots(width)?;
         check_len(OPERATION, "beam_size", 1, beam_size)?;
         check_len(OPERATION, "queries", bucket * width, self.queries.len())?;
+        check_len(OPERATION, "bias", width, self.bias.map_or(width, |bias| bias.len()))?;
         check_len(OPERATION, "options", slots * OPTION_WORDS, self.options.len())?;
         let weights_len = self.weights.as_ref().map_or(bucket * max_len, ViewMut::len);
         check_len(OPERATION, "weights", bucket * max_len, weights_len)?;
@@ -320,6 +383,7 @@ impl<T: Element> Cross<'_, T> {
             capacity: max_len,
         };
         let mut arguments = parts.arguments(context, heads)?;
+        arguments.bias = context.address_or_null(self.bias.as_ref())?;
         arguments.weights = self.weights.as_ref().map_or(Ok(0), |weights| context.address_mut(weights))?;
         let launch = launch_of(symbol!("attention_cross", T), &arguments, threads)?;
         // SAFETY: mirrors `attention_cross_<dtype>(AttentionArguments)`. A block writes its own row of `out` and `weights`, below

@@ -42,7 +42,6 @@ impl<T: Element> Cuda<T> {
 #[derive(Debug)]
 pub struct Matrix<T> {
     weights: Buffer<T>,
-    /// As long as a row with what follows it, see [`logits_stride`].
     bias: Option<Buffer<f32>>,
     out_dim: usize,
     in_dim: usize,
@@ -84,6 +83,30 @@ fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
     RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
 }
 
+#[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+fn cross<'a, T: Element>(
+    heads: Heads,
+    rows: &'a Rows<Cuda<T>>,
+    queries: &'a Buffer<T>,
+    bias: Option<View<'a, f32>>,
+    cache: &'a CrossCache<Cuda<T>>,
+    options: &'a Buffer<u32>,
+    weights: Option<&'a mut Buffer<f32>>,
+    out: &'a mut Buffer<T>,
+) -> Result<attention::Cross<'a, T>> {
+    let &CrossCache { ref keys, ref values, max_src_len } = cache;
+    let len = rows.bucket * heads.width();
+    Ok(attention::Cross {
+        rows: list(rows),
+        queries: head(queries, len)?,
+        bias,
+        cache: attention::Cache { keys: keys.view(), values: values.view(), max_len: max_src_len, beam_size: 1 },
+        options: options.view(),
+        weights: weights.map(|weights| head_mut(weights, rows.bucket * max_src_len)).transpose()?,
+        out: head_mut(out, len)?,
+    })
+}
+
 /// The parts of a search as the launchers of its kernels take them, and the bucket of its rows.
 fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut BeamStepScratch, usize) {
     let views = SearchViews {
@@ -113,25 +136,11 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
 }
 
 impl<T: Element> Cuda<T> {
-    /// `out = activation(x W^T + bias)` over the bucket, rows `stride` apart, into the type that is asked for.
-    fn product<O: Element>(
-        &self,
-        matrix: &Matrix<T>,
-        rows: usize,
-        x: &Buffer<T>,
-        activation: Activation,
-        stride: usize,
-        out: &mut Buffer<O>,
-    ) -> Result<()> {
+    /// `out = x W^T` over the bucket, without the bias.
+    fn product(&self, matrix: &Matrix<T>, rows: usize, x: &Buffer<T>, out: &mut Buffer<T>) -> Result<()> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
-        let x = head(x, rows * in_dim)?;
-        let mut out = head_mut(out, rows * stride)?;
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), out.reborrow(), stride)?;
-        let bias = matrix.bias.as_ref().map(|bias| head(bias, stride)).transpose()?;
-        if bias.is_none() && activation == Activation::None {
-            return Ok(());
-        }
-        linear::Epilogue { x: out, bias, activation, residual: None }.launch(&self.context, rows, stride)
+        let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * out_dim)?);
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), None, out, out_dim)
     }
 }
 
@@ -156,6 +165,26 @@ impl<T: Element> Backend for Cuda<T> {
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         self.context.step(recordings.entry(key).or_default(), enqueue)
+    }
+
+    fn name(&self) -> String {
+        self.context.name().to_owned()
+    }
+
+    fn dry(&self) -> Option<Self> {
+        Some(Cuda::new(super::open_dry()))
+    }
+
+    fn allocated(&self) -> u64 {
+        self.context.counters().live_bytes
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.context.free_memory()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.context.synchronize()
     }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
@@ -209,12 +238,7 @@ impl<T: Element> Backend for Cuda<T> {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
-        let padded = |bias: &[f32]| {
-            let mut padded = bias.to_vec();
-            padded.resize(logits_stride(out_dim), 0.0);
-            self.context.upload(&padded)
-        };
-        let bias = bias.map(padded).transpose()?;
+        let bias = bias.map(|bias| self.context.upload(bias)).transpose()?;
         Ok(Matrix { weights: self.upload(weights)?, bias, out_dim, in_dim })
     }
 
@@ -245,7 +269,17 @@ impl<T: Element> Backend for Cuda<T> {
         activation: Activation,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, x, activation, matrix.out_dim, out)
+        let (rows, n) = (rows.bucket, matrix.out_dim);
+        self.product(matrix, rows, x, out)?;
+        let bias = matrix.bias.as_ref().map(Buffer::view);
+        if bias.is_none() && activation == Activation::None {
+            return Ok(());
+        }
+        linear::Epilogue { x: head_mut(out, rows * n)?, bias, activation, residual: None }.launch(
+            &self.context,
+            rows,
+            n,
+        )
     }
 
     fn logits_stride(&self, vocab_size: usize) -> usize {
@@ -253,7 +287,11 @@ impl<T: Element> Backend for Cuda<T> {
     }
 
     fn logits(&self, matrix: &Matrix<T>, rows: &Rows<Self>, x: &Buffer<T>, out: &mut Buffer<f32>) -> Result<()> {
-        self.product(matrix, rows.bucket, x, Activation::None, logits_stride(matrix.out_dim), out)
+        let (&Matrix { out_dim, in_dim, .. }, rows) = (matrix, rows.bucket);
+        let stride = logits_stride(out_dim);
+        let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * stride)?);
+        let bias = matrix.bias.as_ref().map(Buffer::view);
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), bias, out, stride)
     }
 
     fn layer_norm(&self, norm: &Norm<T>, rows: &Rows<Self>, delta: &Buffer<T>, x: &mut Buffer<T>) -> Result<()> {
@@ -261,6 +299,29 @@ impl<T: Element> Backend for Cuda<T> {
         layer_norm::LayerNorm {
             x: head_mut(x, rows * width)?,
             delta: head(delta, rows * width)?,
+            delta_bias: None,
+            gain: norm.gain.view(),
+            bias: norm.bias.view(),
+            eps: norm.eps,
+        }
+        .launch(&self.context, rows, width)
+    }
+
+    fn linear_norm(
+        &self,
+        matrix: &Matrix<T>,
+        norm: &Norm<T>,
+        rows: &Rows<Self>,
+        from: &Buffer<T>,
+        delta: &mut Buffer<T>,
+        x: &mut Buffer<T>,
+    ) -> Result<()> {
+        let (rows, width) = (rows.bucket, norm.gain.len());
+        self.product(matrix, rows, from, delta)?;
+        layer_norm::LayerNorm {
+            x: head_mut(x, rows * width)?,
+            delta: head(delta, rows * width)?,
+            delta_bias: matrix.bias.as_ref().map(Buffer::view),
             gain: norm.gain.view(),
             bias: norm.bias.view(),
             eps: norm.eps,
@@ -346,17 +407,55 @@ impl<T: Element> Backend for Cuda<T> {
         weights: Option<&mut Buffer<f32>>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        let &CrossCache { ref keys, ref values, max_src_len } = cache;
-        let len = rows.bucket * heads.width();
-        attention::Cross {
+        cross(heads, rows, queries, None, cache, options, weights, out)?.launch(&self.context, heads)
+    }
+
+    fn attend_to_prefix(
+        &self,
+        heads: Heads,
+        matrix: &Matrix<T>,
+        rows: &Rows<Self>,
+        x: &Buffer<T>,
+        qkv: &mut Buffer<T>,
+        cache: &mut SelfCache<Self>,
+        ancestry: &Buffer<u32>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        if !rows.one_per_beam {
+            self.linear(matrix, rows, x, Activation::None, qkv)?;
+            self.store_self(heads, rows, qkv, cache)?;
+            return self.self_attention(heads, rows, qkv, cache, ancestry, out);
+        }
+        self.product(matrix, rows.bucket, x, qkv)?;
+        attention::StoreOwn {
             rows: list(rows),
-            queries: head(queries, len)?,
-            cache: attention::Cache { keys: keys.view(), values: values.view(), max_len: max_src_len, beam_size: 1 },
-            options: options.view(),
-            weights: weights.map(|weights| head_mut(weights, rows.bucket * max_src_len)).transpose()?,
-            out: head_mut(out, len)?,
+            qkv: head(qkv, rows.bucket * 3 * heads.width())?,
+            bias: matrix.bias.as_ref().map(Buffer::view),
+            keys: cache.keys.view_mut(),
+            values: cache.values.view_mut(),
+            max_len: cache.max_len,
+            beam_size: cache.beam_size,
+            ancestry: ancestry.view(),
+            out: head_mut(out, rows.bucket * heads.width())?,
         }
         .launch(&self.context, heads)
+    }
+
+    fn attend_to_source(
+        &self,
+        heads: Heads,
+        matrix: &Matrix<T>,
+        rows: &Rows<Self>,
+        x: &Buffer<T>,
+        queries: &mut Buffer<T>,
+        cache: &CrossCache<Self>,
+        options: &Buffer<u32>,
+        weights: Option<&mut Buffer<f32>>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.product(matrix, rows.bucket, x, queries)?;
+        let bias = matrix.bias.as_ref().map(Buffer::view);
+        cross(heads, rows, queries, bias, cache, options, weights, out)?.launch(&self.context, heads)
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {

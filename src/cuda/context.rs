@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(test)]
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,10 @@ use bytemuck::Pod;
 
 use super::Element;
 use super::buffer::{Buffer, Graph, Pinned, View, ViewMut};
+use super::counters::{
+    ALLOCATIONS, CAPTURES, COPIES, Counters, FREES, GEMMS, HOST_BYTES, LATE_READS, LAUNCHES, LIVE_BYTES, PINNED_BYTES,
+    REPLAYS, STEP_NODES, STEPS, Tally, WAITS,
+};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
 use crate::backend::Dtype;
 use crate::{Error, Result};
@@ -25,88 +29,17 @@ pub struct Context(Arc<Inner>);
 
 struct Inner {
     device: Box<dyn Device>,
+    counts: Tally,
+    /// Bytes of device memory that may be allocated at once.
+    limit: AtomicU64,
+    /// Whether a test has taken the device away.
+    lost: AtomicBool,
     /// Whose kernels lose blocks.
     #[cfg(test)]
     lossy: Mutex<Option<&'static str>>,
-    counts: [AtomicU64; COUNTS],
     /// Calls of each kind that still succeed; `NEVER` when no fault is planned.
     faults: [AtomicU64; FAULTS],
 }
-
-/// What a context has done since it was opened. What a graph replays is not counted, only the replay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Kernel launches.
-    pub launches: u64,
-    /// Matrix products.
-    pub gemms: u64,
-    /// Graphs recorded.
-    pub captures: u64,
-    /// Replays of a graph.
-    pub replays: u64,
-    /// Copies of any kind, and fills.
-    pub copies: u64,
-    /// Bytes copied from the host or to it.
-    pub host_bytes: u64,
-    /// Times that the host waited for all that was enqueued.
-    pub waits: u64,
-    /// Reads of words copied to the host earlier: they wait for that copy alone, with later work enqueued behind it.
-    pub late_reads: u64,
-    /// Allocations, on the device and of page-locked memory.
-    pub allocations: u64,
-    /// Frees of device memory.
-    pub frees: u64,
-    /// Bytes of device memory allocated and not freed.
-    pub live_bytes: u64,
-    /// Bytes of page-locked memory allocated and not freed.
-    pub pinned_bytes: u64,
-    /// Decoding steps.
-    pub steps: u64,
-    /// Launches, products, copies and fills of these steps, replayed or not: the nodes of their graphs.
-    pub step_nodes: u64,
-}
-
-impl Counters {
-    /// What has been done since `earlier`; what is allocated stays as it is.
-    pub fn since(&self, earlier: &Counters) -> Counters {
-        Counters {
-            launches: self.launches - earlier.launches,
-            gemms: self.gemms - earlier.gemms,
-            captures: self.captures - earlier.captures,
-            replays: self.replays - earlier.replays,
-            copies: self.copies - earlier.copies,
-            host_bytes: self.host_bytes - earlier.host_bytes,
-            waits: self.waits - earlier.waits,
-            late_reads: self.late_reads - earlier.late_reads,
-            allocations: self.allocations - earlier.allocations,
-            frees: self.frees - earlier.frees,
-            steps: self.steps - earlier.steps,
-            step_nodes: self.step_nodes - earlier.step_nodes,
-            ..*self
-        }
-    }
-
-    /// What a graph of the work enqueued so far would hold.
-    fn nodes(&self) -> u64 {
-        self.launches + self.gemms + self.copies
-    }
-}
-
-const LAUNCHES: usize = 0;
-const GEMMS: usize = 1;
-const CAPTURES: usize = 2;
-const REPLAYS: usize = 3;
-const COPIES: usize = 4;
-const HOST_BYTES: usize = 5;
-const WAITS: usize = 6;
-const LATE_READS: usize = 7;
-const ALLOCATIONS: usize = 8;
-const FREES: usize = 9;
-const LIVE_BYTES: usize = 10;
-const PINNED_BYTES: usize = 11;
-const STEPS: usize = 12;
-const STEP_NODES: usize = 13;
-const COUNTS: usize = 14;
 
 /// What is known of a step that is repeated, from one [`Context::step`] to the next.
 #[derive(Debug, Default)]
@@ -129,9 +62,11 @@ pub enum Fault {
     Copy,
     /// A kernel launch, a matrix product, or the replay of a graph.
     Launch,
+    /// A launch that takes the device with it: nothing works from there on.
+    Loss,
 }
 
-const FAULTS: usize = 3;
+const FAULTS: usize = 4;
 const NEVER: u64 = u64::MAX;
 
 impl fmt::Debug for Context {
@@ -145,9 +80,11 @@ impl Context {
         let faults = [const { AtomicU64::new(NEVER) }; FAULTS];
         Context(Arc::new(Inner {
             device,
+            counts: Tally::default(),
+            limit: AtomicU64::new(u64::MAX),
+            lost: AtomicBool::new(false),
             #[cfg(test)]
             lossy: Mutex::default(),
-            counts: Default::default(),
             faults,
         }))
     }
@@ -159,23 +96,7 @@ impl Context {
 
     /// What has been done so far.
     pub fn counters(&self) -> Counters {
-        let count = |index: usize| self.0.counts[index].load(Ordering::Relaxed);
-        Counters {
-            launches: count(LAUNCHES),
-            gemms: count(GEMMS),
-            captures: count(CAPTURES),
-            replays: count(REPLAYS),
-            copies: count(COPIES),
-            host_bytes: count(HOST_BYTES),
-            waits: count(WAITS),
-            late_reads: count(LATE_READS),
-            allocations: count(ALLOCATIONS),
-            frees: count(FREES),
-            live_bytes: count(LIVE_BYTES),
-            pinned_bytes: count(PINNED_BYTES),
-            steps: count(STEPS),
-            step_nodes: count(STEP_NODES),
-        }
+        self.0.counts.read()
     }
 
     /// Makes the call of this kind after the next `successes` fail, once.
@@ -183,12 +104,29 @@ impl Context {
         self.0.faults[fault as usize].store(successes, Ordering::Relaxed);
     }
 
+    /// Takes a planned fault back; whether its turn had not come.
+    pub fn take_fault(&self, fault: Fault) -> bool {
+        self.0.faults[fault as usize].swap(NEVER, Ordering::Relaxed) != NEVER
+    }
+
+    /// The error of a device that a test has taken away.
+    fn check_loss(&self, operation: &'static str) -> Result<()> {
+        if self.0.lost.load(Ordering::Relaxed) {
+            return Err(self.failure(operation, "a loss injected by a test".to_owned()));
+        }
+        Ok(())
+    }
+
     fn count(&self, index: usize, by: usize) {
-        self.0.counts[index].fetch_add(by as u64, Ordering::Relaxed);
+        self.0.counts.add(index, by);
     }
 
     /// The planned fault if its turn has come.
     fn check_fault(&self, fault: Fault, operation: &'static str) -> Result<()> {
+        if fault == Fault::Launch && self.check_fault(Fault::Loss, operation).is_err() {
+            self.0.lost.store(true, Ordering::Relaxed);
+        }
+        self.check_loss(operation)?;
         let left = &self.0.faults[fault as usize];
         match left.load(Ordering::Relaxed) {
             NEVER => Ok(()),
@@ -214,14 +152,43 @@ impl Context {
     /// # Errors
     /// Out of memory; a graph is being captured.
     pub fn allocate<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
-        self.check_fault(Fault::Allocation, "allocate")?;
         let bytes = len
             .checked_mul(size_of::<T>())
             .ok_or_else(|| self.failure("allocate", format!("{len} elements of {} bytes", size_of::<T>())))?;
+        // A planned fault is what a device without memory would say.
+        self.check_loss("allocate")?;
+        let planned = self.check_fault(Fault::Allocation, "allocate").is_err();
+        let left = if planned { 0 } else { self.left() };
+        if planned || bytes as u64 > left {
+            let device = self.name().to_owned();
+            return Err(Error::OutOfMemory { operation: "allocate", device, needed: bytes as u64, available: left });
+        }
         let address = self.0.device.allocate(bytes)?;
         self.count(ALLOCATIONS, 1);
         self.count(LIVE_BYTES, bytes);
         Ok(Buffer { context: self.clone(), address, len, element: PhantomData })
+    }
+
+    /// Lets no more than `bytes` of device memory be allocated at once.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.0.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the limit leaves.
+    fn left(&self) -> u64 {
+        self.0.limit.load(Ordering::Relaxed).saturating_sub(self.0.counts.get(LIVE_BYTES))
+    }
+
+    /// Bytes of device memory that can be allocated once all that is enqueued has run; none if neither the device nor a limit
+    /// says.
+    ///
+    /// # Errors
+    /// As [`Context::synchronize`].
+    pub fn free_memory(&self) -> Result<Option<u64>> {
+        self.synchronize()?;
+        let limited = Some(self.left()).filter(|_| self.0.limit.load(Ordering::Relaxed) != u64::MAX);
+        let free = self.0.device.free_memory()?;
+        Ok(free.into_iter().chain(limited).min())
     }
 
     /// Allocates a copy of `values`.
@@ -304,6 +271,7 @@ impl Context {
     /// # Errors
     /// A graph is being captured; the device failed, now or at anything that was enqueued.
     pub fn synchronize(&self) -> Result<()> {
+        self.check_loss("synchronize")?;
         self.count(WAITS, 1);
         self.0.device.synchronize()
     }
@@ -338,7 +306,7 @@ impl Context {
     /// The address came from this context's `allocate` and is used no more.
     pub(super) unsafe fn free(&self, address: u64, bytes: usize) {
         self.count(FREES, 1);
-        self.0.counts[LIVE_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.0.counts.subtract(LIVE_BYTES, bytes);
         // SAFETY: the caller's promise.
         unsafe { self.0.device.free(address) };
     }
@@ -349,11 +317,11 @@ impl Context {
 
     /// How often memory has been freed.
     pub(super) fn frees(&self) -> u64 {
-        self.0.counts[FREES].load(Ordering::Relaxed)
+        self.0.counts.get(FREES)
     }
 
     pub(super) fn free_pinned(&self, pinned: PinnedId, bytes: usize) {
-        self.0.counts[PINNED_BYTES].fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.0.counts.subtract(PINNED_BYTES, bytes);
         self.0.device.free_pinned(pinned);
     }
 
@@ -384,17 +352,18 @@ impl Context {
         unsafe { self.0.device.launch(launch, bytemuck::bytes_of(arguments)) }
     }
 
-    /// `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32; the rows of `out` start `out_stride` elements apart and
-    /// what lies between is not written. A row's bits do not depend on the other rows.
+    /// `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32; the rows of `out` start `out_stride`
+    /// elements apart and what lies between is not written. A row's bits do not depend on the other rows.
     ///
     /// # Errors
-    /// The lengths do not fit `[rows, k]`, `[n, k]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type; the device
-    /// failed.
+    /// The lengths do not fit `[rows, k]`, `[n, k]`, `[n]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type, or has
+    /// a bias and is not f32; the device failed.
     pub fn gemm<I: Element, O: Element>(
         &self,
         [rows, n, k]: [usize; 3],
         x: View<'_, I>,
         weight: View<'_, I>,
+        bias: Option<View<'_, f32>>,
         out: ViewMut<'_, O>,
         out_stride: usize,
     ) -> Result<()> {
@@ -407,15 +376,17 @@ impl Context {
             output: O::DTYPE,
             x: self.address(&x)?,
             weight: self.address(&weight)?,
+            bias: self.address_or_null(bias.as_ref())?,
             out: self.address_mut(&out)?,
         };
         check_len("gemm", "x", rows * k, x.len)?;
         check_len("gemm", "weight", n * k, weight.len)?;
+        check_len("gemm", "bias", n, bias.map_or(n, |bias| bias.len))?;
         if out_stride < n || out.len < gemm.out_len() {
             return Err(shape_error("gemm", "out", format!("{rows} rows of {n}, {out_stride} apart"), out.len));
         }
-        if O::DTYPE != I::DTYPE && O::DTYPE != Dtype::F32 {
-            let expected = format!("{:?} or F32", I::DTYPE);
+        if O::DTYPE != Dtype::F32 && (O::DTYPE != I::DTYPE || bias.is_some()) {
+            let expected = if bias.is_some() { "F32".to_owned() } else { format!("{:?} or F32", I::DTYPE) };
             return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
         }
         if rows == 0 || n == 0 {
@@ -558,6 +529,7 @@ impl Context {
             let expected = format!("at least {} elements", values.len());
             return Err(shape_error("read pinned memory", "source", expected, pinned.len));
         }
+        self.check_loss("read pinned memory")?;
         self.count(LATE_READS, 1);
         self.0.device.collect(pinned.id, bytemuck::cast_slice_mut(values))
     }

@@ -140,7 +140,7 @@ mod tests {
             amateur[3 * 40 + 38] = nan;
             amateur[4 * 40] = inf;
             let rows = Rows { form, vocab_size: 40, stride: 40, threads: 64, in_place: false, all_live: true };
-            let [out, normalizers] = rows.launch(context, &expert, &amateur)?;
+            let ([out, normalizers], _) = rows.launch(context, &expert, &amateur)?;
             let ln = 40f32.ln();
             let expected: Vec<f32> = [-inf, nan, nan, nan, nan, -ln].iter().flat_map(|value| [*value; 40]).collect();
             assert_close(&out[..6 * 40], &expected, Tolerance::new(1e-6, 1e-6));
@@ -154,12 +154,12 @@ mod tests {
             let rows = Rows { form, vocab_size: 61, stride: 64, threads: 96, in_place: false, all_live: true };
             let logits = |seed: u64, ruled_out: f32| cases::logits::<f32>(Spread::Ties, seed, 64, ruled_out);
             let (one, other) = (logits(7, f32::NEG_INFINITY), logits(8, 0.0));
-            let [first, first_normalizers] = rows.launch(context, &one, &other)?;
+            let ([first, first_normalizers], _) = rows.launch(context, &one, &other)?;
             // Row 0 again as row 6, which has the same slot and is below its limit too, among other rows.
             let (mut expert, mut amateur) = (logits(9, 0.0), logits(10, 0.0));
             expert[6 * 64..7 * 64].copy_from_slice(&one[..64]);
             amateur[6 * 64..7 * 64].copy_from_slice(&other[..64]);
-            let [again, again_normalizers] = rows.launch(context, &expert, &amateur)?;
+            let ([again, again_normalizers], _) = rows.launch(context, &expert, &amateur)?;
             check::assert_same_bits(&again[6 * 64..6 * 64 + 61], &first[..61]);
             check::assert_same_bits(&again_normalizers[6..7], &first_normalizers[..1]);
         }

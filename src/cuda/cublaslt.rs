@@ -36,6 +36,7 @@ struct Key {
     out_stride: usize,
     input: Dtype,
     output: Dtype,
+    has_bias: bool,
 }
 
 struct Plan {
@@ -70,15 +71,20 @@ impl Plans {
     /// # Safety
     /// The matrices lie in device memory as `Gemm` says, `out` overlaps neither of the others, and `stream` is valid.
     pub unsafe fn run(&mut self, gemm: &Gemm, stream: *mut c_void) -> Result<(), String> {
-        if [gemm.x, gemm.weight, gemm.out].iter().any(|address| !address.is_multiple_of(ALIGNMENT.into())) {
+        if [gemm.x, gemm.weight, gemm.bias, gemm.out].iter().any(|address| !address.is_multiple_of(ALIGNMENT.into())) {
             return Err(format!("expected matrices at multiples of {ALIGNMENT} bytes"));
         }
-        let key = Key { n: gemm.n, k: gemm.k, out_stride: gemm.out_stride, input: gemm.input, output: gemm.output };
+        let &Gemm { n, k, out_stride, input, output, bias, .. } = gemm;
+        let key = Key { n, k, out_stride, input, output, has_bias: bias != 0 };
         let handle = self.handle;
         let plan = match self.plans.entry(key) {
             Entry::Occupied(found) => found.into_mut(),
-            Entry::Vacant(place) => place.insert(Plan::new(handle, &key).map_err(describe)?),
+            Entry::Vacant(place) => place.insert(Plan::new(handle, &key, bias).map_err(describe)?),
         };
+        if bias != 0 {
+            // Read when the product is enqueued: other weights of this shape have a bias of their own.
+            plan.operation.set_bias(bias).map_err(describe)?;
+        }
         let (x, out) = match plan.rows.entry(gemm.rows) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => place.insert(row_layouts(&key, gemm.rows).map_err(describe)?),
@@ -119,8 +125,12 @@ impl Drop for Plans {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, key: &Key) -> Result<Self, CublasError> {
+    fn new(handle: sys::cublasLtHandle_t, key: &Key, bias: u64) -> Result<Self, CublasError> {
         let operation = Operation::new()?;
+        if key.has_bias {
+            operation.add_bias()?;
+            operation.set_bias(bias)?;
+        }
         // Row-major [n, k] is column-major [k, n]: the library computes out^T = weight^(T T) x^T without moving anything.
         let weight = Layout::new(key.input, key.k, key.n, key.k)?;
         let (x, out) = row_layouts(key, TYPICAL_ROWS)?;
@@ -219,14 +229,23 @@ impl Operation {
     fn new() -> Result<Self, CublasError> {
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let operation = Operation(result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?);
-        let transposed = OP_T;
-        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: the attribute is one operation code, which is read before the call returns.
-        unsafe {
-            let value = (&raw const transposed).cast();
-            result::set_matmul_desc_attribute(operation.0, attribute, value, size_of_val(&transposed))?;
-        }
+        operation.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA, OP_T)?;
         Ok(operation)
+    }
+
+    /// Adds a bias of the type of `out` to each of its rows: to the library, which sees `out` transposed, to each column.
+    fn add_bias(&self) -> Result<(), CublasError> {
+        let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)
+    }
+
+    fn set_bias(&self, address: u64) -> Result<(), CublasError> {
+        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)
+    }
+
+    fn set<V: Copy>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: V) -> Result<(), CublasError> {
+        // SAFETY: the callers give each attribute a value of its type, which is read before the call returns.
+        unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const value).cast(), size_of::<V>()) }
     }
 }
 

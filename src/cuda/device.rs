@@ -20,7 +20,7 @@ pub struct Launch {
     pub shared: usize,
 }
 
-/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T`, row-major, accumulated in f32.
+/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     /// Rows of `x` and `out`.
@@ -39,6 +39,8 @@ pub struct Gemm {
     pub x: u64,
     /// Address of `weight`.
     pub weight: u64,
+    /// Address of the bias, f32 and only where `out` is; 0 without one.
+    pub bias: u64,
     /// Address of `out`.
     pub out: u64,
 }
@@ -70,8 +72,14 @@ pub trait Device: Send + Sync {
     /// Allocates memory, 256-byte aligned, with unspecified contents (NaN on the emulated device). At once.
     ///
     /// # Errors
-    /// Out of memory; a graph is being captured.
+    /// [`Error::OutOfMemory`]; a graph is being captured.
     fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Bytes that can be allocated after all that is enqueued has run; none if the device does not know.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    fn free_memory(&self) -> Result<Option<u64>>;
 
     /// Frees memory once all that is enqueued has run.
     ///

@@ -93,19 +93,13 @@ impl CudaDevice {
         let mut version: c_int = 0;
         // SAFETY: writes one number.
         unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(describe)?;
-        if version < OLDEST_DRIVER {
-            return Err(format!(
-                "expected a driver for CUDA 12.0 or later, got {}.{}",
-                version / 1000,
-                version % 1000 / 10
-            ));
-        }
+        check_driver(version)?;
         result::init().map_err(describe)?;
         let count = result::device::get_count().map_err(describe)?;
         let number = c_int::try_from(ordinal).ok().filter(|&number| number < count);
         let number = number.ok_or_else(|| format!("expected a number below {count}, the GPUs of this machine"))?;
         let device = result::device::get(number).map_err(describe)?;
-        check_architecture(device)?;
+        check_device(device)?;
         // SAFETY: the device exists; `Drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(describe)?;
         let mut opened = CudaDevice {
@@ -164,6 +158,22 @@ impl CudaDevice {
         Err(self.failure(operation, "a step that is captured may only enqueue work on the device".to_owned()))
     }
 
+    /// Bytes that are free, those among them that the stream's allocator keeps for later. The context is current.
+    fn free_bytes(&self) -> Result<u64, DriverError> {
+        use sys::CUmemPool_attribute_enum::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+        let (free, _) = result::mem_get_info()?;
+        let mut pool = std::ptr::null_mut();
+        // SAFETY: the device exists; writes one handle.
+        unsafe { sys::cuDeviceGetMemPool(&mut pool, self.ordinal) }.result()?;
+        let read = |attribute| {
+            let mut bytes = 0u64;
+            // SAFETY: both attributes are 64-bit numbers, and there is room for one.
+            unsafe { sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast()) }.result().map(|()| bytes)
+        };
+        let kept = read(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?.saturating_sub(read(CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?);
+        Ok(free as u64 + kept)
+    }
+
     fn function(&self, symbol: &'static str) -> Result<sys::CUfunction> {
         let mut state = self.state();
         if let Some(&function) = state.functions.get(symbol) {
@@ -205,7 +215,25 @@ fn images() -> Result<Vec<Image>, String> {
     Err("this build holds no device code, because no nvcc was found when it was built".to_owned())
 }
 
-fn check_architecture(device: sys::CUdevice) -> Result<(), String> {
+/// How many GPUs the driver knows; 0 without a driver.
+pub fn count() -> usize {
+    // SAFETY: asks the dynamic loader only.
+    if !unsafe { sys::is_culib_present() } || result::init().is_err() {
+        return 0;
+    }
+    result::device::get_count().ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+/// Whether a driver, as `cuDriverGetVersion` numbers it, has the functions that are called.
+fn check_driver(version: i32) -> Result<(), String> {
+    if version >= OLDEST_DRIVER {
+        return Ok(());
+    }
+    let number = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    Err(format!("expected a driver for CUDA {} or later, got {}", number(OLDEST_DRIVER), number(version)))
+}
+
+fn check_device(device: sys::CUdevice) -> Result<(), String> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
     };
@@ -214,8 +242,14 @@ fn check_architecture(device: sys::CUdevice) -> Result<(), String> {
         unsafe { result::device::get_attribute(device, attribute) }
             .map_err(|error| format!("CUDA driver: {}", text(error)))
     };
-    let (major, minor) =
-        (read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
+    check_architecture((
+        read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        read(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ))
+}
+
+/// Whether kernels were compiled for a compute capability.
+fn check_architecture((major, minor): (i32, i32)) -> Result<(), String> {
     if (major, minor) >= OLDEST_ARCHITECTURE {
         return Ok(());
     }
@@ -265,8 +299,26 @@ impl Device for CudaDevice {
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let _state = self.outside_capture("allocate")?;
+        self.bind().map_err(|error| self.failure("allocate", text(error)))?;
         // SAFETY: any size above 0 will do; the memory is used on this stream only.
-        self.call("allocate", || unsafe { result::malloc_async(self.stream, bytes.max(1)) })
+        unsafe { result::malloc_async(self.stream, bytes.max(1)) }.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory {
+                operation: "allocate",
+                device: self.name.clone(),
+                needed: bytes as u64,
+                available: self.free_bytes().unwrap_or(0),
+            },
+            _ => self.failure("allocate", text(error)),
+        })
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let _state = self.outside_capture("measure free memory")?;
+        self.call("measure free memory", || {
+            // SAFETY: the stream is alive.
+            unsafe { result::stream::synchronize(self.stream)? };
+            self.free_bytes().map(Some)
+        })
     }
 
     unsafe fn free(&self, address: u64) {
@@ -473,5 +525,14 @@ mod tests {
             ["holds no device code", "no NVIDIA driver", "no cuBLASLt", "expected a number below", "CUDA driver: "];
         assert!(error.starts_with("open device cuda:"), "{error}");
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+    }
+    #[test]
+    fn what_is_too_old_is_named_with_what_would_do() {
+        assert_eq!(check_architecture((8, 0)), Ok(()));
+        assert_eq!(check_architecture((12, 0)), Ok(()));
+        let refused = Err("expected compute capability 8.0 or later, got 7.5".to_owned());
+        assert_eq!(check_architecture((7, 5)), refused);
+        assert_eq!(check_driver(13_000), Ok(()));
+        assert_eq!(check_driver(11_080), Err("expected a driver for CUDA 12.0 or later, got 11.8".to_owned()));
     }
 }

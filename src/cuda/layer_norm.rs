@@ -12,12 +12,14 @@ const OPERATION: &str = "layer_norm";
 /// Four rows a block.
 const THREADS: u32 = 128;
 
-/// `x = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias` per row, in place, with `h = x + delta`.
+/// `x = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias` per row, in place, with `h = x + (delta + delta_bias)`.
 pub struct LayerNorm<'a, T> {
     /// `[rows, d_model]`, replaced.
     pub x: ViewMut<'a, T>,
     /// `[rows, d_model]`.
     pub delta: View<'a, T>,
+    /// `[d_model]`: the bias of the product that made `delta`, if that has not been added.
+    pub delta_bias: Option<View<'a, f32>>,
     /// `[d_model]`.
     pub gain: View<'a, T>,
     /// `[d_model]`.
@@ -34,6 +36,7 @@ struct Arguments {
     delta: u64,
     gain: u64,
     bias: u64,
+    delta_bias: u64,
     rows: u32,
     d_model: u32,
     eps: f32,
@@ -55,6 +58,7 @@ impl<T: Element> LayerNorm<'_, T> {
         check_len(OPERATION, "delta", rows * d_model, self.delta.len())?;
         check_len(OPERATION, "gain", d_model, self.gain.len())?;
         check_len(OPERATION, "bias", d_model, self.bias.len())?;
+        check_len(OPERATION, "delta_bias", d_model, self.delta_bias.map_or(d_model, |bias| bias.len()))?;
         if rows * d_model == 0 {
             return Ok(());
         }
@@ -63,16 +67,17 @@ impl<T: Element> LayerNorm<'_, T> {
             delta: context.address(&self.delta)?,
             gain: context.address(&self.gain)?,
             bias: context.address(&self.bias)?,
+            delta_bias: context.address_or_null(self.delta_bias.as_ref())?,
             rows: to_u32(OPERATION, "rows", rows)?,
             d_model: to_u32(OPERATION, "d_model", d_model)?,
             eps: self.eps,
             vectorized: 0,
         };
-        let Arguments { x, delta, gain, bias, .. } = arguments;
-        arguments.vectorized = is_vectorizable::<T>(d_model, &[x, delta, gain, bias]).into();
+        let Arguments { x, delta, gain, bias, delta_bias, .. } = arguments;
+        arguments.vectorized = is_vectorizable::<T>(d_model, &[x, delta, gain, bias, delta_bias]).into();
         let grid = [arguments.rows.div_ceil(threads / 32), 1, 1];
         // SAFETY: mirrors `layer_norm_<dtype>(LayerNormArguments)`. A warp touches its own row, which is less than `rows`; each
-        // tensor has the length checked above; `x` is borrowed mutably.
+        // tensor has the length checked above or is null; `x` is borrowed mutably.
         unsafe {
             context.launch(&Launch { symbol: symbol!("layer_norm", T), grid, block: threads, shared: 0 }, &arguments)
         }
@@ -99,8 +104,8 @@ mod tests {
         let mut x = context.upload(&values)?;
         let delta = context.upload(&vec![0.0f32; values.len()])?;
         let (gain, bias) = (context.upload(&vec![1.0f32; d_model])?, context.upload(&vec![0.0f32; d_model])?);
-        LayerNorm { x: x.view_mut(), delta: delta.view(), gain: gain.view(), bias: bias.view(), eps: EPS }
-            .launch(context, 3, d_model)?;
+        let (delta, gain, bias) = (delta.view(), gain.view(), bias.view());
+        LayerNorm { x: x.view_mut(), delta, delta_bias: None, gain, bias, eps: EPS }.launch(context, 3, d_model)?;
         let out = context.download(x.view())?;
         let norm = cpu::Norm { gain: vec![1.0; d_model], bias: vec![0.0; d_model], eps: EPS };
         cpu::reference(&norm, 1, &vec![0.0; d_model], &mut good);
@@ -113,7 +118,8 @@ mod tests {
         let mut x = context.upload(&[1.0f32; 12])?;
         let (delta, gain) = (context.upload(&[1.0f32; 12])?, context.upload(&[1.0f32; 4])?);
         let bias = gain.view().slice(0..3)?;
-        let case = LayerNorm { x: x.view_mut(), delta: delta.view(), gain: gain.view(), bias, eps: 0.0 };
+        let (x, delta, gain) = (x.view_mut(), delta.view(), gain.view());
+        let case = LayerNorm { x, delta, delta_bias: None, gain, bias, eps: 0.0 };
         let error = case.launch(context, 3, 4).unwrap_err();
         assert_eq!(error.to_string(), "layer_norm: bias: expected 4 elements, got 3 elements");
         Ok(())

@@ -5,7 +5,8 @@
 //! | `device` | the narrow layer: allocate, copy, launch, multiply, capture |
 //! | `driver` | that layer on a GPU: CUDA driver, graphs; `cublaslt` beside it: plans for matrix products |
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
-//! | `context`, `buffer` | what makes it safe: typed buffers and views, counters, injected faults |
+//! | `dry` | that layer without a device: plans of memory count what would be allocated |
+//! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
 //! | `rows` | which rows of a step are live, as launchers take it |
 //! | `backend` | the `Backend` over all that |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
@@ -14,9 +15,11 @@
 
 mod buffer;
 mod context;
+mod counters;
 mod cublaslt;
 mod device;
 mod driver;
+mod dry;
 mod element;
 #[cfg(emulated)]
 pub mod emulated;
@@ -37,7 +40,9 @@ pub(crate) mod testing;
 
 pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
-pub use context::{Context, Counters, Fault, Recording};
+pub use context::{Context, Fault, Recording};
+pub use counters::Counters;
+pub use cublaslt::WORKSPACE_BYTES;
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;
@@ -85,13 +90,31 @@ pub fn open(ordinal: usize) -> Result<Context> {
     Ok(Context::new(Box::new(driver::CudaDevice::open(ordinal)?)))
 }
 
+/// How many GPUs the driver knows; 0 without a driver.
+pub fn count() -> usize {
+    driver::count()
+}
+
+/// Opens a device on which nothing happens: its counters say what would be allocated.
+pub fn open_dry() -> Context {
+    Context::new(Box::new(dry::DryDevice::default()))
+}
+
 /// Opens a new emulated device.
 ///
 /// # Errors
 /// [`Error::Device`](crate::Error::Device) if this build has no emulator, or memory is short.
 pub fn open_emulated() -> Result<Context> {
+    open_emulated_with(None)
+}
+
+/// As [`open_emulated`], with so many bytes of memory, if a number is given.
+///
+/// # Errors
+/// As [`open_emulated`].
+pub fn open_emulated_with(_memory: Option<u64>) -> Result<Context> {
     #[cfg(emulated)]
-    return Ok(Context::new(Box::new(emulated::EmulatedDevice::new(0)?)));
+    return Ok(Context::new(Box::new(emulated::EmulatedDevice::new(0)?.with_memory(_memory))));
     #[cfg(not(emulated))]
     Err(crate::Error::Device {
         device: "emulated".to_owned(),

@@ -146,11 +146,11 @@ mod tests {
         let mut case = Rows::<f32>::new([rows.len(), 10, 10], Pick::Argmax, 0.0, Spread::Ties, 32);
         case.gold = rows.iter().map(|row| row.0).collect();
         case.logits = rows.iter().flat_map(|row| row.1).collect();
-        let (chosen, counts, _) = case.launch(context, false)?;
+        let (chosen, counts, ..) = case.launch(context, false)?;
         assert_eq!(chosen, rows.map(|row| row.2));
         assert_eq!(counts, [10 + 3, 100 + 2]);
         case.run.pick = Pick::Sample { temperature: 1.0 };
-        let (chosen, counts, _) = case.launch(context, false)?;
+        let (chosen, counts, ..) = case.launch(context, false)?;
         assert_eq!((chosen, counts), case.reference());
         Ok(())
     }
@@ -163,14 +163,15 @@ mod tests {
             // Nothing else than the coin, so that the count tells the rows.
             case.gold = vec![7; 61];
             case.run.ids.eos_id = 1000;
-            let (_, counts, bytes) = case.launch(context, true)?;
+            let (_, counts, bytes, _) = case.launch(context, true)?;
             let picked = u64::from(counts[0] - 10);
             assert_eq!(bytes, picked * 128 * 4);
             assert!(gold_probability != 0.5 || (15..46).contains(&picked), "{picked} of 61 at one half");
         }
         let mut padding = Rows::<f32>::new([5, 16, 16], Pick::Argmax, 0.0, Spread::Ties, 32);
         padding.gold = vec![IDS.pad_id; 5];
-        assert_eq!(padding.launch(context, true)?, (vec![IDS.pad_id; 5], vec![10, 100], 0));
+        let (chosen, counts, bytes, _) = padding.launch(context, true)?;
+        assert_eq!((chosen, counts, bytes), (vec![IDS.pad_id; 5], vec![10, 100], 0));
         Ok(())
     }
 

@@ -90,11 +90,33 @@ impl GoldLogProbs<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cuda::testing::device_tests;
+    use super::*;
+    use crate::backend::Row;
+    use crate::cuda::testing::{DeviceRows, device_tests};
     use crate::validate::kernels::stats as cases;
     use crate::validate::probe::assert_all_pass;
 
     device_tests! {
         shapes: |context| assert_all_pass(context, "stats", cases::check);
+    }
+
+    /// Counting reads takes the emulator.
+    #[test]
+    #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+    fn each_logit_of_a_live_row_is_read_once() {
+        crate::cuda::testing::run_emulated(|context| {
+            let (vocab_size, bucket, live) = (8001, 3, 2);
+            for stride in [8001, 8004] {
+                let rows = DeviceRows::upload(context, &[Row::default(); 3], live)?;
+                let logits = context.upload(&vec![1.0f32; bucket * stride])?;
+                let (gold, mut out) = (context.upload(&[7u32; 3])?, context.zeros(bucket)?);
+                context.watch(logits.view())?;
+                let (logits, gold) = (logits.view(), gold.view());
+                GoldLogProbs { rows: rows.list(), logits, gold, out: out.view_mut() }
+                    .launch(context, vocab_size, stride)?;
+                assert_eq!(context.watched_bytes()?, (live * vocab_size * size_of::<f32>()) as u64);
+            }
+            Ok(())
+        });
     }
 }

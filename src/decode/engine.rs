@@ -4,11 +4,12 @@
 //! result does not depend on what else is running, or on which worker takes it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, MAX_VOICES};
+use crate::backend::{Backend, MAX_VOICES, Stages};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
@@ -71,6 +72,8 @@ pub enum Outcome {
 pub struct Engine {
     jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    /// Workers whose device is not lost.
+    alive: Arc<AtomicUsize>,
     vocab_size: usize,
     source_vocab_size: usize,
     max_len: usize,
@@ -81,13 +84,29 @@ impl Engine {
     /// The first model translates; what a sentence ranks by may come from the others too, whose vocabulary is the same.
     ///
     /// # Errors
-    /// [`Error::Option`] for no model, or more than a step can read; [`Error::Io`] if a thread cannot be started.
+    /// As [`Engine::start_replicas`].
     pub fn start<B: Backend, M: Seq2Seq<B> + 'static>(
         backends: Vec<B>,
         models: Vec<M>,
         source_vocab_size: usize,
         slots: usize,
     ) -> Result<Self> {
+        let (models, slots) = (Arc::<[M]>::from(models), slots.div_ceil(backends.len().max(1)));
+        let replicas = backends.into_iter().map(|backend| (backend, models.clone())).collect();
+        Self::start_replicas(replicas, source_vocab_size, slots)
+    }
+
+    /// Starts the engine over models that several devices hold, each its own copy: a worker per backend, decoding `slots`
+    /// sentences at once. They take jobs from one queue.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for no backend, no model, or more than a step can read; [`Error::Io`] if a thread cannot be started.
+    pub fn start_replicas<B: Backend, M: Seq2Seq<B> + 'static>(
+        replicas: Vec<(B, Arc<[M]>)>,
+        source_vocab_size: usize,
+        slots: usize,
+    ) -> Result<Self> {
+        let models = replicas.first().map_or(&[][..], |(_, models)| models);
         // One voice more than models: the first one can read another source.
         let Some(first) = models.first().filter(|_| models.len() < MAX_VOICES) else {
             let (expected, got) = (format!("1 to {}", MAX_VOICES - 1), models.len().to_string());
@@ -97,11 +116,13 @@ impl Engine {
         let receiver = Arc::new(Mutex::new(receiver));
         let vocab_size = first.vocab_size();
         let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
-        let mut engine = Engine { jobs: Some(jobs), threads: Vec::new(), vocab_size, source_vocab_size, max_len };
-        let (models, slots) = (Arc::<[M]>::from(models), slots.div_ceil(backends.len()));
-        for backend in backends {
-            let (backend, models, receiver) = (Arc::new(backend), models.clone(), receiver.clone());
-            let mut worker = Worker { backend, models, slots, session: None, jobs: Queues::default() };
+        let (jobs, alive) = (Some(jobs), Arc::new(AtomicUsize::new(replicas.len())));
+        let mut engine =
+            Engine { jobs, threads: Vec::new(), alive: alive.clone(), vocab_size, source_vocab_size, max_len };
+        for (backend, models) in replicas {
+            let (backend, receiver, alive) = (Arc::new(backend), receiver.clone(), alive.clone());
+            let (session, jobs) = (None, Queues::default());
+            let mut worker = Worker { backend, models, slots, session, session_must_go: false, jobs, alive };
             let thread = std::thread::Builder::new()
                 .name("beamfuse-engine".into())
                 // For good where the backend's threads are: no step waits for one of them to wake.
@@ -117,9 +138,15 @@ impl Engine {
         self.max_len
     }
 
-    /// Whether the engine's threads are alive; one ends early only by a panic.
+    /// Workers whose device is not lost.
+    pub fn running_workers(&self) -> usize {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Whether no thread has died; one ends early by a panic, or when its device is lost and others go on.
     pub fn is_running(&self) -> bool {
-        self.threads.iter().all(|thread| !thread.is_finished())
+        let ended = self.threads.iter().filter(|thread| thread.is_finished()).count();
+        ended <= self.threads.len() - self.alive.load(Ordering::Acquire)
     }
 
     /// Accepts a job; its reply comes through the job's channel.
@@ -216,16 +243,36 @@ impl Queues {
         searches.is_empty() && others.0.is_empty() && others.1.is_empty() && self.running.is_empty()
     }
 
+    /// Answers the sentences in the session with the failure that ended it.
+    fn fail_running(&mut self, error: &Error) {
+        for (_, job) in self.running.drain() {
+            answer(&job.reply, job.tag, Err(repeated(error)));
+        }
+    }
+
     /// Answers every job with the failure that ended them all.
     fn fail_all(&mut self, error: &Error) {
-        let searches = self.waiting.drain(..).chain(self.running.drain().map(|(_, job)| job));
-        let searches = searches.map(|job| (job.tag, job.reply));
+        self.fail_running(error);
+        let searches = self.waiting.drain(..).map(|job| (job.tag, job.reply));
         let others = self.to_score.drain(..).map(|job| (job.tag, job.reply));
         let others = others.chain(self.to_explain.drain(..).map(|job| (job.tag, job.reply)));
         for (tag, reply) in searches.chain(others) {
-            let error = Error::Device { device: "of the engine".into(), reason: error.to_string() };
-            answer(&reply, tag, Err(error));
+            answer(&reply, tag, Err(repeated(error)));
         }
+    }
+}
+
+/// A device's failure, for one more of the jobs that it ended.
+fn repeated(error: &Error) -> Error {
+    match error {
+        Error::OutOfMemory { operation, device, needed, available } => {
+            Error::OutOfMemory { operation, device: device.clone(), needed: *needed, available: *available }
+        }
+        Error::DeviceOperation { operation, device, reason } => {
+            Error::DeviceOperation { operation, device: device.clone(), reason: reason.clone() }
+        }
+        Error::DeviceLost { device, reason } => Error::DeviceLost { device: device.clone(), reason: reason.clone() },
+        other => Error::Device { device: "of the engine".into(), reason: other.to_string() },
     }
 }
 
@@ -241,17 +288,36 @@ struct Worker<B: Backend, M: Seq2Seq<B>> {
     models: Arc<[M]>,
     slots: usize,
     session: Option<Session<B, M>>,
+    /// No sentence is begun until it has run dry and been dropped: something else needs its memory.
+    session_must_go: bool,
     jobs: Queues,
+    /// Workers whose device is not lost.
+    alive: Arc<AtomicUsize>,
 }
 
 impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
     fn serve(&mut self, incoming: &Mutex<Receiver<Job>>) {
         while self.take_jobs(incoming) {
             if let Err(error) = self.advance() {
-                // The device's state is unknown: start over with a new session.
+                // What the session holds is unknown: its sentences are lost, those that wait get a new one.
                 self.session = None;
-                self.jobs.fail_all(&error);
+                self.jobs.fail_running(&error);
+                if let Err(error) = self.backend.check() {
+                    return self.refuse_all(&error, incoming);
+                }
             }
+        }
+    }
+
+    /// On a device that can do no more: answers with its loss whatever no other worker is left to take.
+    fn refuse_all(&mut self, error: &Error, incoming: &Mutex<Receiver<Job>>) {
+        let lost = Error::DeviceLost { device: self.backend.name(), reason: error.to_string() };
+        self.jobs.fail_all(&lost);
+        if self.alive.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        while self.take_jobs(incoming) {
+            self.jobs.fail_all(&lost);
         }
     }
 
@@ -282,8 +348,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
 
     /// One scoring pass and one explained search, if any is asked for, and one step of the search.
     fn advance(&mut self) -> Result<()> {
-        self.score_some();
-        self.explain_one();
+        self.score_some()?;
+        self.explain_one()?;
         self.admit_waiting()?;
         let Worker { backend, models, session: Some(session), jobs, .. } = self else { return Ok(()) };
         if session.is_empty() {
@@ -298,7 +364,14 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         })
     }
 
-    fn score_some(&mut self) {
+    fn score_some(&mut self) -> Result<()> {
+        if self.session_must_go {
+            if self.session.as_ref().is_some_and(|session| !session.is_empty()) {
+                return Ok(());
+            }
+            self.session = None;
+            self.session_must_go = false;
+        }
         let mut rows = 0;
         let fits = |job: &&ScoreJob| {
             rows += job.target.len();
@@ -306,7 +379,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         };
         let count = self.jobs.to_score.iter().take_while(fits).count().max(1).min(self.jobs.to_score.len());
         if count == 0 {
-            return;
+            return Ok(());
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
         let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
@@ -317,25 +390,39 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                     answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
                 }
             }
-            // Alone, each pair gets its own verdict.
-            Err(_) => {
+            Err(Error::OutOfMemory { .. }) if self.session.is_some() => {
+                // Once the session has run dry, its memory serves.
+                self.session_must_go = true;
+                batch.into_iter().rev().for_each(|job| self.jobs.to_score.push_front(job));
+            }
+            Err(error) => {
+                // Alone, each pair gets its own verdict.
+                let mut first = Some(error).filter(|_| batch.len() == 1);
                 for (job, pair) in batch.iter().zip(pairs) {
-                    let scores = score::score(backend, model, &[pair]);
+                    let scores = first.take().map_or_else(|| score::score(backend, model, &[pair]), Err);
                     answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
                 }
+                self.backend.check()?;
             }
         }
+        Ok(())
     }
 
-    fn explain_one(&mut self) {
-        let Some(ExplainJob { tag, reply, request }) = self.jobs.to_explain.pop_front() else { return };
+    fn explain_one(&mut self) -> Result<()> {
+        let Some(ExplainJob { tag, reply, request }) = self.jobs.to_explain.pop_front() else { return Ok(()) };
         let (backend, models) = (&*self.backend, &*self.models);
-        answer(&reply, tag, backend.run(|| trace(backend, models, &request)).map(Outcome::Explained));
+        let traced = backend.run(|| trace(backend, models, &request));
+        let failed = traced.is_err();
+        answer(&reply, tag, traced.map(Outcome::Explained));
+        if failed { self.backend.check() } else { Ok(()) }
     }
 
     /// Takes waiting sentences into free slots, in order.
     fn admit_waiting(&mut self) -> Result<()> {
         self.jobs.waiting.retain(|job| job.caller.strong_count() > 0);
+        if self.session_must_go {
+            return Ok(());
+        }
         let Some(first) = self.jobs.waiting.front() else { return Ok(()) };
         let fits = self.session.as_ref().is_some_and(|s| first.request.fits(s.shape()));
         if !fits {
@@ -343,8 +430,24 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             if self.session.as_ref().is_some_and(|s| !s.is_empty()) {
                 return Ok(());
             }
-            let shape = first.request.grown(self.session.take().map(|s| s.shape()), self.slots);
-            self.session = Some(Session::open(&*self.backend, &self.models, shape)?);
+            let old = self.session.take().map(|session| session.shape());
+            let stages = Stages::of(&first.request.options);
+            let shape = |old| first.request.grown(old, self.slots);
+            let open = |old| Session::open_within(&*self.backend, &self.models, shape(old), stages);
+            // Where memory is short, room for what came before is given up.
+            let opened = match open(old) {
+                Err(Error::OutOfMemory { .. }) if old.is_some() => open(None),
+                opened => opened,
+            };
+            match opened {
+                Ok(session) => self.session = Some(session),
+                Err(error) => {
+                    if let Some(job) = self.jobs.waiting.pop_front() {
+                        answer(&job.reply, job.tag, Err(repeated(&error)));
+                    }
+                    return Err(error);
+                }
+            }
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut admitted = Vec::new();

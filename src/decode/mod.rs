@@ -1,6 +1,8 @@
 //! Search: options, the session that runs it, hypotheses, scoring of given targets, and the engine that threads share.
 
 pub mod engine;
+#[cfg(test)]
+mod fault_tests;
 mod hypothesis;
 pub mod options;
 mod request;

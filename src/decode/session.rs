@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use crate::Result;
 use crate::backend::{Backend, Search, SessionShape, SlotOptions, Stages, StepKey, words};
 use crate::decode::hypothesis::{Hypothesis, Record};
 use crate::decode::request::Request;
 use crate::model::Seq2Seq;
+use crate::{Error, Result};
 
 /// A search over a fixed number of slots, each with its own sentence, options and step counter.
 ///
@@ -91,6 +91,10 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Errors
     /// The device has no memory left.
     pub fn open(backend: &B, models: &[M], shape: SessionShape) -> Result<Self> {
+        // Where results are on the way for a while, as many may be at once as there are slots, rarely more. With attention they
+        // are large: then only as many are allocated as turn out to be needed.
+        let records = if B::LAG == 0 || shape.keep_attention { 0 } else { shape.slots };
+        let record = |_| backend.late(Record::most_words(shape));
         let model = &models[0];
         let first = Voice { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
@@ -102,9 +106,51 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             reports: VecDeque::new(),
             leaving: VecDeque::new(),
             spare_reports: Vec::new(),
-            spare_records: Vec::new(),
+            spare_records: (0..records).map(record).collect::<Result<_>>()?,
             live: vec![0; shape.slots],
         })
+    }
+
+    /// Bytes of device memory that a session of this shape takes with these stages; none where memory is not planned.
+    ///
+    /// # Errors
+    /// A shape that no session can have.
+    pub fn bytes(backend: &B, models: &[M], shape: SessionShape, stages: Stages) -> Result<Option<u64>> {
+        let Some(dry) = backend.dry() else { return Ok(None) };
+        let mut session = Self::open(&dry, models, shape)?;
+        session.search.equip(&dry, stages)?;
+        for voice in (1..session.voices.len()).filter(|voice| stages.voices & 1 << voice != 0) {
+            session.open_voice(&dry, models, voice)?;
+        }
+        Ok(Some(dry.allocated()))
+    }
+
+    /// Allocates a session of this shape, with fewer slots where memory has no room for all, these stages counted.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if not even one slot fits.
+    pub fn open_within(backend: &B, models: &[M], shape: SessionShape, stages: Stages) -> Result<Self> {
+        let of = |slots: usize| SessionShape { slots, rows: slots * shape.beam_size, ..shape };
+        let Some(available) = backend.free_memory()? else { return Self::open(backend, models, shape) };
+        let needed = |slots: usize| Ok::<_, Error>(Self::bytes(backend, models, of(slots), stages)?.unwrap_or(0));
+        if needed(shape.slots)? <= available {
+            return Self::open(backend, models, shape);
+        }
+        // The most slots that fit lie in `fit..too_many`.
+        let (mut fit, mut too_many) = (0, shape.slots);
+        while too_many - fit > 1 {
+            let middle = fit + (too_many - fit) / 2;
+            if needed(middle)? <= available {
+                fit = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        if fit == 0 {
+            let (operation, device) = ("open a session", backend.name());
+            return Err(Error::OutOfMemory { operation, device, needed: needed(1)?, available });
+        }
+        Self::open(backend, models, of(fit))
     }
 
     /// The sizes it was opened with.
@@ -157,19 +203,23 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         backend.start_slots(&slots, &mut self.search)
     }
 
+    fn open_voice(&mut self, backend: &B, models: &[M], voice: usize) -> Result<()> {
+        let reads_another = voice == models.len();
+        let model = if reads_another { 0 } else { voice };
+        let state = models[model].open(backend, self.search.shape)?;
+        let entries = self.search.shape.slots * words::<SlotOptions>();
+        let options = reads_another.then(|| backend.ints(entries)).transpose()?;
+        self.voices[voice] = Some(Voice { model, state, options });
+        Ok(())
+    }
+
     /// Lets a voice read the sources of the sentences that ask for it.
     fn encode(&mut self, backend: &B, models: &[M], voice: usize, sentences: &[Admission<'_>]) -> Result<()> {
         let reads_another = voice == models.len();
-        let Voice { model, state, options } = match &mut self.voices[voice] {
-            Some(voice) => voice,
-            closed => {
-                let model = if reads_another { 0 } else { voice };
-                let state = models[model].open(backend, self.search.shape)?;
-                let entries = self.search.shape.slots * words::<SlotOptions>();
-                let options = reads_another.then(|| backend.ints(entries)).transpose()?;
-                closed.insert(Voice { model, state, options })
-            }
-        };
+        if self.voices[voice].is_none() {
+            self.open_voice(backend, models, voice)?;
+        }
+        let Some(Voice { model, state, options }) = &mut self.voices[voice] else { return Ok(()) };
         let listening = |s: &&Admission<'_>| voice == 0 || Stages::of(&s.request.options).voices & 1 << voice != 0;
         let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
         for &Admission { slot, request, .. } in sentences.iter().filter(listening) {

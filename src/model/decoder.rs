@@ -3,7 +3,7 @@
 
 use super::{DecoderLayer, FeedForwardBuffers, Marian, MarianState};
 use crate::Result;
-use crate::backend::{Activation, Backend, CrossCache, Rows, SelfCache};
+use crate::backend::{Backend, CrossCache, Rows, SelfCache};
 use crate::model::config::ModelConfig;
 
 /// The buffers of a decoder step.
@@ -77,11 +77,8 @@ impl<B: Backend> Marian<B> {
     ) -> Result<()> {
         let Buffers { x, qkv, context, feed_forward, .. } = buffers;
         let (attention, heads) = (&layer.attention, self.config.decoder.heads);
-        backend.linear(&attention.qkv, rows, x, Activation::None, qkv)?;
-        backend.store_self(heads, rows, qkv, cache)?;
-        backend.self_attention(heads, rows, qkv, cache, ancestry, context)?;
-        backend.linear(&attention.out, rows, context, Activation::None, &mut feed_forward.out)?;
-        backend.layer_norm(&attention.norm, rows, &feed_forward.out, x)
+        backend.attend_to_prefix(heads, &attention.qkv, rows, x, qkv, cache, ancestry, context)?;
+        backend.linear_norm(&attention.out, &attention.norm, rows, context, &mut feed_forward.out, x)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the step's own operands; a struct would only rename them")]
@@ -97,10 +94,8 @@ impl<B: Backend> Marian<B> {
     ) -> Result<()> {
         let Buffers { x, query, context, feed_forward, attention, .. } = buffers;
         let (cross, heads) = (&layer.cross, self.config.decoder.heads);
-        backend.linear(&cross.query, rows, x, Activation::None, query)?;
         let weights = is_last.then_some(attention);
-        backend.cross_attention(heads, rows, query, cache, options, weights, context)?;
-        backend.linear(&cross.out, rows, context, Activation::None, &mut feed_forward.out)?;
-        backend.layer_norm(&cross.norm, rows, &feed_forward.out, x)
+        backend.attend_to_source(heads, &cross.query, rows, x, query, cache, options, weights, context)?;
+        backend.linear_norm(&cross.out, &cross.norm, rows, context, &mut feed_forward.out, x)
     }
 }

@@ -80,8 +80,7 @@ impl<B: Backend> Marian<B> {
         let attention = &layer.attention;
         backend.linear(&attention.qkv, rows, x, Activation::None, qkv)?;
         backend.encoder_attention(self.config.encoder.heads, rows, starts, sentences, qkv, context)?;
-        backend.linear(&attention.out, rows, context, Activation::None, &mut feed_forward.out)?;
-        backend.layer_norm(&attention.norm, rows, &feed_forward.out, x)?;
+        backend.linear_norm(&attention.out, &attention.norm, rows, context, &mut feed_forward.out, x)?;
         layer.feed_forward.apply(backend, rows, self.config.activation, feed_forward, x)
     }
 }

@@ -3,6 +3,7 @@
 pub mod config;
 mod decoder;
 mod encoder;
+pub mod size;
 pub mod weights;
 
 use std::path::Path;
@@ -291,8 +292,7 @@ impl<B: Backend> FeedForward<B> {
         x: &mut B::Tensor,
     ) -> Result<()> {
         backend.linear(&self.up, rows, x, activation, &mut buffers.hidden)?;
-        backend.linear(&self.down, rows, &buffers.hidden, Activation::None, &mut buffers.out)?;
-        backend.layer_norm(&self.norm, rows, &buffers.out, x)
+        backend.linear_norm(&self.down, &self.norm, rows, &buffers.hidden, &mut buffers.out, x)
     }
 }
 
@@ -303,6 +303,30 @@ pub struct MarianState<B: Backend> {
     caches: Vec<(SelfCache<B>, CrossCache<B>)>,
     decoder: decoder::Buffers<B>,
     encoder: encoder::Buffers<B>,
+}
+
+impl<B: Backend> MarianState<B> {
+    /// Allocates the state for a session of this shape.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn open(backend: &B, config: &ModelConfig, shape: SessionShape) -> Result<Self> {
+        let SessionShape { slots, beam_size, max_len, max_src_len, .. } = shape;
+        let width = config.d_model;
+        let caches = (0..config.decoder.layers).map(|_| {
+            let (own, cross) = (slots * max_len * beam_size * width, slots * max_src_len * width);
+            Ok((
+                SelfCache { keys: backend.tensor(own)?, values: backend.tensor(own)?, max_len, beam_size },
+                CrossCache { keys: backend.tensor(cross)?, values: backend.tensor(cross)?, max_src_len },
+            ))
+        });
+        Ok(MarianState {
+            shape,
+            caches: caches.collect::<Result<_>>()?,
+            decoder: decoder::Buffers::open(backend, config, shape.rows, max_src_len)?,
+            encoder: encoder::Buffers::open(backend, config, encoder::rows_at_once(shape), slots)?,
+        })
+    }
 }
 
 impl<B: Backend> Seq2Seq<B> for Marian<B> {
@@ -322,21 +346,7 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
     }
 
     fn open(&self, backend: &B, shape: SessionShape) -> Result<MarianState<B>> {
-        let SessionShape { slots, beam_size, max_len, max_src_len, .. } = shape;
-        let width = self.config.d_model;
-        let caches = (0..self.config.decoder.layers).map(|_| {
-            let (own, cross) = (slots * max_len * beam_size * width, slots * max_src_len * width);
-            Ok((
-                SelfCache { keys: backend.tensor(own)?, values: backend.tensor(own)?, max_len, beam_size },
-                CrossCache { keys: backend.tensor(cross)?, values: backend.tensor(cross)?, max_src_len },
-            ))
-        });
-        Ok(MarianState {
-            shape,
-            caches: caches.collect::<Result<_>>()?,
-            decoder: decoder::Buffers::open(backend, &self.config, shape.rows, max_src_len)?,
-            encoder: encoder::Buffers::open(backend, &self.config, encoder::rows_at_once(shape), slots)?,
-        })
+        MarianState::open(backend, &self.config, shape)
     }
 
     fn encode(&self, backend: &B, state: &mut MarianState<B>, sources: &[(u32, &[u32])]) -> Result<()> {

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use super::EngineOptions;
-use crate::backend::{Backend, Dtype};
+use crate::backend::Dtype;
 use crate::cpu::Cpu;
-use crate::cuda::{self, Context, Cuda};
+use crate::cuda::{self, Context, Cuda, Element};
 use crate::decode::engine::Engine;
 use crate::model::Marian;
 use crate::model::config::ModelConfig;
+use crate::model::size::WeightCounts;
 use crate::model::weights::Weights;
 use crate::{Error, Result};
 
@@ -23,10 +25,37 @@ pub enum Device {
     Cpu,
     /// The GPU with this number, in f32, f16 or bf16.
     Cuda(usize),
+    /// Several GPUs, each with the whole model; a sentence goes to whichever has room.
+    Cudas(Gpus),
     /// The CUDA kernels run on the host, one thread at a time: for checking them, not for speed.
     Emulated,
+    /// So many emulated devices, as several GPUs would be used: 2 to 8.
+    EmulatedReplicas(usize),
     /// The first GPU if it can be used in the element type asked for, else the CPU.
     Auto,
+}
+
+/// Which GPUs, by number: a bit each, all bits for all that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpus(u64);
+
+impl Gpus {
+    /// All that are there.
+    pub const ALL: Gpus = Gpus(u64::MAX);
+
+    /// These; none if a number is above 62 or there twice, or there is no number.
+    pub fn new(ordinals: &[usize]) -> Option<Self> {
+        let add = |set: u64, &ordinal: &usize| (ordinal < 63 && set & (1 << ordinal) == 0).then(|| set | 1 << ordinal);
+        ordinals.iter().try_fold(0, add).filter(|set| *set != 0).map(Gpus)
+    }
+
+    /// The numbers, in order; of `count` GPUs if all are meant.
+    fn ordinals(self, count: usize) -> Vec<usize> {
+        if self == Gpus::ALL {
+            return (0..count).collect();
+        }
+        (0..63).filter(|ordinal| self.0 & (1 << ordinal) != 0).collect()
+    }
 }
 
 impl fmt::Display for Device {
@@ -34,7 +63,13 @@ impl fmt::Display for Device {
         match self {
             Device::Cpu => f.write_str("cpu"),
             Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::Cudas(Gpus::ALL) => f.write_str("cuda:all"),
+            Device::Cudas(gpus) => {
+                let numbers: Vec<String> = gpus.ordinals(0).iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
             Device::Emulated => f.write_str("emulated"),
+            Device::EmulatedReplicas(count) => write!(f, "emulated:{count}"),
             Device::Auto => f.write_str("auto"),
         }
     }
@@ -43,22 +78,35 @@ impl fmt::Display for Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, `cuda` (the first), `cuda:1`, `emulated` or `auto`.
+    /// `cpu`, `cuda` (the first), `cuda:1`, `cuda:0,1`, `cuda:all`, `emulated`, `emulated:2` or `auto`.
     fn from_str(text: &str) -> Result<Self> {
-        let ordinal = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-        match (text, ordinal) {
-            ("cpu", _) => Ok(Device::Cpu),
-            ("cuda", _) => Ok(Device::Cuda(0)),
-            ("emulated", _) => Ok(Device::Emulated),
-            ("auto", _) => Ok(Device::Auto),
-            (_, Some(ordinal)) => Ok(Device::Cuda(ordinal)),
-            _ => {
-                let expected = "cpu, cuda, cuda:N, emulated or auto".to_owned();
-                Err(Error::Option { option: "device", expected, got: text.to_owned() })
+        let gpus = |list: &str| {
+            let ordinals = list.split(',').map(|number| number.parse().ok()).collect::<Option<Vec<usize>>>()?;
+            match ordinals[..] {
+                [ordinal] => Some(Device::Cuda(ordinal)),
+                _ => Gpus::new(&ordinals).map(Device::Cudas),
             }
-        }
+        };
+        let replicas = |count: &str| count.parse().ok().filter(|count| (2..=8).contains(count));
+        let device = match text.split_once(':') {
+            None => match text {
+                "cpu" => Some(Device::Cpu),
+                "cuda" => Some(Device::Cuda(0)),
+                "emulated" => Some(Device::Emulated),
+                "auto" => Some(Device::Auto),
+                _ => None,
+            },
+            Some(("cuda", "all")) => Some(Device::Cudas(Gpus::ALL)),
+            Some(("cuda", list)) => gpus(list),
+            Some(("emulated", count)) => replicas(count).map(Device::EmulatedReplicas),
+            Some(_) => None,
+        };
+        device.ok_or_else(|| Error::Option { option: "device", expected: NAMES.to_owned(), got: text.to_owned() })
     }
 }
+
+/// What a device is called.
+const NAMES: &str = "cpu, cuda, cuda:N, cuda:N,N.., cuda:all, emulated, emulated:N of 2 to 8, or auto";
 
 /// The device that a translator runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,32 +121,69 @@ pub struct DeviceChoice {
 enum Opened {
     /// One for each worker.
     Cpu(Vec<Cpu>),
-    Cuda(Context),
+    /// One for each device.
+    Cuda(Vec<Context>),
 }
+
+/// An engine, the device that it runs on, and the devices' handles where they have counters.
+pub(super) type Started = (Engine, DeviceChoice, Vec<Context>);
 
 /// Starts an engine over a model on the device that the options ask for.
-pub(super) fn start(
-    options: &EngineOptions,
-    config: &ModelConfig,
-    weights: &Weights,
-) -> Result<(Engine, DeviceChoice)> {
+pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Weights) -> Result<Started> {
     let (opened, choice) = open(options)?;
-    let (slots, dtype) = (options.slots, options.dtype);
-    let engine = match opened {
-        Opened::Cpu(workers) => start_on(workers, config, weights, slots),
-        Opened::Cuda(context) => match dtype {
-            Dtype::F32 => start_on(vec![Cuda::<f32>::new(context)], config, weights, slots),
-            Dtype::F16 => start_on(vec![Cuda::<f16>::new(context)], config, weights, slots),
-            Dtype::Bf16 => start_on(vec![Cuda::<bf16>::new(context)], config, weights, slots),
-            Dtype::I8 => Err(no_i8(choice.device)),
-        },
-    }?;
-    Ok((engine, choice))
+    let counts = WeightCounts::of(config);
+    match opened {
+        Opened::Cpu(workers) => {
+            let workers = limited(workers, counts.on_cpu(options.dtype.size() as u64), options.memory_budget)?;
+            let models = vec![Marian::new(&workers[0], config, weights)?];
+            Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
+        }
+        Opened::Cuda(contexts) => {
+            if let Some(budget) = options.memory_budget {
+                contexts.iter().for_each(|context| context.limit_memory(budget));
+            }
+            let needed = counts.on_device(options.dtype.size() as u64);
+            contexts.iter().try_for_each(|context| check_room(context, needed))?;
+            let engine = match options.dtype {
+                Dtype::F32 => start_on::<f32>(&contexts, config, weights, options.slots),
+                Dtype::F16 => start_on::<f16>(&contexts, config, weights, options.slots),
+                Dtype::Bf16 => start_on::<bf16>(&contexts, config, weights, options.slots),
+                Dtype::I8 => Err(no_i8(choice.device)),
+            }?;
+            Ok((engine, choice, contexts))
+        }
+    }
 }
 
-fn start_on<B: Backend>(workers: Vec<B>, config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
-    let model = Marian::new(&workers[0], config, weights)?;
-    Engine::start(workers, vec![model], config.vocab_size, slots)
+/// A worker per device, each with its own copy of the model.
+fn start_on<T: Element>(contexts: &[Context], config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
+    let replica = |context: &Context| {
+        let backend = Cuda::<T>::new(context.clone());
+        let models = Arc::from(vec![Marian::new(&backend, config, weights)?]);
+        Ok((backend, models))
+    };
+    let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
+    Engine::start_replicas(replicas, config.vocab_size, slots)
+}
+
+/// Checks that a device has room for the model.
+fn check_room(context: &Context, needed: u64) -> Result<()> {
+    match context.free_memory()? {
+        Some(available) if available < needed => Err(no_room(context.name(), needed, available)),
+        _ => Ok(()),
+    }
+}
+
+/// The CPU's workers, each with its share of what the model leaves of the budget.
+fn limited(workers: Vec<Cpu>, weights: u64, budget: Option<u64>) -> Result<Vec<Cpu>> {
+    let Some(budget) = budget else { return Ok(workers) };
+    let left = budget.checked_sub(weights).ok_or_else(|| no_room("cpu", weights, budget))?;
+    let share = left / workers.len() as u64;
+    Ok(workers.into_iter().map(|cpu| cpu.with_limit(share)).collect())
+}
+
+fn no_room(device: &str, needed: u64, available: u64) -> Error {
+    Error::OutOfMemory { operation: "load the model", device: device.to_owned(), needed, available }
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
@@ -106,18 +191,18 @@ fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
     let chosen = |opened: Opened, device: Device| (opened, DeviceChoice { device, reason: None });
     match device {
         Device::Cpu => Ok(chosen(Opened::Cpu(open_cpu(options)?), device)),
-        Device::Cuda(_) | Device::Emulated => Ok(chosen(Opened::Cuda(open_cuda(device, dtype)?), device)),
         Device::Auto => {
             let (opened, device, reason) = open_any(Device::Cuda(0), options)?;
             Ok((opened, DeviceChoice { device, reason: Some(reason) }))
         }
+        _ => Ok(chosen(Opened::Cuda(open_cuda(device, dtype)?), device)),
     }
 }
 
 /// The GPU if it can be used, else the CPU, and why.
 fn open_any(gpu: Device, options: &EngineOptions) -> Result<(Opened, Device, String)> {
     match open_cuda(gpu, options.dtype) {
-        Ok(context) => Ok((Opened::Cuda(context), gpu, "it can be used".to_owned())),
+        Ok(contexts) => Ok((Opened::Cuda(contexts), gpu, "it can be used".to_owned())),
         // What the CPU cannot compute in was meant for the GPU.
         Err(error) if matches!(options.dtype, Dtype::F16 | Dtype::Bf16) => Err(error),
         Err(error) => Ok((Opened::Cpu(open_cpu(options)?), Device::Cpu, error.to_string())),
@@ -135,15 +220,21 @@ fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     (0..workers).map(|i| Cpu::new((threads + i) / workers, options.dtype)).collect()
 }
 
-fn open_cuda(device: Device, dtype: Dtype) -> Result<Context> {
+fn open_cuda(device: Device, dtype: Dtype) -> Result<Vec<Context>> {
     match device {
         _ if dtype == Dtype::I8 => Err(no_i8(device)),
-        Device::Cuda(ordinal) => cuda::open(ordinal),
-        _ => cuda::open_emulated(),
+        Device::Cuda(ordinal) => Ok(vec![cuda::open(ordinal)?]),
+        Device::Cudas(gpus) => match gpus.ordinals(cuda::count()) {
+            // Opening the first says why there is none.
+            none if none.is_empty() => Ok(vec![cuda::open(0)?]),
+            some => some.into_iter().map(cuda::open).collect(),
+        },
+        Device::EmulatedReplicas(count) => (0..count).map(|_| cuda::open_emulated()).collect(),
+        _ => Ok(vec![cuda::open_emulated()?]),
     }
 }
 
-fn no_i8(device: Device) -> Error {
+pub(super) fn no_i8(device: Device) -> Error {
     Error::Option { option: "dtype", expected: format!("f32, f16 or bf16 on {device}"), got: "i8".to_owned() }
 }
 
@@ -153,16 +244,38 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for device in [Device::Cpu, Device::Cuda(0), Device::Cuda(3), Device::Emulated, Device::Auto] {
+        let several = |ordinals: &[usize]| Device::Cudas(Gpus::new(ordinals).expect("these are different numbers"));
+        for device in [
+            Device::Cpu,
+            Device::Cuda(0),
+            Device::Cuda(3),
+            several(&[0, 1]),
+            several(&[2, 5, 62]),
+            Device::Cudas(Gpus::ALL),
+            Device::Emulated,
+            Device::EmulatedReplicas(2),
+            Device::Auto,
+        ] {
             assert_eq!(device.to_string().parse::<Device>().ok(), Some(device));
         }
         assert_eq!("cuda".parse::<Device>().ok(), Some(Device::Cuda(0)));
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+        assert_eq!("cuda:1,0".parse::<Device>().ok(), Some(several(&[0, 1])));
+        for wrong in [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:x",
+            "cuda:-1",
+            "CPU",
+            "cuda:0,0",
+            "cuda:0,63",
+            "cuda:0,",
+            "emulated:1",
+            "emulated:9",
+            "cpu:1",
+        ] {
             let error = wrong.parse::<Device>().unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("option device: expected cpu, cuda, cuda:N, emulated or auto, got {wrong}")
-            );
+            assert_eq!(error.to_string(), format!("option device: expected {NAMES}, got {wrong}"));
         }
     }
 

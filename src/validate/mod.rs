@@ -57,7 +57,7 @@ pub fn open(device: Device) -> Result<Context> {
     match device {
         Device::Cuda(ordinal) => cuda::open(ordinal),
         Device::Emulated => cuda::open_emulated(),
-        Device::Cpu | Device::Auto => {
+        Device::Cpu | Device::Auto | Device::Cudas(_) | Device::EmulatedReplicas(_) => {
             let expected = "cuda, cuda:N or emulated, which are held to the CPU".to_owned();
             Err(Error::Option { option: "device", expected, got: device.to_string() })
         }

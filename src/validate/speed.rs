@@ -255,7 +255,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let (gain, bias) = (self.numbers::<T>(width)?, self.numbers::<T>(width)?);
         let seconds = self.time(|| {
             let (x, delta, gain, bias) = (x.view_mut(), delta.view(), gain.view(), bias.view());
-            LayerNorm { x, delta, gain, bias, eps: 1e-5 }.launch(context, rows, width)
+            LayerNorm { x, delta, delta_bias: None, gain, bias, eps: 1e-5 }.launch(context, rows, width)
         })?;
         let moved = (Moves::ReadsAndWrites, 3 * rows * width * size_of::<T>());
         self.add(("layer_norm", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
@@ -325,7 +325,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             let cache = Cache { keys, values, max_len: LEN, beam_size: 1 };
             let (queries, options) = (qkv.view().slice(0..rows * width)?, options.view());
             let out = out.view_mut();
-            Cross { rows: list.list(), queries, cache, options, weights: None, out }.launch(context, HEADS)
+            Cross { rows: list.list(), queries, bias: None, cache, options, weights: None, out }.launch(context, HEADS)
         })?;
         let bytes = 2 * source * size_of::<T>() + 2 * row_bytes;
         self.add(("attention", "cross", dtype), shape, (Moves::Reads, bytes), seconds)

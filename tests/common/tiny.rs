@@ -1,4 +1,5 @@
 //! A tiny valid model directory, to be broken by tests.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,19 +55,24 @@ pub struct Tiny {
 impl Tiny {
     /// A directory with every file valid: the demo's tokenizer, random weights that are the same each time.
     pub fn new() -> Self {
+        Self::deep(1, "relu")
+    }
+
+    /// As [`Tiny::new`], with so many layers on either side, and this activation.
+    pub fn deep(layers: usize, activation: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for name in ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json", "generation_config.json"] {
             std::fs::copy(crate::common::demo_model().join(name), dir.path().join(name)).expect("a copy");
         }
         let Value::Object(config) = json!({
             "model_type": "marian", "d_model": D_MODEL, "vocab_size": VOCAB, "max_position_embeddings": POSITIONS,
-            "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-            "encoder_ffn_dim": FFN, "decoder_ffn_dim": FFN, "activation_function": "relu", "scale_embedding": true,
+            "encoder_layers": layers, "decoder_layers": layers, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+            "encoder_ffn_dim": FFN, "decoder_ffn_dim": FFN, "activation_function": activation, "scale_embedding": true,
             "pad_token_id": VOCAB - 1, "eos_token_id": 0, "decoder_start_token_id": VOCAB - 1
         }) else {
             unreachable!("that is an object")
         };
-        let tiny = Tiny { dir, config, tensors: tensors() };
+        let tiny = Tiny { dir, config, tensors: tensors(layers) };
         tiny.write_config();
         tiny.write_weights();
         tiny
@@ -93,7 +99,7 @@ impl Tiny {
     }
 }
 
-fn tensors() -> BTreeMap<String, Tensor> {
+fn tensors(layers: usize) -> BTreeMap<String, Tensor> {
     let mut state = 1u32;
     let mut tensors = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| {
@@ -109,8 +115,9 @@ fn tensors() -> BTreeMap<String, Tensor> {
         add(format!("{name}.weight"), &[out, inner]);
         add(format!("{name}.bias"), &[out]);
     };
-    for (side, attentions) in [("encoder", &["self_attn"][..]), ("decoder", &["self_attn", "encoder_attn"])] {
-        let layer = format!("model.{side}.layers.0");
+    let sides = [("encoder", &["self_attn"][..]), ("decoder", &["self_attn", "encoder_attn"])];
+    for (layer, (side, attentions)) in (0..layers).flat_map(|layer| sides.map(|side| (layer, side))) {
+        let layer = format!("model.{side}.layers.{layer}");
         for attention in attentions {
             for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
                 linear(&mut add, format!("{layer}.{attention}.{part}"), D_MODEL, D_MODEL);

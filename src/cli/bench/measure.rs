@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::translator::Counters;
 use crate::{DecodeOptions, Error, Result, Translation, Translator};
 
 /// A source, tokenized beforehand.
@@ -36,6 +37,8 @@ pub(super) struct Measured {
     pub runs: Vec<Duration>,
     /// Each sentence's time, over all runs.
     pub latencies: Vec<Duration>,
+    /// What the device did in these runs; none on the CPU.
+    pub counters: Option<Counters>,
 }
 
 /// Runs `effort`.
@@ -49,7 +52,11 @@ pub(super) fn measure(
     effort: Effort,
 ) -> Result<Measured> {
     let mut measured = Measured::default();
+    let mut before = None;
     for run in 0..effort.warmup + effort.repeat {
+        if run == effort.warmup {
+            before = translator.counters();
+        }
         let (tokens, time) = all_at_once(translator, options, sentences)?;
         let latencies = match effort.in_flight {
             Some(in_flight) => with_in_flight(translator, options, sentences, in_flight)?,
@@ -61,6 +68,7 @@ pub(super) fn measure(
             measured.latencies.extend(latencies);
         }
     }
+    measured.counters = translator.counters().zip(before).map(|(after, before)| after.since(&before));
     Ok(measured)
 }
 

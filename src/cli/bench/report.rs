@@ -8,7 +8,7 @@ use crate::Result;
 use crate::cli::bench::machine::{Machine, peak_memory};
 use crate::cli::bench::measure::Measured;
 use crate::cli::output::{Output, json, print};
-use crate::translator::ModelInfo;
+use crate::translator::{Counters, ModelInfo};
 
 /// Everything that goes into the JSON file.
 #[derive(Debug, Serialize)]
@@ -64,6 +64,36 @@ pub(super) struct Row {
     tokens_per_second: f64,
     /// `None` where it was not measured.
     latency_ms: Option<Percentiles>,
+    /// `None` on the CPU.
+    per_step: Option<PerStep>,
+}
+
+/// What a device did per decoding step, over all runs that count: encoding and answering are part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct PerStep {
+    steps: u64,
+    /// Launches, products, copies and fills that a step is made of.
+    graph_nodes: f64,
+    /// Calls that start work on the device: a graph counts once.
+    launches: f64,
+    /// Times that the host waited for everything it had enqueued.
+    syncs: f64,
+    /// On the device and of page-locked memory.
+    allocations: f64,
+}
+
+impl PerStep {
+    fn of(counters: Counters) -> Option<Self> {
+        let Counters { steps, step_nodes, launches, gemms, replays, copies, waits, allocations, .. } = counters;
+        let per_step = |count: u64| count as f64 / steps as f64;
+        (steps > 0).then(|| PerStep {
+            steps,
+            graph_nodes: per_step(step_nodes),
+            launches: per_step(launches + gemms + replays + copies),
+            syncs: per_step(waits),
+            allocations: per_step(allocations),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -95,6 +125,7 @@ impl Row {
             tokens_per_second: measured.tokens as f64 / median,
             tokens: measured.tokens,
             latency_ms: Percentiles::of(measured.latencies.iter().map(|l| l.as_secs_f64() * 1e3).collect()),
+            per_step: measured.counters.and_then(PerStep::of),
             seconds,
             shape,
         }
@@ -149,6 +180,12 @@ impl Report {
              {p99:>6}",
             row.sentences_per_second, row.tokens_per_second
         ))?;
+        if let Some(PerStep { steps, graph_nodes, launches, syncs, allocations }) = row.per_step {
+            print(&format!(
+                "         {steps} steps; per step {graph_nodes:.1} graph nodes, {launches:.1} launches, {syncs:.3} syncs, {allocations:.3} \
+                 allocations"
+            ))?;
+        }
         self.results.push(row);
         Ok(())
     }
@@ -181,10 +218,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_device_did_is_told_per_step() {
+        let counters = Counters {
+            steps: 4,
+            step_nodes: 300,
+            launches: 75,
+            gemms: 5,
+            replays: 3,
+            copies: 1,
+            ..Counters::default()
+        };
+        let per_step = PerStep::of(Counters { waits: 2, allocations: 1, ..counters });
+        let expected = PerStep { steps: 4, graph_nodes: 75.0, launches: 21.0, syncs: 0.5, allocations: 0.25 };
+        assert_eq!(per_step, Some(expected));
+        assert_eq!(PerStep::of(Counters::default()), None);
+    }
+
+    #[test]
     fn rates_follow_from_the_median_run() {
         let shape = Shape { threads: 1, batch_size: 2, beam_size: 3, length: None, sentences: 10 };
         let runs = [4, 1, 2].map(Duration::from_secs).to_vec();
-        let row = Row::new(shape, &Measured { tokens: 60, runs, latencies: vec![Duration::from_millis(7)] });
+        let row =
+            Row::new(shape, &Measured { tokens: 60, runs, latencies: vec![Duration::from_millis(7)], counters: None });
         assert_eq!((row.sentences_per_second, row.tokens_per_second), (5.0, 30.0));
         assert_eq!(row.latency_ms.map(|latency| latency.p50), Some(7.0));
     }

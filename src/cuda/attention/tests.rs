@@ -81,6 +81,9 @@ device_tests! {
     self_f32: |context| sweep(context, cases::check_self::<f32>);
     self_f16: |context| sweep(context, cases::check_self::<half::f16>);
     self_bf16: |context| sweep(context, cases::check_self::<half::bf16>);
+    store_self_f32: |context| sweep(context, cases::check_store_self::<f32>);
+    store_self_f16: |context| sweep(context, cases::check_store_self::<half::f16>);
+    store_self_bf16: |context| sweep(context, cases::check_store_self::<half::bf16>);
     cross_f32: |context| sweep(context, cases::check_cross::<f32>);
     cross_f16: |context| sweep(context, cases::check_cross::<half::f16>);
     cross_bf16: |context| sweep(context, cases::check_cross::<half::bf16>);

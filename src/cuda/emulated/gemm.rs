@@ -9,35 +9,35 @@ use crate::cuda::{Element, Gemm};
 const WIDE: usize = 64;
 const NARROW: usize = 8;
 
-/// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say.
+/// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say; without a bias that is empty.
 ///
 /// # Errors
 /// A type that is not multiplied.
 ///
 /// # Safety
 /// `x` holds `rows * k` and `weight` `n * k` elements of the input type, `out` `out_len()` of the output type; `out` overlaps neither.
-pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, out: *mut u8) -> Result<(), String> {
+pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, bias: &[f32], out: *mut u8) -> Result<(), String> {
     // SAFETY: the caller's promise, for the types named in `gemm`.
     unsafe {
         match (gemm.input, gemm.output) {
-            (Dtype::F32, _) => multiply::<f32, f32>(gemm, x.cast(), weight.cast(), out.cast()),
-            (Dtype::F16, Dtype::F32) => multiply::<f16, f32>(gemm, x.cast(), weight.cast(), out.cast()),
-            (Dtype::F16, _) => multiply::<f16, f16>(gemm, x.cast(), weight.cast(), out.cast()),
-            (Dtype::Bf16, Dtype::F32) => multiply::<bf16, f32>(gemm, x.cast(), weight.cast(), out.cast()),
-            (Dtype::Bf16, _) => multiply::<bf16, bf16>(gemm, x.cast(), weight.cast(), out.cast()),
+            (Dtype::F32, _) => multiply::<f32, f32>(gemm, x.cast(), weight.cast(), bias, out.cast()),
+            (Dtype::F16, Dtype::F32) => multiply::<f16, f32>(gemm, x.cast(), weight.cast(), bias, out.cast()),
+            (Dtype::F16, _) => multiply::<f16, f16>(gemm, x.cast(), weight.cast(), bias, out.cast()),
+            (Dtype::Bf16, Dtype::F32) => multiply::<bf16, f32>(gemm, x.cast(), weight.cast(), bias, out.cast()),
+            (Dtype::Bf16, _) => multiply::<bf16, bf16>(gemm, x.cast(), weight.cast(), bias, out.cast()),
             (Dtype::I8, _) => return Err("no product of 8-bit integers".to_owned()),
         }
     }
     Ok(())
 }
 
-unsafe fn multiply<I: Element, O: Element>(gemm: &Gemm, x: *const I, weight: *const I, out: *mut O) {
+unsafe fn multiply<I: Element, O: Element>(gemm: &Gemm, x: *const I, weight: *const I, bias: &[f32], out: *mut O) {
     // SAFETY: the caller's promise.
     unsafe {
         if gemm.rows >= WIDE / 2 {
-            multiply_panels::<I, O, WIDE>(gemm, x, weight, out);
+            multiply_panels::<I, O, WIDE>(gemm, x, weight, bias, out);
         } else {
-            multiply_panels::<I, O, NARROW>(gemm, x, weight, out);
+            multiply_panels::<I, O, NARROW>(gemm, x, weight, bias, out);
         }
     }
 }
@@ -46,6 +46,7 @@ unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
     gemm: &Gemm,
     x: *const I,
     weight: *const I,
+    bias: &[f32],
     out: *mut O,
 ) {
     let &Gemm { rows, n, k, out_stride, .. } = gemm;
@@ -63,7 +64,9 @@ unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
                 *to = from.to_f32();
             }
             let sums = sum_products(&panel, &weight_row);
+            let bias = bias.get(j).copied();
             for (r, &sum) in sums.iter().enumerate().take(count) {
+                let sum = bias.map_or(sum, |bias| sum + bias);
                 // SAFETY: row `first + r < rows` and column `j < n` of `out`.
                 unsafe { out.add((first + r) * out_stride + j).write(O::from_f32(sum)) };
             }

@@ -43,6 +43,10 @@ struct Allocation {
 pub struct Memory {
     live: BTreeMap<u64, Allocation>,
     next_id: u64,
+    /// Bytes of all live allocations.
+    used: u64,
+    /// What they may come to; no more than the host has if there is no number.
+    pub capacity: Option<u64>,
 }
 
 // SAFETY: the allocations belong to the map alone.
@@ -51,6 +55,9 @@ unsafe impl Send for Memory {}
 impl Memory {
     /// Allocates; none if memory is short.
     pub fn allocate(&mut self, bytes: usize) -> Option<u64> {
+        if self.free_bytes().is_some_and(|free| bytes as u64 > free) {
+            return None;
+        }
         let size = bytes.checked_add(2 * GUARD)?;
         let layout = Layout::from_size_align(size, GUARD).ok()?;
         // SAFETY: the size is not 0.
@@ -69,13 +76,20 @@ impl Memory {
         let address = base as u64 + GUARD as u64;
         ffi::poison(base, GUARD);
         ffi::poison(base.wrapping_add(GUARD + bytes), GUARD);
+        self.used += bytes as u64;
         self.live.insert(address, Allocation { base, layout, bytes, id: self.next_id });
         Some(address)
+    }
+
+    /// What the capacity leaves.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.capacity.map(|capacity| capacity.saturating_sub(self.used))
     }
 
     /// Frees; an address that is not live is ignored.
     pub fn free(&mut self, address: u64) {
         if let Some(allocation) = self.live.remove(&address) {
+            self.used -= allocation.bytes as u64;
             release(&allocation);
         }
     }

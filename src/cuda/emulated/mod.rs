@@ -96,6 +96,13 @@ impl EmulatedDevice {
         Ok(EmulatedDevice { kernels: ffi::kernels(), state: Mutex::new(state) })
     }
 
+    /// The device with so many bytes of memory, if a number is given.
+    #[must_use]
+    pub fn with_memory(self, bytes: Option<u64>) -> Self {
+        self.state().memory.capacity = bytes;
+        self
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held can only have come from a failed allocation of the host: the state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,8 +207,13 @@ impl State {
         let x = self.memory.range(gemm.x, gemm.rows * gemm.k * gemm.input.size())?;
         let weight = self.memory.range(gemm.weight, gemm.n * gemm.k * gemm.input.size())?;
         let out = self.memory.range(gemm.out, gemm.out_len() * gemm.output.size())?;
-        // SAFETY: `range` checked the three; `Device::gemm`'s caller promised that `out` overlaps neither.
-        unsafe { gemm::run(gemm, x, weight, out) }
+        let bias: &[f32] = match gemm.bias {
+            0 => &[],
+            // SAFETY: `range` checks the length; buffers of f32 are aligned; nothing writes to it meanwhile.
+            at => unsafe { std::slice::from_raw_parts(self.memory.range(at, gemm.n * 4)?.cast(), gemm.n) },
+        };
+        // SAFETY: `range` checked the others; `Device::gemm`'s caller promised that `out` overlaps none of them.
+        unsafe { gemm::run(gemm, x, weight, bias, out) }
     }
 
     fn run_post(&mut self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<(), String> {
@@ -236,7 +248,24 @@ impl Device for EmulatedDevice {
         let mut state = self.state();
         state.outside_capture("allocate")?;
         state.check_failure()?;
-        state.memory.allocate(bytes).ok_or_else(|| failure("allocate", format!("not enough memory for {bytes} bytes")))
+        if state.memory.free_bytes().is_some_and(|free| (bytes as u64) > free) {
+            // Memory whose free is enqueued can be had for waiting.
+            state.run_all()?;
+        }
+        let available = state.memory.free_bytes().unwrap_or(0);
+        state.memory.allocate(bytes).ok_or_else(|| Error::OutOfMemory {
+            operation: "allocate",
+            device: NAME.to_owned(),
+            needed: bytes as u64,
+            available,
+        })
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let mut state = self.state();
+        state.outside_capture("measure free memory")?;
+        state.run_all()?;
+        Ok(state.memory.free_bytes())
     }
 
     unsafe fn free(&self, address: u64) {

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use super::EmulatedDevice;
 use crate::check::{Tolerance, assert_close};
 use crate::cuda::testing::Values;
-use crate::cuda::{Buffer, Context, Fault, Launch, Pinned, Recording, open_emulated};
+use crate::cuda::{Buffer, Context, Fault, Launch, Pinned, Recording, View, open_emulated};
 use crate::{Error, Result};
 
 /// Mirrors `PlantedArguments`.
@@ -566,7 +566,7 @@ fn products_are_right_for_every_type_and_stride() -> Result<()> {
             }
             let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
             let mut out = context.upload(&vec![O::from_f32(-7.0); rows * stride])?;
-            context.gemm([rows, n, k], x.view(), weight.view(), out.view_mut(), stride)?;
+            context.gemm([rows, n, k], x.view(), weight.view(), None, out.view_mut(), stride)?;
             let out: Vec<f32> = context.download(out.view())?.iter().map(|value| value.to_f32()).collect();
             assert_close(&out, &expected, tolerance);
         }
@@ -580,11 +580,33 @@ fn products_are_right_for_every_type_and_stride() -> Result<()> {
     check::<f16, f16>(&context, Tolerance::new(1e-3, 1e-3))?;
     check::<bf16, bf16>(&context, Tolerance::new(1e-2, 8e-3))?;
     let (x, mut out) = (context.upload(&[1.0f32; 6])?, context.allocate::<f32>(4)?);
-    assert!(context.gemm([2, 2, 3], x.view(), x.view(), out.view_mut(), 1).is_err_and(|error| error.kind() == "shape"));
-    assert!(context.gemm([2, 2, 2], x.view(), x.view(), out.view_mut(), 2).is_err_and(|error| error.kind() == "shape"));
-    let mut half = context.allocate::<f16>(4)?;
     assert!(
-        context.gemm([2, 2, 3], x.view(), x.view(), half.view_mut(), 2).is_err_and(|error| error.kind() == "shape")
+        context
+            .gemm([2, 2, 3], x.view(), x.view(), None, out.view_mut(), 1)
+            .is_err_and(|error| error.kind() == "shape")
+    );
+    assert!(
+        context
+            .gemm([2, 2, 2], x.view(), x.view(), None, out.view_mut(), 2)
+            .is_err_and(|error| error.kind() == "shape")
+    );
+    let bias = context.upload(&[5.0f32, -3.0])?;
+    let with_bias = |bias: View<'_, f32>, out: &mut Buffer<f32>| {
+        context.gemm([2, 2, 3], x.view(), x.view(), Some(bias), out.view_mut(), 2)
+    };
+    with_bias(bias.view(), &mut out)?;
+    assert_eq!(context.download(out.view())?, [8.0, 0.0, 8.0, 0.0]);
+    assert!(with_bias(bias.view().slice(0..1)?, &mut out).is_err_and(|error| error.kind() == "shape"));
+    let (mut half, halves) = (context.allocate::<f16>(4)?, context.zeros::<f16>(6)?);
+    assert!(
+        context
+            .gemm([2, 2, 3], halves.view(), halves.view(), Some(bias.view()), half.view_mut(), 2)
+            .is_err_and(|error| error.kind() == "shape")
+    );
+    assert!(
+        context
+            .gemm([2, 2, 3], x.view(), x.view(), None, half.view_mut(), 2)
+            .is_err_and(|error| error.kind() == "shape")
     );
     Ok(())
 }
@@ -598,7 +620,7 @@ fn a_row_of_a_product_does_not_depend_on_the_others() -> Result<()> {
     let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
     let product = |rows: usize| -> Result<Vec<f32>> {
         let mut out = context.allocate(rows * n)?;
-        context.gemm([rows, n, k], x.view().slice(0..rows * k)?, weight.view(), out.view_mut(), n)?;
+        context.gemm([rows, n, k], x.view().slice(0..rows * k)?, weight.view(), None, out.view_mut(), n)?;
         context.download(out.view())
     };
     let all = product(most)?;

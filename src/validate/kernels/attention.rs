@@ -2,12 +2,13 @@
 
 use super::UNTOUCHED;
 use crate::Result;
-use crate::backend::{Heads, Row, SlotOptions};
+use crate::backend::{Activation, Heads, Row, SlotOptions};
 use crate::check::Tolerance;
 use crate::cpu::attention::reference;
-use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
+use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store, StoreOwn};
+use crate::cuda::linear::Epilogue;
 use crate::cuda::testing::{DeviceRows, Values, stored, tolerance};
-use crate::cuda::{Buffer, Context, Element, ViewMut};
+use crate::cuda::{Buffer, Context, Element, View, ViewMut};
 use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
 
@@ -35,6 +36,7 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
     check_encoder::<T>(probe)?;
     check_store::<T>(probe)?;
     check_self::<T>(probe)?;
+    check_store_self::<T>(probe)?;
     check_cross::<T>(probe)
 }
 
@@ -46,6 +48,11 @@ pub fn check_encoder<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
 /// Decoder self-attention, after the store.
 pub fn check_self<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
     sweep::<T>(probe, "self", own::<T>)
+}
+
+/// Bias, store and decoder self-attention in one launch, against the three.
+pub fn check_store_self<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<T>(probe, "store_self", store_own::<T>)
 }
 
 /// The store alone.
@@ -257,6 +264,47 @@ fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution
     Ok(())
 }
 
+fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+    let (context, width) = (case.context, heads.width());
+    // The last is not live.
+    let rows = [row(2, 1, 40), row(0, 0, 6), row(1, 2, 32), row(0, 1, 6), row(0, 2, 6), row(1, 0, 32)];
+    let (live, bucket) = (rows.len() - 1, rows.len());
+    let mut numbers = Values::new(11 + width as u64);
+    let qkv: Vec<T> = distribution.draw(&mut numbers, bucket * 3 * width, 0.0, 1.0);
+    let bias = context.upload(&numbers.elements::<f32>(3 * width, 0.0, 1.0))?;
+    let (list, ancestry) = (DeviceRows::upload(context, &rows, live)?, context.upload(&ancestry())?);
+    let positions: usize = rows[..live].iter().map(|row| row.position as usize + 1).sum();
+    let mut run = |fused: bool| {
+        let Prefixes { mut keys, mut values, .. } =
+            Prefixes::<T>::store(context, heads, Distribution::Outliers, threads)?;
+        let (mut qkv, mut out) = (context.upload(&qkv)?, untouched::<T>(context, bucket * width)?);
+        let (rows, ancestry, max_len, beam_size) = (list.list(), ancestry.view(), MAX_LEN, BEAMS);
+        if fused {
+            let (qkv, bias, out) = (qkv.view(), Some(bias.view()), out.view_mut());
+            let (keys, values) = (keys.view_mut(), values.view_mut());
+            let kernel = StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out };
+            let bytes = 2 * positions * width * size_of::<T>();
+            case.launch(bytes, |context| kernel.launch_with(context, heads, threads))?;
+        } else {
+            let (x, bias) = (qkv.view_mut(), Some(bias.view()));
+            Epilogue { x, bias, activation: Activation::None, residual: None }.launch(context, bucket, 3 * width)?;
+            let (from, stride, key_offset) = (qkv.view(), 3 * width, width);
+            let (to_keys, to_values) = (keys.view_mut(), values.view_mut());
+            Store { rows, from, stride, key_offset, keys: to_keys, values: to_values, max_len, beam_size }
+                .launch(context, width)?;
+            let cache = Cache { keys: keys.view(), values: values.view(), max_len, beam_size };
+            Own { rows, qkv: qkv.view(), cache, ancestry, out: out.view_mut() }.launch_with(context, heads, threads)?;
+        }
+        let parts = [context.download(out.view())?, context.download(keys.view())?, context.download(values.view())?];
+        Ok::<_, crate::Error>(parts.map(|part| stored(&part)))
+    };
+    let (fused, separate) = (run(true)?, run(false)?);
+    for ((name, fused), separate) in ["out", "keys", "values"].into_iter().zip(&fused).zip(&separate) {
+        case.same_bits(name, fused, separate);
+    }
+    Ok(())
+}
+
 fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
     let (context, width, max_len) = (case.context, heads.width(), 67);
     let lengths = [67u32, 1, 33];
@@ -301,21 +349,27 @@ fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distributi
     let options: Vec<SlotOptions> =
         lengths.iter().map(|&src_len| SlotOptions { src_len, ..bytemuck::Zeroable::zeroed() }).collect();
     let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
-    let (list, queries) = (DeviceRows::upload(context, &rows, live)?, context.upload(&queries)?);
+    let (list, mut queries) = (DeviceRows::upload(context, &rows, live)?, context.upload(&queries)?);
     let mut weights = context.upload(&vec![UNTOUCHED; rows.len() * max_len])?;
     let bytes = 2 * source.len() * width * size_of::<T>();
-    let mut attend = |weights: Option<ViewMut<'_, f32>>| {
+    let mut attend = |queries: &Buffer<T>, bias: Option<View<'_, f32>>, weights: Option<ViewMut<'_, f32>>| {
         let mut out = untouched::<T>(context, rows.len() * width)?;
         let cache = Cache { keys: keys.view(), values: kept.view(), max_len, beam_size: 1 };
         let (queries, options) = (queries.view(), options.view());
-        let kernel = Cross { rows: list.list(), queries, cache, options, weights, out: out.view_mut() };
+        let kernel = Cross { rows: list.list(), queries, bias, cache, options, weights, out: out.view_mut() };
         case.launch(bytes, |context| kernel.launch_with(context, heads, threads))?;
         context.download(out.view()).map(|out| stored(&out))
     };
-    let with = attend(Some(weights.view_mut()))?;
-    let without = attend(None)?;
+    let with = attend(&queries, None, Some(weights.view_mut()))?;
+    let without = attend(&queries, None, None)?;
+    let bias = context.upload(&values.elements::<f32>(width, 0.0, 1.0))?;
+    let biased = attend(&queries, Some(bias.view()), None)?;
+    let (x, bias) = (queries.view_mut(), Some(bias.view()));
+    Epilogue { x, bias, activation: Activation::None, residual: None }.launch(context, rows.len(), width)?;
+    let moved = attend(&queries, None, None)?;
     case.close("out", &with, &expected, tolerance::<T>(2e-5));
     case.close("weights", &context.download(weights.view())?, &expected_weights, tolerance::<f32>(2e-6));
     case.same_bits("out without weights", &without, &with);
+    case.same_bits("out with a bias", &biased, &moved);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The step distribution of contrastive decoding, expert minus amateur.
 
 use super::UNTOUCHED;
+use std::time::{Duration, Instant};
+
 use crate::Result;
 use crate::backend::{ContrastiveForm, ContrastiveOptions, Dtype, Row, SlotOptions};
 use crate::check::Tolerance;
@@ -115,17 +117,22 @@ impl Rows {
         values.chunks(self.stride).take(self.live()).flat_map(|row| row[..self.vocab_size].to_vec()).collect()
     }
 
-    /// Launches over `[ROWS, stride]` tensors; returns `out` and the normalisers, whole.
+    /// Launches over `[ROWS, stride]` tensors; returns `out` and the normalisers, whole, and the launch's time.
     ///
     /// # Errors
     /// The device failed.
-    pub fn launch<T: Element>(&self, context: &Context, expert: &[T], amateur: &[T]) -> Result<[Vec<f32>; 2]> {
+    pub fn launch<T: Element>(
+        &self,
+        context: &Context,
+        expert: &[T],
+        amateur: &[T],
+    ) -> Result<([Vec<f32>; 2], Duration)> {
         let (rows, count) = (context.upload(&rows())?, context.upload(&[self.live() as u32])?);
         let options = context.upload(&options(self.form))?;
         let mut out = context.upload(&self.before(amateur))?;
         let (expert, amateur) = (context.upload(expert)?, context.upload(amateur)?);
         let mut normalizers = context.upload(&[UNTOUCHED; ROWS])?;
-        Contrastive {
+        let kernel = Contrastive {
             rows: rows.view(),
             count: count.view(),
             options: options.view(),
@@ -134,9 +141,13 @@ impl Rows {
             out: out.view_mut(),
             normalizers: normalizers.view_mut(),
             eos_id: EOS,
-        }
-        .launch_with(context, self.vocab_size, self.stride, self.threads)?;
-        Ok([context.download(out.view())?, context.download(normalizers.view())?])
+        };
+        context.synchronize()?;
+        let start = Instant::now();
+        kernel.launch_with(context, self.vocab_size, self.stride, self.threads)?;
+        context.synchronize()?;
+        let time = start.elapsed();
+        Ok(([context.download(out.view())?, context.download(normalizers.view())?], time))
     }
 
     /// What `out` holds before.
@@ -153,7 +164,9 @@ impl Rows {
             expert[stride + vocab_size - 1] = T::from_f32(f32::INFINITY);
             expert[2 * stride..2 * stride + vocab_size].fill(T::from_f32(f32::NEG_INFINITY));
         }
-        let [out, normalizers] = self.launch(case.context, &expert, &amateur)?;
+        let ([out, normalizers], time) = self.launch(case.context, &expert, &amateur)?;
+        let bytes = self.live() * vocab_size * (2 * size_of::<T>() + size_of::<f32>());
+        case.add_time(bytes, time);
 
         let mut expected = self.used(&stored(&amateur));
         let mut expected_normalizers = [UNTOUCHED; ROWS];

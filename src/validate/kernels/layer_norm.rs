@@ -23,13 +23,15 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
 /// In one.
 pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
     let shapes = probe.grid().shapes(&SHAPES, &LARGE);
-    for [shape, block, distribution] in
-        probe.grid().combine([shapes.len(), BLOCKS.len(), Distribution::FINITE.len() + 1])
+    for [shape, block, distribution, bias] in
+        probe.grid().combine([shapes.len(), BLOCKS.len(), Distribution::FINITE.len() + 1, 2])
     {
+        let has_bias = bias == 1;
         let distribution = Distribution::FINITE.get(distribution).copied().unwrap_or(Distribution::NotANumber);
         let ([rows, d_model], threads) = (shapes[shape], BLOCKS[block]);
-        let what = format!("{rows} rows of {d_model}, {distribution}, {threads} threads");
-        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, d_model], distribution, threads))?;
+        let bias = if has_bias { ", biased" } else { "" };
+        let what = format!("{rows} rows of {d_model}, {distribution}{bias}, {threads} threads");
+        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, d_model], distribution, has_bias, threads))?;
     }
     Ok(())
 }
@@ -38,6 +40,7 @@ fn run<T: Element>(
     case: &mut Case<'_>,
     [rows, d_model]: [usize; 2],
     distribution: Distribution,
+    has_bias: bool,
     threads: u32,
 ) -> Result<()> {
     let mut values = Values::new(rows as u64 * 7919 + d_model as u64);
@@ -51,12 +54,17 @@ fn run<T: Element>(
     let bias: Vec<T> = values.elements(d_model, 0.0, 1.0);
     let norm = cpu::Norm { gain: stored(&gain), bias: stored(&bias), eps: EPS };
     let mut expected = stored(&x);
-    cpu::reference(&norm, rows, &stored(&delta), &mut expected);
+    let delta_bias: Vec<f32> = values.elements(if has_bias { d_model } else { 0 }, 0.0, 2.0);
+    let mut moved = stored(&delta);
+    moved.iter_mut().zip(delta_bias.iter().cycle()).for_each(|(delta, bias)| *delta += bias);
+    cpu::reference(&norm, rows, &moved, &mut expected);
 
     let context = case.context;
     let (mut x, delta) = (context.upload(&x)?, context.upload(&delta)?);
     let (gain, bias) = (context.upload(&gain)?, context.upload(&bias)?);
-    let kernel = LayerNorm { x: x.view_mut(), delta: delta.view(), gain: gain.view(), bias: bias.view(), eps: EPS };
+    let delta_bias = context.upload(&delta_bias)?;
+    let (delta, delta_bias) = (delta.view(), has_bias.then(|| delta_bias.view()));
+    let kernel = LayerNorm { x: x.view_mut(), delta, delta_bias, gain: gain.view(), bias: bias.view(), eps: EPS };
     let bytes = 3 * rows * d_model * size_of::<T>();
     case.launch(bytes, |context| kernel.launch_with(context, rows, d_model, threads))?;
     case.close("x", &stored(&context.download(x.view())?), &expected, tolerance::<T>(2e-4));

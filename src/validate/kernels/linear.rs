@@ -125,32 +125,37 @@ fn product<I: Element, O: Element>(
     let mut values = Values::new((rows * 7 + n * 3 + k) as u64);
     let x: Vec<I> = distribution.draw(&mut values, rows * k, 0.0, 1.0);
     let weights: Vec<I> = values.elements(n * k, 0.0, 0.5);
+    // Only logits, which are f32, take their bias here.
+    let bias: Vec<f32> = values.elements(if O::DTYPE == Dtype::F32 { n } else { 0 }, 0.0, 1.0);
     let context = case.context;
     let (device_x, device_weights) = (context.upload(&x)?, context.upload(&weights)?);
+    let device_bias = context.upload(&bias)?;
     let mut out = context.allocate::<O>(rows * n)?;
     let bytes = (rows * k + n * k) * size_of::<I>() + rows * n * size_of::<O>();
     case.launch(bytes, |context| {
-        context.gemm([rows, n, k], device_x.view(), device_weights.view(), out.view_mut(), n)
+        let (x, bias) = (device_x.view(), (!bias.is_empty()).then(|| device_bias.view()));
+        context.gemm([rows, n, k], x, device_weights.view(), bias, out.view_mut(), n)
     })?;
     let actual = stored(&context.download(out.view())?);
     let (x, weights) = (stored(&x), stored(&weights));
-    let multiply = |x: &[f32], weights: &[f32]| {
+    let multiply = |x: &[f32], weights: &[f32], bias: &[f32]| {
         let mut out = vec![f32::NAN; n];
-        let epilogue = gemm::Epilogue { bias: None, activation: Activation::None, residual: None };
+        let bias = (!bias.is_empty()).then_some(bias);
+        let epilogue = gemm::Epilogue { bias, activation: Activation::None, residual: None };
         gemm::reference(x, 1, weights, n, k, &epilogue, &mut out);
         out
     };
     let magnitudes = |values: &[f32]| values.iter().map(|value| value.abs()).collect::<Vec<_>>();
-    let weight_magnitudes = magnitudes(&weights);
+    let (weight_magnitudes, bias_magnitudes) = (magnitudes(&weights), magnitudes(&bias));
     let name = if O::DTYPE == Dtype::F32 { "f32 out" } else { "out" };
     let apart = rows.div_ceil(CHECKED_ROWS);
     for row in (0..rows).rev().step_by(apart) {
         let x = &x[row * k..][..k];
-        let sums = multiply(&magnitudes(x), &weight_magnitudes);
+        let sums = multiply(&magnitudes(x), &weight_magnitudes, &bias_magnitudes);
         let largest = sums.into_iter().fold(0.0, f32::max);
         let rounding = tolerance::<O>(0.0);
         let abs = f64::from(largest) * (k + 1) as f64 * 2f64.powi(-23) + rounding.abs;
-        case.close(name, &actual[row * n..][..n], &multiply(x, &weights), Tolerance::new(abs, rounding.rel));
+        case.close(name, &actual[row * n..][..n], &multiply(x, &weights, &bias), Tolerance::new(abs, rounding.rel));
     }
     Ok(())
 }

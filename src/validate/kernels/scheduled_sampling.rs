@@ -1,5 +1,7 @@
 //! Gold tokens, or the model's own picks where a coin says so.
 
+use std::time::{Duration, Instant};
+
 use crate::Result;
 use crate::backend::{Pick, Schedule, ScheduledSampling, SpecialIds, TokenPlace};
 use crate::cpu::scheduled_sampling::reference;
@@ -132,18 +134,20 @@ impl<T: Element> Rows<T> {
     }
 
     fn run(&self, case: &mut Case<'_>) -> Result<()> {
-        let (chosen, counts, _) = self.launch(case.context, false)?;
+        let (chosen, counts, _, time) = self.launch(case.context, false)?;
+        let share = f64::from(1.0 - self.gold_probability);
+        case.add_time((share * (self.gold.len() * self.vocab_size * size_of::<T>()) as f64) as usize, time);
         let (expected_chosen, expected_counts) = self.reference();
         case.same("chosen", &chosen, &expected_chosen);
         case.same("counts", &counts, &expected_counts);
         Ok(())
     }
 
-    /// Chosen tokens; counts, which start at 10 and 100; and the bytes of logits read, where they are watched.
+    /// Chosen tokens; counts, which start at 10 and 100; the bytes of logits read, where they are watched; and the launch's time.
     ///
     /// # Errors
     /// The device failed.
-    pub fn launch(&self, context: &Context, watch: bool) -> Result<(Vec<u32>, Vec<u32>, u64)> {
+    pub fn launch(&self, context: &Context, watch: bool) -> Result<(Vec<u32>, Vec<u32>, u64, Duration)> {
         let (logits, gold) = (context.upload(&self.logits)?, context.upload(&self.gold)?);
         let (places, schedule) = (context.upload(&self.places())?, context.upload(&[self.schedule()])?);
         let (mut chosen, mut counts) = (context.allocate(self.gold.len())?, context.upload(&[10u32, 100])?);
@@ -158,8 +162,12 @@ impl<T: Element> Rows<T> {
             chosen: chosen.view_mut(),
             counts: counts.view_mut(),
         };
+        context.synchronize()?;
+        let start = Instant::now();
         selection.launch_with(context, &self.run, self.vocab_size, self.stride(), self.threads)?;
+        context.synchronize()?;
+        let time = start.elapsed();
         let bytes = if watch { context.watched_bytes()? } else { 0 };
-        Ok((context.download(chosen.view())?, context.download(counts.view())?, bytes))
+        Ok((context.download(chosen.view())?, context.download(counts.view())?, bytes, time))
     }
 }

@@ -51,8 +51,9 @@ where
     T: Element,
 {
     let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
-    let cpu = Rows { entries: cpu_entries, count: cpu_count, bucket: rows.bucket };
-    let device = Rows { entries, count, bucket: rows.bucket };
+    let one_per_beam = rows.one_per_beam;
+    let cpu = Rows { entries: cpu_entries, count: cpu_count, bucket: rows.bucket, one_per_beam };
+    let device = Rows { entries, count, bucket: rows.bucket, one_per_beam };
     let result = work(&cpu, &device);
     rows.entries.put(cpu.entries, device.entries);
     rows.count.put(cpu.count, device.count);
@@ -113,8 +114,8 @@ macro_rules! with_fields {
         let (shape, vocab_size, ids, equipped, bucket) = (*shape, *vocab_size, *ids, *equipped, rows.bucket);
         let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
         let (cpu_scratch, own_scratch) = scratch.take();
-        let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket };
-        let own_rows = Rows { entries, count, bucket };
+        let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket, one_per_beam: true };
+        let own_rows = Rows { entries, count, bucket, one_per_beam: true };
         // Each buffer of the search, then what it holds.
         $(let $field = (&*$field, $field.take());)*
         let mut cpu = Search::<Cpu> {
@@ -159,6 +160,7 @@ macro_rules! swap_fields {
                 entries: std::mem::replace(&mut $cpu.rows.entries, $context.download($device.rows.entries.view())?),
                 count: std::mem::replace(&mut $cpu.rows.count, $context.download($device.rows.count.view())?),
                 bucket: $cpu.rows.bucket,
+                one_per_beam: $cpu.rows.one_per_beam,
             },
             scratch: <Cpu as Backend>::SearchScratch::new($cpu.shape),
             $($field: std::mem::replace(&mut $cpu.$field, $context.download($device.$field.view())?)),*

@@ -187,7 +187,7 @@ impl Dot for Vnni512 {
     }
 
     intrinsics! {
-        zero() -> __m512i = _mm512_setzero_si512();
+        zero() -> __m512i = zero_register();
         no_weights() -> __m512i = _mm512_setzero_si512();
         load(weights: &[i8; QUAD * LANES]) -> __m512i = _mm512_loadu_si512(weights.as_ptr().cast());
         splat(x: [u8; QUAD]) -> __m512i = _mm512_set1_epi32(i32::from_ne_bytes(x));
@@ -195,6 +195,19 @@ impl Dot for Vnni512 {
         load_offsets(offsets: &[i32; LANES]) -> __m512i = _mm512_loadu_si512(offsets.as_ptr().cast());
         to_f32(sum: __m512i, offsets: __m512i) -> __m512 = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets));
     }
+}
+
+/// Zeros of which the compiler does not know it: it would set a tile's sums by a call of `memset`, and then load them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn zero_register() -> __m512i {
+    let zero: __m512i;
+    // SAFETY: writes one register.
+    unsafe {
+        std::arch::asm!("vpxord {z}, {z}, {z}", z = out(zmm_reg) zero, options(pure, nomem, nostack, preserves_flags));
+    }
+    zero
 }
 
 /// [`Dot::add_step`] for the tall tiles. From intrinsics the compiler makes code that broadcasts the inputs of all rows first, and
