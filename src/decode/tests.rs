@@ -148,7 +148,7 @@ pub(super) fn translate(
     assert_eq!(results.len(), work.len());
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::LogProbs(_) | Outcome::Explained(_) => panic!("asked for a search"),
+        Outcome::TokenStats(_) | Outcome::Explained(_) => panic!("asked for a search"),
     };
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
@@ -439,7 +439,7 @@ pub(super) fn score(model: &Scripted, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Vec
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
     for (tag, (source, target)) in pairs.iter().cloned().enumerate() {
-        let work = Work::Score { source, target };
+        let work = Work::Score { source, target, inputs: None };
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -448,7 +448,7 @@ pub(super) fn score(model: &Scripted, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Vec
     let mut scores = vec![Vec::new(); pairs.len()];
     for Reply { tag, outcome } in replies {
         match outcome {
-            Ok(Outcome::LogProbs(log_probs)) => scores[tag as usize] = log_probs,
+            Ok(Outcome::TokenStats(stats)) => scores[tag as usize] = stats.iter().map(|s| s.log_prob).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -474,7 +474,7 @@ fn ids_outside_the_model_are_refused() {
     let submit = |source: Vec<u32>, target: Vec<u32>| {
         engine.submit(Job {
             tag: 0,
-            work: Work::Score { source, target },
+            work: Work::Score { source, target, inputs: None },
             reply: reply.clone(),
             caller: Arc::downgrade(&caller),
         })

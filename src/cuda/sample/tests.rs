@@ -1,13 +1,13 @@
 //! The kernel against the CPU: its reference, and its fast path, whose tokens are the same without exception.
 
 use super::*;
-use crate::backend::{Row, SampleOptions};
+use crate::backend::{Row, SampleOptions, TokenStats};
 use crate::check::{Tolerance, assert_close, assert_same_bits};
 use crate::cpu::sample::tests::{
     Case, IDS, MAX_LEN, PLAIN, UNTOUCHED, assert_distribution, assert_outcome, assert_same_picks, broken_rows, filters,
 };
 use crate::cpu::sample::{reference, sample};
-use crate::cuda::stats::GoldLogProbs;
+use crate::cuda::stats::TokenStatistics;
 use crate::cuda::testing::{DeviceRows, device_tests};
 
 /// What a launch over a case has come to: the picks, and the bytes of logits read if they are watched.
@@ -111,11 +111,13 @@ fn log_probs_are_those_of_scoring(context: &Context) -> Result<()> {
         let rows = DeviceRows::upload(context, &case.rows, case.rows.len())?;
         let logits = context.upload(&case.logits)?;
         let gold = context.upload(&picks.iter().map(|p| p.token).collect::<Vec<_>>())?;
-        let mut out = context.zeros::<f32>(5)?;
-        GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
+        let mut out = context.zeros::<u32>(5 * words::<TokenStats>())?;
+        TokenStatistics { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
             .launch(context, vocab_size, vocab_size)?;
         let own: Vec<f32> = picks.iter().map(|p| p.log_prob).collect();
-        assert_same_bits(&own, &context.download(out.view())?);
+        let stats = context.download(out.view())?;
+        let scored: Vec<f32> = bytemuck::cast_slice::<_, TokenStats>(&stats).iter().map(|s| s.log_prob).collect();
+        assert_same_bits(&own, &scored);
         assert_close(
             &own,
             &case.picks(reference).iter().map(|p| p.log_prob).collect::<Vec<_>>(),

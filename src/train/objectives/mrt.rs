@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
+use crate::backend::TokenStats;
 use crate::cpu::risk::expected_risk;
-use crate::cpu::simd;
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::token_stats;
 use crate::metrics::{sentence_bleu, sentence_chrf};
 use crate::train::ops::weighted_nll;
 use crate::train::rollouts::{Draw, Rollout, Rollouts};
@@ -268,16 +268,14 @@ impl Groups<'_> {
             let batch = self.batch(twin, &chunk);
             let logits = twin.logits_only(&batch)?;
             let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
-            // What a row's token and its best token have for probability: the second rises where training only sharpens.
-            let of_row = |(row, token): (&[f32], &u32)| {
-                let sum = log_sum_exp(row);
-                (row[*token as usize] - sum, f64::from((simd::max(row) - sum).exp()))
-            };
-            let rows = logits.par_chunks(vocab_size).zip(&batch.targets.ids[..]);
-            let (log_probs, best): (Vec<f32>, Vec<f64>) = rows.map(of_row).unzip();
-            figures.figure("top1_mass", best.iter().sum(), best.len() as f64);
+            let mut stats = vec![TokenStats::default(); batch.targets.len()];
+            token_stats(&logits, vocab_size, &batch.targets.ids, &mut stats);
+            // What shows training that only sharpens the distribution (Choshen et al. 2020).
+            let (count, best) = (stats.len() as f64, |s: &TokenStats| f64::from(s.max_log_prob.exp()));
+            figures.figure("entropy", stats.iter().map(|s| f64::from(s.entropy)).sum(), count);
+            figures.figure("top1_mass", stats.iter().map(best).sum(), count);
             for (rows, (source, candidate)) in batch.targets.sentences().zip(chunk) {
-                sums[source][candidate] = log_probs[rows].iter().map(|l| f64::from(*l)).sum::<f64>() as f32;
+                sums[source][candidate] = stats[rows].iter().map(|s| f64::from(s.log_prob)).sum::<f64>() as f32;
             }
         }
         match sums.iter().flatten().find(|sum| !sum.is_finite()) {
