@@ -1,7 +1,7 @@
 //! The kernel against the CPU: its reference, and its fast path, whose tokens are the same without exception.
 
 use super::*;
-use crate::backend::{Row, SampleOptions, TokenStats, words};
+use crate::backend::{Row, SampleOptions, TokenStats};
 use crate::check::{Tolerance, assert_close, assert_same_bits};
 use crate::cpu::sample::tests::{
     Case, IDS, MAX_LEN, PLAIN, UNTOUCHED, assert_distribution, assert_outcome, assert_same_picks, broken_rows, filters,
