@@ -8,7 +8,7 @@ use std::time::Duration;
 use beamfuse::Result;
 use beamfuse::backend::{
     CrossCache, Heads, LengthPenaltyKind, Pick, Row, Schedule, ScheduledSampling, Search, SelfCache, SessionShape,
-    SlotOptions, SpecialIds, StopKind, TokenPlace,
+    SlotOptions, SpecialIds, StopKind, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
 use beamfuse::cpu::{Cpu, attention, beam_step, embedding, layer_norm, scheduled_sampling, stats};
@@ -236,17 +236,18 @@ fn beam_steps(criterion: &mut Criterion) {
     }
 }
 
-fn gold_log_probs(criterion: &mut Criterion) {
+fn token_stats(criterion: &mut Criterion) {
     for model in &MODELS {
         let vocab_size = model.vocab_size;
         let logits = values(ROWS * vocab_size, 1);
         let gold: Vec<u32> = (0..ROWS).map(|r| (r * 613 % vocab_size) as u32).collect();
-        let (mut out, mut expected) = (vec![f32::NAN; ROWS], vec![f32::NAN; ROWS]);
-        stats::gold_log_probs(ROWS, &logits, vocab_size, &gold, &mut out);
-        stats::reference(ROWS, &logits, vocab_size, &gold, &mut expected);
-        assert_close(&out, &expected, CLOSE);
+        let (mut out, mut expected) = (vec![TokenStats::default(); ROWS], vec![TokenStats::default(); ROWS]);
+        stats::token_stats(&logits, vocab_size, &gold, &mut out);
+        stats::reference(&logits, vocab_size, &gold, &mut expected);
+        let log_probs = |stats: &[TokenStats]| stats.iter().flat_map(|s| [s.log_prob, s.entropy]).collect::<Vec<_>>();
+        assert_close(&log_probs(&out), &log_probs(&expected), CLOSE);
         time(criterion, "stats", model, logits.len(), || {
-            stats::gold_log_probs(ROWS, &logits, vocab_size, &gold, &mut out);
+            stats::token_stats(&logits, vocab_size, &gold, &mut out);
         });
     }
 }
@@ -294,7 +295,7 @@ criterion_group!(
     self_attention,
     cross_attention,
     beam_steps,
-    gold_log_probs,
+    token_stats,
     scheduled_sampling_rows
 );
 criterion_main!(benches);

@@ -20,6 +20,24 @@ __device__ __forceinline__ void load_logits(const T* row, unsigned first, unsign
     }
 }
 
+// Stores VECTOR<T> values as the logits from token `first` on; nothing beyond the last.
+template <typename T>
+__device__ __forceinline__ void store_logits(T* row, unsigned first, unsigned vocab_size, bool vectorized,
+                                             const float (&values)[VECTOR<T>]) {
+    constexpr unsigned N = VECTOR<T>;
+    if (vectorized && first + N <= vocab_size) {
+        Pack<T, N> pack;
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) pack.values[k] = from_float<T>(values[k]);
+        store_pack(row + first, pack);
+    } else {
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) {
+            if (first + k < vocab_size) row[first + k] = from_float<T>(values[k]);
+        }
+    }
+}
+
 // ---- log(sum(exp(x))) ----
 
 // The largest value seen, and the sum of exp(x - max). NaN, and +infinity too, make the sum NaN.

@@ -8,12 +8,15 @@
 //! step and replay it. A method may therefore return before its work is done; [`Backend::read_ints`] and
 //! [`Backend::read_floats`] wait for it.
 
+mod objectives;
 mod options;
 mod search;
 
 use std::ops::Range;
 
-use crate::{Error, Result};
+pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenStats, check_risk_alpha};
+
+use crate::Result;
 
 pub use options::{
     ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
@@ -219,52 +222,6 @@ pub struct ScheduledSampling {
     pub seed: u64,
     /// Padding and the start token are never picked; end of sentence not before the gold sentence's end.
     pub ids: SpecialIds,
-}
-
-/// How a student's distribution q is compared with a teacher's p, both softmax(logits / temperature).
-///
-/// The divergence is KL(p || q) for beta 0, KL(q || p) for beta 1, and in between the generalised Jensen-Shannon divergence
-/// beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al. 2024, eq. 1).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Divergence {
-    /// Above 0. Losses are multiplied by its square, so that gradients keep their size (Hinton et al. 2015).
-    pub temperature: f32,
-    /// 0..=1.
-    pub beta: f32,
-}
-
-impl Divergence {
-    /// Checks the values.
-    ///
-    /// # Errors
-    /// [`Error::Option`].
-    pub fn validate(&self) -> Result<()> {
-        let check = |ok: bool, option: &'static str, expected: &str, got: f32| match ok {
-            true => Ok(()),
-            false => Err(Error::Option { option, expected: expected.into(), got: got.to_string() }),
-        };
-        let Divergence { temperature, beta } = *self;
-        check(temperature.is_finite() && temperature > 0.0, "temperature", "a finite number above 0", temperature)?;
-        check((0.0..=1.0).contains(&beta), "beta", "0 to 1", beta)
-    }
-}
-
-/// What a row of logits says about its gold token and on its own, as it lies in device memory.
-///
-/// A row that cannot be normalised has NaN for each logarithm, rank 0 and argmax 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct TokenStats {
-    /// The gold token's log-probability, natural logarithm; the bits that a search ranks.
-    pub log_prob: f32,
-    /// Entropy of the row's distribution, in nats.
-    pub entropy: f32,
-    /// The largest log-probability of the row.
-    pub max_log_prob: f32,
-    /// Tokens ranked before the gold one, plus 1; among equals the lower id comes first.
-    pub rank: u32,
-    /// The most probable token, ties to the lower id.
-    pub argmax: u32,
 }
 
 /// A device that can run the model and the search.
@@ -553,16 +510,17 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `stats`: `out[r] = log_softmax(logits[r])[gold[r]]`, `logits` `[rows, vocab_size]`, rows
-    /// [`Backend::logits_stride`] apart.
+    /// Stem `stats`: what each row of `logits` `[rows, vocab_size]`, rows
+    /// [`Backend::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`]
+    /// `[rows]`.
     ///
-    /// The bits are those that [`Backend::beam_step`] ranks.
-    fn gold_log_probs(
+    /// The log-probabilities have the bits that [`Backend::beam_step`] ranks.
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Self::Floats,
         vocab_size: usize,
         gold: &Self::Ints,
-        out: &mut Self::Floats,
+        out: &mut Self::Ints,
     ) -> Result<()>;
 }

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
+pub mod diagnose;
 pub mod error;
 pub mod hub;
 pub mod metrics;

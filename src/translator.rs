@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use crate::backend::Dtype;
+use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
@@ -144,6 +144,24 @@ pub struct Score {
     pub token_log_probs: Vec<f32>,
     /// Their sum.
     pub log_prob: f32,
+}
+
+/// A target to look at under its source, in ids, end of sentence included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forced<'a> {
+    /// The source.
+    pub source: &'a [u32],
+    /// The target.
+    pub target: &'a [u32],
+    /// What the decoder reads at each position of the target; `None`: the start token, then the target itself.
+    pub inputs: Option<&'a [u32]>,
+}
+
+impl<'a> Forced<'a> {
+    /// A target that the decoder reads itself.
+    pub fn new(source: &'a [u32], target: &'a [u32]) -> Self {
+        Forced { source, target, inputs: None }
+    }
 }
 
 impl Translator {
@@ -286,27 +304,40 @@ impl Translator {
     /// # Errors
     /// As [`Translator::score`], and [`Error::Input`] for ids outside the vocabulary.
     pub fn score_ids(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Result<Score>> {
+        let forced: Vec<Forced<'_>> = pairs.iter().map(|(source, target)| Forced::new(source, target)).collect();
+        let stats = self.token_stats(&forced);
+        let score = |(stats, (_, target)): (Result<Vec<TokenStats>>, &(Vec<u32>, Vec<u32>))| {
+            let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
+            Ok(Score { token_ids: target.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs })
+        };
+        stats.into_iter().zip(pairs).map(score).collect()
+    }
+
+    /// What the model says of each token of given targets, the decoder reading what it is given: log-probability, rank, entropy and the
+    /// most probable token.
+    ///
+    /// # Errors
+    /// As [`Translator::score_ids`].
+    pub fn token_stats(&self, pairs: &[Forced<'_>]) -> Vec<Result<Vec<TokenStats>>> {
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        let mut scores: Vec<Result<Score>> = Vec::with_capacity(pairs.len());
-        for (tag, (source, target)) in pairs.iter().enumerate() {
-            let work = Work::Score { source: source.clone(), target: target.clone() };
+        let mut results: Vec<Result<Vec<TokenStats>>> = Vec::with_capacity(pairs.len());
+        for (tag, Forced { source, target, inputs }) in pairs.iter().enumerate() {
+            let inputs = inputs.map(<[u32]>::to_vec);
+            let work = Work::Score { source: source.to_vec(), target: target.to_vec(), inputs };
             let job = Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) };
             let accepted = self.engine.submit(job);
             // Stands until the reply comes.
-            scores.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
+            results.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
         }
         drop(reply);
         for Reply { tag, outcome } in replies {
-            let tag = tag as usize;
-            scores[tag] = outcome.map(|outcome| match outcome {
-                Outcome::LogProbs(token_log_probs) => {
-                    Score { token_ids: pairs[tag].1.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs }
-                }
+            results[tag as usize] = outcome.map(|outcome| match outcome {
+                Outcome::TokenStats(stats) => stats,
                 Outcome::Hypotheses(_) | Outcome::Explained(_) => unreachable!("the job asked for scores"),
             });
         }
-        scores
+        results
     }
 }
 
@@ -424,7 +455,7 @@ impl Batch<'_> {
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
             Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, hypotheses),
-            Outcome::LogProbs(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
+            Outcome::TokenStats(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
         });
         Some((tag, result))
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("check", &[]),
     ("backend", &["error"]),
@@ -18,6 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("decode", &["error", "backend", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
     ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
@@ -34,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "plot",
             "validate",
             "train",
+            "diagnose",
         ],
     ),
 ];

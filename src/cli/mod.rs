@@ -5,6 +5,7 @@
 
 mod alignment;
 mod bench;
+mod diagnose;
 mod eval;
 mod explain;
 mod info;
@@ -41,6 +42,7 @@ enum Command {
     Score(score::Arguments),
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
+    Diagnose(Box<diagnose::Arguments>),
     Info(info::Arguments),
     Train(Box<train::Arguments>),
     Validate(validate::Arguments),
@@ -104,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Score(arguments) => score::run(arguments),
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),

@@ -10,6 +10,7 @@
 //! the latency of the fused multiply-add.
 
 mod int8;
+mod storage;
 mod tiling;
 
 pub use int8::{Int8Isa, Int8Scratch, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
@@ -20,6 +21,7 @@ use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{LANES, Portable, Simd, dispatch};
 use crate::cpu::simd::{Isa, reference_activation};
 use std::ops::Range;
+use storage::Lines;
 use tiling::{Layer, PANEL, Tiles, prefetch, tiles};
 
 /// One cache line of packed weights.
@@ -30,7 +32,7 @@ struct Line([f32; LANES]);
 /// Weights of a dense layer, packed for [`gemm`].
 pub struct PackedMatrix {
     /// `[panel][k][PANEL]`.
-    lines: Vec<Line>,
+    lines: Lines<Line>,
     n: usize,
     k: usize,
 }
@@ -45,8 +47,8 @@ impl PackedMatrix {
     /// Packs `weights`, `[n, k]` row-major: one row per output, as checkpoints store a linear layer.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let mut lines = vec![Line([0.0; LANES]); n.div_ceil(PANEL) * k * (PANEL / LANES)];
-        let packed: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
+        let mut lines = Lines::<Line>::zeroed(n.div_ceil(PANEL) * k * (PANEL / LANES));
+        let packed: &mut [f32] = bytemuck::cast_slice_mut(&mut lines[..]);
         if k > 0 {
             for (panel, rows) in packed.chunks_exact_mut(k * PANEL).zip(weights.chunks(PANEL * k)) {
                 for (column, row) in rows.chunks_exact(k).enumerate() {
@@ -71,7 +73,7 @@ impl PackedMatrix {
 
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
-        std::mem::size_of_val(self.lines.as_slice())
+        std::mem::size_of_val(&self.lines[..])
     }
 
     /// The address of vector `v`'s first step; the next step lies `PANEL` values further.

@@ -11,29 +11,13 @@
 
 use rayon::prelude::*;
 
-use crate::backend::Divergence;
+use crate::backend::{Divergence, RowShape, SmoothedTarget};
 use crate::cpu::simd;
 use crate::cpu::stats::log_sum_exp;
 use crate::{Error, Result};
 
-/// How rows of logits lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowShape {
-    /// Tokens.
-    pub vocab_size: usize,
-    /// Elements from row to row, at least `vocab_size`.
-    pub stride: usize,
-}
-
 /// Losses and gradients of a reference.
 pub type LossAndGradient = (Vec<f64>, Vec<f64>);
-
-/// What smoothing puts on every token but the target, and on the target.
-///
-/// A vocabulary of one has no other token.
-fn smoothed(smoothing: f64, vocab_size: usize) -> (f64, f64) {
-    if vocab_size == 1 { (0.0, 1.0) } else { (smoothing / (vocab_size - 1) as f64, 1.0 - smoothing) }
-}
 
 fn log_softmax(logits: impl Iterator<Item = f64> + Clone) -> Vec<f64> {
     let max = logits.clone().fold(f64::NEG_INFINITY, f64::max);
@@ -51,7 +35,7 @@ pub fn reference_nll(
     weights: &[f64],
 ) -> LossAndGradient {
     let (mut loss, mut gradient) = (vec![0.0; mask.len()], vec![0.0; logits.len()]);
-    let (off, on) = smoothed(smoothing, vocab_size);
+    let (off, on) = if vocab_size == 1 { (0.0, 1.0) } else { (smoothing / (vocab_size - 1) as f64, 1.0 - smoothing) };
     for r in (0..mask.len()).filter(|&r| mask[r] != 0 && weights[r] != 0.0) {
         let log_p = log_softmax(logits[r * vocab_size..][..vocab_size].iter().copied());
         for (v, log_p) in log_p.into_iter().enumerate() {
@@ -129,7 +113,7 @@ fn check(
     Ok(())
 }
 
-/// Checks what [`weighted_nll`] takes.
+/// Checks what [`weighted_nll`] takes; the target distribution.
 fn check_nll(
     shape: RowShape,
     smoothing: f32,
@@ -138,16 +122,13 @@ fn check_nll(
     mask: &[u32],
     weights: usize,
     loss: usize,
-) -> Result<()> {
+) -> Result<SmoothedTarget> {
     let lengths =
         [("logits", shape.stride, logits), ("targets", 1, targets.len()), ("weights", 1, weights), ("loss", 1, loss)];
     check("weighted_nll", shape, mask.len(), &lengths)?;
-    if !(0.0..1.0).contains(&smoothing) {
-        let (expected, got) = ("0 or more, below 1".into(), smoothing.to_string());
-        return Err(Error::Option { option: "label-smoothing", expected, got });
-    }
+    let smoothed = SmoothedTarget::new(smoothing, shape.vocab_size)?;
     match targets.iter().zip(mask).find(|(target, mask)| **mask != 0 && **target as usize >= shape.vocab_size) {
-        None => Ok(()),
+        None => Ok(smoothed),
         Some((target, _)) => Err(Error::Input {
             operation: "weighted_nll",
             expected: format!("targets below {}", shape.vocab_size),
@@ -173,9 +154,8 @@ pub fn weighted_nll(
     weights: &[f32],
     loss: &mut [f32],
 ) -> Result<()> {
-    check_nll(shape, smoothing, logits.len(), targets, mask, weights.len(), loss.len())?;
-    let (off, on) = smoothed(f64::from(smoothing), shape.vocab_size);
-    let (off, on) = (off as f32, on as f32);
+    let SmoothedTarget { on, off } =
+        check_nll(shape, smoothing, logits.len(), targets, mask, weights.len(), loss.len())?;
     logits.par_chunks_exact_mut(shape.stride).zip(loss).enumerate().for_each(|(r, (row, loss))| {
         let row = &mut row[..shape.vocab_size];
         let (weight, target) = (if mask[r] == 0 { 0.0 } else { weights[r] }, targets[r] as usize);
@@ -213,8 +193,8 @@ pub fn weighted_nll_loss(
     weights: &[f32],
     loss: &mut [f32],
 ) -> Result<()> {
-    check_nll(shape, smoothing, logits.len(), targets, mask, weights.len(), loss.len())?;
-    let off = smoothed(f64::from(smoothing), shape.vocab_size).0 as f32;
+    let SmoothedTarget { off, .. } =
+        check_nll(shape, smoothing, logits.len(), targets, mask, weights.len(), loss.len())?;
     logits.par_chunks_exact(shape.stride).zip(loss).enumerate().for_each(|(r, (row, loss))| {
         let weight = if mask[r] == 0 { 0.0 } else { weights[r] };
         let nll = |row: &[f32]| nll_of(row, targets[r] as usize, off).1;

@@ -26,6 +26,7 @@ use rayon::prelude::*;
 
 use crate::backend::{
     Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    TokenStats,
 };
 use crate::{Error, Result};
 
@@ -301,15 +302,17 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn gold_log_probs(
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Vec<f32>,
         vocab_size: usize,
         gold: &Vec<u32>,
-        out: &mut Vec<f32>,
+        out: &mut Vec<u32>,
     ) -> Result<()> {
-        stats::gold_log_probs(rows.live().len(), logits, vocab_size, gold, out);
+        let count = rows.live().len();
+        let words = std::mem::size_of::<TokenStats>() / std::mem::size_of::<u32>();
+        stats::token_stats(logits, vocab_size, &gold[..count], bytemuck::cast_slice_mut(&mut out[..count * words]));
         Ok(())
     }
 }

@@ -9,16 +9,8 @@
 //! exactly 0. A candidate of log-probability -infinity has no part; NaN, +infinity, or nothing but -infinity among a source's
 //! log-probabilities, or NaN among its risks, makes its results NaN.
 
+use crate::backend::{ExpectedRisk, check_risk_alpha};
 use crate::{Error, Result};
-
-/// What one source's candidates come to.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ExpectedRisk {
-    /// sum(Q r).
-    pub risk: f32,
-    /// 1 / sum(Q^2): how many candidates count. 1 means that one has all the weight.
-    pub effective_samples: f32,
-}
 
 /// The naive computation for one source, in f64: Q, the coefficients, and what they come to.
 pub fn reference(alpha: f64, log_probs: &[f64], risks: &[f64]) -> (Vec<f64>, Vec<f64>, f64, f64) {
@@ -48,10 +40,7 @@ pub fn expected_risk(
 ) -> Result<Vec<ExpectedRisk>> {
     let refuse =
         |tensor, expected: String, got: String| Err(Error::Shape { operation: "expected_risk", tensor, expected, got });
-    if !(alpha.is_finite() && alpha >= 0.0) {
-        let (expected, got) = ("a finite number, 0 or more".into(), alpha.to_string());
-        return Err(Error::Option { option: "alpha", expected, got });
-    }
+    check_risk_alpha(alpha)?;
     for (tensor, len) in [("risks", risks.len()), ("coefficients", coefficients.len())] {
         if len != log_probs.len() {
             return refuse(tensor, format!("{} elements", log_probs.len()), format!("{len} elements"));

@@ -53,6 +53,8 @@ primitives! {
     sum_sq_diff = sum_sq_diff_body(x: &[f32], mean: f32) -> f32;
     /// The sum of `exp(x - shift)`, with the `exp` of [`exp_shift_in_place`].
     sum_exp = sum_exp_body(x: &[f32], shift: f32) -> f32;
+    /// The sum of `exp(x - shift) * (x - shift)`, with the `exp` of [`exp_shift_in_place`]; -infinity adds nothing.
+    sum_exp_times = sum_exp_times_body(x: &[f32], shift: f32) -> f32;
     /// Replaces x by `exp(x - shift)` and returns the sum of the results.
     ///
     /// The exponential is within 1.5 units in the last place of its argument's, and exactly 0 where `x - shift < -86.9` (where
@@ -220,6 +222,23 @@ pub(in crate::cpu) fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f
 fn sum_exp_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
     let by = s.splat(shift);
     fold!(s, [x = f32::NEG_INFINITY], 0.0, |acc, v| s.add(acc, exp(s, s.sub(v, by))), plus, sum_lanes)
+}
+
+#[inline(always)]
+fn sum_exp_times_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
+    let by = s.splat(shift);
+    fold!(
+        s,
+        [x = f32::NEG_INFINITY],
+        0.0,
+        |acc, v| {
+            let below = s.sub(v, by);
+            // Where the exponential is 0 a finite factor keeps the product from being NaN.
+            s.mul_add(exp(s, below), s.max(s.splat(-100.0), below), acc)
+        },
+        plus,
+        sum_lanes
+    )
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use super::rows::RowList;
 use super::{attention, embedding, layer_norm, linear, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats,
 };
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
@@ -471,20 +471,21 @@ impl<T: Element> Backend for Cuda<T> {
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
     }
 
-    fn gold_log_probs(
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Buffer<f32>,
         vocab_size: usize,
         gold: &Buffer<u32>,
-        out: &mut Buffer<f32>,
+        out: &mut Buffer<u32>,
     ) -> Result<()> {
         let stride = logits_stride(vocab_size);
-        stats::GoldLogProbs {
+        let words = size_of::<TokenStats>() / size_of::<u32>();
+        stats::TokenStatistics {
             rows: list(rows),
             logits: head(logits, rows.bucket * stride)?,
             gold: head(gold, rows.bucket)?,
-            out: head_mut(out, rows.bucket)?,
+            out: head_mut(out, rows.bucket * words)?,
         }
         .launch(&self.context, vocab_size, stride)
     }

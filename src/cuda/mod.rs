@@ -33,6 +33,8 @@ pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
+pub mod risk;
 pub mod scheduled_sampling;
 pub mod stats;
 pub(crate) mod testing;

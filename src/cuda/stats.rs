@@ -1,4 +1,4 @@
-//! Launcher of `kernels/stats.cu`: what a row of logits says about its gold token.
+//! Launcher of `kernels/stats.cu`: what a row of logits says about its gold token, and on its own.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,25 +8,26 @@ use super::contrastive::check_stride;
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::Result;
+use crate::backend::TokenStats;
 
-const OPERATION: &str = "gold_log_probs";
+const OPERATION: &str = "token_stats";
 /// As in beam_step, for the same bits.
 const THREADS: u32 = 128;
 /// Logits that a thread holds at a time; as in the kernel.
 const ELEMENTS: u32 = 32;
 
-/// `out[i] = log_softmax(logits[i])[gold[i]]` for the live rows.
+/// [`TokenStats`] of the live rows.
 ///
-/// NaN or +infinity in a row, and a gold token outside the vocabulary, give NaN.
-pub struct GoldLogProbs<'a> {
+/// A gold token outside the vocabulary has log-probability NaN and rank 0.
+pub struct TokenStatistics<'a> {
     /// The rows.
     pub rows: RowList<'a>,
-    /// `[bucket, vocab_size]`, rows a stride apart.
+    /// `[bucket, stride]`, of which the first `vocab_size` columns are read.
     pub logits: View<'a, f32>,
     /// `[bucket]`.
     pub gold: View<'a, u32>,
-    /// `[bucket]`.
-    pub out: ViewMut<'a, f32>,
+    /// The words of [`TokenStats`] `[bucket]`.
+    pub out: ViewMut<'a, u32>,
 }
 
 /// Mirrors `StatsArguments`.
@@ -45,8 +46,8 @@ struct Arguments {
     unused: u32,
 }
 
-impl GoldLogProbs<'_> {
-    /// Enqueues the kernel for rows of `vocab_size` tokens, `stride` elements apart.
+impl TokenStatistics<'_> {
+    /// Enqueues the kernel for rows `stride` elements apart.
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
@@ -54,13 +55,13 @@ impl GoldLogProbs<'_> {
         self.launch_with(context, vocab_size, stride, THREADS)
     }
 
-    /// As [`GoldLogProbs::launch`], with blocks of `threads`, a multiple of 32.
+    /// As [`TokenStatistics::launch`], with blocks of `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, vocab_size: usize, stride: usize, threads: u32) -> Result<()> {
         let bucket = self.rows.bucket;
         check_stride(OPERATION, vocab_size, stride)?;
         check_len(OPERATION, "logits", bucket * stride, self.logits.len())?;
         check_len(OPERATION, "gold", bucket, self.gold.len())?;
-        check_len(OPERATION, "out", bucket, self.out.len())?;
+        check_len(OPERATION, "out", bucket * size_of::<TokenStats>() / size_of::<u32>(), self.out.len())?;
         let rows = self.rows.arguments(OPERATION, context)?;
         if bucket == 0 {
             return Ok(());
@@ -79,11 +80,12 @@ impl GoldLogProbs<'_> {
             vectorized: is_vectorizable::<f32>(stride, &[logits]).into(),
             unused: 0,
         };
-        // A maximum and a sum for each chunk.
-        let shared = chunks * 2 * size_of::<f32>();
-        let launch = Launch { symbol: "stats_gold_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
-        // SAFETY: mirrors `stats_gold_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
-        // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably.
+        // A maximum and two sums for each chunk.
+        let shared = chunks * 3 * size_of::<f32>();
+        let launch = Launch { symbol: "stats_tokens_f32", grid: [rows.bucket, 1, 1], block: threads, shared };
+        // SAFETY: mirrors `stats_tokens_f32(StatsArguments)`. A block reads its own row of `logits` and `gold`, below `bucket`, and
+        // compares the gold token with `vocab_size`; the lengths were checked above; `out` is borrowed mutably and holds a
+        // `TokenStats`, five words, for each row.
         unsafe { context.launch(&launch, &arguments) }
     }
 }
@@ -96,6 +98,19 @@ mod tests {
     use crate::validate::kernels::stats as cases;
     use crate::validate::probe::assert_all_pass;
 
+    fn a_logit_is_read_once(context: &Context) -> Result<()> {
+        let (vocab_size, rows) = (8192, 3);
+        let logits = context.upload(&vec![0.5f32; rows * vocab_size])?;
+        let gold = context.upload(&vec![7u32; rows])?;
+        let list = DeviceRows::upload(context, &vec![Row::default(); rows], rows)?;
+        let mut out = context.upload(&vec![0u32; rows * 5])?;
+        context.watch(logits.view())?;
+        TokenStatistics { rows: list.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() }
+            .launch(context, vocab_size, vocab_size)?;
+        assert_eq!(context.watched_bytes()?, (rows * vocab_size * 4) as u64);
+        Ok(())
+    }
+
     device_tests! {
         shapes: |context| assert_all_pass(context, "stats", cases::check);
     }
@@ -103,20 +118,7 @@ mod tests {
     /// Counting reads takes the emulator.
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
-    fn each_logit_of_a_live_row_is_read_once() {
-        crate::cuda::testing::run_emulated(|context| {
-            let (vocab_size, bucket, live) = (8001, 3, 2);
-            for stride in [8001, 8004] {
-                let rows = DeviceRows::upload(context, &[Row::default(); 3], live)?;
-                let logits = context.upload(&vec![1.0f32; bucket * stride])?;
-                let (gold, mut out) = (context.upload(&[7u32; 3])?, context.zeros(bucket)?);
-                context.watch(logits.view())?;
-                let (logits, gold) = (logits.view(), gold.view());
-                GoldLogProbs { rows: rows.list(), logits, gold, out: out.view_mut() }
-                    .launch(context, vocab_size, stride)?;
-                assert_eq!(context.watched_bytes()?, (live * vocab_size * size_of::<f32>()) as u64);
-            }
-            Ok(())
-        });
+    fn reads() {
+        crate::cuda::testing::run_emulated(a_logit_is_read_once);
     }
 }

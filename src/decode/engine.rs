@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, MAX_VOICES, Stages};
+use crate::backend::{Backend, MAX_VOICES, Stages, TokenStats};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
@@ -44,6 +44,8 @@ pub enum Work {
         source: Vec<u32>,
         /// Target ids.
         target: Vec<u32>,
+        /// What the decoder reads at each position, as many ids as the target has; `None`: the start token, then the target.
+        inputs: Option<Vec<u32>>,
     },
 }
 
@@ -63,8 +65,8 @@ pub enum Outcome {
     Hypotheses(Vec<Hypothesis>),
     /// The search's steps and its translations.
     Explained(Trace),
-    /// The log-probability of each target token.
-    LogProbs(Vec<f32>),
+    /// What the model says of each target token.
+    TokenStats(Vec<TokenStats>),
 }
 
 /// A handle to the engine's threads; dropping it lets accepted jobs finish, then ends the threads.
@@ -161,9 +163,16 @@ impl Engine {
                     self.check("contrast source", &request.contrast_source, self.source_vocab_size)?;
                 }
             }
-            Work::Score { source, target } => {
+            Work::Score { source, target, inputs } => {
                 self.check("source", source, self.source_vocab_size)?;
                 self.check("target", target, self.vocab_size)?;
+                if let Some(inputs) = inputs {
+                    self.check("target", inputs, self.vocab_size)?;
+                    if inputs.len() != target.len() {
+                        let (expected, got) = (format!("{} decoder inputs", target.len()), inputs.len().to_string());
+                        return Err(Error::Input { operation: "submit ids", expected, got });
+                    }
+                }
             }
         }
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
@@ -222,6 +231,13 @@ struct ScoreJob {
     reply: Sender<Reply>,
     source: Vec<u32>,
     target: Vec<u32>,
+    inputs: Option<Vec<u32>>,
+}
+
+impl ScoreJob {
+    fn pair(&self) -> Pair<'_> {
+        Pair { source: &self.source, target: &self.target, inputs: self.inputs.as_deref() }
+    }
 }
 
 impl Queues {
@@ -229,7 +245,9 @@ impl Queues {
         match work {
             Work::Search(request) => self.waiting.push_back(SearchJob { tag, reply, caller, request }),
             Work::Explain(request) => self.to_explain.push_back(ExplainJob { tag, reply, request }),
-            Work::Score { source, target } => self.to_score.push_back(ScoreJob { tag, reply, source, target }),
+            Work::Score { source, target, inputs } => {
+                self.to_score.push_back(ScoreJob { tag, reply, source, target, inputs });
+            }
         }
     }
 
@@ -382,12 +400,12 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             return Ok(());
         }
         let batch: Vec<ScoreJob> = self.jobs.to_score.drain(..count).collect();
-        let pairs: Vec<Pair<'_>> = batch.iter().map(|j| Pair { source: &j.source, target: &j.target }).collect();
+        let pairs: Vec<Pair<'_>> = batch.iter().map(ScoreJob::pair).collect();
         let (backend, model) = (&*self.backend, &self.models[0]);
         match score::score(backend, model, &pairs) {
             Ok(scores) => {
                 for (job, scores) in batch.iter().zip(scores) {
-                    answer(&job.reply, job.tag, Ok(Outcome::LogProbs(scores)));
+                    answer(&job.reply, job.tag, Ok(Outcome::TokenStats(scores)));
                 }
             }
             Err(Error::OutOfMemory { .. }) if self.session.is_some() => {
@@ -400,7 +418,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 let mut first = Some(error).filter(|_| batch.len() == 1);
                 for (job, pair) in batch.iter().zip(pairs) {
                     let scores = first.take().map_or_else(|| score::score(backend, model, &[pair]), Err);
-                    answer(&job.reply, job.tag, scores.map(|scores| Outcome::LogProbs(scores.concat())));
+                    answer(&job.reply, job.tag, scores.map(|scores| Outcome::TokenStats(scores.concat())));
                 }
                 self.backend.check()?;
             }

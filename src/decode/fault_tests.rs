@@ -125,7 +125,7 @@ fn submit(engine: &Engine, tag: u64, ask: Ask, reply: &mpsc::Sender<Reply>, call
             let (source, options) = (source(length), options.for_slot(length, MAX_LEN));
             Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }))
         }
-        Ask::Score { length } => Work::Score { source: source(3), target: source(length) },
+        Ask::Score { length } => Work::Score { source: source(3), target: source(length), inputs: None },
     };
     let job = Job { tag, work, reply: reply.clone(), caller: Arc::downgrade(caller) };
     engine.submit(job).expect("the engine takes it");
@@ -143,7 +143,7 @@ fn ask(engine: &Engine, asks: &[Ask]) -> Vec<Result<Vec<Vec<u32>>>> {
                 replies.recv_timeout(Duration::from_secs(60)).expect("every job is answered");
             let bits = outcome.map(|outcome| match outcome {
                 Outcome::Hypotheses(found) => found.into_iter().map(|hypothesis| hypothesis.token_ids).collect(),
-                Outcome::LogProbs(values) => vec![values.into_iter().map(f32::to_bits).collect()],
+                Outcome::TokenStats(stats) => vec![stats.into_iter().map(|s| s.log_prob.to_bits()).collect()],
                 Outcome::Explained(_) => unreachable!("nobody asked for that"),
             });
             (tag, bits)

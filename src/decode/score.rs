@@ -1,6 +1,6 @@
-//! Teacher-forced scoring: the log-probabilities of given targets, every position a row of one decoder pass.
+//! Teacher-forced scoring: what the model says of given targets, every position a row of one decoder pass.
 
-use crate::backend::{Backend, Row, Rows, SessionShape, SlotOptions};
+use crate::backend::{Backend, Row, Rows, SessionShape, SlotOptions, TokenStats};
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
 
@@ -9,18 +9,24 @@ use crate::{Error, Result};
 pub(super) struct Pair<'a> {
     pub source: &'a [u32],
     pub target: &'a [u32],
+    /// What the decoder reads at each position of the target, instead of the start token and the target itself.
+    pub inputs: Option<&'a [u32]>,
 }
 
 /// Rows that one pass takes, unless one target alone has more: bounds the memory for logits.
 pub(super) const ROWS: usize = 256;
 
-/// Scores pairs in one pass: per pair the log-probability of each target token.
+/// Scores pairs in one pass: per pair the statistics of each target token.
 ///
-/// The rows' bits are those of a search that took the same tokens.
+/// The log-probabilities' bits are those of a search that took the same tokens.
 ///
 /// # Errors
 /// [`Error::NonFiniteLogits`] names the pair (as slot) and the position; a failed device operation.
-pub(super) fn score<B: Backend, M: Seq2Seq<B>>(backend: &B, model: &M, pairs: &[Pair<'_>]) -> Result<Vec<Vec<f32>>> {
+pub(super) fn score<B: Backend, M: Seq2Seq<B>>(
+    backend: &B,
+    model: &M,
+    pairs: &[Pair<'_>],
+) -> Result<Vec<Vec<TokenStats>>> {
     let ids = model.ids();
     let longest = |len: fn(&Pair<'_>) -> usize| pairs.iter().map(len).max().unwrap_or(0);
     let total: usize = pairs.iter().map(|p| p.target.len()).sum();
@@ -44,8 +50,9 @@ pub(super) fn score<B: Backend, M: Seq2Seq<B>>(backend: &B, model: &M, pairs: &[
 
     let mut list = Vec::with_capacity(total);
     for (slot, pair) in pairs.iter().enumerate() {
-        let inputs = std::iter::once(&ids.decoder_start_id).chain(pair.target);
-        for (position, (&token, _)) in inputs.zip(pair.target).enumerate() {
+        let own = [&[ids.decoder_start_id], pair.target].concat();
+        let inputs = pair.inputs.unwrap_or(&own);
+        for (position, (&token, _)) in inputs.iter().zip(pair.target).enumerate() {
             list.push(Row { slot: slot as u32, beam: 0, position: position as u32, token });
         }
     }
@@ -56,19 +63,20 @@ pub(super) fn score<B: Backend, M: Seq2Seq<B>>(backend: &B, model: &M, pairs: &[
     let targets: Vec<u32> = pairs.iter().flat_map(|p| p.target).copied().collect();
     let mut gold = backend.ints(total)?;
     backend.write_ints(&mut gold, 0, &targets)?;
-    let mut device_scores = backend.floats(total)?;
-    backend.gold_log_probs(&rows, model.logits(&state), model.vocab_size(), &gold, &mut device_scores)?;
-    let mut scores = vec![0.0; total];
-    backend.read_floats(&device_scores, 0, &mut scores)?;
-    if let Some(at) = scores.iter().position(|s| s.is_nan()) {
+    let words = std::mem::size_of::<TokenStats>() / std::mem::size_of::<u32>();
+    let mut device_stats = backend.ints(total * words)?;
+    backend.token_stats(&rows, model.logits(&state), model.vocab_size(), &gold, &mut device_stats)?;
+    let mut stats = vec![TokenStats::default(); total];
+    backend.read_ints(&device_stats, 0, bytemuck::cast_slice_mut(&mut stats))?;
+    if let Some(at) = stats.iter().position(|s| s.log_prob.is_nan()) {
         let Row { slot, position, .. } = list[at];
         return Err(Error::NonFiniteLogits {
             step: position as usize + 1,
             slot: slot as usize,
             row: 0,
-            value: scores[at],
+            value: stats[at].log_prob,
         });
     }
-    let mut rest = scores.into_iter();
+    let mut rest = stats.into_iter();
     Ok(pairs.iter().map(|p| rest.by_ref().take(p.target.len()).collect()).collect())
 }

@@ -154,7 +154,7 @@ pub(super) fn translate(
     assert_eq!(results.len(), work.len());
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::LogProbs(_) | Outcome::Explained(_) => panic!("asked for a search"),
+        Outcome::TokenStats(_) | Outcome::Explained(_) => panic!("asked for a search"),
     };
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
@@ -447,7 +447,7 @@ fn scoring_equals_the_search() {
     let mut expected = Vec::new();
     for s in 0..40 {
         let h = translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
-        let work = Work::Score { source: source(s), target: h.token_ids.clone() };
+        let work = Work::Score { source: source(s), target: h.token_ids.clone(), inputs: None };
         engine
             .submit(Job { tag: u64::from(s), work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -457,7 +457,10 @@ fn scoring_equals_the_search() {
     for _ in 0..40 {
         let Reply { tag, outcome } = replies.recv().expect("an answer for each");
         match outcome {
-            Ok(Outcome::LogProbs(scores)) => assert_eq!(scores, expected[tag as usize]),
+            Ok(Outcome::TokenStats(stats)) => {
+                let log_probs: Vec<f32> = stats.iter().map(|s| s.log_prob).collect();
+                assert_eq!(log_probs, expected[tag as usize]);
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -472,7 +475,7 @@ fn ids_outside_the_model_are_refused() {
     let submit = |source: Vec<u32>, target: Vec<u32>| {
         engine.submit(Job {
             tag: 0,
-            work: Work::Score { source, target },
+            work: Work::Score { source, target, inputs: None },
             reply: reply.clone(),
             caller: Arc::downgrade(&caller),
         })

@@ -39,7 +39,7 @@ impl Interval {
     }
 
     /// The interval of some values; zeros for none.
-    fn of(mut values: Vec<f64>) -> Self {
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_unstable_by(f64::total_cmp);
         let cut = values.len() / 40;
         let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
@@ -72,6 +72,18 @@ pub fn bootstrap<C: Counts>(counts: &[C], options: &BootstrapOptions) -> Result<
     check(counts, options)?;
     let mut draws = Draws::new(counts.len(), options.seed);
     Ok(Interval::of((0..options.resamples).map(|_| resampled_score(counts, &draws.next_resample())).collect()))
+}
+
+/// The draws of a bootstrap: for each resample as many sentence numbers as there are sentences.
+///
+/// For statistics that are no corpus score; [`bootstrap`] draws the same ones.
+///
+/// # Errors
+/// As [`bootstrap`].
+pub fn resamples(sentences: usize, options: &BootstrapOptions) -> Result<Vec<Vec<usize>>> {
+    check(&vec![(); sentences], options)?;
+    let mut draws = Draws::new(sentences, options.seed);
+    Ok((0..options.resamples).map(|_| draws.next_resample()).collect())
 }
 
 /// Compares two systems on the same sentences, from the counts of each.

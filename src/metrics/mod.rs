@@ -33,7 +33,7 @@ use std::ops::AddAssign;
 use crate::error::{Error, Result};
 
 pub use bleu::{BLEU_ORDER, BleuCounts, BleuStats};
-pub use bootstrap::{BootstrapOptions, Interval, Paired, bootstrap, paired_bootstrap};
+pub use bootstrap::{BootstrapOptions, Interval, Paired, bootstrap, paired_bootstrap, resamples};
 pub use chrf::{CHRF_ORDER, ChrfCounts, ChrfStats};
 pub use rates::{copy_rate, repetition_rate};
 pub use tokenize::tokenize_13a;

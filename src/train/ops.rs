@@ -6,8 +6,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
 
-use crate::backend::Divergence;
-use crate::cpu::loss::{self, RowShape};
+use crate::backend::{Divergence, RowShape};
+use crate::cpu::loss;
 
 /// `weight * -sum(t * log_softmax(logits))` for each row, t being 1 - smoothing at the target and the rest spread over the other tokens.
 ///

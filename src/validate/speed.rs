@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::kernels::beam_step::{Fixture, options};
 use crate::backend::{
-    Activation, ContrastiveForm, ContrastiveOptions, Heads, Pick, Row, Schedule, ScheduledSampling, SessionShape,
-    SlotOptions, SpecialIds, TokenPlace,
+    Activation, ContrastiveForm, ContrastiveOptions, Divergence, ExpectedRisk, Heads, Pick, Row, RowShape, Schedule,
+    ScheduledSampling, SessionShape, SlotOptions, SpecialIds, TokenPlace, TokenStats, words,
 };
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::checksum::Checksum;
@@ -16,8 +16,10 @@ use crate::cuda::contrastive::Contrastive;
 use crate::cuda::embedding::Embedding;
 use crate::cuda::layer_norm::LayerNorm;
 use crate::cuda::linear::Epilogue;
+use crate::cuda::loss::{TemperedDivergence, WeightedNll};
+use crate::cuda::risk::Risk;
 use crate::cuda::scheduled_sampling::Selection;
-use crate::cuda::stats::GoldLogProbs;
+use crate::cuda::stats::TokenStatistics;
 use crate::cuda::testing::{DeviceRows, Values};
 use crate::cuda::{Buffer, Context, Element, Recording};
 use crate::{Device, Error, Result};
@@ -126,6 +128,9 @@ pub fn measure(context: &Context, effort: &Effort, tell: impl FnMut(&SpeedRow) -
     bench.stats()?;
     bench.contrastive::<f32>()?;
     bench.beam_step()?;
+    bench.losses::<f32>()?;
+    bench.losses::<bf16>()?;
+    bench.risk()?;
     bench.scheduled_sampling::<f32>()?;
     bench.scheduled_sampling::<bf16>()?;
     Ok(Speed {
@@ -391,13 +396,13 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         for rows in self.effort.logit_rows.clone() {
             let (logits, list, stride) = self.logits::<f32>(rows)?;
             let gold = context.upload(&vec![7u32; rows])?;
-            let mut out = context.zeros::<f32>(rows)?;
+            let mut out = context.zeros::<u32>(rows * words::<TokenStats>())?;
             let seconds = self.time(|| {
                 let (logits, gold, out) = (logits.view(), gold.view(), out.view_mut());
-                GoldLogProbs { rows: list.list(), logits, gold, out }.launch(context, vocab_size, stride)
+                TokenStatistics { rows: list.list(), logits, gold, out }.launch(context, vocab_size, stride)
             })?;
             let moved = (Moves::Reads, rows * vocab_size * size_of::<f32>());
-            self.add(("stats", "gold", "f32"), format!("{rows} x {vocab_size}"), moved, seconds)?;
+            self.add(("stats", "tokens", "f32"), format!("{rows} x {vocab_size}"), moved, seconds)?;
         }
         Ok(())
     }
@@ -430,6 +435,62 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             let bytes = rows * vocab_size * (2 * size_of::<T>() + size_of::<f32>());
             let moved = (Moves::ReadsAndWrites, bytes);
             self.add(("contrastive", "seed", T::DTYPE.name()), format!("{rows} x {vocab_size}"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// The gradient in place of the logits: both are read twice, and one is written. Launched again, they are logits again.
+    fn losses<T: Element>(&mut self) -> Result<()> {
+        let (context, vocab_size) = (self.context, self.effort.vocab_size);
+        for rows in self.effort.logit_rows.clone() {
+            let (mut logits, _, stride) = self.logits::<T>(rows)?;
+            let (teacher, _, _) = self.logits::<T>(rows)?;
+            let (targets, mask) = (context.upload(&vec![7u32; rows])?, context.upload(&vec![1u32; rows])?);
+            let (weights, mut loss) = (context.upload(&vec![1.0f32; rows])?, context.zeros::<f32>(rows)?);
+            let shape = RowShape { vocab_size, stride };
+            let seconds = self.time(|| {
+                let (mask, weights, loss) = (mask.view(), weights.view(), loss.view_mut());
+                WeightedNll { logits: logits.view_mut(), targets: targets.view(), mask, weights, loss }
+                    .launch(context, shape, 0.1)
+            })?;
+            let (what, row_bytes) = (format!("{rows} x {vocab_size}"), rows * vocab_size * size_of::<T>());
+            let moved = (Moves::ReadsAndWrites, 2 * row_bytes);
+            self.add(("loss", "nll", T::DTYPE.name()), what.clone(), moved, seconds)?;
+            let seconds =
+                self.time(|| {
+                    let (mask, weights, loss) = (mask.view(), weights.view(), loss.view_mut());
+                    TemperedDivergence { student: logits.view_mut(), teacher: teacher.view(), mask, weights, loss }
+                        .launch(context, shape, Divergence { temperature: 2.0, beta: 0.0 })
+                })?;
+            let moved = (Moves::ReadsAndWrites, 3 * row_bytes);
+            self.add(("loss", "divergence", T::DTYPE.name()), what, moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// Sixteen candidates a source.
+    fn risk(&mut self) -> Result<()> {
+        const CANDIDATES: usize = 16;
+        let context = self.context;
+        for sources in self.effort.logit_rows.clone() {
+            let count = sources * CANDIDATES;
+            let (log_probs, risks) = (self.numbers::<f32>(count)?, self.numbers::<f32>(count)?);
+            let starts: Vec<u32> = (0..=sources).map(|i| (i * CANDIDATES) as u32).collect();
+            let starts = context.upload(&starts)?;
+            let (mut coefficients, mut outcomes) =
+                (context.zeros::<f32>(count)?, context.zeros::<ExpectedRisk>(sources)?);
+            let seconds = self.time(|| {
+                Risk {
+                    log_probs: log_probs.view(),
+                    risks: risks.view(),
+                    starts: starts.view(),
+                    coefficients: coefficients.view_mut(),
+                    outcomes: outcomes.view_mut(),
+                }
+                .launch(context, 0.005)
+            })?;
+            let moved = (Moves::ReadsAndWrites, 3 * count * size_of::<f32>());
+            self.add(("risk", "", "f32"), format!("{sources} sources of {CANDIDATES}"), moved, seconds)?;
         }
         Ok(())
     }

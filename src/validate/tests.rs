@@ -4,9 +4,9 @@ use super::*;
 use crate::cuda::kernel_stems;
 
 /// Kernels whose cases still stand beside their launchers alone.
-const WITHOUT_CASES: [&str; 5] = ["sample", "processors", "ensemble", "loss", "risk"];
+const WITHOUT_CASES: [&str; 3] = ["sample", "processors", "ensemble"];
 /// Kernels that `bench --kernels` does not measure: what measures the ceiling, and the above.
-const NOT_MEASURED: [&str; 6] = ["checksum", "sample", "processors", "ensemble", "loss", "risk"];
+const NOT_MEASURED: [&str; 4] = ["checksum", "sample", "processors", "ensemble"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {

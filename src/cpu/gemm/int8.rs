@@ -9,6 +9,7 @@
 //! 128 times the sum of an output's weights is subtracted at the end. Weights lie in the panels of [`super`], a step being
 //! four inputs: `[n / 32][k / 4][32][4]`.
 
+use super::storage::Lines;
 use super::tiling::{Layer, PANEL, Tiles, prefetch, tiles};
 use super::{Epilogue, reference_activation};
 use crate::cpu::simd::lanes::{self, LANES, Simd, dispatch};
@@ -34,7 +35,7 @@ struct Line([i8; QUAD * LANES]);
 /// Weights of a dense layer, quantised to 8 bits and packed for [`gemm_int8`].
 pub struct PackedInt8 {
     /// `[panel][k / 4][2]`.
-    lines: Vec<Line>,
+    lines: Lines<Line>,
     /// Per output, padded to whole panels: what a quantised weight is worth.
     scales: Vec<f32>,
     /// Per output, padded to whole panels: 128 times the sum of its quantised weights.
@@ -62,7 +63,7 @@ impl PackedInt8 {
         assert!(k <= Self::MAX_K, "pack: sums over {k} inputs may overflow");
         let (steps, padded) = (k.div_ceil(QUAD), n.next_multiple_of(PANEL));
         let mut packed = PackedInt8 {
-            lines: vec![Line([0; QUAD * LANES]); padded / LANES * steps],
+            lines: Lines::zeroed(padded / LANES * steps),
             scales: vec![0.0; padded],
             offsets: vec![0; padded],
             n,
@@ -97,7 +98,7 @@ impl PackedInt8 {
 
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
+        size_of_val(&self.lines[..]) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
 
     fn steps(&self) -> usize {

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
+use crate::backend::TokenStats;
 use crate::cpu::risk::expected_risk;
-use crate::cpu::stats::gold_log_probs;
+use crate::cpu::stats::token_stats;
 use crate::metrics::{sentence_bleu, sentence_chrf};
 use crate::train::ops::weighted_nll;
 use crate::train::rollouts::{Draw, Rollout, Rollouts};
@@ -266,10 +267,10 @@ impl Groups<'_> {
             let batch = self.batch(twin, &chunk);
             let logits = twin.logits_only(&batch)?;
             let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
-            let mut log_probs = vec![0.0; batch.targets.len()];
-            gold_log_probs(batch.targets.len(), &logits, vocab_size, &batch.targets.ids, &mut log_probs);
+            let mut stats = vec![TokenStats::default(); batch.targets.len()];
+            token_stats(&logits, vocab_size, &batch.targets.ids, &mut stats);
             for (rows, (source, candidate)) in batch.targets.sentences().zip(chunk) {
-                sums[source][candidate] = log_probs[rows].iter().map(|l| f64::from(*l)).sum::<f64>() as f32;
+                sums[source][candidate] = stats[rows].iter().map(|s| f64::from(s.log_prob)).sum::<f64>() as f32;
             }
         }
         match sums.iter().flatten().find(|sum| !sum.is_finite()) {

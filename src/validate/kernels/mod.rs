@@ -9,6 +9,8 @@ pub mod contrastive;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod loss;
+pub mod risk;
 pub mod scheduled_sampling;
 pub mod stats;
 
@@ -33,6 +35,8 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "contrastive", check: contrastive::check },
     Stem { name: "beam_step", check: beam_step::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
+    Stem { name: "loss", check: loss::check },
+    Stem { name: "risk", check: risk::check },
     Stem { name: "checksum", check: checksum::check },
 ];
 

@@ -1,11 +1,10 @@
-//! What a row of logits says about its gold token.
+//! What a row of logits says about its gold token, and on its own.
 
-use super::UNTOUCHED;
 use crate::Result;
-use crate::backend::{Dtype, Row};
+use crate::backend::{Dtype, Row, TokenStats};
 use crate::check::Tolerance;
 use crate::cpu::stats as cpu;
-use crate::cuda::stats::GoldLogProbs;
+use crate::cuda::stats::TokenStatistics;
 use crate::cuda::testing::{DeviceRows, Values};
 use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
@@ -25,7 +24,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
         let (vocab_size, threads) = (vocabularies[vocabulary], BLOCKS[block]);
         let (stride, distribution) = (vocab_size + GAPS[gap], Distribution::ALL[distribution]);
         let what = format!("{vocab_size} tokens, {stride} apart, {distribution}, {threads} threads");
-        probe.case("gold", Dtype::F32, what, |case| run(case, [vocab_size, stride], distribution, threads))?;
+        probe.case("tokens", Dtype::F32, what, |case| run(case, [vocab_size, stride], distribution, threads))?;
     }
     Ok(())
 }
@@ -38,13 +37,16 @@ fn run(case: &mut Case<'_>, [vocab_size, stride]: [usize; 2], distribution: Dist
     let mut gold: Vec<u32> = (0..ROWS).map(|r| (r * 13 % vocab_size) as u32).collect();
     // The last token of the last row, where a loop that stops too early does not come.
     gold[live - 1] = vocab_size as u32 - 1;
-    let mut expected = vec![UNTOUCHED; ROWS];
-    cpu::reference(live, &logits, vocab_size, &gold, &mut expected);
+    let nothing = TokenStats { log_prob: -77.0, entropy: -77.0, max_log_prob: -77.0, rank: 77, argmax: 77 };
+    let mut expected = vec![nothing; ROWS];
+    cpu::reference(&logits[..live * vocab_size], vocab_size, &gold[..live], &mut expected[..live]);
     // A NaN, a +infinity, a token that is not there.
     logits[vocab_size / 2] = f32::NAN;
     logits[2 * vocab_size - 1] = f32::INFINITY;
     gold[2] = vocab_size as u32;
-    expected[..3].fill(f32::NAN);
+    let nan = f32::NAN;
+    expected[..2].fill(TokenStats { log_prob: nan, entropy: nan, max_log_prob: nan, rank: 0, argmax: 0 });
+    (expected[2].log_prob, expected[2].rank) = (nan, 0);
     let mut apart = vec![f32::NAN; ROWS * stride];
     for (to, from) in apart.chunks_mut(stride).zip(logits.chunks(vocab_size)) {
         to[..vocab_size].copy_from_slice(from);
@@ -52,10 +54,17 @@ fn run(case: &mut Case<'_>, [vocab_size, stride]: [usize; 2], distribution: Dist
     let context = case.context;
     let rows = DeviceRows::upload(context, &[Row::default(); ROWS], live)?;
     let (logits, gold) = (context.upload(&apart)?, context.upload(&gold)?);
-    let mut out = context.upload(&[UNTOUCHED; ROWS])?;
-    let kernel = GoldLogProbs { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() };
+    let mut out = context.upload::<u32>(bytemuck::cast_slice(&[nothing; ROWS]))?;
+    let kernel = TokenStatistics { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() };
     let bytes = live * vocab_size * size_of::<f32>();
     case.launch(bytes, |context| kernel.launch_with(context, vocab_size, stride, threads))?;
-    case.close("out", &context.download(out.view())?, &expected, Tolerance::new(1e-5, 1e-6));
+    let out = context.download(out.view())?;
+    let actual: &[TokenStats] = bytemuck::cast_slice(&out);
+    let numbers = |stats: &[TokenStats]| -> Vec<f32> {
+        stats.iter().flat_map(|s| [s.log_prob, s.entropy, s.max_log_prob]).collect()
+    };
+    let places = |stats: &[TokenStats]| stats.iter().map(|s| (s.rank, s.argmax)).collect::<Vec<_>>();
+    case.close("numbers", &numbers(actual), &numbers(&expected), Tolerance::new(2e-5, 1e-6));
+    case.same("rank and best token", &places(actual), &places(&expected));
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::log::Log;
 use crate::Result;
 use crate::backend::{
     Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    TokenStats, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -441,20 +442,27 @@ impl<T: Element> Backend for Lockstep<T> {
         })
     }
 
-    fn gold_log_probs(
+    fn token_stats(
         &self,
         rows: &Rows<Self>,
         logits: &Floats,
         vocab_size: usize,
         gold: &Words,
-        out: &mut Floats,
+        out: &mut Words,
     ) -> Result<()> {
         with_rows(rows, |cpu_rows, rows| {
             let (logits, gold, (cpu, device)) = (&*logits.get(), &*gold.get(), &mut *out.get_mut());
-            self.cpu.gold_log_probs(cpu_rows, &logits.0, vocab_size, &gold.0, cpu)?;
-            self.device.gold_log_probs(rows, &logits.1, vocab_size, &gold.1, device)?;
-            let cpu = &mut cpu[..cpu_rows.live().len()];
-            self.settle("gold_log_probs", (cpu, device.view()), Tolerance::new(1e-5, 1e-6))
+            self.cpu.token_stats(cpu_rows, &logits.0, vocab_size, &gold.0, cpu)?;
+            self.device.token_stats(rows, &logits.1, vocab_size, &gold.1, device)?;
+            let cpu = &mut cpu[..cpu_rows.live().len() * words::<TokenStats>()];
+            let actual = self.context.download(device.view().slice(0..cpu.len())?)?;
+            let numbers = |words: &[u32]| -> Vec<f32> {
+                let stats: &[TokenStats] = bytemuck::cast_slice(words);
+                stats.iter().flat_map(|s| [s.log_prob, s.entropy, s.max_log_prob]).collect()
+            };
+            self.log().compare("token_stats", &numbers(&actual), &numbers(cpu), Tolerance::new(2e-5, 1e-6));
+            cpu.copy_from_slice(&actual);
+            Ok(())
         })
     }
 }
