@@ -510,6 +510,17 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
+    /// Stem `sample`: draws a token for every row of the slots that sample, into [`Search::picks`].
+    ///
+    /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, belong to `search.rows`. A row draws from the
+    /// distribution that its slot ranks, over the tokens that masks and bans leave (here they act before the softmax), after
+    /// temperature, `top_k`, `top_p`, `min_p` and `epsilon`; at `max_len`, unless the slot cuts there, it takes end of sentence.
+    /// The log-probabilities are those of the whole distributions, with the bits that [`Backend::token_stats`] has. A draw
+    /// depends on its slot's seed, its sample's number, its position and its distribution alone.
+    ///
+    /// Rows of other slots are not read. NaN and +infinity, and a row without a token to draw, give [`SamplePick::NONE`].
+    fn sample(&self, logits: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
+
     /// Stem `stats`: what each row of `logits` `[rows, vocab_size]`, rows
     /// [`Backend::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`]
     /// `[rows]`.

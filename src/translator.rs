@@ -1,6 +1,8 @@
 //! Text in, text out: the public face of the library.
 
 mod device;
+mod ids;
+mod mbr;
 mod memory;
 
 use std::collections::HashMap;
@@ -100,7 +102,7 @@ pub struct Translation {
     pub source_ids: Vec<u32>,
     /// Whether the source was longer than the position table and has been cut.
     pub source_truncated: bool,
-    /// At least one.
+    /// At least one; best first, samples in the order of their numbers.
     pub hypotheses: Vec<TextHypothesis>,
 }
 
@@ -120,6 +122,23 @@ pub struct TextHypothesis {
     pub tokens: Vec<String>,
     /// Ids and scores.
     pub hypothesis: Hypothesis,
+    /// Its mean utility, 0..=100, with all candidates as references; present under [`DecodeOptions::mbr`], which ranks by it.
+    pub utility: Option<f64>,
+}
+
+/// A sentence to translate, with what is its own. A text becomes one that has nothing else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sentence {
+    /// The text.
+    pub source: String,
+    /// The seed of its samples. Without one: a hash of [`Sampling::seed`](crate::Sampling::seed) and its source ids.
+    pub seed: Option<u64>,
+}
+
+impl From<String> for Sentence {
+    fn from(source: String) -> Self {
+        Sentence { source, ..Sentence::default() }
+    }
 }
 
 /// A sentence's search, step by step.
@@ -254,8 +273,8 @@ impl Translator {
             let expected = "a text that is not blank".into();
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
-        let slot = options.for_slot(source_ids.len(), limit);
-        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
+        let request = Request::new(options, source_ids.clone(), None, limit);
+        let max_length = request.options.max_len as usize;
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
         let work = Work::Explain(Box::new(request));
@@ -266,8 +285,10 @@ impl Translator {
         };
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
-        let translation = self.finish(pending, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
+        // All that finished, in the search's own order.
+        let unranked = DecodeOptions { mbr: None, ..options.clone() };
+        let translation = self.finish(pending, &unranked, hypotheses);
+        Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -395,28 +416,24 @@ struct Pending {
 }
 
 impl Batch<'_> {
-    /// Adds a text; its result comes back under `tag`, which no other pending text may have.
-    pub fn push(&mut self, tag: u64, source: String) {
-        let source_ids = self.translator.tokenizer.encode_source(&source);
-        self.push_encoded(tag, source, source_ids);
+    /// Adds a text, or a [`Sentence`]; its result comes back under `tag`, which no other pending text may have.
+    pub fn push(&mut self, tag: u64, sentence: impl Into<Sentence>) {
+        let sentence = sentence.into();
+        let source_ids = self.translator.tokenizer.encode_source(&sentence.source);
+        self.push_encoded(tag, sentence, source_ids);
     }
 
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
-    pub fn push_encoded(&mut self, tag: u64, source: String, mut source_ids: Vec<u32>) {
+    pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, mut source_ids: Vec<u32>) {
+        let Sentence { source, seed } = sentence.into();
         let limit = self.translator.engine.max_len();
         let source_truncated = cut_source(&self.options, &mut source_ids, limit);
         let pending = Pending { source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
-            self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
+            self.ready.push((tag, Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))));
             return;
         }
-        let request = Request {
-            source: pending.source_ids.clone(),
-            options: self.options.for_slot(pending.source_ids.len(), limit),
-            n_best: self.options.n_best,
-            attention: self.options.attention,
-            ..Request::default()
-        };
+        let request = Request::new(&self.options, pending.source_ids.clone(), seed, limit);
         let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
         match self.translator.engine.submit(job) {
@@ -454,7 +471,7 @@ impl Batch<'_> {
         };
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
-            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, hypotheses),
+            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),
             Outcome::TokenStats(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
         });
         Some((tag, result))
@@ -462,14 +479,20 @@ impl Batch<'_> {
 }
 
 impl Translator {
-    fn finish(&self, pending: Pending, hypotheses: Vec<Hypothesis>) -> Translation {
+    fn finish(&self, pending: Pending, options: &DecodeOptions, hypotheses: Vec<Hypothesis>) -> Translation {
         let Pending { source, source_ids, source_truncated } = pending;
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: self.tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
             hypothesis,
+            utility: None,
         };
-        Translation { source, source_ids, source_truncated, hypotheses: hypotheses.into_iter().map(text).collect() }
+        let mut hypotheses: Vec<TextHypothesis> = hypotheses.into_iter().map(text).collect();
+        if let Some(utility) = options.mbr {
+            mbr::rank(&mut hypotheses, utility);
+            hypotheses.truncate(options.n_best);
+        }
+        Translation { source, source_ids, source_truncated, hypotheses }
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 mod tiny;
 
 use beamfuse::translator::{MemoryPlan, SearchSize};
-use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Translation, Translator};
+use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Sampling, Translation, Translator};
 
 /// How far a score may lie from the CPU's: both sum f32 log-probabilities, in different orders.
 const SCORE_TOLERANCE: f32 = 1e-3;
@@ -79,6 +79,43 @@ fn a_sentence_alone_gives_the_bits_of_the_batch_and_of_its_score() {
         let score = score.expect("a hypothesis can be scored");
         assert_eq!(score.token_log_probs, translation.hypotheses[0].hypothesis.token_log_probs);
     }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn samples_are_those_of_the_cpu_and_of_any_batch() {
+    let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
+    let sources = sources(6);
+    let sampling = Sampling { samples: 3, seed: 11, ..Sampling::default() };
+    let filtered =
+        Sampling { temperature: 0.8, top_k: 50, top_p: 0.95, min_p: 0.01, epsilon: 0.001, ..sampling.clone() };
+    for sampling in [sampling, filtered] {
+        let options = DecodeOptions { sampling: Some(sampling), attention: true, ..DecodeOptions::default() };
+        let batch = emulated.translate(&sources, &options).expect("valid options");
+        assert_same(&batch, &cpu.translate(&sources, &options).expect("valid options"));
+        let alone = emulated.translate(&sources[4..5], &options).expect("valid options");
+        assert_eq!(alone[0], batch[4]);
+        let pairs: Vec<_> = batch
+            .iter()
+            .flat_map(|t| t.hypotheses.iter().map(|h| (t.source_ids.clone(), h.hypothesis.token_ids.clone())))
+            .collect();
+        let hypotheses = batch.iter().flat_map(|t| &t.hypotheses);
+        for (h, score) in hypotheses.zip(emulated.score_ids(&pairs)) {
+            assert_eq!(h.hypothesis.token_log_probs, score.expect("a sample can be scored").token_log_probs);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn groups_of_beams_are_those_of_the_cpu() {
+    let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
+    let sources = sources(4);
+    let options = DecodeOptions { n_best: 4, groups: 2, ..DecodeOptions::default() };
+    let expected = cpu.translate(&sources, &options).expect("valid options");
+    assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
+    let plain = cpu.translate(&sources, &DecodeOptions { groups: 1, ..options }).expect("valid options");
+    assert!(plain != expected, "groups change nothing");
 }
 
 #[test]

@@ -136,6 +136,16 @@ impl SlotOptions {
         self.strategy == Strategy::Sample as u32
     }
 
+    /// Beams that live at the start, each of which reads the decoder start token: every sample, or one per group.
+    pub fn first_beams(&self) -> u32 {
+        if self.samples() { self.beam_size } else { self.groups.max(1) }
+    }
+
+    /// Beams of a group.
+    pub fn group_width(&self) -> u32 {
+        if self.samples() { 1 } else { self.beam_size / self.groups.max(1) }
+    }
+
     /// Whether tokens are penalised for having been generated before.
     pub fn penalizes_repetition(&self) -> bool {
         self.repetition_penalty != 0.0 && self.repetition_penalty != 1.0

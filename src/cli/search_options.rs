@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
 use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
 
@@ -47,6 +48,14 @@ pub(super) struct SearchArguments {
     /// Add each hypothesis' attention and word alignment to JSON lines.
     #[arg(long)]
     attention: bool,
+    /// Groups that the beams are split into, each kept apart from those before it: diverse beam search [default: 1].
+    #[arg(long, value_name = "G")]
+    beam_groups: Option<usize>,
+    /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
+    #[arg(long, value_name = "D", requires = "beam_groups", allow_negative_numbers = true)]
+    diversity: Option<f32>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,6 +98,10 @@ impl SearchArguments {
         options.min_length = self.min_length.unwrap_or(options.min_length);
         options.truncate_source = self.truncate;
         options.attention = self.attention;
+        options.groups = self.beam_groups.unwrap_or(options.groups);
+        options.diversity = self.diversity.unwrap_or(options.diversity);
+        options.sampling = self.sampling.sampling();
+        options.mbr = self.sampling.mbr();
         options.stop = match (self.stop, self.preset) {
             (Some(StopName::First), _) => Stop::First,
             (Some(StopName::Heuristic), _) => Stop::Heuristic,

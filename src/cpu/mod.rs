@@ -13,7 +13,9 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+pub mod portable_math;
 pub mod risk;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
@@ -299,6 +301,24 @@ impl Backend for Cpu {
 
     fn beam_step(&self, logits: &Vec<f32>, attention: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
         beam_step::beam_step(logits, attention, search);
+        Ok(())
+    }
+
+    fn sample(&self, logits: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
+        let step = sample::Step {
+            rows: search.rows.live(),
+            options: bytemuck::cast_slice(&search.options),
+            ancestry: &search.ancestry,
+            logits,
+            ranked: &search.ranked,
+            bans: &search.bans,
+            vocab_size: search.vocab_size,
+            stride: self.logits_stride(search.vocab_size),
+            beam_size: search.shape.beam_size,
+            max_len: search.shape.max_len,
+            ids: search.ids,
+        };
+        sample::sample(&step, bytemuck::cast_slice_mut(&mut search.picks));
         Ok(())
     }
 

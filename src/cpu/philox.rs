@@ -13,6 +13,8 @@ pub enum Purpose {
     Coin = 0,
     /// The noise with which it samples another.
     Noise = 1,
+    /// The noise with which a search samples a token.
+    Draw = 2,
     /// Which elements dropout drops in training.
     Dropout = 8,
     /// The order of the training data.

@@ -12,7 +12,7 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, embedding, layer_norm, linear, stats};
+use super::{attention, embedding, layer_norm, linear, sample, stats};
 use crate::Result;
 use crate::backend::{
     Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats,
@@ -469,6 +469,23 @@ impl<T: Element> Backend for Cuda<T> {
         let bucket = rows.min(search.shape.slots);
         let (logits, attention) = (logits.view(), attention.view());
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
+    }
+
+    fn sample(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
+        let (vocab_size, rows) = (search.vocab_size, search.rows.bucket);
+        let (stride, equipped) = (logits_stride(vocab_size), search.equipped);
+        sample::Sample {
+            rows: list(&search.rows),
+            options: search.options.view(),
+            ancestry: search.ancestry.view(),
+            logits: head(logits, rows * stride)?,
+            ranked: equipped.ranked.then(|| head(&search.ranked, rows * stride)).transpose()?,
+            bans: equipped.bans.then(|| head(&search.bans, rows * vocab_size.div_ceil(32))).transpose()?,
+            picks: search.picks.view_mut(),
+            beam_size: search.shape.beam_size,
+            ids: search.ids,
+        }
+        .launch(&self.context, vocab_size, stride)
     }
 
     fn token_stats(

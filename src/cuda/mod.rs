@@ -35,6 +35,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod risk;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod stats;
 pub(crate) mod testing;

@@ -6,6 +6,9 @@ mod fault_tests;
 mod hypothesis;
 pub mod options;
 mod request;
+pub mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 mod score;
 pub mod session;
 #[cfg(test)]
@@ -16,5 +19,6 @@ pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
+pub use sampling::Sampling;
 pub use session::Session;
 pub use trace::Trace;

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::backend::{LengthPenaltyKind, SlotOptions, StopKind};
+use super::sampling::Sampling;
+use crate::backend::{LengthPenaltyKind, SlotOptions, StopKind, Strategy};
+use crate::metrics::Utility;
 use crate::model::config::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
 
@@ -38,6 +40,21 @@ pub struct DecodeOptions {
     pub renormalize: bool,
     /// Whether results carry the cross-attention and a word alignment. Default false.
     pub attention: bool,
+    /// Whether a hypothesis that has not ended at the maximum length is returned as it is, truncated and without end of
+    /// sentence, instead of being ended there. Default false.
+    pub cut: bool,
+    /// Groups that the beams are split into, each kept apart from those before it (Vijayakumar et al. 2018); divides
+    /// `beam_size`. Default 1.
+    pub groups: usize,
+    /// What a token loses of its score for each time that an earlier group goes on with it at the same step; with groups.
+    /// Default 0.5.
+    pub diversity: f32,
+    /// Draws translations at random instead of searching for the best: `beam_size` and `stop` then mean nothing, and all
+    /// samples are returned, unless [`DecodeOptions::mbr`] chooses among them. Default none.
+    pub sampling: Option<Sampling>,
+    /// Chooses by minimum Bayes risk: of all samples, or of the `beam_size` best of the search, the `n_best` that have most in
+    /// common with the others (Kumar & Byrne 2004). Default none.
+    pub mbr: Option<Utility>,
     /// Whether a source longer than the position table is cut, and flagged, instead of refused. Default false.
     pub truncate_source: bool,
 }
@@ -56,6 +73,11 @@ impl Default for DecodeOptions {
             forced_eos_free: false,
             renormalize: false,
             attention: false,
+            cut: false,
+            groups: 1,
+            diversity: 0.5,
+            sampling: None,
+            mbr: None,
             truncate_source: false,
         }
     }
@@ -224,12 +246,27 @@ impl DecodeOptions {
         };
         let (beams, n_best) = (self.beam_size, self.n_best);
         check((1..=MAX_BEAM_SIZE).contains(&beams), "beam-size", format!("1 to {MAX_BEAM_SIZE}"), beams.to_string())?;
-        check((1..=beams).contains(&n_best), "n-best", format!("1 to beam-size {beams}"), n_best.to_string())?;
+        let groups = self.groups;
+        if let Some(sampling) = &self.sampling {
+            sampling.validate()?;
+            check(groups == 1, "beam-groups", "1 with sampling".into(), groups.to_string())?;
+        }
+        let divides = groups >= 1 && beams.is_multiple_of(groups);
+        check(divides, "beam-groups", format!("a divisor of beam-size {beams}"), groups.to_string())?;
+        let (candidates, of) = match (&self.sampling, self.mbr) {
+            (None, _) => (beams, format!("1 to beam-size {beams}")),
+            (Some(Sampling { samples, .. }), Some(_)) => (*samples, format!("1 to samples {samples}")),
+            (Some(_), None) => (1, "1 with sampling, which returns all samples".to_owned()),
+        };
+        check((1..=candidates).contains(&n_best), "n-best", of, n_best.to_string())?;
         for (option, value) in
             [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)]
         {
             check(value.abs() <= MAX_WEIGHT, option, format!("a number within {MAX_WEIGHT}"), value.to_string())?;
         }
+        let diversity = self.diversity;
+        let is_fair = (0.0..=MAX_WEIGHT).contains(&diversity);
+        check(is_fair, "diversity", format!("0 to {MAX_WEIGHT}"), diversity.to_string())?;
         let coverage = self.coverage_penalty;
         check(coverage >= 0.0, "coverage-penalty", "0 or more".into(), coverage.to_string())?;
         if let MaxLength::Absolute(most) = self.max_length {
@@ -248,6 +285,15 @@ impl DecodeOptions {
         }
     }
 
+    /// Hypotheses that the search is asked for: all that there are to choose from, where something chooses among them.
+    pub fn candidates(&self) -> usize {
+        match (&self.sampling, self.mbr) {
+            (Some(sampling), _) => sampling.samples,
+            (None, Some(_)) => self.beam_size,
+            (None, None) => self.n_best,
+        }
+    }
+
     /// The options as the device reads them, for a source of `src_len` tokens and a position table of `table` rows.
     pub fn for_slot(&self, src_len: usize, table: usize) -> SlotOptions {
         let kind = match self.length_penalty {
@@ -262,7 +308,7 @@ impl DecodeOptions {
         };
         let max_len = self.max_length.resolve(src_len, table);
         SlotOptions {
-            beam_size: self.beam_size as u32,
+            beam_size: self.sampling.as_ref().map_or(self.beam_size, |sampling| sampling.samples) as u32,
             length_penalty: kind as u32,
             alpha: self.alpha(),
             coverage_penalty: self.coverage_penalty,
@@ -273,6 +319,10 @@ impl DecodeOptions {
             forced_eos: u32::from(self.forced_eos_free),
             renormalize: u32::from(self.renormalize),
             src_len: src_len as u32,
+            cut: u32::from(self.cut),
+            groups: if self.groups > 1 { self.groups as u32 } else { 0 },
+            diversity: if self.groups > 1 { self.diversity } else { 0.0 },
+            strategy: self.sampling.as_ref().map_or(Strategy::Beam, |_| Strategy::Sample) as u32,
             ..SlotOptions::default()
         }
     }
@@ -314,6 +364,18 @@ mod tests {
             (DecodeOptions { beam_size: 65, ..base() }, "beam-size"),
             (DecodeOptions { n_best: 5, ..base() }, "n-best"),
             (DecodeOptions { n_best: 0, ..base() }, "n-best"),
+            (
+                DecodeOptions { n_best: 2, sampling: Some(Sampling { samples: 3, ..Sampling::default() }), ..base() },
+                "n-best",
+            ),
+            (
+                DecodeOptions { n_best: 2, mbr: Some(Utility::Chrf), sampling: Some(Sampling::default()), ..base() },
+                "n-best",
+            ),
+            (DecodeOptions { groups: 3, ..base() }, "beam-groups"),
+            (DecodeOptions { groups: 2, sampling: Some(Sampling::default()), ..base() }, "beam-groups"),
+            (DecodeOptions { groups: 2, diversity: f32::NAN, ..base() }, "diversity"),
+            (DecodeOptions { sampling: Some(Sampling { top_p: 2.0, ..Sampling::default() }), ..base() }, "top-p"),
             (DecodeOptions { length_penalty: LengthPenalty::Power { alpha: f32::NAN }, ..base() }, "alpha"),
             (DecodeOptions { coverage_penalty: -1.0, ..base() }, "coverage-penalty"),
             (DecodeOptions { word_reward: f32::INFINITY, ..base() }, "word-reward"),

@@ -1,5 +1,6 @@
 //! One sentence's search as the engine is asked for it, in ids.
 
+use super::options::DecodeOptions;
 use crate::backend::{SessionShape, SlotOptions};
 
 /// A sentence to search a translation for. Ids include the end of sentence.
@@ -18,6 +19,17 @@ pub struct Request {
 }
 
 impl Request {
+    /// What these options ask for a source, end of sentence included, under a position table of `table` rows. A sentence that
+    /// brings no seed of its own gets one from its ids.
+    pub fn new(options: &DecodeOptions, source: Vec<u32>, seed: Option<u64>, table: usize) -> Self {
+        let mut slot = options.for_slot(source.len(), table);
+        if let Some(sampling) = &options.sampling {
+            slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
+        }
+        let (n_best, attention) = (options.candidates(), options.attention);
+        Request { source, options: slot, n_best, attention, ..Request::default() }
+    }
+
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
         self.options.beam_size as usize <= shape.beam_size

@@ -270,6 +270,9 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             }
         }
         let (model, Some(first)) = (&models[0], &voices[0]) else { return Ok(()) };
+        if stages.samples {
+            backend.sample(model.logits(&first.state), search)?;
+        }
         backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 

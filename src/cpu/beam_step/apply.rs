@@ -16,15 +16,23 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
     remember(slot, attention, search);
     let candidates = std::mem::take(&mut search.scratch.rankings[slot].candidates);
     let cuts = (options.cut != 0 || options.samples()) && search.step[slot] + 1 >= options.max_len;
+    let width = options.group_width() as usize;
     let mut live = 0;
-    for (rank, candidate) in candidates.iter().enumerate() {
+    // Ranks and quotas count within a group; the samples of a slot are groups of one.
+    let (mut group, mut rank, mut live_before) = (None, 0, 0);
+    for candidate in &candidates {
+        let own = origin(slot, candidate.beam as usize, search);
+        if group != Some(own) {
+            (group, rank, live_before) = (Some(own), 0, live);
+        }
+        rank += 1;
         if candidate.token == search.ids.eos_id {
-            if rank < options.beam_size as usize {
+            if rank <= width {
                 finish(slot, &options, candidate, None, attention, search);
             }
         } else if candidate.token == SamplePick::NONE {
             give_up(slot, &options, candidate.beam as usize, search);
-        } else if live < options.beam_size as usize {
+        } else if live - live_before < width {
             if cuts {
                 finish(slot, &options, candidate, Some(live), attention, search);
             }
@@ -41,6 +49,11 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
     }
     search.step[slot] += 1;
     search.live[slot] = if has_ended(slot, &options, live, search) { 0 } else { live as u32 };
+}
+
+/// The beam that a beam of the step before started in.
+fn origin(slot: usize, beam: usize, search: &Search<Cpu>) -> usize {
+    if search.step[slot] == 0 { beam } else { search.scratch.ancestry[beam * search.shape.max_len] as usize }
 }
 
 /// Copies what `extend` reads of the slot before it is overwritten; keeps the step's attention where asked for.
@@ -153,7 +166,8 @@ fn has_ended(slot: usize, options: &SlotOptions, live: usize, search: &Search<Cp
         return false;
     }
     let beam_size = search.shape.beam_size;
-    let best_live = search.cum_log_probs[slot * beam_size];
+    let cum_log_probs = &search.cum_log_probs[slot * beam_size..][..live];
+    let best_live = cum_log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let worst = bytemuck::cast_slice::<_, Finished>(&search.finished)[slot * beam_size + k - 1].score;
     worst >= stop_bound(options, best_live, search.step[slot])
 }

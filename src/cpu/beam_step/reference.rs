@@ -37,12 +37,11 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     let candidates = if options.samples() {
         picks(slot, search)
     } else {
-        let mut candidates = list_candidates(slot, first_row, &options, logits, search);
-        // A stable sort: candidates were listed by flat index, so ties stay in its order.
-        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
-        candidates.truncate(2 * own_k);
-        candidates
+        let candidates = list_candidates(slot, first_row, &options, logits, search);
+        rank_groups(slot, &options, candidates, search)
     };
+    let width = options.group_width() as usize;
+    let origins: Vec<usize> = (0..k).map(|beam| origin(slot, beam, search)).collect();
 
     let coverage = search.coverage[slot * k * n..][..k * n].to_vec();
     let covered = |beam: usize, i: usize| coverage[beam * n + i] + attention[beam * n + i];
@@ -72,8 +71,11 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     let count = search.finished_count[slot] as usize;
     let mut finished: Vec<Finished> = bytemuck::cast_slice(&search.finished)[slot * k..][..count].to_vec();
     let mut live = 0;
-    for (rank, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
-        if token == search.ids.eos_id as usize && rank < own_k {
+    let mut lived = vec![0; k];
+    for (i, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
+        let group = origins[beam];
+        let rank = candidates[..i].iter().filter(|before| origins[before.2] == group).count();
+        if token == search.ids.eos_id as usize && rank < width {
             finished.push(Finished {
                 eos_log_prob: log_prob,
                 beam: beam as u32,
@@ -83,7 +85,8 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
             });
         } else if token == SamplePick::NONE as usize {
             finished.push(as_it_was(beam));
-        } else if token != search.ids.eos_id as usize && live < own_k {
+        } else if token != search.ids.eos_id as usize && lived[group] < width {
+            lived[group] += 1;
             let at = (slot * max_len + before) * k + live;
             search.tokens[at] = token as u32;
             search.parents[at] = beam as u32;
@@ -115,10 +118,37 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     search.finished_count[slot] = finished.len() as u32;
     search.step[slot] = length as u32;
     let full = finished.len() == own_k;
-    let best = search.cum_log_probs[slot * k];
+    let best = search.cum_log_probs[slot * k..][..live].iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let stops = !options.samples() && full && finished[own_k - 1].score >= best_to_come(&options, best, length);
     let over = live == 0 || stops || cuts;
     search.live[slot] = if over { 0 } else { live as u32 };
+}
+
+/// The beam that a beam started in, by its parents.
+fn origin(slot: usize, beam: usize, search: &Search<Cpu>) -> usize {
+    let (k, max_len) = (search.shape.beam_size, search.shape.max_len);
+    let parent = |beam: usize, t: u32| search.parents[(slot * max_len + t as usize) * k + beam] as usize;
+    if beam < search.live[slot] as usize { (0..search.step[slot]).rev().fold(beam, parent) } else { 0 }
+}
+
+/// The 2K best candidates; of each group in turn its share, what earlier groups go on with being worth less.
+fn rank_groups(slot: usize, options: &SlotOptions, mut left: Vec<Candidate>, search: &Search<Cpu>) -> Vec<Candidate> {
+    let width = options.group_width() as usize;
+    let (mut ranked, mut picked): (Vec<Candidate>, Vec<usize>) = (Vec::new(), Vec::new());
+    for group in 0..options.groups.max(1) as usize {
+        let of_group = |candidate: &mut Candidate| origin(slot, candidate.2, search) == group;
+        let mut own: Vec<Candidate> = left.extract_if(.., of_group).collect();
+        for candidate in &mut own {
+            candidate.0 -= options.diversity * picked.iter().filter(|token| **token == candidate.3).count() as f32;
+        }
+        // A stable sort: candidates were listed by flat index, so ties stay in its order.
+        own.sort_by(|a, b| b.0.total_cmp(&a.0));
+        own.truncate(2 * width);
+        let live_on = own.iter().map(|candidate| candidate.3).filter(|token| *token != search.ids.eos_id as usize);
+        picked.extend(live_on.take(width));
+        ranked.extend(own);
+    }
+    ranked
 }
 
 /// The first beam that cannot be ranked, and the value that says so.

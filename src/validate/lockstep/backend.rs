@@ -8,8 +8,8 @@ use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, 
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats, words,
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache, SessionShape, SlotOptions,
+    StepKey, TokenStats, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -439,6 +439,22 @@ impl<T: Element> Backend for Lockstep<T> {
             self.cpu.beam_step(&logits.0, &attention.0, cpu)?;
             self.device.beam_step(&logits.1, &attention.1, device)?;
             self.settle_search("beam_step", cpu, device)
+        })
+    }
+
+    fn sample(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let logits = &*logits.get();
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.sample(&logits.0, cpu)?;
+            self.device.sample(&logits.1, device)?;
+            let picks = self.context.download(device.picks.view())?;
+            let tokens = |picks: &[u32]| -> Vec<u32> {
+                bytemuck::cast_slice::<_, SamplePick>(picks).iter().map(|pick| pick.token).collect()
+            };
+            let (actual, expected) = (tokens(&picks), tokens(&cpu.picks));
+            let same = if actual == expected { Ok(()) } else { Err(format!("expected {expected:?}, got {actual:?}")) };
+            self.log().keep("sample", same);
+            self.settle_search("sample", cpu, device)
         })
     }
 
