@@ -21,6 +21,8 @@ pub enum Purpose {
     Order = 9,
     /// Whose prefix distillation reads.
     Prefix = 10,
+    /// The weights of a model that has learnt nothing.
+    Start = 11,
 }
 
 /// The four words of a counter under a key.
