@@ -442,6 +442,9 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
         unsigned extending = 0, finishing = 0;
         unsigned first_rank = 0, first_live = 0;  // of the group
         unsigned group = NO_TOKEN;
+        // Ranks of a group that count.
+        unsigned taking = step.is(CUTS) ? step.width : 2 * step.width;
+        if (a.search.options[step.slot].finish == SHRINK) taking = step.before == 0 ? step.beams : step.live;
         for (unsigned rank = 0; rank < count; ++rank) {
             const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
             unsigned cut_into = NO_TOKEN;
@@ -450,6 +453,7 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
                 first_rank = rank;
                 first_live = extending;
             }
+            if (rank - first_rank >= taking) continue;
             if (flat - beam * a.search.vocab_size != a.search.eos_id && !ends_as_it_was(step, w, rank)) {
                 if (extending - first_live >= step.width) continue;
                 cut_into = extending;
@@ -498,7 +502,8 @@ __device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step
     }
     const float score = normalized(options, last.cum_log_prob, length) + penalty;
     if (cut_into != NO_TOKEN) return Finished{score, last.cum_log_prob, penalty, 0.0f, length, cut_into, 0, 1};
-    return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, 1, step.is(ONLY_EOS) ? 1u : 0u};
+    const unsigned has_eos = rank == 0 ? 2u : 1u;
+    return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, has_eos, step.is(ONLY_EOS) ? 1u : 0u};
 }
 
 // Merges what finishes into the slot's finished set; returns its size. By a whole block.
@@ -506,7 +511,7 @@ __device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Ste
     const Search& s = a.search;
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     Finished* finished = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
-    const unsigned old = s.finished_count[step.slot];
+    const unsigned old = s.finished_count[step.slot], room = max(step.beams, s.options[step.slot].patience);
     for (unsigned i = threadIdx.x; i < old; i += blockDim.x) w.finished[i] = finished[i];
     for (unsigned i = warp; i < w.num_finishing; i += warps) {
         const Finished entry = close(a, step, w, w.finishing[i], w.cut_into[i]);
@@ -523,10 +528,10 @@ __device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Ste
         const float score = w.finished[i].score;
         unsigned rank = 0;
         for (unsigned j = 0; j < count; ++j) rank += w.finished[j].score > score || (w.finished[j].score == score && j < i);
-        if (rank < step.beams) finished[rank] = w.finished[i];
+        if (rank < room) finished[rank] = w.finished[i];
     }
     __syncthreads();
-    return min(count, step.beams);
+    return min(count, room);
 }
 
 // rows[beam, 0..width) = what load(parent of beam, i) gave before: in place, through shared memory. By a whole block.
@@ -613,11 +618,15 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     const SlotOptions& options = s.options[step.slot];
     const Finished* set = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
     bool over = w.num_extending == 0 || step.is(CUTS);
-    if (!over && !step.is(SAMPLES) && finished == step.beams) {
+    const unsigned needed = options.patience == 0 ? step.beams : options.patience;
+    if (!over && !step.is(SAMPLES) && finished >= needed && options.stop == TOP) {
+        over = key_index(w.best[0]) % s.vocab_size == s.eos_id;
+        for (unsigned i = 0; i < finished; ++i) over |= set[i].has_eos == 2;
+    } else if (!over && !step.is(SAMPLES) && finished >= needed) {
         Key best = w.best[w.extending[0]];
         for (unsigned i = 1; step.is(GROUPED) && i < w.num_extending; ++i) best = max(best, w.best[w.extending[i]]);
         const float best_live = key_number(best);
-        over = set[finished - 1].score >= stop_bound(options, best_live, step.before + 1);
+        over = set[needed - 1].score >= stop_bound(options, best_live, step.before + 1);
     }
     s.finished_count[step.slot] = finished;
     s.step[step.slot] = step.before + 1;

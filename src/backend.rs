@@ -19,8 +19,8 @@ pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenSt
 use crate::Result;
 
 pub use options::{
-    ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
-    Strategy,
+    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages,
+    StopKind, Strategy,
 };
 pub use search::{Failure, Finished, SamplePick, Search, SessionShape, SpecialIds, words};
 

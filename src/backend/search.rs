@@ -19,7 +19,7 @@ pub struct Finished {
     pub length: u32,
     /// The live beam that it ended from, as numbered after step `length - 1` (after step `length` without end of sentence).
     pub beam: u32,
-    /// 1: closed by an end of sentence.
+    /// 1: closed by an end of sentence; 2: by one that was the best candidate of its step; 0: not closed.
     pub has_eos: u32,
     /// 1: cut by the length limit, or by masks that left no candidate.
     pub truncated: u32,

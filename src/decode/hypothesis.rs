@@ -224,7 +224,7 @@ impl History {
 
     /// The beam whose row made the first token: the number of a sample.
     fn first_beam(&self, finished: &Finished, k: usize) -> usize {
-        let steps = 0..finished.length as usize - finished.has_eos as usize;
+        let steps = 0..finished.length as usize - usize::from(finished.has_eos != 0);
         steps.rev().fold(finished.beam as usize, |beam, step| self.parents[step * k + beam] as usize)
     }
 

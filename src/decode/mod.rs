@@ -5,6 +5,8 @@ pub mod engine;
 mod fault_tests;
 mod hypothesis;
 pub mod options;
+#[cfg(test)]
+mod preset_tests;
 mod request;
 pub mod sampling;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::sampling::Sampling;
-use crate::backend::{LengthPenaltyKind, SlotOptions, StopKind, Strategy};
+use crate::backend::{FinishKind, LengthPenaltyKind, SlotOptions, StopKind, Strategy};
 use crate::metrics::Utility;
 use crate::model::config::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
@@ -26,8 +26,14 @@ pub struct DecodeOptions {
     pub coverage_penalty: f32,
     /// Added to the score per generated token (He et al. 2016). Default 0.
     pub word_reward: f32,
-    /// When to stop, once `beam_size` hypotheses have finished. Default [`Stop::Heuristic`].
+    /// When to stop, once [`DecodeOptions::finished_needed`] hypotheses have finished. Default [`Stop::Heuristic`].
     pub stop: Stop,
+    /// How many times `beam_size` hypotheses must have finished before `stop` is asked, rounded; as many are kept, if they are
+    /// more (Kasai et al. 2022). Default 1.
+    pub patience: f32,
+    /// Whether a finished hypothesis leaves the others one beam less, as in Marian, where the search ends without beams. Default
+    /// false: others take its place.
+    pub shrink: bool,
     /// Generated tokens at which a hypothesis is ended. Default `1.5 * S + 10`, S the source's tokens; never beyond the model's
     /// position table.
     pub max_length: MaxLength,
@@ -68,6 +74,8 @@ impl Default for DecodeOptions {
             coverage_penalty: 0.0,
             word_reward: 0.0,
             stop: Stop::Heuristic,
+            patience: 1.0,
+            shrink: false,
             max_length: MaxLength::default(),
             min_length: 0,
             forced_eos_free: false,
@@ -107,9 +115,14 @@ pub enum LengthPenalty {
         /// The exponent.
         alpha: f32,
     },
+    /// length^alpha, which divides the word reward, too: `(search_log_prob + word_reward * length) / length^alpha`, as in Marian.
+    PowerOfAll {
+        /// The exponent.
+        alpha: f32,
+    },
 }
 
-/// When a sentence's search ends, once `beam_size` hypotheses have finished.
+/// When a sentence's search ends, once enough hypotheses have finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// At once.
@@ -118,6 +131,9 @@ pub enum Stop {
     Heuristic,
     /// When no continuation can change the n-best list any more.
     Exact,
+    /// Once `n_best` have finished and an end of sentence has been the best candidate of a step: without penalties nothing can
+    /// beat that one. For scores that are sums of log-probabilities.
+    Top,
 }
 
 /// The length at which a hypothesis is ended, in generated tokens, end of sentence included.
@@ -199,6 +215,12 @@ pub enum Preset {
     Production,
     /// What transformers' `generate` does with the model's `generation_config.json`.
     Hf,
+    /// What CTranslate2's `translate_batch` does.
+    CTranslate2,
+    /// What fairseq's `SequenceGenerator` does.
+    Fairseq,
+    /// What marian-decoder does.
+    Marian,
 }
 
 impl DecodeOptions {
@@ -225,6 +247,35 @@ impl DecodeOptions {
                 min_length: generation.min_len,
                 forced_eos_free: true,
                 renormalize: generation.renormalize,
+                ..default
+            }),
+            Preset::CTranslate2 => Ok(DecodeOptions {
+                beam_size: 2,
+                length_penalty: LengthPenalty::Power { alpha: 1.0 },
+                stop: Stop::First,
+                max_length: MaxLength::Absolute(256),
+                // It asks for one token before the end of sentence, and leaves what is masked out of the softmax.
+                min_length: 2,
+                renormalize: true,
+                cut: true,
+                ..default
+            }),
+            Preset::Fairseq => Ok(DecodeOptions {
+                beam_size: 5,
+                length_penalty: LengthPenalty::Power { alpha: 1.0 },
+                stop: Stop::First,
+                // 200 tokens and the end of sentence; and one token before that at least.
+                max_length: MaxLength::Absolute(201),
+                min_length: 2,
+                ..default
+            }),
+            Preset::Marian => Ok(DecodeOptions {
+                beam_size: 12,
+                length_penalty: LengthPenalty::PowerOfAll { alpha: 0.0 },
+                stop: Stop::First,
+                shrink: true,
+                max_length: MaxLength::Relative { factor: 3.0, offset: 0 },
+                cut: true,
                 ..default
             }),
             Preset::Hf => Err(Error::Option {
@@ -274,14 +325,64 @@ impl DecodeOptions {
             let least = self.min_length;
             check(least <= most, "min-length", format!("at most max-length {most}"), least.to_string())?;
         }
-        Ok(())
+        self.validate_finishing()
+    }
+
+    /// Checks what decides how hypotheses finish and when the search stops.
+    fn validate_finishing(&self) -> Result<()> {
+        let refuse = |option: &'static str, expected: String, got: String| Err(Error::Option { option, expected, got });
+        let (needed, n_best) = (self.finished_needed(), self.n_best);
+        if !(1..=MAX_BEAM_SIZE).contains(&needed) {
+            let expected = format!("1 to {MAX_BEAM_SIZE} hypotheses as patience x beam-size {}", self.beam_size);
+            return refuse("patience", expected, self.patience.to_string());
+        }
+        if n_best > needed && self.sampling.is_none() {
+            return refuse("n-best", format!("at most patience x beam-size, {needed}"), n_best.to_string());
+        }
+        if self.shrink && self.groups > 1 {
+            return refuse("shrink", "one of beam-groups".into(), self.groups.to_string());
+        }
+        if self.shrink && self.sampling.is_some() {
+            return refuse("shrink", "beam search".into(), "sample".into());
+        }
+        if self.cut && self.forced_eos_free {
+            return refuse("cut", "no preset hf, which ends sentences for free".into(), "both".into());
+        }
+        let of_all = matches!(self.length_penalty, LengthPenalty::PowerOfAll { .. });
+        let penalties =
+            [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)];
+        match (self.stop, penalties.iter().find(|(_, value)| *value != 0.0)) {
+            (Stop::Exact, _) if of_all => {
+                refuse("stop", "another rule than exact with length-penalty power-of-all".into(), "exact".into())
+            }
+            (Stop::Top, Some((option, value))) => {
+                refuse("stop", format!("another rule than top with {option} {value}"), "top".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a hypothesis' score is what the search summed up, and nothing else.
+    pub fn is_unpenalized(&self) -> bool {
+        self.alpha() == 0.0 && self.coverage_penalty == 0.0 && self.word_reward == 0.0
+    }
+
+    /// Hypotheses that must have finished before the stop rule is asked.
+    pub fn finished_needed(&self) -> usize {
+        match self.stop {
+            Stop::Top => self.n_best,
+            // The cast saturates, and takes what is no number for 0.
+            _ => (self.beam_size as f32 * self.patience).round() as usize,
+        }
     }
 
     /// The length penalty's exponent; 0 without one.
     pub fn alpha(&self) -> f32 {
         match self.length_penalty {
             LengthPenalty::None => 0.0,
-            LengthPenalty::Gnmt { alpha } | LengthPenalty::Power { alpha } => alpha,
+            LengthPenalty::Gnmt { alpha } | LengthPenalty::Power { alpha } | LengthPenalty::PowerOfAll { alpha } => {
+                alpha
+            }
         }
     }
 
@@ -300,11 +401,13 @@ impl DecodeOptions {
             LengthPenalty::None => LengthPenaltyKind::None,
             LengthPenalty::Gnmt { .. } => LengthPenaltyKind::Gnmt,
             LengthPenalty::Power { .. } => LengthPenaltyKind::Power,
+            LengthPenalty::PowerOfAll { .. } => LengthPenaltyKind::PowerOfAll,
         };
         let stop = match self.stop {
             Stop::First => StopKind::First,
             Stop::Heuristic => StopKind::Heuristic,
             Stop::Exact => StopKind::Exact,
+            Stop::Top => StopKind::Top,
         };
         let max_len = self.max_length.resolve(src_len, table);
         SlotOptions {
@@ -314,6 +417,8 @@ impl DecodeOptions {
             coverage_penalty: self.coverage_penalty,
             word_reward: self.word_reward,
             stop: stop as u32,
+            patience: if self.sampling.is_some() { 0 } else { self.finished_needed() as u32 },
+            finish: if self.shrink { FinishKind::Shrink } else { FinishKind::Replace } as u32,
             min_len: self.min_length.min(max_len) as u32,
             max_len: max_len as u32,
             forced_eos: u32::from(self.forced_eos_free),
@@ -381,6 +486,22 @@ mod tests {
             (DecodeOptions { word_reward: f32::INFINITY, ..base() }, "word-reward"),
             (DecodeOptions { max_length: MaxLength::Absolute(0), ..base() }, "max-length"),
             (DecodeOptions { max_length: MaxLength::Absolute(3), min_length: 4, ..base() }, "min-length"),
+            (DecodeOptions { patience: 0.1, ..base() }, "patience"),
+            (DecodeOptions { patience: f32::NAN, ..base() }, "patience"),
+            (DecodeOptions { patience: 17.0, ..base() }, "patience"),
+            (DecodeOptions { patience: 0.5, n_best: 3, ..base() }, "n-best"),
+            (DecodeOptions { shrink: true, groups: 2, ..base() }, "shrink"),
+            (DecodeOptions { shrink: true, sampling: Some(Sampling::default()), ..base() }, "shrink"),
+            (DecodeOptions { cut: true, forced_eos_free: true, ..base() }, "cut"),
+            (DecodeOptions { stop: Stop::Top, ..base() }, "stop"),
+            (
+                DecodeOptions { stop: Stop::Top, length_penalty: LengthPenalty::None, word_reward: 0.5, ..base() },
+                "stop",
+            ),
+            (
+                DecodeOptions { stop: Stop::Exact, length_penalty: LengthPenalty::PowerOfAll { alpha: 1.0 }, ..base() },
+                "stop",
+            ),
         ] {
             match options.validate() {
                 Err(Error::Option { option, .. }) => assert_eq!(option, name),

@@ -32,7 +32,7 @@ impl Request {
 
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
-        self.options.beam_size as usize <= shape.beam_size
+        self.options.finished_room() as usize <= shape.beam_size
             && self.options.max_len as usize <= shape.max_len
             && self.source.len().max(self.contrast_source.len()) <= shape.max_src_len
             && (shape.keep_attention || !self.attention)
@@ -41,7 +41,7 @@ impl Request {
     /// The smallest shape that holds this sentence and what the old one held.
     pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
         let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
-        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        let beam_size = old(|s| s.beam_size).max(self.options.finished_room() as usize);
         let source = self.source.len().max(self.contrast_source.len());
         SessionShape {
             slots,

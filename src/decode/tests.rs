@@ -173,7 +173,7 @@ fn penalty(options: &DecodeOptions, len: usize) -> f64 {
     match options.length_penalty {
         LengthPenalty::None => 1.0,
         LengthPenalty::Gnmt { alpha } => ((5.0 + len as f64) / 6.0).powf(f64::from(alpha)),
-        LengthPenalty::Power { alpha } => (len as f64).powf(f64::from(alpha)),
+        LengthPenalty::Power { alpha } | LengthPenalty::PowerOfAll { alpha } => (len as f64).powf(f64::from(alpha)),
     }
 }
 
@@ -244,6 +244,7 @@ fn plain_beam_search(model: &Scripted, source: &[u32], options: &DecodeOptions, 
             Some(Stop::First) => f64::NEG_INFINITY,
             Some(Stop::Heuristic) => live.first().map_or(0.0, |l| l.0 / penalty(options, len)),
             Some(Stop::Exact) => live.first().map_or(0.0, |l| l.0 / penalty(options, max_len)),
+            Some(Stop::Top) => panic!("has rules of its own"),
             None => f64::INFINITY,
         };
         if live.is_empty() || (done.len() == k && done[k - 1].0 >= bound) {

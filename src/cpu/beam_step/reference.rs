@@ -1,7 +1,7 @@
 //! The naive beam step: every candidate listed and sorted, normalisers in f64, ancestry walked back from the parents.
 
 use super::rebuild_rows;
-use crate::backend::{Failure, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
+use crate::backend::{Failure, FinishKind, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
 use crate::cpu::Cpu;
 
 /// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
@@ -72,14 +72,20 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     let mut finished: Vec<Finished> = bytemuck::cast_slice(&search.finished)[slot * k..][..count].to_vec();
     let mut live = 0;
     let mut lived = vec![0; k];
+    let shrinks = options.finish == FinishKind::Shrink as u32;
+    let alive = search.live[slot] as usize;
     for (i, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
         let group = origins[beam];
         let rank = candidates[..i].iter().filter(|before| origins[before.2] == group).count();
+        let beyond_the_living = shrinks && rank >= if before == 0 { own_k } else { alive };
+        if beyond_the_living || (cuts && rank >= width) {
+            continue;
+        }
         if token == search.ids.eos_id as usize && rank < width {
             finished.push(Finished {
                 eos_log_prob: log_prob,
                 beam: beam as u32,
-                has_eos: 1,
+                has_eos: if i == 0 { 2 } else { 1 },
                 truncated: u32::from(at_limit && options.cut == 0),
                 ..ended(cum, beam)
             });
@@ -112,14 +118,21 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
         }
     }
     finished.sort_by(|a, b| b.score.total_cmp(&a.score));
-    finished.truncate(own_k);
+    finished.truncate(own_k.max(options.patience as usize));
     bytemuck::cast_slice_mut::<_, Finished>(&mut search.finished)[slot * k..][..finished.len()]
         .copy_from_slice(&finished);
     search.finished_count[slot] = finished.len() as u32;
     search.step[slot] = length as u32;
-    let full = finished.len() == own_k;
+    let needed = if options.patience > 0 { options.patience as usize } else { own_k };
+    let full = finished.len() >= needed;
+    let eos_came_first = candidates.first().is_some_and(|best| best.3 == search.ids.eos_id as usize)
+        || finished.iter().any(|f| f.has_eos == 2);
     let best = search.cum_log_probs[slot * k..][..live].iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let stops = !options.samples() && full && finished[own_k - 1].score >= best_to_come(&options, best, length);
+    let stops = match options.stop == StopKind::Top as u32 {
+        true => full && eos_came_first,
+        false => full && finished[needed - 1].score >= best_to_come(&options, best, length),
+    };
+    let stops = stops && !options.samples();
     let over = live == 0 || stops || cuts;
     search.live[slot] = if over { 0 } else { live as u32 };
 }
@@ -241,7 +254,7 @@ fn list_candidates(
 fn penalty(options: &SlotOptions, length: usize) -> f32 {
     let base = if options.length_penalty == LengthPenaltyKind::Gnmt as u32 {
         (5.0 + length as f64) / 6.0
-    } else if options.length_penalty == LengthPenaltyKind::Power as u32 {
+    } else if options.length_penalty != LengthPenaltyKind::None as u32 {
         length as f64
     } else {
         1.0
@@ -250,7 +263,11 @@ fn penalty(options: &SlotOptions, length: usize) -> f32 {
 }
 
 fn length_score(options: &SlotOptions, cum: f32, length: usize) -> f32 {
-    cum / penalty(options, length) + options.word_reward * length as f32
+    let reward = options.word_reward * length as f32;
+    if options.length_penalty == LengthPenaltyKind::PowerOfAll as u32 {
+        return (cum + reward) / penalty(options, length);
+    }
+    cum / penalty(options, length) + reward
 }
 
 /// The best score that a live hypothesis is taken to reach.

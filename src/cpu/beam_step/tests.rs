@@ -1,7 +1,7 @@
 //! The tests, and what those of other devices share with them.
 
 use super::*;
-use crate::backend::{Dtype, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
+use crate::backend::{Dtype, FinishKind, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
 use crate::validate::kernels::beam_step::{compare_states, draw_extras, equipped};
 
 const SHAPE: SessionShape =
@@ -108,6 +108,17 @@ pub fn option_cases() -> Vec<SlotOptions> {
             renormalize: u32::from(flags & 2 != 0),
             word_reward: [0.0, 0.3, -0.2][flags % 3],
             coverage_penalty: if flags & 4 != 0 { 0.0 } else { 0.7 },
+            ..options
+        });
+    }
+    for (i, options) in cases.iter().enumerate().step_by(3).map(|(i, o)| (i / 3, *o)).collect::<Vec<_>>() {
+        cases.push(SlotOptions {
+            length_penalty: if i % 2 == 0 { LengthPenaltyKind::PowerOfAll as u32 } else { options.length_penalty },
+            word_reward: [0.2, -0.3, 0.0][i % 3],
+            stop: if i % 4 < 2 { StopKind::Top as u32 } else { options.stop },
+            finish: if i % 5 < 2 { FinishKind::Shrink as u32 } else { FinishKind::Replace as u32 },
+            patience: [0, 1, 4, 5][i / 2 % 4],
+            cut: (i / 3 % 2) as u32,
             ..options
         });
     }
