@@ -534,6 +534,24 @@ fn batch_order_and_threads_change_no_byte() {
 }
 
 #[test]
+fn info_plans_memory_for_a_device_that_need_not_be_there() {
+    let plan = |arguments: &[&str]| run(&[&["info"], arguments].concat(), b"").ok().out;
+    let text =
+        plan(&["--device", "cuda", "--dtype", "f16", "--batch-size", "64", "--beam-size", "4", "--length", "100"]);
+    assert!(text.contains("on cuda:0 in f16 to decode 64 sentences of 100 tokens at beam 4"), "{text}");
+    for part in ["weights", "caches", "logits", "activations", "search", "workspace 32.0 MiB"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = plan(&["--batch-size", "4096", "--memory-budget", "1G"]);
+    let line = text.lines().find(|line| line.contains("of 4096 sentences at once fit 1024.0 MiB")).expect("a line");
+    let fit: usize = line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!((1..4096).contains(&fit), "{text}");
+    for wrong in [&["--memory-budget", "much"][..], &["--beam-size", "0"], &["--device", "cuda", "--dtype", "i8"]] {
+        assert_eq!(run(&[&["info"], wrong].concat(), b"").code, Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn info_says_what_a_model_is() {
     let output = run(&["info"], b"").ok();
     for part in [
