@@ -21,12 +21,14 @@ run() { # NAME OBJECTIVE [OPTIONS]: trains unless that is done already.
         --output "$output/$name" --objective "$objective" --updates "$updates" --batch-tokens "$batch" --keep last "$@"
 }
 
-score() { # NAME DIRECTORY: scores, for a beam of 4 and for greedy search.
+score() { # NAME DIRECTORY: scores, for a beam of 4 and for greedy search, and whether there is a gap.
     for beam in 4 1; do
         echo "== $1, beam $beam"
         "$beamfuse" eval --model "$2" --input "$test_source" --reference "$test_target" --beam-size "$beam" \
             --output "$output/$1.beam$beam.txt"
     done
+    "$beamfuse" diagnose --model "$2" --source "$test_source" --reference "$test_target" --skip-bad \
+        --html "$output/$1.html" --json "$output/$1.json"
 }
 
 score before "$model"

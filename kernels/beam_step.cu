@@ -36,6 +36,11 @@ struct BeamStepArguments {
     unsigned vectorized;  // all rows start at multiples of 16 bytes
 };
 
+// Beams first .. end of a slot, which are ranked among themselves; their best go to w.best[at..].
+struct Group {
+    unsigned first, end, at;
+};
+
 // What a block shares among its threads.
 struct Workspace {
     float scratch[32];
@@ -44,7 +49,10 @@ struct Workspace {
     Key best[MAX_KEPT];
     float best_logit[MAX_KEPT];
     float cum[MAX_BEAMS], normalizer[MAX_BEAMS], ranked_normalizer[MAX_BEAMS];
-    unsigned count, flag, num_extending, num_finishing;
+    unsigned count, flag, num_extending, num_finishing, num_picked;
+    unsigned origin[MAX_BEAMS];  // where groups count: the beam of the first step that each beam goes back to
+    Group group;                 // the one that is being ranked
+    unsigned picked[MAX_BEAMS];  // tokens that the groups ranked so far go on with
     unsigned extending[MAX_BEAMS], finishing[MAX_KEPT];  // ranks
     unsigned cut_into[MAX_KEPT];  // the live beam that a finishing rank becomes, NO_TOKEN for end of sentence
     unsigned parents[MAX_BEAMS];
@@ -61,15 +69,18 @@ constexpr unsigned RANKED = 32;       // what ranks is not the logits
 constexpr unsigned BANNED = 64;
 constexpr unsigned SAMPLES = 128;
 constexpr unsigned CUTS = 256;        // whatever lives after this step ends as it is
+constexpr unsigned GROUPED = 512;     // beams are ranked in groups, one after the other
 
 // A block's slot and its step.
 struct Step {
     unsigned slot, first_row, live;
     unsigned beams;   // the slot's own
-    unsigned kept;    // candidates that are ranked
+    unsigned width;   // beams of a group
     unsigned before;  // tokens generated so far
     unsigned flags;
 
+    // Candidates that are ranked.
+    __device__ __forceinline__ unsigned kept() const { return 2 * beams; }
     __device__ __forceinline__ bool is(unsigned flag) const { return (flags & flag) != 0; }
 };
 
@@ -80,7 +91,7 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.live = s.live[step.slot];
     const SlotOptions& options = s.options[step.slot];
     step.beams = options.beam_size;
-    step.kept = 2 * options.beam_size;
+    step.width = options.beam_size / max(options.groups, 1u);
     step.before = s.step[step.slot];
     const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
     const bool only_eos = at_limit && options.cut == 0, forced = only_eos && options.forced_eos != 0;
@@ -90,7 +101,7 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
                  // With nothing else left, renormalising comes to the same.
                  (forced || (only_eos && renormalizes) ? FREE_EOS : 0) | (renormalizes && !only_eos ? RENORMALIZES : 0) |
                  (options.ranked != 0 ? RANKED : 0) | (options.banned != 0 ? BANNED : 0) | (samples ? SAMPLES : 0) |
-                 (at_limit && (options.cut != 0 || samples) ? CUTS : 0);
+                 (at_limit && (options.cut != 0 || samples) ? CUTS : 0) | (options.groups > 1 && !samples ? GROUPED : 0);
     return step;
 }
 
@@ -153,7 +164,7 @@ __device__ __forceinline__ void select_eos(const BeamStepArguments& a, const Ste
                                            const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
     const Search& s = a.search;
     const bool is_here = s.eos_id - begin < blockDim.x * CHUNK_ELEMENTS;
-    for (unsigned i = threadIdx.x + is_here; i <= step.kept; i += blockDim.x) candidates[i] = 0;
+    for (unsigned i = threadIdx.x + is_here; i <= step.kept(); i += blockDim.x) candidates[i] = 0;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         if (chunk_index(begin, e) != s.eos_id) continue;
@@ -208,7 +219,7 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
         const LogSum left = chunk_log_sum(x, w.scratch);
         if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
     }
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates_of(a, part));
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates_of(a, part));
 }
 
 // ---- The slot's ranking ----
@@ -242,21 +253,31 @@ __device__ __forceinline__ float score_of(const Step& step, const Workspace& w, 
     return w.cum[beam] + (step.is(FREE_EOS) ? 0.0f : logit - w.ranked_normalizer[beam]);
 }
 
-// Candidate i of the slot's parts as (score, flat index).
-__device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
-    const unsigned part = i / step.kept, beam = part / a.chunks;
-    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept];
-    if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
-    return make_key(score_of(step, w, beam, key_number(key)), beam * a.search.vocab_size + key_index(key));
+// What a token's score loses because earlier groups go on with it.
+__device__ __forceinline__ float penalty_of(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned token) {
+    unsigned times = 0;
+    for (unsigned i = 0; i < w.num_picked; ++i) times += w.picked[i] == token;
+    return __fmul_rn(a.search.options[step.slot].diversity, static_cast<float>(times));
 }
 
-// w.best = the best of all parts, sorted; returns how many. By a whole block.
+// Candidate i of the group's parts as (score, flat index).
+__device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w,
+                                         unsigned i) {
+    const unsigned part = w.group.first * a.chunks + i / step.kept(), beam = part / a.chunks;
+    const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept()];
+    if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
+    float score = score_of(step, w, beam, key_number(key));
+    if (step.is(GROUPED)) score = __fadd_rn(score, -penalty_of(a, step, w, key_index(key)));
+    return make_key(score, beam * a.search.vocab_size + key_index(key));
+}
+
+// The best of all the group's parts, sorted; returns how many. By a whole block.
 __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const KeyPool pool = make_pool(a, w, keys);
-    const unsigned total = step.live * a.chunks * step.kept;
+    const unsigned total = (w.group.end - w.group.first) * a.chunks * step.kept(), keep = 2 * step.width;
     Key mine = 0;
     for (unsigned i = threadIdx.x; i < total; i += blockDim.x) mine = max(mine, score_key(a, step, w, i));
-    const unsigned need = step.kept <= blockDim.x ? step.kept : 0;
+    const unsigned need = keep <= blockDim.x ? keep : 0;
     Key threshold = nth_best(pool, mine, need);
     const unsigned turns = (total + blockDim.x - 1) / blockDim.x;
     // Where the pool cannot overflow, no turn has to wait for the others.
@@ -267,7 +288,7 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
             const bool full = *pool.count + blockDim.x > pool.capacity;
             __syncthreads();
             if (full) {
-                threshold = shrink(pool, step.kept, w.best);
+                threshold = shrink(pool, keep, w.best + w.group.at);
                 __syncthreads();
             }
         }
@@ -277,15 +298,16 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
     }
     __syncthreads();
     const unsigned count = *pool.count;
-    sort_best(pool.keys, count, step.kept, w.best);
+    sort_best(pool.keys, count, keep, w.best + w.group.at);
     __syncthreads();
-    return min(count, step.kept);
+    return min(count, keep);
 }
 
 // Whether a part may lack a candidate that ranks: the best that it left out is worth as much as the last that ranks, and its
-// tokens come before that one's.
+// tokens come before that one's. What a group before has picked is worth less than it says here; but the part holds more others
+// than the group ranks.
 __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
-    const Key next = candidates_of(a, part_at(a, step, part))[step.kept], last = w.best[step.kept - 1];
+    const Key next = candidates_of(a, part_at(a, step, part))[step.kept()], last = w.best[w.group.at + 2 * step.width - 1];
     const unsigned beam = part / a.chunks, first_token = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
     if (next == 0 || beam * a.search.vocab_size + first_token >= key_index(last)) return false;
     return ordered_bits(score_of(step, w, beam, key_number(next))) == key_bits(last);
@@ -301,21 +323,21 @@ __device__ __forceinline__ void select_again(const BeamStepArguments& a, const S
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
     Key* candidates = candidates_of(a, part_at(a, step, part));
-    select_chunk(make_pool(a, w, keys), begin, step.kept, x, candidates);
+    select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates);
     __syncthreads();
     // What is kept is known by its logit, as before; and this time nothing is missing.
-    for (unsigned i = threadIdx.x; i <= step.kept; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i <= step.kept(); i += blockDim.x) {
         const unsigned token = key_index(candidates[i]);
-        candidates[i] = i == step.kept || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
+        candidates[i] = i == step.kept() || candidates[i] == 0 ? 0 : make_key(__ldg(row + token), token);
     }
     __syncthreads();
 }
 
 // Ranks again where equal scores hide a candidate; whether there was such a part. By a whole block.
 __device__ __forceinline__ bool resolve_ties(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
-    const unsigned parts = step.live * a.chunks;
+    const unsigned parts = w.group.end * a.chunks;
     bool any = false;
-    for (unsigned base = 0; base < parts; base += blockDim.x) {
+    for (unsigned base = w.group.first * a.chunks; base < parts; base += blockDim.x) {
         const unsigned part = base + threadIdx.x;
         const bool ambiguous = part < parts && is_ambiguous(a, step, w, part);
         w.flags[threadIdx.x] = ambiguous;
@@ -329,6 +351,56 @@ __device__ __forceinline__ bool resolve_ties(const BeamStepArguments& a, const S
     return any;
 }
 
+// Where the group of beams that starts at `first` ends: beams of one group stand side by side.
+__device__ __forceinline__ unsigned group_end(const Step& step, const Workspace& w, unsigned first) {
+    if (!step.is(GROUPED)) return step.live;
+    unsigned end = first + 1;
+    while (end < step.live && w.origin[end] == w.origin[first]) ++end;
+    return end;
+}
+
+// Adds what the group goes on with to what later ones are kept from.
+__device__ __forceinline__ void pick(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
+    if (threadIdx.x == 0) {
+        unsigned picked = w.num_picked;
+        for (unsigned i = 0, live = 0; i < count && live < step.width; ++i) {
+            const unsigned token = key_index(w.best[w.group.at + i]) % a.search.vocab_size;
+            if (token != a.search.eos_id) w.picked[picked++] = token, ++live;
+        }
+        w.num_picked = picked;
+    }
+    __syncthreads();
+}
+
+// w.best = the best of each group in turn; returns how many. By a whole block.
+__device__ __forceinline__ unsigned rank_groups(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+    if (step.is(GROUPED)) {
+        const std::size_t first = static_cast<std::size_t>(step.slot) * a.search.beams;
+        for (unsigned beam = threadIdx.x; beam < step.live; beam += blockDim.x)
+            w.origin[beam] = step.before == 0 ? beam : a.search.ancestry[(first + beam) * a.search.max_len];
+    }
+    if (threadIdx.x == 0) w.num_picked = 0;
+    __syncthreads();
+    unsigned total = 0;
+#pragma unroll 1
+    for (unsigned first = 0; first < step.live;) {
+        if (threadIdx.x == 0) w.group = Group{first, group_end(step, w, first), total};
+        __syncthreads();
+        unsigned count = 0;
+        // Once more, where the first ranking shows that equal scores hide a candidate.
+#pragma unroll 1
+        for (unsigned turn = 0; turn < 2; ++turn) {
+            count = merge(a, step, w, keys);
+            if (count < 2 * step.width || turn == 1 || !resolve_ties(a, step, w, keys)) break;
+        }
+        if (step.is(GROUPED)) pick(a, step, count, w);
+        total += count;
+        first = w.group.end;
+        __syncthreads();
+    }
+    return total;
+}
+
 // The logits of the ranked candidates, for the model's own log-probabilities.
 __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
@@ -340,7 +412,7 @@ __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const St
         }
         const unsigned chunk = token / (blockDim.x * CHUNK_ELEMENTS);
         const Key* candidates = candidates_of(a, part_at(a, step, beam * a.chunks + chunk));
-        for (unsigned i = lane; i < step.kept; i += WARP_SIZE) {
+        for (unsigned i = lane; i < step.kept(); i += WARP_SIZE) {
             if (candidates[i] != 0 && key_index(candidates[i]) == token) w.best_logit[rank] = key_number(candidates[i]);
         }
     }
@@ -363,21 +435,32 @@ __device__ __forceinline__ bool ends_as_it_was(const Step& step, const Workspace
     return step.is(SAMPLES) && w.best_logit[rank] == -INFINITY;
 }
 
-// Splits the ranking: end of sentence among the first `beams` ranks finishes, the first `beams` others live on, and end as they
-// are where the slot cuts; a sample without a token ends as it was.
+// Splits each group's ranking: end of sentence among the first `width` ranks finishes, the first `width` others live on, and end
+// as they are where the slot cuts; a sample without a token ends as it was.
 __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& step, unsigned count, Workspace& w) {
     if (threadIdx.x == 0) {
         unsigned extending = 0, finishing = 0;
+        unsigned first_rank = 0, first_live = 0;  // of the group
+        unsigned group = NO_TOKEN;
+        // Ranks of a group that count.
+        unsigned taking = step.is(CUTS) ? step.width : 2 * step.width;
+        if (a.search.options[step.slot].finish == SHRINK) taking = step.before == 0 ? step.beams : step.live;
         for (unsigned rank = 0; rank < count; ++rank) {
             const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
             unsigned cut_into = NO_TOKEN;
+            if (step.is(GROUPED) && w.origin[beam] != group) {
+                group = w.origin[beam];
+                first_rank = rank;
+                first_live = extending;
+            }
+            if (rank - first_rank >= taking) continue;
             if (flat - beam * a.search.vocab_size != a.search.eos_id && !ends_as_it_was(step, w, rank)) {
-                if (extending >= step.beams) continue;
+                if (extending - first_live >= step.width) continue;
                 cut_into = extending;
                 w.parents[extending] = beam;
                 w.extending[extending++] = rank;
                 if (!step.is(CUTS)) continue;
-            } else if (rank >= step.beams) {
+            } else if (rank - first_rank >= step.width) {
                 continue;
             }
             w.cut_into[finishing] = cut_into;
@@ -419,7 +502,8 @@ __device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step
     }
     const float score = normalized(options, last.cum_log_prob, length) + penalty;
     if (cut_into != NO_TOKEN) return Finished{score, last.cum_log_prob, penalty, 0.0f, length, cut_into, 0, 1};
-    return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, 1, step.is(ONLY_EOS) ? 1u : 0u};
+    const unsigned has_eos = rank == 0 ? 2u : 1u;
+    return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, has_eos, step.is(ONLY_EOS) ? 1u : 0u};
 }
 
 // Merges what finishes into the slot's finished set; returns its size. By a whole block.
@@ -427,7 +511,7 @@ __device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Ste
     const Search& s = a.search;
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     Finished* finished = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
-    const unsigned old = s.finished_count[step.slot];
+    const unsigned old = s.finished_count[step.slot], room = max(step.beams, s.options[step.slot].patience);
     for (unsigned i = threadIdx.x; i < old; i += blockDim.x) w.finished[i] = finished[i];
     for (unsigned i = warp; i < w.num_finishing; i += warps) {
         const Finished entry = close(a, step, w, w.finishing[i], w.cut_into[i]);
@@ -444,10 +528,10 @@ __device__ __forceinline__ unsigned finish(const BeamStepArguments& a, const Ste
         const float score = w.finished[i].score;
         unsigned rank = 0;
         for (unsigned j = 0; j < count; ++j) rank += w.finished[j].score > score || (w.finished[j].score == score && j < i);
-        if (rank < step.beams) finished[rank] = w.finished[i];
+        if (rank < room) finished[rank] = w.finished[i];
     }
     __syncthreads();
-    return min(count, step.beams);
+    return min(count, room);
 }
 
 // rows[beam, 0..width) = what load(parent of beam, i) gave before: in place, through shared memory. By a whole block.
@@ -524,12 +608,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     }
     unsigned count = step.live;
     if (!step.is(SAMPLES)) {
-        // Once more, where the first ranking shows that equal scores hide a candidate.
-#pragma unroll 1
-        for (unsigned turn = 0; turn < 2; ++turn) {
-            count = merge(a, step, w, keys);
-            if (count < step.kept || turn == 1 || !resolve_ties(a, step, w, keys)) break;
-        }
+        count = rank_groups(a, step, w, keys);
         find_logits(a, step, count, w);
     }
     split(a, step, count, w);
@@ -539,9 +618,15 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     const SlotOptions& options = s.options[step.slot];
     const Finished* set = s.finished + static_cast<std::size_t>(step.slot) * s.beams;
     bool over = w.num_extending == 0 || step.is(CUTS);
-    if (!over && !step.is(SAMPLES) && finished == step.beams) {
-        const float best_live = key_number(w.best[w.extending[0]]);
-        over = set[finished - 1].score >= stop_bound(options, best_live, step.before + 1);
+    const unsigned needed = options.patience == 0 ? step.beams : options.patience;
+    if (!over && !step.is(SAMPLES) && finished >= needed && options.stop == TOP) {
+        over = key_index(w.best[0]) % s.vocab_size == s.eos_id;
+        for (unsigned i = 0; i < finished; ++i) over |= set[i].has_eos == 2;
+    } else if (!over && !step.is(SAMPLES) && finished >= needed) {
+        Key best = w.best[w.extending[0]];
+        for (unsigned i = 1; step.is(GROUPED) && i < w.num_extending; ++i) best = max(best, w.best[w.extending[i]]);
+        const float best_live = key_number(best);
+        over = set[needed - 1].score >= stop_bound(options, best_live, step.before + 1);
     }
     s.finished_count[step.slot] = finished;
     s.step[step.slot] = step.before + 1;
@@ -591,7 +676,7 @@ __device__ void start_slots(const StartSlotsArguments& a) {
         for (unsigned beam = threadIdx.x; beam < s.beams; beam += blockDim.x) s.cum_log_probs[slot * s.beams + beam] = 0.0f;
         __syncthreads();
         if (threadIdx.x == 0) {
-            s.live[slot] = s.options[slot].strategy == SAMPLE ? s.options[slot].beam_size : 1;
+            s.live[slot] = s.options[slot].strategy == SAMPLE ? s.options[slot].beam_size : max(s.options[slot].groups, 1u);
             s.failures[slot] = Failure{0, 0, 0, 0};
             s.step[slot] = 0;
             s.finished_count[slot] = 0;
@@ -601,5 +686,5 @@ __device__ void start_slots(const StartSlotsArguments& a) {
     rebuild_rows(s, scratch);
 }
 
-KERNEL(beam_step_f32, 128, BeamStepArguments, beam_step)
+KERNEL_BOUNDED(beam_step_f32, 128, 3, BeamStepArguments, beam_step)
 KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)

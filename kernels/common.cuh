@@ -17,6 +17,13 @@
         __VA_ARGS__(arguments);                                                                                      \
     }
 
+// As KERNEL, and says how many blocks a multiprocessor should hold at least, which is what bounds the registers.
+#define KERNEL_BOUNDED(symbol, max_threads, blocks, Arguments, ...)                                    \
+    extern "C" __global__ void __launch_bounds__(max_threads, blocks)                                  \
+        symbol(const __grid_constant__ Arguments arguments) {                                          \
+        __VA_ARGS__(arguments);                                                                        \
+    }
+
 // Declares a shared array in a function; `type` without brackets.
 #define SHARED(type, name, count) __shared__ type name[count]
 

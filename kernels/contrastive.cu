@@ -3,10 +3,11 @@
 //   li      log p_e - weight * log p_a                on V_head
 //   obrien  (1 + weight) * log p_e - weight * log p_a on V_head
 //   source  log(max(p_e - weight * p_a, 1e-12))       on V_head
-// V_head = { v : e(v) - max e >= log_mask }, joined by end of sentence at the length limit; elsewhere, and where e is -infinity,
+// V_head = { v : e(v) - max e >= log_mask }, joined by end of sentence at the length limit
+// and by a token that is given; elsewhere, and where e is -infinity,
 // so is s. normalizers[row] = log(sum(exp(e))).
 //
-// Shapes: expert, amateur [bucket, stride] of type T; out [bucket, stride] f32, which may be the amateur; normalizers [bucket];
+// Shapes: expert, amateur [bucket, stride] of type T; out [bucket, stride] f32, which may be the amateur; normalizers [bucket] or null;
 // options [slots]; rows [bucket]; count [1]. Elements beyond vocab_size are neither read nor written, nor are rows from count on.
 // Parallelisation: a block per row, three passes of which the first alone finds the row in memory, the others in L2: the
 // expert's maximum and sum (for `source` the amateur's too), those of s, the result. Outside of V_head the amateur is not read.
@@ -31,12 +32,15 @@ struct ContrastiveArguments {
     const SlotOptions* options;
     const ContrastiveRow* rows;
     const unsigned* count;
+    const unsigned* prefixes;  // [slots, max_len] or null
     unsigned bucket;
     unsigned slots;
     unsigned vocab_size;
     unsigned stride;  // elements from row to row
     unsigned eos_id;
     unsigned vectorized;  // stride is a multiple of VECTOR<T>, and all addresses are of 16 bytes
+    unsigned max_len;
+    unsigned voice;  // rows of slots with another amateur are left alone; 0: none is
 };
 
 // What a row's s is computed from, beside the two logits.
@@ -154,15 +158,23 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
 
     Terms terms{};
     ContrastiveOptions options{};
-    unsigned max_len = 0;
-    if (entry.slot < a.slots) options = a.options[entry.slot].contrast, max_len = a.options[entry.slot].max_len;
-    terms.form = entry.slot < a.slots ? options.form : SOURCE + 1;  // a slot that is not there gives a row of NaN
+    const bool is_there = entry.slot < a.slots;
+    unsigned max_len = 0, cut = 0, prefix_len = 0;
+    if (is_there) {
+        const SlotOptions& slot = a.options[entry.slot];
+        options = slot.contrast, max_len = slot.max_len, cut = slot.cut, prefix_len = slot.prefix_len;
+    }
+    if (a.voice != 0 && (options.form == NO_CONTRAST || options.voice != a.voice)) return;
+    terms.form = is_there ? options.form : SOURCE + 1;  // a slot that is not there gives a row of NaN
     terms.weight = options.weight;
     terms.inverse_temperature = 1.0f / options.temperature;
     terms.log_mask = options.log_mask;
-    terms.joining = entry.position + 1 >= max_len ? a.eos_id : a.vocab_size;
+    terms.joining = a.vocab_size;
+    if (entry.position + 1 >= max_len && cut == 0) terms.joining = a.eos_id;
+    else if (entry.position < prefix_len && a.prefixes != nullptr)
+        terms.joining = a.prefixes[static_cast<std::size_t>(entry.slot) * a.max_len + entry.position];
     read_statistics(pair, terms, scratch);
-    if (threadIdx.x == 0) a.normalizers[row] = terms.expert_normalizer;
+    if (threadIdx.x == 0 && a.normalizers != nullptr) a.normalizers[row] = terms.expert_normalizer;
 
     float s[N], unused;
     LogSum sum;

@@ -5,7 +5,7 @@
 #include "common.cuh"
 
 // Mirrors `Purpose` in src/cpu/philox.rs: numbers of different purposes are independent.
-enum Purpose : unsigned { COIN, NOISE };
+enum Purpose : unsigned { COIN, NOISE, DRAW };
 
 // The four words of `counter` under the key (low word, high word).
 __device__ __forceinline__ uint4 philox(unsigned key_low, unsigned key_high, uint4 counter) {

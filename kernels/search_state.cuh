@@ -10,8 +10,9 @@ constexpr unsigned MAX_BEAMS = 64;
 constexpr unsigned MAX_KEPT = 2 * MAX_BEAMS;
 constexpr unsigned MAX_THREADS = 128;
 
-constexpr unsigned GNMT = 1, POWER = 2;      // LengthPenaltyKind
-constexpr unsigned FIRST = 0, HEURISTIC = 1;  // StopKind
+constexpr unsigned GNMT = 1, POWER = 2, POWER_OF_ALL = 3;  // LengthPenaltyKind
+constexpr unsigned FIRST = 0, HEURISTIC = 1, TOP = 3;      // StopKind
+constexpr unsigned SHRINK = 1;                             // FinishKind
 
 constexpr unsigned SAMPLE = 1;  // Strategy
 constexpr unsigned MAX_VOICES = 8;
@@ -130,13 +131,14 @@ __device__ __forceinline__ std::size_t history_at(const Search& s, unsigned slot
 // What divides the search score of a hypothesis of `length` tokens.
 __device__ __forceinline__ float length_penalty_at(const SlotOptions& options, unsigned length) {
     if (options.length_penalty == GNMT) return powf((5.0f + static_cast<float>(length)) / 6.0f, options.alpha);
-    if (options.length_penalty == POWER) return powf(static_cast<float>(length), options.alpha);
+    if (options.length_penalty >= POWER) return powf(static_cast<float>(length), options.alpha);
     return 1.0f;
 }
 
 // The length part of a score.
 __device__ __forceinline__ float normalized(const SlotOptions& options, float cum_log_prob, unsigned length) {
-    return cum_log_prob / length_penalty_at(options, length) + options.word_reward * static_cast<float>(length);
+    const float penalty = length_penalty_at(options, length), reward = options.word_reward * static_cast<float>(length);
+    return options.length_penalty == POWER_OF_ALL ? (cum_log_prob + reward) / penalty : cum_log_prob / penalty + reward;
 }
 
 // What no live hypothesis is taken to exceed, `length` tokens being generated; -infinity stops at once.

@@ -19,10 +19,10 @@ pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenSt
 use crate::Result;
 
 pub use options::{
-    ContrastiveForm, ContrastiveOptions, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages, StopKind,
-    Strategy,
+    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages,
+    StopKind, Strategy,
 };
-pub use search::{Failure, Finished, SamplePick, Search, SessionShape, SpecialIds, words};
+pub use search::{Failure, Finished, MAX_SEQUENCE_WORDS, SamplePick, Search, SessionShape, SpecialIds, words};
 
 /// The element type of weights during computation. Sums are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -487,6 +487,34 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// What the options ask for beyond plain beam search, [`Search::equip`] has made room for.
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()>;
 
+    /// Stem `processors`: writes `search.bans` for the rows of slots whose options say that bans hold. Reads no logits.
+    ///
+    /// Within a given prefix, everything but its next token. Behind it, what [`Search::always_banned`] has for the slot, each
+    /// token that would repeat an n-gram of `no_repeat_ngram` generated tokens, and each that would complete one of
+    /// [`Search::sequences`].
+    fn processors(&self, search: &mut Search<Self>) -> Result<()>;
+
+    /// Stem `contrastive`: writes `search.ranked` for the rows of slots whose amateur is `voice`: log_softmax(s), s as
+    /// [`ContrastiveForm`] says, `expert` and `amateur` being the logits of the first voice and of that one.
+    ///
+    /// End of sentence joins V_head at `max_len`, unless the slot cuts there; the next token of a given prefix joins it too.
+    fn contrastive(
+        &self,
+        expert: &Self::Floats,
+        amateur: &Self::Floats,
+        voice: u32,
+        search: &mut Search<Self>,
+    ) -> Result<()>;
+
+    /// Stem `ensemble`: writes `search.ranked` for the rows of slots that rank another distribution and contrast nothing:
+    /// `log_softmax(sum_v weight_v * logits_v)`, or, without weights, the first voice's own distribution. A voice that has a
+    /// weight in some live slot is there.
+    fn ensemble(&self, voices: &[Option<&Self::Floats>], search: &mut Search<Self>) -> Result<()>;
+
+    /// Stem `processors`: in `search.ranked`, multiplies what a row has generated before by its slot's `repetition_penalty`, or
+    /// divides what is not negative by it.
+    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()>;
+
     /// Stem `beam_step`: one step of the search in every live slot.
     ///
     /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, and `attention` `[rows, max_src_len]` belong to
@@ -509,6 +537,17 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     ///
     /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
+
+    /// Stem `sample`: draws a token for every row of the slots that sample, into [`Search::picks`].
+    ///
+    /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, belong to `search.rows`. A row draws from the
+    /// distribution that its slot ranks, over the tokens that masks and bans leave (here they act before the softmax), after
+    /// temperature, `top_k`, `top_p`, `min_p` and `epsilon`; at `max_len`, unless the slot cuts there, it takes end of sentence.
+    /// The log-probabilities are those of the whole distributions, with the bits that [`Backend::token_stats`] has. A draw
+    /// depends on its slot's seed, its sample's number, its position and its distribution alone.
+    ///
+    /// Rows of other slots are not read. NaN and +infinity, and a row without a token to draw, give [`SamplePick::NONE`].
+    fn sample(&self, logits: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
     /// Stem `stats`: what each row of `logits` `[rows, vocab_size]`, rows
     /// [`Backend::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`]

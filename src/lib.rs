@@ -18,7 +18,7 @@ pub mod train;
 pub mod translator;
 pub mod validate;
 
-pub use backend::Dtype;
-pub use decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Stop};
+pub use backend::{ContrastiveForm, Dtype};
+pub use decode::{Bans, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Sampling, Stop};
 pub use error::{Error, Result};
-pub use translator::{Device, DeviceChoice, EngineOptions, Score, TextHypothesis, Translation, Translator};
+pub use translator::{Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, Translator};

@@ -26,6 +26,8 @@ const RIGHT: f64 = 16.0;
 const BOTTOM: f64 = 46.0;
 /// Height of a line of the legend, which stands below the chart.
 const LEGEND_LINE: f64 = 18.0;
+/// Between the axis' name and the legend.
+const LEGEND_GAP: f64 = 8.0;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +99,8 @@ impl Chart {
     /// The `<svg>` element. Without a finite point it says so in the chart's place.
     pub fn svg(&self) -> String {
         let legend = self.series.len() > 1;
-        let height = HEIGHT + if legend { LEGEND_LINE * self.series.len().div_ceil(2) as f64 } else { 0.0 };
+        let height =
+            HEIGHT + if legend { LEGEND_GAP + LEGEND_LINE * self.series.len().div_ceil(2) as f64 } else { 0.0 };
         let mut svg = open_svg(&self.title, height);
         let Some(frame) = self.frame() else {
             text(&mut svg, WIDTH / 2.0, HEIGHT / 2.0, "middle", "var(--faint)", "no data");
@@ -117,7 +120,7 @@ impl Chart {
                 Mark::Line | Mark::Dashed => draw_line(series, &frame, &color, &mut svg),
             }
             if legend {
-                let (x, y) = (LEFT + (i % 2) as f64 * 240.0, HEIGHT + LEGEND_LINE * (i / 2) as f64);
+                let (x, y) = (LEFT + (i % 2) as f64 * 240.0, HEIGHT + LEGEND_GAP + LEGEND_LINE * (i / 2) as f64);
                 let _ = writeln!(svg, r#"<rect x="{x:.1}" y="{:.1}" width="14" height="4" fill="{color}"/>"#, y - 2.0);
                 text(&mut svg, x + 20.0, y + 4.0, "start", "var(--ink)", &series.name);
             }

@@ -1,7 +1,10 @@
 //! Text in, text out: the public face of the library.
 
 mod device;
+mod ids;
+mod mbr;
 mod memory;
+mod voices;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::trace::TraceStep;
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, Trace};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Trace};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -22,6 +25,7 @@ use crate::{Error, Result};
 pub use crate::cuda::Counters;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use memory::{MemoryPlan, SearchSize};
+pub use voices::Sentence;
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +44,24 @@ pub struct EngineOptions {
     pub memory_budget: Option<u64>,
     /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
+    /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
+    pub amateur: Option<PathBuf>,
+    /// The other members of an ensemble: directories of models with the same pieces. Default none.
+    pub ensemble: Vec<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { device: Device::Cpu, threads: 0, workers: 0, slots: 32, memory_budget: None, dtype: Dtype::F32 }
+        EngineOptions {
+            device: Device::Cpu,
+            threads: 0,
+            workers: 0,
+            slots: 32,
+            memory_budget: None,
+            dtype: Dtype::F32,
+            amateur: None,
+            ensemble: Vec::new(),
+        }
     }
 }
 
@@ -100,7 +117,7 @@ pub struct Translation {
     pub source_ids: Vec<u32>,
     /// Whether the source was longer than the position table and has been cut.
     pub source_truncated: bool,
-    /// At least one.
+    /// At least one; best first, samples in the order of their numbers.
     pub hypotheses: Vec<TextHypothesis>,
 }
 
@@ -120,6 +137,8 @@ pub struct TextHypothesis {
     pub tokens: Vec<String>,
     /// Ids and scores.
     pub hypothesis: Hypothesis,
+    /// Its mean utility, 0..=100, with all candidates as references; present under [`DecodeOptions::mbr`], which ranks by it.
+    pub utility: Option<f64>,
 }
 
 /// A sentence's search, step by step.
@@ -184,6 +203,7 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
+        voices::check_companions(options, &config, &tokenizer)?;
         let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
         Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
     }
@@ -254,8 +274,9 @@ impl Translator {
             let expected = "a text that is not blank".into();
             return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
         }
-        let slot = options.for_slot(source_ids.len(), limit);
-        let request = Request { source: source_ids.clone(), options: slot, ..Request::default() };
+        self.check_models(options)?;
+        let request = self.request(options, source_ids.clone(), &Sentence::from(text.to_owned()))?;
+        let max_length = request.options.max_len as usize;
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
         let work = Work::Explain(Box::new(request));
@@ -266,8 +287,10 @@ impl Translator {
         };
         let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         let pending = Pending { source: text.to_string(), source_ids, source_truncated };
-        let translation = self.finish(pending, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length: slot.max_len as usize })
+        // All that finished, in the search's own order.
+        let unranked = DecodeOptions { mbr: None, ..options.clone() };
+        let translation = self.finish(pending, &unranked, hypotheses);
+        Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -276,6 +299,7 @@ impl Translator {
     /// [`Error::Option`].
     pub fn batch(&self, options: &DecodeOptions) -> Result<Batch<'_>> {
         options.validate()?;
+        self.check_models(options)?;
         let (reply, replies) = mpsc::channel();
         Ok(Batch {
             translator: self,
@@ -395,27 +419,27 @@ struct Pending {
 }
 
 impl Batch<'_> {
-    /// Adds a text; its result comes back under `tag`, which no other pending text may have.
-    pub fn push(&mut self, tag: u64, source: String) {
-        let source_ids = self.translator.tokenizer.encode_source(&source);
-        self.push_encoded(tag, source, source_ids);
+    /// Adds a text, or a [`Sentence`]; its result comes back under `tag`, which no other pending text may have.
+    pub fn push(&mut self, tag: u64, sentence: impl Into<Sentence>) {
+        let sentence = sentence.into();
+        let source_ids = self.translator.tokenizer.encode_source(&sentence.source);
+        self.push_encoded(tag, sentence, source_ids);
     }
 
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
-    pub fn push_encoded(&mut self, tag: u64, source: String, mut source_ids: Vec<u32>) {
+    pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, mut source_ids: Vec<u32>) {
+        let sentence = sentence.into();
         let limit = self.translator.engine.max_len();
         let source_truncated = cut_source(&self.options, &mut source_ids, limit);
-        let pending = Pending { source, source_ids, source_truncated };
+        let request = self.translator.request(&self.options, source_ids.clone(), &sentence);
+        let pending = Pending { source: sentence.source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
-            self.ready.push((tag, Ok(self.translator.finish(pending, vec![Hypothesis::empty()]))));
+            self.ready.push((tag, Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))));
             return;
         }
-        let request = Request {
-            source: pending.source_ids.clone(),
-            options: self.options.for_slot(pending.source_ids.len(), limit),
-            n_best: self.options.n_best,
-            attention: self.options.attention,
-            ..Request::default()
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return self.ready.push((tag, Err(error))),
         };
         let work = Work::Search(Box::new(request));
         let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
@@ -454,7 +478,7 @@ impl Batch<'_> {
         };
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
-            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, hypotheses),
+            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),
             Outcome::TokenStats(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
         });
         Some((tag, result))
@@ -462,14 +486,20 @@ impl Batch<'_> {
 }
 
 impl Translator {
-    fn finish(&self, pending: Pending, hypotheses: Vec<Hypothesis>) -> Translation {
+    fn finish(&self, pending: Pending, options: &DecodeOptions, hypotheses: Vec<Hypothesis>) -> Translation {
         let Pending { source, source_ids, source_truncated } = pending;
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: self.tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
             hypothesis,
+            utility: None,
         };
-        Translation { source, source_ids, source_truncated, hypotheses: hypotheses.into_iter().map(text).collect() }
+        let mut hypotheses: Vec<TextHypothesis> = hypotheses.into_iter().map(text).collect();
+        if let Some(utility) = options.mbr {
+            mbr::rank(&mut hypotheses, utility);
+            hypotheses.truncate(options.n_best);
+        }
+        Translation { source, source_ids, source_truncated, hypotheses }
     }
 }
 

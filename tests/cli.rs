@@ -258,14 +258,14 @@ fn a_bad_json_line_has_an_error_object_in_its_place() {
         .to_vec();
     input.extend(format!("\"{}\", \"error\": \"old\"}}\n", too_long()).bytes());
     input.extend(b"{\"source\": \"caf\xe9\"}\nnot JSON\n[1]\n{\"id\": 3}\n{\"source\": 3}\n\n");
-    input.extend(br#"{"source": "A dog runs.", "seed": 7}"#);
+    input.extend(br#"{"source": "A dog runs.", "seed": -7}"#);
     input.extend(b"\n{\"source\": \"A dog runs.\"}");
     let output = run(&["translate", "--format", "jsonl"], &input);
     assert_eq!(output.code, Some(1));
     let objects = output.objects();
     let kinds: Vec<&str> =
         objects.iter().map(|o| o.get("error").map_or("ok", |e| e["kind"].as_str().expect("a name"))).collect();
-    let bad = ["utf8", "json", "json", "json", "json", "json", "unsupported_field"];
+    let bad = ["utf8", "json", "json", "json", "json", "json", "json"];
     assert_eq!(kinds, [&["ok", "input_too_long"], &bad[..], &["ok"]].concat());
     assert_eq!(keys(&Value::Object(objects[1].clone())), ["source", "id", "error"]);
     assert_eq!(objects[1]["source"].as_str(), Some(too_long().as_str()));
@@ -309,6 +309,10 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--max-length", "0"], "option max-length"),
         (vec!["--max-length", "2*T"], "option max-length"),
         (vec!["--max-length", "5", "--min-length", "6"], "option min-length"),
+        (vec!["--beam-groups", "3"], "option beam-groups: expected a divisor of beam-size 4, got 3"),
+        (vec!["--sample", "--top-p", "0"], "option top-p"),
+        (vec!["--sample", "--n-best", "2"], "option n-best: expected 1 with sampling"),
+        (vec!["--temperature", "0.5"], "--sample"),
         (vec!["--batch-size", "0"], "option batch-size"),
         (vec!["--batch-size", "18446744073709551615"], "option batch-size"),
         (vec!["--threads", "9999"], "option threads"),
@@ -530,6 +534,24 @@ fn batch_order_and_threads_change_no_byte() {
 }
 
 #[test]
+fn info_plans_memory_for_a_device_that_need_not_be_there() {
+    let plan = |arguments: &[&str]| run(&[&["info"], arguments].concat(), b"").ok().out;
+    let text =
+        plan(&["--device", "cuda", "--dtype", "f16", "--batch-size", "64", "--beam-size", "4", "--length", "100"]);
+    assert!(text.contains("on cuda:0 in f16 to decode 64 sentences of 100 tokens at beam 4"), "{text}");
+    for part in ["weights", "caches", "logits", "activations", "search", "workspace 32.0 MiB"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = plan(&["--batch-size", "4096", "--memory-budget", "1G"]);
+    let line = text.lines().find(|line| line.contains("of 4096 sentences at once fit 1024.0 MiB")).expect("a line");
+    let fit: usize = line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!((1..4096).contains(&fit), "{text}");
+    for wrong in [&["--memory-budget", "much"][..], &["--beam-size", "0"], &["--device", "cuda", "--dtype", "i8"]] {
+        assert_eq!(run(&[&["info"], wrong].concat(), b"").code, Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn info_says_what_a_model_is() {
     let output = run(&["info"], b"").ok();
     for part in [
@@ -542,6 +564,33 @@ fn info_says_what_a_model_is() {
         "256 tokens per source",
     ] {
         assert!(output.out.contains(part), "{part}: {}", output.out);
+    }
+}
+
+#[test]
+fn samples_are_repeated_from_their_seed_and_change_with_it() {
+    let sample = |seed: &str, more: &[&str], input: &[u8]| {
+        let base = ["translate", "--format", "jsonl", "--sample", "--samples", "4", "--top-p", "0.9", "--seed", seed];
+        run(&[&base[..], more].concat(), input).ok()
+    };
+    let input = b"{\"source\": \"Two dogs run.\"}\n{\"source\": \"A man sleeps.\", \"seed\": 9}\n";
+    let first = sample("1", &[], input);
+    let hypotheses = |line: &Map<String, Value>| line["hypotheses"].as_array().expect("a list").clone();
+    let lines = first.objects();
+    assert_eq!(lines.iter().map(|line| hypotheses(line).len()).collect::<Vec<_>>(), [4, 4]);
+    assert_eq!(sample("1", &["--batch-size", "1"], input).out, first.out);
+    let other = sample("2", &[], input).objects();
+    assert_ne!(hypotheses(&other[0]), hypotheses(&lines[0]));
+    // A line's own seed rules.
+    assert_eq!(hypotheses(&other[1]), hypotheses(&lines[1]));
+    // Minimum Bayes risk keeps one of these, and says how close it is to the others.
+    let chosen = sample("1", &["--mbr", "chrf"], input).objects();
+    for (line, all) in chosen.iter().zip(&lines) {
+        let mut chosen = hypotheses(line);
+        assert_eq!(chosen.len(), 1);
+        let utility = chosen[0].as_object_mut().and_then(|h| h.remove("utility")).expect("its utility");
+        assert!((25.0..=100.0).contains(&utility.as_f64().expect("a number")), "{utility}");
+        assert!(hypotheses(all).contains(&chosen[0]));
     }
 }
 
@@ -564,6 +613,17 @@ fn help_names_every_option() {
         "--max-length",
         "--min-length",
         "--truncate",
+        "--sample",
+        "--samples",
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--epsilon",
+        "--seed",
+        "--mbr",
+        "--beam-groups",
+        "--diversity",
     ];
     for (args, parts) in [
         (vec!["--help"], &["translate", "score", "info", "--version"][..]),

@@ -4,7 +4,8 @@ mod common;
 #[path = "common/tiny.rs"]
 mod tiny;
 
-use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Translation, Translator};
+use beamfuse::translator::{MemoryPlan, SearchSize};
+use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Sampling, Translation, Translator};
 
 /// How far a score may lie from the CPU's: both sum f32 log-probabilities, in different orders.
 const SCORE_TOLERANCE: f32 = 1e-3;
@@ -82,6 +83,43 @@ fn a_sentence_alone_gives_the_bits_of_the_batch_and_of_its_score() {
 
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn samples_are_those_of_the_cpu_and_of_any_batch() {
+    let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
+    let sources = sources(6);
+    let sampling = Sampling { samples: 3, seed: 11, ..Sampling::default() };
+    let filtered =
+        Sampling { temperature: 0.8, top_k: 50, top_p: 0.95, min_p: 0.01, epsilon: 0.001, ..sampling.clone() };
+    for sampling in [sampling, filtered] {
+        let options = DecodeOptions { sampling: Some(sampling), attention: true, ..DecodeOptions::default() };
+        let batch = emulated.translate(&sources, &options).expect("valid options");
+        assert_same(&batch, &cpu.translate(&sources, &options).expect("valid options"));
+        let alone = emulated.translate(&sources[4..5], &options).expect("valid options");
+        assert_eq!(alone[0], batch[4]);
+        let pairs: Vec<_> = batch
+            .iter()
+            .flat_map(|t| t.hypotheses.iter().map(|h| (t.source_ids.clone(), h.hypothesis.token_ids.clone())))
+            .collect();
+        let hypotheses = batch.iter().flat_map(|t| &t.hypotheses);
+        for (h, score) in hypotheses.zip(emulated.score_ids(&pairs)) {
+            assert_eq!(h.hypothesis.token_log_probs, score.expect("a sample can be scored").token_log_probs);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn groups_of_beams_are_those_of_the_cpu() {
+    let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
+    let sources = sources(4);
+    let options = DecodeOptions { n_best: 4, groups: 2, ..DecodeOptions::default() };
+    let expected = cpu.translate(&sources, &options).expect("valid options");
+    assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
+    let plain = cpu.translate(&sources, &DecodeOptions { groups: 1, ..options }).expect("valid options");
+    assert!(plain != expected, "groups change nothing");
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn half_precision_stays_close() {
     let sources = sources(3);
     let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
@@ -121,4 +159,73 @@ fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
     assert_eq!(done.step_nodes, 75 * done.steps, "{done:?}");
     // A step that is not replayed was not seen twice with as many rows.
     assert!(done.steps - done.replays <= 3, "{done:?}");
+}
+
+/// Lines whose translation in `dtype` has other tokens than in f32, with how much worse it scores in f32.
+fn differing_lines(dtype: Dtype, sources: &[String]) -> Vec<(String, f32)> {
+    let options = DecodeOptions::default();
+    let cpu = translator(Device::Cpu, Dtype::F32);
+    let expected = cpu.translate(sources, &options).expect("valid options");
+    let actual = translator(Device::Emulated, dtype).translate(sources, &options).expect("valid options");
+    let best = |translation: &Translation| translation.hypotheses[0].hypothesis.token_ids.clone();
+    let pairs: Vec<_> =
+        actual.iter().zip(&expected).filter(|(actual, expected)| best(actual) != best(expected)).collect();
+    let score = |translation: &Translation| {
+        let ids = best(translation);
+        let score =
+            cpu.score_ids(&[(translation.source_ids.clone(), ids.clone())]).remove(0).expect("it can be scored");
+        score.log_prob / translation.hypotheses[0].hypothesis.length_penalty
+    };
+    pairs.iter().map(|(actual, expected)| (expected.source.clone(), score(expected) - score(actual))).collect()
+}
+
+fn assert_agreement(dtype: Dtype, least: f64) {
+    let sources = sources(60);
+    let mut differing = differing_lines(dtype, &sources);
+    differing.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let agreement = 1.0 - differing.len() as f64 / sources.len() as f64;
+    println!("{dtype:?}: {:.1}% of {} lines as in f32; the others: {differing:#?}", 100.0 * agreement, sources.len());
+    assert!(sources.len() == 60 && agreement >= least, "{dtype:?}: {agreement}, {differing:#?}");
+    let median = differing.get(differing.len() / 2).map_or(0.0, |(_, difference)| *difference);
+    assert!(median < 0.05, "{dtype:?}: {differing:#?}");
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn f16_gives_the_tokens_of_f32_on_98_of_100_lines() {
+    assert_agreement(Dtype::F16, 0.98);
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn bf16_gives_the_tokens_of_f32_on_90_of_100_lines() {
+    assert_agreement(Dtype::Bf16, 0.90);
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn memory_and_the_number_of_devices_change_no_result() {
+    let sources = sources(5);
+    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let expected = translator(Device::Emulated, Dtype::F32).translate(&sources, &options).expect("valid options");
+    let with = |device: Device, memory_budget: Option<u64>| {
+        let engine = EngineOptions { device, memory_budget, slots: 4, ..EngineOptions::default() };
+        Translator::open_with(common::demo_model(), &engine)
+    };
+    let replicas = with("emulated:2".parse().expect("a device"), None).expect("the demo model opens");
+    assert_eq!(replicas.translate(&sources, &options).expect("valid options"), expected);
+
+    let size = SearchSize { slots: 2, beam_size: 2, length: 64 };
+    let plan = MemoryPlan::new(replicas.config(), Device::Emulated, Dtype::F32, size).expect("a type of the device");
+    let tight = with(Device::Emulated, Some(plan.total())).expect("the model fits");
+    assert_eq!(tight.translate(&sources, &options).expect("there is room for two"), expected);
+    assert!(tight.counters().is_some_and(|counters| counters.live_bytes <= plan.total()));
+
+    let kind = |outcome: Result<Vec<Translation>, Error>| outcome.expect_err("there is no room").kind();
+    let crowded = with(Device::Emulated, Some(plan.weights + 1000)).expect("the model fits");
+    assert_eq!(kind(crowded.translate(&sources, &options)), "out_of_memory");
+    for device in [Device::Emulated, Device::Cpu] {
+        let error = with(device, Some(plan.weights / 2)).map(drop).expect_err("not even the model fits");
+        assert_eq!(error.kind(), "out_of_memory", "{error}");
+    }
 }

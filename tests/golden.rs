@@ -2,9 +2,12 @@
 
 mod common;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use beamfuse::{DecodeOptions, EngineOptions, LengthPenalty, MaxLength, Preset, Stop, Translator};
+use beamfuse::{
+    Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Preset,
+    Sentence, Stop, Translation, Translator,
+};
 use serde_json::Value;
 
 /// The recordings' limit, in generated tokens.
@@ -29,7 +32,11 @@ fn check(recording: &str, options: &DecodeOptions) {
     assert!(recorded.len() >= 20, "{recording}: {} lines", recorded.len());
     let sources: Vec<&str> = recorded.iter().map(|line| line["source"].as_str().expect("a source")).collect();
     let translations = translator().translate(&sources, options).expect("valid options");
-    for (line, translation) in recorded.iter().zip(&translations) {
+    compare(recording, &recorded, &translations);
+}
+
+fn compare(recording: &str, recorded: &[Value], translations: &[Translation]) {
+    for (line, translation) in recorded.iter().zip(translations) {
         let expected = line["hypotheses"].as_array().expect("recorded hypotheses");
         assert_eq!(translation.hypotheses.len(), expected.len(), "{recording}: {}", translation.source);
         for (expected, actual) in expected.iter().zip(&translation.hypotheses) {
@@ -193,5 +200,157 @@ fn a_blank_line_costs_nothing() {
         let translations = translator().translate(&[blank], &DecodeOptions::default()).expect("valid options");
         let hypothesis = &translations[0].hypotheses[0];
         assert_eq!((translations[0].text(), hypothesis.hypothesis.score, hypothesis.hypothesis.length), ("", 0.0, 0));
+    }
+}
+
+/// The demo model and its amateur.
+fn with_amateur(device: Device) -> Translator {
+    let amateur = Some(common::demo_model().with_file_name("m30k-en-de-amateur"));
+    let options = EngineOptions { device, amateur, ..EngineOptions::default() };
+    Translator::open_with(common::demo_model(), &options).expect("both models open")
+}
+
+/// Translates sentences in one batch; the results stand in their order.
+fn translate(translator: &Translator, sentences: Vec<Sentence>, options: &DecodeOptions) -> Vec<Translation> {
+    let mut batch = translator.batch(options).expect("valid options");
+    for (tag, sentence) in sentences.into_iter().enumerate() {
+        batch.push(tag as u64, sentence);
+    }
+    let mut results: Vec<_> = std::iter::from_fn(|| batch.next()).collect();
+    results.sort_by_key(|(tag, _)| *tag);
+    results.into_iter().map(|(_, result)| result.expect("a translation")).collect()
+}
+
+fn contrasted(line: &Value) -> Sentence {
+    let text = |name: &str| line[name].as_str().map(str::to_owned);
+    Sentence {
+        source: text("source").expect("a source"),
+        contrast_source: text("contrast_source"),
+        ..Sentence::default()
+    }
+}
+
+const FORMS: [(&str, ContrastiveForm); 4] = [
+    ("contrastive-seed", ContrastiveForm::Seed),
+    ("contrastive-li", ContrastiveForm::Li),
+    ("contrastive-obrien", ContrastiveForm::Obrien),
+    ("contrastive-source", ContrastiveForm::Source),
+];
+
+#[test]
+fn contrastive_decoding() {
+    let translator = with_amateur(Device::Cpu);
+    for (recording, form) in FORMS {
+        let recorded = common::json_lines(&format!("own/{recording}.jsonl"));
+        let options = DecodeOptions { contrastive: Some(Contrastive::new(form)), ..beam(4) };
+        let sentences = recorded.iter().map(contrasted).collect();
+        let translations = translate(&translator, sentences, &options);
+        compare(recording, &recorded, &translations);
+        for translation in &translations {
+            let pair = (translation.source_ids.clone(), translation.hypotheses[0].hypothesis.token_ids.clone());
+            let score = translator.score_ids(&[pair]).remove(0).expect("a score");
+            assert_eq!(score.log_prob, translation.hypotheses[0].hypothesis.log_prob, "the expert's own");
+        }
+    }
+}
+
+/// Kernels of all forms, of ensembles, bans and penalties in whole searches: the CPU's tokens.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn further_distributions_and_bans_on_the_emulated_device() {
+    let ensemble = vec![common::demo_model().with_file_name("m30k-en-de-amateur")];
+    let open = |device| {
+        let amateur = Some(ensemble[0].clone());
+        let options =
+            EngineOptions { device, amateur, ensemble: ensemble.clone(), slots: 4, ..EngineOptions::default() };
+        Translator::open_with(common::demo_model(), &options).expect("all models open")
+    };
+    let (cpu, emulated) = (open(Device::Cpu), open(Device::Emulated));
+    let sentences = || {
+        [("A dog runs.", "A cat sleeps."), ("Two men are talking.", "A red car.")].map(|(source, other)| Sentence {
+            source: source.to_owned(),
+            contrast_source: Some(other.to_owned()),
+            prefix: Some("Zwei".to_owned()),
+            ..Sentence::default()
+        })
+    };
+    let base =
+        DecodeOptions { beam_size: 3, n_best: 3, max_length: MaxLength::Absolute(12), ..DecodeOptions::default() };
+    let mut all: Vec<DecodeOptions> =
+        FORMS.map(|(_, form)| DecodeOptions { contrastive: Some(Contrastive::new(form)), ..base.clone() }).to_vec();
+    all.push(DecodeOptions { ensemble: vec![0.7, 0.3], repetition_penalty: 1.4, ..base.clone() });
+    let bans = Bans::new(8001, &[2], None, &[vec![12, 26], vec![13, 215, 19]]).expect("they fit");
+    all.push(DecodeOptions { no_repeat_ngram: 2, bans: Some(Arc::new(bans)), ..base });
+    for options in &all {
+        let ids = |translations: Vec<Translation>| -> Vec<Vec<Vec<u32>>> {
+            let ids = |t: Translation| t.hypotheses.into_iter().map(|h| h.hypothesis.token_ids).collect();
+            translations.into_iter().map(ids).collect()
+        };
+        let expected = ids(translate(&cpu, sentences().to_vec(), options));
+        assert_eq!(ids(translate(&emulated, sentences().to_vec(), options)), expected, "{options:?}");
+    }
+}
+
+#[test]
+fn an_amateur_that_is_not_there_is_asked_for() {
+    let options = DecodeOptions { contrastive: Some(Contrastive::new(ContrastiveForm::Li)), ..beam(4) };
+    let refused = translator().batch(&options).err().map(|error| error.to_string()).unwrap_or_default();
+    assert_eq!(refused, "option contrastive: expected an amateur model, or the form source, got no amateur");
+    let options = DecodeOptions { contrastive: Some(Contrastive::new(ContrastiveForm::Source)), ..beam(4) };
+    let refused =
+        translator().translate(&["A dog."], &options).err().map(|error| error.to_string()).unwrap_or_default();
+    assert_eq!(refused, "contrast sources: expected another source to contrast the sentence with, got none");
+}
+
+fn best(sentence: Sentence, options: &DecodeOptions) -> Vec<u32> {
+    translate(translator(), vec![sentence], options)[0].hypotheses[0].hypothesis.token_ids.clone()
+}
+
+#[test]
+fn prefixes_bans_and_shortlists_hold() {
+    let source = || Sentence::from("Two men are talking to a man who is talking to two men.".to_owned());
+    let plain = best(source(), &beam(4));
+    // A prefix stands first, whatever it is, and is part of the score.
+    let prefix = Sentence { prefix: Some("Eine Frau".to_owned()), ..source() };
+    let forced = translate(translator(), vec![prefix], &beam(4)).remove(0);
+    let hypothesis = &forced.hypotheses[0].hypothesis;
+    assert!(forced.text().starts_with("Eine Frau"), "{}", forced.text());
+    assert_eq!(hypothesis.log_prob, hypothesis.token_log_probs.iter().sum::<f32>());
+    let score = translator().score_ids(&[(forced.source_ids.clone(), hypothesis.token_ids.clone())]).remove(0);
+    assert_eq!(score.expect("a score").log_prob, hypothesis.log_prob);
+    // What is suppressed does not come; a sequence is broken at its last token.
+    let ban = |suppressed: &[u32], allowed: Option<&[u32]>, sequences: &[Vec<u32>]| {
+        let bans = Bans::new(8001, suppressed, allowed, sequences).expect("they fit");
+        best(source(), &DecodeOptions { bans: Some(Arc::new(bans)), ..beam(4) })
+    };
+    assert!(!ban(&plain[..1], None, &[]).contains(&plain[0]));
+    let broken = ban(&[], None, &[plain[..3].to_vec()]);
+    assert!(broken != plain && !broken.windows(3).any(|window| window == &plain[..3]), "{broken:?}");
+    let mut shortlist = plain.clone();
+    shortlist.extend([12, 26, 215, 0]);
+    assert!(ban(&[], Some(&shortlist), &[]).iter().all(|id| shortlist.contains(id)));
+    // No bigram twice; and a heavy penalty leaves no token twice either.
+    let repeated =
+        |ids: &[u32], n: usize| (0..ids.len() - n).any(|i| ids[i + 1..].windows(n).any(|w| w == &ids[i..i + n]));
+    assert!(repeated(&plain, 2), "{plain:?} repeats nothing");
+    assert!(!repeated(&best(source(), &DecodeOptions { no_repeat_ngram: 2, ..beam(4) }), 2));
+    let penalized = best(source(), &DecodeOptions { repetition_penalty: 10.0, ..beam(4) });
+    assert!(!repeated(&penalized, 1), "{penalized:?}");
+}
+
+/// Sentences of one session that ask for different things get what they get alone.
+#[test]
+fn an_ensemble_of_one_model_twice_is_that_model() {
+    let own = common::demo_model().to_path_buf();
+    let options = EngineOptions { ensemble: vec![own], ..EngineOptions::default() };
+    let translator = Translator::open_with(common::demo_model(), &options).expect("both open");
+    let sources = ["A man is riding a bike.", "Two dogs run through the snow."];
+    let plain = translator.translate(&sources, &beam(4)).expect("valid options");
+    let mixed = DecodeOptions { ensemble: vec![0.25, 0.75], ..beam(4) };
+    for (plain, mixed) in plain.iter().zip(translator.translate(&sources, &mixed).expect("valid options")) {
+        for (plain, mixed) in plain.hypotheses.iter().zip(&mixed.hypotheses) {
+            assert_eq!(plain.hypothesis.token_ids, mixed.hypothesis.token_ids);
+            assert!((mixed.hypothesis.search_log_prob - mixed.hypothesis.log_prob).abs() < 1e-4);
+        }
     }
 }

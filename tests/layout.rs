@@ -15,8 +15,8 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("hub", &["error"]),
     ("plot", &[]),
     ("model", &["error", "backend"]),
-    ("decode", &["error", "backend", "model"]),
-    ("translator", &["error", "backend", "cpu", "cuda", "text", "model", "decode"]),
+    ("decode", &["error", "backend", "metrics", "model"]),
+    ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
     ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
@@ -44,7 +44,11 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 16] = [
+const RE_EXPORTS: [(&str, &str); 21] = [
+    ("ContrastiveForm", "backend"),
+    ("Bans", "decode"),
+    ("Contrastive", "decode"),
+    ("Sentence", "translator"),
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
@@ -53,6 +57,7 @@ const RE_EXPORTS: [(&str, &str); 16] = [
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
+    ("Sampling", "decode"),
     ("Stop", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),

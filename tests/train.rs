@@ -105,6 +105,7 @@ fn options(objective: ObjectiveOptions) -> TrainOptions {
         validation_beam: 1,
         keep: Keep::Last,
         checkpoint_every: 4,
+        from_scratch: None,
     }
 }
 
@@ -273,6 +274,35 @@ fn another_models_state_is_refused() {
 }
 
 #[test]
+fn a_run_from_scratch_owes_nothing_to_the_weights_it_finds() {
+    let mut fixture = Fixture::new();
+    let mut options = options(ObjectiveOptions::Mle);
+    (options.updates, options.from_scratch) = (1, Some(0.02));
+    // The output's bias is not trained and stays the model's.
+    fixture.model.tensors.get_mut("final_logits_bias").expect("a bias").bytes.fill(0);
+    fixture.model.write_weights();
+    let train = |fixture: &Fixture, output: &str| {
+        let run = Trainer::open(fixture.places(output, false), options.clone());
+        run.and_then(|mut trainer| trainer.run(&mut Watch::until(u32::MAX))).expect("trained");
+        weights(&fixture.path(output))
+    };
+    let first = train(&fixture, "first");
+    fixture.model.tensors.values_mut().for_each(|tensor| tensor.bytes.fill(0));
+    fixture.model.write_weights();
+    assert!(train(&fixture, "second") == first);
+    let tensors = safetensors::SafeTensors::deserialize(&first).expect("tensors");
+    let values = |name: &str| -> Vec<f32> {
+        let data = tensors.tensor(name).expect("a tensor").data();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let up = values("model.encoder.layers.0.fc1.weight");
+    let deviation = (up.iter().map(|x| x * x).sum::<f32>() / up.len() as f32).sqrt();
+    assert!((0.01..0.04).contains(&deviation), "{deviation}");
+    let gains = values("model.encoder.layers.0.final_layer_norm.weight");
+    assert!(gains.iter().all(|g| (g - 1.0).abs() < 0.02), "{gains:?}");
+}
+
+#[test]
 fn patience_ends_a_run() {
     let fixture = Fixture::new();
     let mut options = options(ObjectiveOptions::Mle);
@@ -306,9 +336,96 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         (TrainOptions { validation_beam: 65, ..base() }, "validation-beam"),
         (TrainOptions { adam: AdamOptions { beta2: 1.0, ..AdamOptions::default() }, ..base() }, "beta2"),
         (TrainOptions { adam: AdamOptions { clip: 0.0, ..AdamOptions::default() }, ..base() }, "clip"),
+        (TrainOptions { from_scratch: Some(0.0), ..base() }, "from-scratch"),
         (TrainOptions { patience: 1, keep: Keep::Best, ..base() }, "patience"),
     ] {
         let message = Trainer::open(places.clone(), options).map(drop).unwrap_err().to_string();
         assert!(message.starts_with(&format!("option {name}: ")), "{name}: {message}");
     }
+}
+
+/// Runs the command; its exit code and what it said.
+fn command(fixture: &Fixture, more: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_beamfuse"))
+        .arg("train")
+        .args([
+            "--model".as_ref(),
+            fixture.model.dir().as_os_str(),
+            "--output".as_ref(),
+            fixture.path("out").as_os_str(),
+        ])
+        .args(more)
+        .current_dir(fixture.dir.path())
+        .output()
+        .expect("the binary starts");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_command_refuses_before_it_writes() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path("a.en"), "A dog.\nA cat.\n").expect("written");
+    std::fs::write(fixture.path("a.de"), "Ein Hund.\n").expect("written");
+    let data = ["--data", "train.tsv"];
+    for (more, expected) in [
+        (&["--source", "a.en", "--target", "a.de"][..], "expected 2 lines in a.de as in a.en, got 1"),
+        (&["--data", "none.tsv"], "read none.tsv: "),
+        (&["--learning-rate", "2"], "option learning-rate: expected a number above 0, up to 1, got 2"),
+        (
+            &["--ss-floor", "0.97"],
+            "option ss-schedule: expected to end at 0.95 or less, or --force, got 0.970 at the last",
+        ),
+        (&["--updates", "100", "--ss-warmup", "99", "--ss-end", "1000"], "option ss-schedule: expected to end at 0.95"),
+        (&["--ss-end", "5"], "option ss-end: expected an update behind the warm-up of 1000, got 5"),
+        (&["--ss-passes", "0"], "option ss-passes: "),
+        (&["--ss-temperature", "0"], "option ss-temperature: "),
+        (&["--objective", "mrt", "--mrt-alpha", "0"], "option mrt-alpha: "),
+        (&["--objective", "mrt", "--mrt-samples", "1"], "option mrt-samples: "),
+        (&["--objective", "mrt", "--mrt-mix", "1"], "option mrt-mix: "),
+        (&["--objective", "distill", "--distill-temperature", "0"], "option temperature: "),
+        (&["--objective", "distill", "--ema-decay", "1"], "option ema-decay: "),
+        (&["--objective", "distill", "--teacher", "none"], "none"),
+        (&["--resume"], "state.safetensors"),
+    ] {
+        let arguments =
+            if more[0] == "--source" || more[0] == "--data" { more.to_vec() } else { [&data, more].concat() };
+        let (code, said) = command(&fixture, &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert!(!fixture.path("out").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_saves_the_state_and_says_how_to_go_on() {
+    let fixture = Fixture::new();
+    let arguments = ["--data", "train.tsv", "--objective", "mle", "--batch-tokens", "16", "--log-every", "1"];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_beamfuse"))
+        .arg("train")
+        .args([
+            "--model".as_ref(),
+            fixture.model.dir().as_os_str(),
+            "--output".as_ref(),
+            fixture.path("out").as_os_str(),
+        ])
+        .args(arguments)
+        .args(["--updates", "1000000"])
+        .current_dir(fixture.dir.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut said = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("update 3/") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut said, &mut line).expect("a line") > 0, "it ended early");
+    }
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill starts").success());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).expect("text");
+    assert_eq!(child.wait().expect("the command ends").code(), Some(130));
+    assert!(rest.contains("interrupted: finishing the update under way"), "{rest}");
+    assert!(rest.contains("; the same command with --resume continues"), "{rest}");
+    assert!(state_file(&fixture.path("out")).exists() && !fixture.path("out").join("model.safetensors").exists());
 }

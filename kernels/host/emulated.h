@@ -43,6 +43,7 @@ struct Registered {
     static void emulated_##symbol(const void* arguments) { __VA_ARGS__(*static_cast<const Arguments*>(arguments)); } \
     static emulated::Kernel kernel_##symbol{#symbol, max_threads, sizeof(Arguments), emulated_##symbol, nullptr};   \
     static const emulated::Registered registered_##symbol(kernel_##symbol);
+#define KERNEL_BOUNDED(symbol, max_threads, blocks, Arguments, ...) KERNEL(symbol, max_threads, Arguments, __VA_ARGS__)
 
 // A static local's address names the declaration, per template instance, as on the device.
 #define SHARED(type, name, count)                \

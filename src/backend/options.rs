@@ -10,6 +10,8 @@ pub enum LengthPenaltyKind {
     Gnmt = 1,
     /// length^alpha
     Power = 2,
+    /// length^alpha, which divides the word reward, too
+    PowerOfAll = 3,
 }
 
 /// When a sentence's search ends, once `beam_size` hypotheses have finished.
@@ -22,6 +24,18 @@ pub enum StopKind {
     Heuristic = 1,
     /// When no continuation of any live hypothesis can beat the worst finished one.
     Exact = 2,
+    /// When an end of sentence has been the best candidate of a step.
+    Top = 3,
+}
+
+/// Which candidates of a step count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FinishKind {
+    /// End of sentence among the first K ranks; of the others as many as make K live ones.
+    Replace = 0,
+    /// The first ranks alone, as many as beams are alive: what finishes leaves one beam less.
+    Shrink = 1,
 }
 
 /// How a slot picks its tokens.
@@ -67,9 +81,10 @@ pub struct SlotOptions {
     pub strategy: u32,
     /// 1: at `max_len` any token is allowed, and live hypotheses end as they are, truncated, without end of sentence.
     pub cut: u32,
-    /// Finished hypotheses from which on the stop rule is asked, at most as many as the session has beams; 0: `beam_size`.
+    /// Finished hypotheses from which on the stop rule is asked, at most as many as the session has beams; 0: `beam_size`. As
+    /// many are kept if they are more.
     pub patience: u32,
-    /// How end of sentence finishes a hypothesis; 0: where it is among the first `beam_size` ranks.
+    /// A [`FinishKind`].
     pub finish: u32,
     /// 1: [`Search::bans`](super::Search::bans) holds for this slot.
     pub banned: u32,
@@ -119,14 +134,39 @@ impl SlotOptions {
     pub fn length_penalty_at(&self, length: u32) -> f32 {
         match self.length_penalty {
             kind if kind == LengthPenaltyKind::Gnmt as u32 => ((5.0 + length as f32) / 6.0).powf(self.alpha),
-            kind if kind == LengthPenaltyKind::Power as u32 => (length as f32).powf(self.alpha),
-            _ => 1.0,
+            kind if kind == LengthPenaltyKind::None as u32 => 1.0,
+            _ => (length as f32).powf(self.alpha),
         }
     }
 
     /// The length part of the score of a hypothesis with search score `cum_log_prob`.
     pub fn normalized(&self, cum_log_prob: f32, length: u32) -> f32 {
-        cum_log_prob / self.length_penalty_at(length) + self.word_reward * length as f32
+        let (penalty, reward) = (self.length_penalty_at(length), self.word_reward * length as f32);
+        match self.length_penalty == LengthPenaltyKind::PowerOfAll as u32 {
+            true => (cum_log_prob + reward) / penalty,
+            false => cum_log_prob / penalty + reward,
+        }
+    }
+
+    /// Finished hypotheses that are kept, at most.
+    pub fn finished_room(&self) -> u32 {
+        self.beam_size.max(self.patience)
+    }
+
+    /// Finished hypotheses from which on the stop rule is asked.
+    pub fn finished_needed(&self) -> u32 {
+        if self.patience == 0 { self.beam_size } else { self.patience }
+    }
+
+    /// Candidates of a group that count at a step which starts with `live` hypotheses, `cuts` telling whether it is the last
+    /// one, after which hypotheses end as they are.
+    pub fn ranks_that_count(&self, step: u32, live: u32, cuts: bool) -> u32 {
+        match self.finish == FinishKind::Shrink as u32 {
+            true if step > 0 => live,
+            true => self.beam_size,
+            false if cuts => self.group_width(),
+            false => 2 * self.group_width(),
+        }
     }
 }
 
@@ -134,6 +174,16 @@ impl SlotOptions {
     /// Whether this slot takes samples.
     pub fn samples(&self) -> bool {
         self.strategy == Strategy::Sample as u32
+    }
+
+    /// Beams that live at the start, each of which reads the decoder start token: every sample, or one per group.
+    pub fn first_beams(&self) -> u32 {
+        if self.samples() { self.beam_size } else { self.groups.max(1) }
+    }
+
+    /// Beams of a group.
+    pub fn group_width(&self) -> u32 {
+        if self.samples() { 1 } else { self.beam_size / self.groups.max(1) }
     }
 
     /// Whether tokens are penalised for having been generated before.
@@ -160,6 +210,10 @@ pub struct Stages {
     pub samples: bool,
     /// What ranks is not the model's own distribution.
     pub ranked: bool,
+    /// What ranks comes from [`Backend::ensemble`](super::Backend::ensemble).
+    pub mixes: bool,
+    /// [`Backend::repetition_penalty`](super::Backend::repetition_penalty) is asked for.
+    pub repetition: bool,
 }
 
 impl Stages {
@@ -174,12 +228,14 @@ impl Stages {
             voices: (contrast | ensemble) & !1,
             samples: options.samples(),
             ranked: options.ranked != 0,
+            mixes: options.ranked != 0 && contrast == 0,
+            repetition: options.ranked != 0 && options.penalizes_repetition(),
         }
     }
 
     /// All of it in one number.
     pub fn bits(self) -> u32 {
-        let flags = [self.bans, self.samples, self.ranked];
+        let flags = [self.bans, self.samples, self.ranked, self.mixes, self.repetition];
         let flags = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
         flags | self.voices << 8 | self.contrast << 16
     }
@@ -192,6 +248,8 @@ impl Stages {
             voices: self.voices | other.voices,
             samples: self.samples || other.samples,
             ranked: self.ranked || other.ranked,
+            mixes: self.mixes || other.mixes,
+            repetition: self.repetition || other.repetition,
         }
     }
 }

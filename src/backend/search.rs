@@ -19,7 +19,7 @@ pub struct Finished {
     pub length: u32,
     /// The live beam that it ended from, as numbered after step `length - 1` (after step `length` without end of sentence).
     pub beam: u32,
-    /// 1: closed by an end of sentence.
+    /// 1: closed by an end of sentence; 2: by one that was the best candidate of its step; 0: not closed.
     pub has_eos: u32,
     /// 1: cut by the length limit, or by masks that left no candidate.
     pub truncated: u32,
@@ -130,6 +130,13 @@ pub struct Search<B: Backend> {
     /// A bit for each token that a row may not take, `[rows, ceil(vocab_size / 32)]`, for the rows of slots whose options say
     /// so. Empty until [`Search::equip`].
     pub bans: B::Ints,
+    /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::equip`], as the next two.
+    pub always_banned: B::Ints,
+    /// The given first tokens of a slot `[S, T]`, of which `prefix_len` count.
+    pub prefixes: B::Ints,
+    /// A slot's banned sequences of two tokens or more `[S, MAX_SEQUENCE_WORDS]`: how many there are, where each ends among the
+    /// ids, and the ids.
+    pub sequences: B::Ints,
     /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::equip`].
     pub picks: B::Ints,
     /// The stages that there is memory for.
@@ -166,6 +173,9 @@ impl<B: Backend> Search<B> {
             rows: Rows { one_per_beam: true, ..Rows::with_capacity(backend, rows)? },
             ranked: backend.floats(0)?,
             bans: backend.ints(0)?,
+            always_banned: backend.ints(0)?,
+            prefixes: backend.ints(0)?,
+            sequences: backend.ints(0)?,
             picks: backend.ints(0)?,
             equipped: Stages::default(),
             scratch: backend.search_scratch(shape, vocab_size)?,
@@ -177,13 +187,17 @@ impl<B: Backend> Search<B> {
     /// # Errors
     /// The device has no memory left.
     pub fn equip(&mut self, backend: &B, stages: Stages) -> Result<()> {
-        let SessionShape { slots, beam_size, rows, .. } = self.shape;
+        let SessionShape { slots, beam_size, max_len, rows, .. } = self.shape;
         let equipped = self.equipped;
         if stages.ranked && !equipped.ranked {
             self.ranked = backend.floats(rows * backend.logits_stride(self.vocab_size))?;
         }
         if stages.bans && !equipped.bans {
-            self.bans = backend.ints(rows * self.vocab_size.div_ceil(32))?;
+            let words = self.vocab_size.div_ceil(32);
+            self.bans = backend.ints(rows * words)?;
+            self.always_banned = backend.ints(slots * words)?;
+            self.prefixes = backend.ints(slots * max_len)?;
+            self.sequences = backend.ints(slots * MAX_SEQUENCE_WORDS)?;
         }
         if stages.samples && !equipped.samples {
             self.picks = backend.ints(slots * beam_size * words::<SamplePick>())?;
@@ -192,6 +206,9 @@ impl<B: Backend> Search<B> {
         Ok(())
     }
 }
+
+/// Words that a slot's banned sequences may take: one, and per sequence one more than it has tokens.
+pub const MAX_SEQUENCE_WORDS: usize = 2048;
 
 /// Words of a structure in device memory.
 pub const fn words<T>() -> usize {

@@ -73,11 +73,13 @@ impl Page<'_> {
             LengthPenalty::None => "none".to_string(),
             LengthPenalty::Gnmt { alpha } => format!("((5 + length) / 6)^{alpha}"),
             LengthPenalty::Power { alpha } => format!("length^{alpha}"),
+            LengthPenalty::PowerOfAll { alpha } => format!("length^{alpha}, of the reward too"),
         };
         let stop = match self.options.stop {
             Stop::First => "first",
             Stop::Heuristic => "heuristic",
             Stop::Exact => "exact",
+            Stop::Top => "top",
         };
         f.write_str("<ul class=\"options\">\n")?;
         for (name, value) in [
@@ -111,19 +113,20 @@ impl Page<'_> {
     /// Why the search ended when it did.
     fn ending(&self) -> String {
         let Explanation { steps, translation, max_length, .. } = self.explanation;
-        let (count, k) = (steps.len(), self.options.beam_size);
+        let (count, needed) = (steps.len(), self.options.finished_needed());
         if count >= *max_length {
             return format!("Ended after step {count}, the maximum length.");
         }
-        if translation.hypotheses.len() < k {
+        if translation.hypotheses.len() < needed || self.options.shrink {
             return format!("Ended after step {count}: no hypothesis was left to extend.");
         }
         let reason = match self.options.stop {
             Stop::First => "that is enough",
             Stop::Heuristic => "none that was alive could beat the last of them if it ended there",
             Stop::Exact => "none that was alive could beat the last of them at any length",
+            Stop::Top => "an end of sentence had ranked first",
         };
-        format!("Ended after step {count}: {k} had finished, and {reason}.")
+        format!("Ended after step {count}: {needed} had finished, and {reason}.")
     }
 
     fn ranking(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

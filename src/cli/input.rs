@@ -39,6 +39,8 @@ pub(super) type Fields = IndexMap<String, Box<RawValue>>;
 #[derive(Debug)]
 pub(super) struct Item {
     pub source: String,
+    /// The seed of its samples, if it brings one.
+    pub seed: Option<u64>,
     pub other: Fields,
 }
 
@@ -61,7 +63,7 @@ pub(super) struct Lines {
 }
 
 /// JSON fields that would change the search, which this version does not act on: ignoring them would give a wrong result.
-const UNSUPPORTED_FIELDS: [&str; 3] = ["target_prefix", "contrast_source", "seed"];
+const UNSUPPORTED_FIELDS: [&str; 2] = ["target_prefix", "contrast_source"];
 
 impl Lines {
     /// Opens a file, or standard input for `None` and `-`.
@@ -148,7 +150,7 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
         source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
     })?;
     match form {
-        Form::Text => Ok(Item { source: text, other: Fields::new() }),
+        Form::Text => Ok(Item { source: text, seed: None, other: Fields::new() }),
         Form::Json => parse_json(&text),
     }
 }
@@ -168,7 +170,14 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             return Err(BadLine { kind: "unsupported_field", message, source: Some(source) });
         }
     }
-    Ok(Item { source, other })
+    let seed = match other.get("seed").filter(|value| value.get() != "null") {
+        None => None,
+        Some(value) => Some(serde_json::from_str(value.get()).map_err(|_| {
+            let message = format!("read line: seed: expected an integer of 64 bits, 0 or more, got {value}");
+            bad(message, Some(source.clone()))
+        })?),
+    };
+    Ok(Item { source, seed, other })
 }
 
 #[cfg(test)]
@@ -205,7 +214,12 @@ mod tests {
         let read = lines(br#"{"id": 7, "source": "x", "tags": ["a"]}"#, Form::Json);
         let item = read[0].content.as_ref().unwrap();
         assert_eq!((item.source.as_str(), item.other["id"].get()), ("x", "7"));
-        for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", r#"{"source": "x", "seed": 1}"#] {
+        let seeds = br#"{"source": "x", "seed": 18446744073709551615}
+{"source": "x", "seed": null}"#;
+        let seeds: Vec<_> = lines(seeds, Form::Json).into_iter().map(|l| l.content.unwrap().seed).collect();
+        assert_eq!(seeds, [Some(u64::MAX), None]);
+        let bad_seeds = [r#"{"source": "x", "seed": -1}"#, r#"{"source": "x", "seed": "1"}"#];
+        for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", bad_seeds[0], bad_seeds[1]] {
             assert!(lines(format!("{bad}\n").as_bytes(), Form::Json)[0].content.is_err(), "{bad}");
         }
     }

@@ -14,6 +14,7 @@ mod interrupt;
 mod model_dir;
 mod output;
 mod progress;
+mod sampling_options;
 mod score;
 mod search_options;
 mod stream;

@@ -100,8 +100,15 @@ impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
         let dtype = self.dtype.dtype();
         let (threads, workers, slots) = (self.threads, self.workers, self.batch_size);
-        let options =
-            EngineOptions { device: self.device, threads, workers, slots, memory_budget: self.memory_budget, dtype };
+        let options = EngineOptions {
+            device: self.device,
+            threads,
+            workers,
+            slots,
+            memory_budget: self.memory_budget,
+            dtype,
+            ..EngineOptions::default()
+        };
         let translator = Translator::open_with(self.name.resolve()?, &options)?;
         let choice = translator.device();
         if let Some(reason) = &choice.reason {

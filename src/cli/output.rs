@@ -91,10 +91,12 @@ struct HypothesisLine<'a> {
     attention: Option<&'a [Vec<f32>]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     alignment: Option<Vec<usize>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    utility: Option<f64>,
 }
 
 impl<'a> HypothesisLine<'a> {
-    fn new(TextHypothesis { text, tokens, hypothesis }: &'a TextHypothesis) -> Self {
+    fn new(TextHypothesis { text, tokens, hypothesis, utility }: &'a TextHypothesis) -> Self {
         HypothesisLine {
             text,
             token_ids: &hypothesis.token_ids,
@@ -109,6 +111,7 @@ impl<'a> HypothesisLine<'a> {
             truncated: hypothesis.truncated,
             attention: hypothesis.attention.as_deref(),
             alignment: hypothesis.alignment(),
+            utility: *utility,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
 use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
 
@@ -18,7 +19,8 @@ pub(super) struct SearchArguments {
     /// Hypotheses returned per sentence, at most beam-size [default: 1].
     #[arg(long, value_name = "N")]
     n_best: Option<usize>,
-    /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1 [default preset: gnmt].
+    /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1, power-of-all len^alpha of the
+    /// word reward too [default preset: gnmt].
     #[arg(long, value_enum, value_name = "KIND")]
     length_penalty: Option<LengthPenaltyName>,
     /// Exponent of the length penalty [default preset: 0.7].
@@ -31,9 +33,22 @@ pub(super) struct SearchArguments {
     #[arg(long, value_name = "G", allow_negative_numbers = true)]
     word_reward: Option<f32>,
     /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
-    /// none can catch up [default preset: heuristic].
+    /// none can catch up; or top, once n-best have finished and an end of sentence has ranked first, for searches without penalties
+    /// [default preset: heuristic].
     #[arg(long, value_enum, value_name = "RULE")]
     stop: Option<StopName>,
+    /// Let this times beam-size hypotheses finish before the stop rule is asked [default: 1].
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    patience: Option<f32>,
+    /// A finished hypothesis leaves one beam less, as in Marian, where others take its place [presets but marian: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    shrink: Option<bool>,
+    /// At the maximum length return hypotheses as they are, without end of sentence [presets but ctranslate2 and marian: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    cut: Option<bool>,
+    /// Give the probability of tokens that may not come next to those that may, before ranking [preset ctranslate2: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    renormalize: Option<bool>,
     /// Generated tokens, end of sentence included, at which a sentence is ended: a number, or a*S+b with S the source's tokens
     /// [default preset: 1.5*S+10].
     #[arg(long, value_name = "N|a*S+b")]
@@ -47,6 +62,14 @@ pub(super) struct SearchArguments {
     /// Add each hypothesis' attention and word alignment to JSON lines.
     #[arg(long)]
     attention: bool,
+    /// Groups that the beams are split into, each kept apart from those before it: diverse beam search [default: 1].
+    #[arg(long, value_name = "G")]
+    beam_groups: Option<usize>,
+    /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
+    #[arg(long, value_name = "D", requires = "beam_groups", allow_negative_numbers = true)]
+    diversity: Option<f32>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -57,12 +80,20 @@ enum PresetName {
     Production,
     /// What transformers' generate does with the model's generation_config.json.
     Hf,
+    /// What CTranslate2's translate_batch does: 2 beams, length penalty len^1.
+    #[value(name = "ctranslate2")]
+    CTranslate2,
+    /// What fairseq's generator does: 5 beams, length penalty len^1.
+    Fairseq,
+    /// What marian-decoder does: 12 beams that shrink, no length penalty; its word-penalty is a negative word-reward.
+    Marian,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LengthPenaltyName {
     Gnmt,
     Power,
+    PowerOfAll,
     None,
 }
 
@@ -71,6 +102,7 @@ enum StopName {
     First,
     Heuristic,
     Exact,
+    Top,
 }
 
 impl SearchArguments {
@@ -80,6 +112,9 @@ impl SearchArguments {
             PresetName::Default => Preset::Default,
             PresetName::Production => Preset::Production,
             PresetName::Hf => Preset::Hf,
+            PresetName::CTranslate2 => Preset::CTranslate2,
+            PresetName::Fairseq => Preset::Fairseq,
+            PresetName::Marian => Preset::Marian,
         })?;
         options.length_penalty = self.length_penalty(options.length_penalty);
         options.beam_size = self.beam_size.unwrap_or(options.beam_size);
@@ -87,14 +122,25 @@ impl SearchArguments {
         options.coverage_penalty = self.coverage_penalty.unwrap_or(options.coverage_penalty);
         options.word_reward = self.word_reward.unwrap_or(options.word_reward);
         options.min_length = self.min_length.unwrap_or(options.min_length);
+        options.patience = self.patience.unwrap_or(options.patience);
+        options.shrink = self.shrink.unwrap_or(options.shrink);
+        options.cut = self.cut.unwrap_or(options.cut);
+        options.renormalize = self.renormalize.unwrap_or(options.renormalize);
         options.truncate_source = self.truncate;
         options.attention = self.attention;
+        options.groups = self.beam_groups.unwrap_or(options.groups);
+        options.diversity = self.diversity.unwrap_or(options.diversity);
+        options.sampling = self.sampling.sampling();
+        options.mbr = self.sampling.mbr();
         options.stop = match (self.stop, self.preset) {
             (Some(StopName::First), _) => Stop::First,
             (Some(StopName::Heuristic), _) => Stop::Heuristic,
             (Some(StopName::Exact), _) => Stop::Exact,
+            (Some(StopName::Top), _) => Stop::Top,
             // With one beam transformers searches greedily, whatever its configuration says.
             (None, PresetName::Hf) if options.beam_size == 1 => Stop::First,
+            // It leaves early where the sums alone are the scores.
+            (None, PresetName::CTranslate2) if options.beam_size > 1 && options.is_unpenalized() => Stop::Top,
             (None, _) => options.stop,
         };
         if let Some(max_length) = &self.max_length {
@@ -109,12 +155,14 @@ impl SearchArguments {
         let (kind, preset_alpha) = match preset {
             LengthPenalty::Gnmt { alpha } => (LengthPenaltyName::Gnmt, alpha),
             LengthPenalty::Power { alpha } => (LengthPenaltyName::Power, alpha),
+            LengthPenalty::PowerOfAll { alpha } => (LengthPenaltyName::PowerOfAll, alpha),
             LengthPenalty::None => (LengthPenaltyName::None, DEFAULT_ALPHA),
         };
         let alpha = self.alpha.unwrap_or(preset_alpha);
         match self.length_penalty.unwrap_or(kind) {
             LengthPenaltyName::Gnmt => LengthPenalty::Gnmt { alpha },
             LengthPenaltyName::Power => LengthPenalty::Power { alpha },
+            LengthPenaltyName::PowerOfAll => LengthPenalty::PowerOfAll { alpha },
             LengthPenaltyName::None => LengthPenalty::None,
         }
     }

@@ -14,7 +14,7 @@ use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
-use crate::translator::{Batch, Translation, Translator};
+use crate::translator::{Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Result};
 
 /// Translate text: sentences as arguments, from a file, or from standard input, one per line.
@@ -169,9 +169,9 @@ impl stream::Work for Work<'_> {
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
-        for (tag, number, bytes, ids, Item { source, other }) in readable {
+        for (tag, number, bytes, ids, Item { source, seed, other }) in readable {
             self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
-            self.batch.push_encoded(tag, source, ids);
+            self.batch.push_encoded(tag, Sentence { source, seed, ..Sentence::default() }, ids);
         }
     }
 

@@ -30,11 +30,13 @@ pub struct Candidate {
 /// What ranking leaves for applying, per slot.
 #[derive(Clone, Debug, Default)]
 struct Ranking {
-    /// Sorted, best first; room for 2K.
+    /// Of each group in turn, sorted, best first; room for 2K.
     candidates: Vec<Candidate>,
     failure: Failure,
     /// A row without what is banned; grows when it is first needed.
     masked: Vec<f32>,
+    /// The tokens that the groups ranked so far go on with; room for K.
+    picked: Vec<u32>,
 }
 
 /// Working memory of a step, allocated once.
@@ -52,7 +54,11 @@ impl Scratch {
     /// Room for every slot of `shape`.
     pub fn new(shape: SessionShape) -> Self {
         // One more than 2K: a candidate is inserted before the worst is dropped.
-        let ranking = || Ranking { candidates: Vec::with_capacity(2 * shape.beam_size + 1), ..Ranking::default() };
+        let ranking = || Ranking {
+            candidates: Vec::with_capacity(2 * shape.beam_size + 1),
+            picked: Vec::with_capacity(shape.beam_size),
+            ..Ranking::default()
+        };
         Scratch {
             rankings: (0..shape.slots).map(|_| ranking()).collect(),
             first_row: vec![0; shape.slots],
@@ -70,7 +76,7 @@ pub fn start_slots(slots: &[(u32, SlotOptions)], search: &mut Search<Cpu>) {
         bytemuck::cast_slice_mut::<_, SlotOptions>(&mut search.options)[slot] = options;
         bytemuck::cast_slice_mut::<_, Failure>(&mut search.failures)[slot] = Failure::default();
         search.step[slot] = 0;
-        search.live[slot] = if options.samples() { options.beam_size } else { 1 };
+        search.live[slot] = options.first_beams();
         search.finished_count[slot] = 0;
         search.cum_log_probs[slot * beam_size..][..beam_size].fill(0.0);
         search.coverage[slot * beam_size * max_src_len..][..beam_size * max_src_len].fill(0.0);

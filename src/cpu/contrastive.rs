@@ -9,7 +9,8 @@
 
 use rayon::prelude::*;
 
-use crate::backend::{ContrastiveForm, ContrastiveOptions, Row, SlotOptions};
+use crate::backend::{ContrastiveForm, ContrastiveOptions, Row, Search, SlotOptions};
+use crate::cpu::Cpu;
 use crate::cpu::simd;
 use crate::cpu::stats::log_sum_exp;
 
@@ -134,7 +135,26 @@ pub fn contrastive(
     });
 }
 
-/// One row; returns the expert's normaliser. `eos` joins V_head if given.
+/// Contrasts a step's rows whose amateur is `voice`; see [`crate::backend::Backend::contrastive`].
+pub fn contrast_voice(expert: &[f32], amateur: &[f32], voice: u32, search: &mut Search<Cpu>) {
+    let (vocab_size, max_len, eos_id) = (search.vocab_size, search.shape.max_len, search.ids.eos_id as usize);
+    let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
+    let (rows, prefixes) = (search.rows.live(), &search.prefixes);
+    search.ranked.par_chunks_exact_mut(vocab_size).zip(rows).enumerate().for_each(|(r, (ranked, row))| {
+        let (options, position) = (&options[row.slot as usize], row.position as usize);
+        if options.contrast.form == 0 || options.contrast.voice != voice {
+            return;
+        }
+        let at_limit = row.position + 1 >= options.max_len && options.cut == 0;
+        let given = || prefixes[row.slot as usize * max_len + position] as usize;
+        let joins = if at_limit { Some(eos_id) } else { (row.position < options.prefix_len).then(given) };
+        let part = r * vocab_size..(r + 1) * vocab_size;
+        ranked.copy_from_slice(&amateur[part.clone()]);
+        contrast_row(&options.contrast, joins, &expert[part], ranked);
+    });
+}
+
+/// One row; returns the expert's normaliser. `eos`, end of sentence or what is forced, joins V_head if given.
 fn contrast_row(options: &ContrastiveOptions, eos: Option<usize>, z_e: &[f32], contrast: &mut [f32]) -> f32 {
     let max = simd::max(z_e);
     let normalizer = if max == f32::INFINITY { f32::NAN } else { log_sum_exp(z_e) };

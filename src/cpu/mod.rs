@@ -8,12 +8,16 @@ pub mod beam_step;
 pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
+pub mod ensemble;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+pub mod portable_math;
+pub mod processors;
 pub mod risk;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod simd;
 pub mod stats;
@@ -297,8 +301,46 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn processors(&self, search: &mut Search<Self>) -> Result<()> {
+        processors::processors(search);
+        Ok(())
+    }
+
+    fn contrastive(&self, expert: &Vec<f32>, amateur: &Vec<f32>, voice: u32, search: &mut Search<Self>) -> Result<()> {
+        contrastive::contrast_voice(expert, amateur, voice, search);
+        Ok(())
+    }
+
+    fn ensemble(&self, voices: &[Option<&Vec<f32>>], search: &mut Search<Self>) -> Result<()> {
+        ensemble::ensemble(voices, search);
+        Ok(())
+    }
+
+    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+        processors::repetition_penalty(search);
+        Ok(())
+    }
+
     fn beam_step(&self, logits: &Vec<f32>, attention: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
         beam_step::beam_step(logits, attention, search);
+        Ok(())
+    }
+
+    fn sample(&self, logits: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
+        let step = sample::Step {
+            rows: search.rows.live(),
+            options: bytemuck::cast_slice(&search.options),
+            ancestry: &search.ancestry,
+            logits,
+            ranked: &search.ranked,
+            bans: &search.bans,
+            vocab_size: search.vocab_size,
+            stride: self.logits_stride(search.vocab_size),
+            beam_size: search.shape.beam_size,
+            max_len: search.shape.max_len,
+            ids: search.ids,
+        };
+        sample::sample(&step, bytemuck::cast_slice_mut(&mut search.picks));
         Ok(())
     }
 

@@ -13,12 +13,16 @@ pub enum Purpose {
     Coin = 0,
     /// The noise with which it samples another.
     Noise = 1,
+    /// The noise with which a search samples a token.
+    Draw = 2,
     /// Which elements dropout drops in training.
     Dropout = 8,
     /// The order of the training data.
     Order = 9,
     /// Whose prefix distillation reads.
     Prefix = 10,
+    /// The weights of a model that has learnt nothing.
+    Start = 11,
 }
 
 /// The four words of a counter under a key.

@@ -12,10 +12,11 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, embedding, layer_norm, linear, stats};
+use super::{attention, contrastive, embedding, ensemble, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Heads, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats,
+    Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    TokenStats, words,
 };
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
@@ -107,8 +108,20 @@ fn cross<'a, T: Element>(
     })
 }
 
-/// The parts of a search as the launchers of its kernels take them, and the bucket of its rows.
-fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut BeamStepScratch, usize) {
+/// What the processors alone read of a search.
+struct Controls<'a> {
+    always_banned: View<'a, u32>,
+    prefixes: View<'a, u32>,
+    sequences: View<'a, u32>,
+}
+
+/// The parts of a search as the launchers of its kernels take them.
+fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut BeamStepScratch, Controls<'_>) {
+    let controls = Controls {
+        always_banned: search.always_banned.view(),
+        prefixes: search.prefixes.view(),
+        sequences: search.sequences.view(),
+    };
     let views = SearchViews {
         shape: search.shape,
         vocab_size: search.vocab_size,
@@ -132,7 +145,7 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
         bans: search.bans.view_mut(),
         picks: search.picks.view_mut(),
     };
-    (views, &mut search.scratch, search.rows.bucket)
+    (views, &mut search.scratch, controls)
 }
 
 impl<T: Element> Cuda<T> {
@@ -463,12 +476,73 @@ impl<T: Element> Backend for Cuda<T> {
         StartSlots { search, scratch, slots }.launch(&self.context)
     }
 
+    fn processors(&self, search: &mut Search<Self>) -> Result<()> {
+        let bucket = search.rows.bucket;
+        let (views, scratch, controls) = views(search);
+        let Controls { always_banned: always, prefixes, sequences } = controls;
+        processors::Processors { search: views, scratch, always, prefixes, sequences, bucket }.launch(&self.context)
+    }
+
+    fn contrastive(
+        &self,
+        expert: &Buffer<f32>,
+        amateur: &Buffer<f32>,
+        voice: u32,
+        search: &mut Search<Self>,
+    ) -> Result<()> {
+        let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
+        let prefixes = (!search.prefixes.is_empty()).then(|| (search.prefixes.view(), search.shape.max_len));
+        contrastive::Contrastive {
+            rows: head(&search.rows.entries, bucket * words::<Row>())?.cast()?,
+            count: search.rows.count.view(),
+            options: search.options.view().cast()?,
+            expert: head(expert, bucket * stride)?,
+            amateur: Some(head(amateur, bucket * stride)?),
+            out: head_mut(&mut search.ranked, bucket * stride)?,
+            normalizers: None,
+            eos_id: search.ids.eos_id,
+            prefixes,
+            voice,
+        }
+        .launch(&self.context, search.vocab_size, stride)
+    }
+
+    fn ensemble(&self, logits: &[Option<&Buffer<f32>>], search: &mut Search<Self>) -> Result<()> {
+        let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
+        let voices = std::array::from_fn(|voice| logits.get(voice).copied().flatten().map(Buffer::view));
+        let (search, scratch, _) = views(search);
+        ensemble::Ensemble { search, scratch, voices, stride, bucket }.launch(&self.context)
+    }
+
+    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+        let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
+        let (search, scratch, _) = views(search);
+        processors::RepetitionPenalty { search, scratch, stride, bucket }.launch(&self.context)
+    }
+
     fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
-        let (search, scratch, rows) = views(search);
+        let bucket = search.rows.bucket.min(search.shape.slots);
+        let (search, scratch, _) = views(search);
         let logits_stride = self.logits_stride(search.vocab_size);
-        let bucket = rows.min(search.shape.slots);
         let (logits, attention) = (logits.view(), attention.view());
         BeamStep { search, scratch, logits, logits_stride, attention, bucket }.launch(&self.context)
+    }
+
+    fn sample(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
+        let (vocab_size, rows) = (search.vocab_size, search.rows.bucket);
+        let (stride, equipped) = (logits_stride(vocab_size), search.equipped);
+        sample::Sample {
+            rows: list(&search.rows),
+            options: search.options.view(),
+            ancestry: search.ancestry.view(),
+            logits: head(logits, rows * stride)?,
+            ranked: equipped.ranked.then(|| head(&search.ranked, rows * stride)).transpose()?,
+            bans: equipped.bans.then(|| head(&search.bans, rows * vocab_size.div_ceil(32))).transpose()?,
+            picks: search.picks.view_mut(),
+            beam_size: search.shape.beam_size,
+            ids: search.ids,
+        }
+        .launch(&self.context, vocab_size, stride)
     }
 
     fn token_stats(

@@ -133,7 +133,7 @@ const START_WORDS: usize = 1 + words::<SlotOptions>();
 /// Mirrors `Search`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct SearchArguments {
+pub(super) struct SearchArguments {
     options: u64,
     step: u64,
     live: u64,
@@ -167,7 +167,7 @@ struct SearchArguments {
 
 impl SearchViews<'_> {
     /// Checks all lengths, then takes the addresses.
-    fn arguments(
+    pub(super) fn arguments(
         &self,
         operation: &'static str,
         context: &Context,
@@ -405,7 +405,7 @@ impl StartSlots<'_> {
 }
 
 /// Whether a size is at least what an operation asks for.
-fn at_least(operation: &'static str, tensor: &'static str, least: usize, got: usize) -> Result<()> {
+pub(super) fn at_least(operation: &'static str, tensor: &'static str, least: usize, got: usize) -> Result<()> {
     if got >= least {
         return Ok(());
     }

@@ -89,6 +89,21 @@ impl<'a, T> View<'a, T> {
     }
 }
 
+impl<'a> View<'a, u32> {
+    /// The structures that the words are.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they are not a whole number of these.
+    pub fn cast<S: bytemuck::Pod>(self) -> Result<View<'a, S>> {
+        let words = size_of::<S>() / size_of::<u32>();
+        if words == 0 || !self.len.is_multiple_of(words) || align_of::<S>() > align_of::<u32>() {
+            let (expected, got) = (format!("structures of {words} words"), format!("{} words", self.len));
+            return Err(Error::Shape { operation: "cast", tensor: "words", expected, got });
+        }
+        Ok(View { owner: self.owner, address: self.address, len: self.len / words, element: PhantomData })
+    }
+}
+
 /// Part of a buffer, to write.
 pub struct ViewMut<'a, T> {
     pub(super) owner: usize,

@@ -30,10 +30,14 @@ pub struct Contrastive<'a, T> {
     pub amateur: Option<View<'a, T>>,
     /// `[bucket, stride]`: the contrastive log-probabilities.
     pub out: ViewMut<'a, f32>,
-    /// `[bucket]`: log(sum(exp(expert))).
-    pub normalizers: ViewMut<'a, f32>,
+    /// `[bucket]`: log(sum(exp(expert))), where asked for.
+    pub normalizers: Option<ViewMut<'a, f32>>,
     /// End of sentence, which joins the tokens that may be taken at the length limit.
     pub eos_id: u32,
+    /// The given first tokens of each slot `[slots, max_len]`, the next of which joins them too; with `max_len`.
+    pub prefixes: Option<(View<'a, u32>, usize)>,
+    /// Rows whose slots have another amateur are left alone; 0: whichever it is.
+    pub voice: u32,
 }
 
 /// Mirrors `ContrastiveArguments`.
@@ -47,12 +51,15 @@ struct Arguments {
     options: u64,
     rows: u64,
     count: u64,
+    prefixes: u64,
     bucket: u32,
     slots: u32,
     vocab_size: u32,
     stride: u32,
     eos_id: u32,
     vectorized: u32,
+    max_len: u32,
+    voice: u32,
 }
 
 impl<T: Element> Contrastive<'_, T> {
@@ -76,7 +83,10 @@ impl<T: Element> Contrastive<'_, T> {
             bucket * stride,
             self.amateur.map_or(bucket * stride, |amateur| amateur.len()),
         )?;
-        check_len(OPERATION, "normalizers", bucket, self.normalizers.len())?;
+        check_len(OPERATION, "normalizers", bucket, self.normalizers.as_ref().map_or(bucket, ViewMut::len))?;
+        let (prefixes, max_len) = self.prefixes.unzip();
+        let max_len = max_len.unwrap_or(0);
+        check_len(OPERATION, "prefixes", self.options.len() * max_len, prefixes.map_or(0, |prefixes| prefixes.len()))?;
         check_len(OPERATION, "count", 1, self.count.len())?;
         if self.amateur.is_none() && T::DTYPE != Dtype::F32 {
             let (expected, got) = ("f32, to stand in out".to_owned(), format!("{:?}", T::DTYPE));
@@ -90,16 +100,19 @@ impl<T: Element> Contrastive<'_, T> {
             expert: context.address(&self.expert)?,
             amateur: self.amateur.map_or(Ok(out), |amateur| context.address(&amateur))?,
             out,
-            normalizers: context.address_mut(&self.normalizers)?,
+            normalizers: self.normalizers.as_ref().map_or(Ok(0), |view| context.address_mut(view))?,
             options: context.address(&self.options)?,
             rows: context.address(&self.rows)?,
             count: context.address(&self.count)?,
+            prefixes: context.address_or_null(prefixes.as_ref())?,
             bucket: to_u32(OPERATION, "rows", bucket)?,
             slots: to_u32(OPERATION, "options", self.options.len())?,
             vocab_size: to_u32(OPERATION, "vocab_size", vocab_size)?,
             stride: to_u32(OPERATION, "stride", stride)?,
             eos_id: self.eos_id,
             vectorized: 0,
+            max_len: to_u32(OPERATION, "max_len", max_len)?,
+            voice: self.voice,
         };
         let Arguments { expert, amateur, .. } = arguments;
         arguments.vectorized = is_vectorizable::<T>(stride, &[expert, amateur, out]).into();
@@ -187,8 +200,10 @@ mod tests {
             expert: expert.view(),
             amateur: Some(amateur.view()),
             out: out.view_mut(),
-            normalizers: normalizers.view_mut(),
+            normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
+            prefixes: None,
+            voice: 0,
         }
         .launch(context, vocab_size, vocab_size)?;
         // Two passes over two packs of 16 bytes.
@@ -210,8 +225,10 @@ mod tests {
                 expert: halves.view(),
                 amateur,
                 out: out.view_mut(),
-                normalizers: normalizers.view_mut(),
+                normalizers: Some(normalizers.view_mut()),
                 eos_id: EOS,
+                prefixes: None,
+                voice: 0,
             };
             Ok(case.launch(context, vocab_size, 8).err().map_or_else(String::new, |error| error.to_string()))
         };

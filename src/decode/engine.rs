@@ -79,6 +79,7 @@ pub struct Engine {
     vocab_size: usize,
     source_vocab_size: usize,
     max_len: usize,
+    models: usize,
 }
 
 impl Engine {
@@ -119,8 +120,9 @@ impl Engine {
         let vocab_size = first.vocab_size();
         let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
         let (jobs, alive) = (Some(jobs), Arc::new(AtomicUsize::new(replicas.len())));
+        let (threads, count) = (Vec::new(), models.len());
         let mut engine =
-            Engine { jobs, threads: Vec::new(), alive: alive.clone(), vocab_size, source_vocab_size, max_len };
+            Engine { jobs, threads, alive: alive.clone(), vocab_size, source_vocab_size, max_len, models: count };
         for (backend, models) in replicas {
             let (backend, receiver, alive) = (Arc::new(backend), receiver.clone(), alive.clone());
             let (session, jobs) = (None, Queues::default());
@@ -159,9 +161,7 @@ impl Engine {
         match &job.work {
             Work::Search(request) | Work::Explain(request) => {
                 self.check("source", &request.source, self.source_vocab_size)?;
-                if !request.contrast_source.is_empty() {
-                    self.check("contrast source", &request.contrast_source, self.source_vocab_size)?;
-                }
+                self.check_request(request)?;
             }
             Work::Score { source, target, inputs } => {
                 self.check("source", source, self.source_vocab_size)?;
@@ -176,6 +176,36 @@ impl Engine {
             }
         }
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
+    }
+
+    /// The voice that is the first model reading another source.
+    pub fn other_source_voice(&self) -> usize {
+        self.models
+    }
+
+    fn check_request(&self, request: &Request) -> Result<()> {
+        let Request { options, contrast_source, prefix, bans, .. } = request;
+        let wrong = |expected: String, got: String| Err(Error::Input { operation: "submit a search", expected, got });
+        let stages = Stages::of(options);
+        let reads_another = stages.voices & 1 << self.models != 0;
+        if stages.voices >> (self.models + usize::from(reads_another)) != 0 {
+            return wrong(format!("voices below {}", self.models + 1), format!("{:b} in bits", stages.voices));
+        }
+        if stages.contrast & 1 != 0 {
+            return wrong("an amateur beside the first voice".into(), "voice 0".into());
+        }
+        if reads_another {
+            self.check("contrast source", contrast_source, self.source_vocab_size)?;
+        }
+        check_ids("submit a prefix", prefix, self.vocab_size)?;
+        if prefix.len() != options.prefix_len as usize || options.prefix_len >= options.max_len.max(1) {
+            let got = format!("{} of {}", prefix.len(), options.prefix_len);
+            return wrong(format!("a prefix of fewer tokens than the {} of the limit", options.max_len), got);
+        }
+        if bans.as_ref().is_some_and(|bans| bans.words() != self.vocab_size.div_ceil(32)) {
+            return wrong(format!("bans for {} tokens", self.vocab_size), "some for another vocabulary".into());
+        }
+        Ok(())
     }
 
     fn check(&self, side: &'static str, ids: &[u32], vocab_size: usize) -> Result<()> {

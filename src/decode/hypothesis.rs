@@ -154,6 +154,11 @@ impl Record {
             finished.sort_by_key(|finished| history.first_beam(finished, self.shape.beam_size));
             history.finished = finished;
         }
+        if self.options.samples() {
+            let mut finished = std::mem::take(&mut history.finished);
+            finished.sort_by_key(|finished| history.origin(finished, self.shape.beam_size));
+            history.finished = finished;
+        }
         Ok(Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect()))
     }
 }
@@ -171,6 +176,13 @@ struct History {
 }
 
 impl History {
+    /// The beam that a hypothesis started in: the number of a sample.
+    fn origin(&self, finished: &Finished, beam_size: usize) -> usize {
+        let steps = finished.length - u32::from(finished.has_eos != 0);
+        let parent = |beam: usize, step: usize| self.parents[step * beam_size + beam] as usize;
+        (0..steps as usize).rev().fold(finished.beam as usize, parent)
+    }
+
     /// The beam that made each token of a hypothesis, its own numbering after each step, and the tokens.
     fn resolve<B: Backend>(&self, finished: &Finished, search: &Search<B>) -> Hypothesis {
         let k = search.shape.beam_size;
@@ -212,7 +224,7 @@ impl History {
 
     /// The beam whose row made the first token: the number of a sample.
     fn first_beam(&self, finished: &Finished, k: usize) -> usize {
-        let steps = 0..finished.length as usize - finished.has_eos as usize;
+        let steps = 0..finished.length as usize - usize::from(finished.has_eos != 0);
         steps.rev().fold(finished.beam as usize, |beam, step| self.parents[step * k + beam] as usize)
     }
 

@@ -1,20 +1,28 @@
 //! Search: options, the session that runs it, hypotheses, scoring of given targets, and the engine that threads share.
 
+mod bans;
 pub mod engine;
 #[cfg(test)]
 mod fault_tests;
 mod hypothesis;
 pub mod options;
+#[cfg(test)]
+mod preset_tests;
 mod request;
+pub mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 mod score;
 pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
+pub use bans::Bans;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
-pub use options::{DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
 pub use request::Request;
+pub use sampling::Sampling;
 pub use session::Session;
 pub use trace::Trace;

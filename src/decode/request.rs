@@ -1,6 +1,11 @@
 //! One sentence's search as the engine is asked for it, in ids.
 
-use crate::backend::{SessionShape, SlotOptions};
+use std::sync::Arc;
+
+use crate::Result;
+use crate::backend::{Backend, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions};
+use crate::decode::bans::Bans;
+use crate::decode::options::DecodeOptions;
 
 /// A sentence to search a translation for. Ids include the end of sentence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +16,10 @@ pub struct Request {
     pub options: SlotOptions,
     /// Ids of the source that the model's second voice reads; empty without one.
     pub contrast_source: Vec<u32>,
+    /// First tokens that every hypothesis has; fewer than `options.max_len`.
+    pub prefix: Vec<u32>,
+    /// Tokens and sequences that none has, behind the prefix.
+    pub bans: Option<Arc<Bans>>,
     /// Hypotheses to return.
     pub n_best: usize,
     /// Whether they carry their attention.
@@ -18,18 +27,45 @@ pub struct Request {
 }
 
 impl Request {
+    /// What these options ask for a source, end of sentence included, under a position table of `table` rows. A sentence that
+    /// brings no seed of its own gets one from its ids.
+    pub fn new(options: &DecodeOptions, source: Vec<u32>, seed: Option<u64>, table: usize) -> Self {
+        let mut slot = options.for_slot(source.len(), table);
+        if let Some(sampling) = &options.sampling {
+            slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
+        }
+        let (n_best, attention) = (options.candidates(), options.attention);
+        Request { source, options: slot, n_best, attention, ..Request::default() }
+    }
+
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
-        self.options.beam_size as usize <= shape.beam_size
+        self.options.finished_room() as usize <= shape.beam_size
             && self.options.max_len as usize <= shape.max_len
             && self.source.len().max(self.contrast_source.len()) <= shape.max_src_len
             && (shape.keep_attention || !self.attention)
     }
 
+    /// Copies what the sentence may not or must generate to its slot.
+    ///
+    /// # Errors
+    /// A failed copy to the device.
+    pub(super) fn write_controls<B: Backend>(&self, backend: &B, slot: usize, search: &mut Search<B>) -> Result<()> {
+        let (words, max_len) = (search.vocab_size.div_ceil(32), search.shape.max_len);
+        let none = (vec![0; words], [0]);
+        let (always, sequences) = match &self.bans {
+            Some(bans) => (bans.always(), bans.sequences()),
+            None => (&none.0[..], &none.1[..]),
+        };
+        backend.write_ints(&mut search.always_banned, slot * words, always)?;
+        backend.write_ints(&mut search.sequences, slot * MAX_SEQUENCE_WORDS, sequences)?;
+        backend.write_ints(&mut search.prefixes, slot * max_len, &self.prefix)
+    }
+
     /// The smallest shape that holds this sentence and what the old one held.
     pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
         let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
-        let beam_size = old(|s| s.beam_size).max(self.options.beam_size as usize);
+        let beam_size = old(|s| s.beam_size).max(self.options.finished_room() as usize);
         let source = self.source.len().max(self.contrast_source.len());
         SessionShape {
             slots,

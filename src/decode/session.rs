@@ -58,6 +58,13 @@ struct Voice<State, Ints> {
     options: Option<Ints>,
 }
 
+impl<State, Ints> Voice<State, Ints> {
+    /// Its last step's logits.
+    fn logits<B: Backend, M: Seq2Seq<B, State = State>>(&self, _: &B, models: &[M]) -> &B::Floats {
+        models[self.model].logits(&self.state)
+    }
+}
+
 /// A sentence in its slot.
 #[derive(Clone, Copy, Debug)]
 struct Running {
@@ -194,6 +201,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             asked = asked.union(Stages::of(&request.options));
         }
         self.search.equip(backend, asked)?;
+        for &Admission { slot, request, .. } in sentences {
+            if request.options.banned != 0 {
+                request.write_controls(backend, slot, &mut self.search)?;
+            }
+        }
         for voice in 0..self.voices.len() {
             if voice == 0 || asked.voices & 1 << voice != 0 {
                 self.encode(backend, models, voice, sentences)?;
@@ -270,6 +282,25 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             }
         }
         let (model, Some(first)) = (&models[0], &voices[0]) else { return Ok(()) };
+        if stages.bans {
+            backend.processors(search)?;
+        }
+        if stages.mixes {
+            let all: Vec<_> = voices.iter().map(|v| v.as_ref().map(|v| v.logits(backend, models))).collect();
+            backend.ensemble(&all, search)?;
+        }
+        for (number, voice) in voices.iter().enumerate() {
+            if let (Some(amateur), true) = (voice, stages.contrast & 1 << number != 0) {
+                let (expert, amateur) = (first.logits(backend, models), amateur.logits(backend, models));
+                backend.contrastive(expert, amateur, number as u32, search)?;
+            }
+        }
+        if stages.repetition {
+            backend.repetition_penalty(search)?;
+        }
+        if stages.samples {
+            backend.sample(model.logits(&first.state), search)?;
+        }
         backend.beam_step(model.logits(&first.state), model.attention(&first.state), search)
     }
 

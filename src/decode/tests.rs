@@ -11,8 +11,8 @@ use crate::cpu::Cpu;
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
 
-const EOS: u32 = 0;
-const PAD: u32 = 1;
+pub(super) const EOS: u32 = 0;
+pub(super) const PAD: u32 = 1;
 const START: u32 = 2;
 
 /// A model whose logits are pseudo-random in (source, position, token read).
@@ -137,13 +137,7 @@ pub(super) fn translate(
     let caller = Arc::new(());
     for (tag, (source, options)) in work.iter().enumerate() {
         options.validate().expect("the test's options are valid");
-        let work = Work::Search(Box::new(Request {
-            source: source.clone(),
-            options: options.for_slot(source.len(), model.max_len()),
-            n_best: options.n_best,
-            attention: options.attention,
-            ..Request::default()
-        }));
+        let work = Work::Search(Box::new(Request::new(options, source.clone(), None, model.max_len())));
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -159,13 +153,13 @@ pub(super) fn translate(
     results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
 }
 
-fn translate_one(model: &Scripted, source: &[u32], options: &DecodeOptions) -> Vec<Hypothesis> {
+pub(super) fn translate_one(model: &Scripted, source: &[u32], options: &DecodeOptions) -> Vec<Hypothesis> {
     let mut results = translate(model, 1, &[(source.to_vec(), options.clone())]);
     results.pop().expect("one result").expect("a translation")
 }
 
 /// log-probabilities after a prefix, padding included, in f64.
-fn log_probs(model: &Scripted, source: &[u32], prefix: &[u32]) -> Vec<f64> {
+pub(super) fn log_probs(model: &Scripted, source: &[u32], prefix: &[u32]) -> Vec<f64> {
     let token = prefix.last().copied().unwrap_or(START);
     let row = model.row(Scripted::number(source), prefix.len() as u32, token);
     let sum: f64 = row.iter().map(|z| f64::from(*z).exp()).sum();
@@ -179,11 +173,11 @@ fn penalty(options: &DecodeOptions, len: usize) -> f64 {
     match options.length_penalty {
         LengthPenalty::None => 1.0,
         LengthPenalty::Gnmt { alpha } => ((5.0 + len as f64) / 6.0).powf(f64::from(alpha)),
-        LengthPenalty::Power { alpha } => (len as f64).powf(f64::from(alpha)),
+        LengthPenalty::Power { alpha } | LengthPenalty::PowerOfAll { alpha } => (len as f64).powf(f64::from(alpha)),
     }
 }
 
-fn score(source: &[u32], tokens: &[u32], sum: f64, options: &DecodeOptions) -> f64 {
+fn final_score(source: &[u32], tokens: &[u32], sum: f64, options: &DecodeOptions) -> f64 {
     let coverage = |i: usize| -> f64 {
         let attention = |t| f64::from(Scripted::attention(Scripted::number(source), t, i));
         (0..tokens.len() as u32).map(attention).sum()
@@ -203,7 +197,7 @@ fn brute_force(model: &Scripted, source: &[u32], options: &DecodeOptions, max_le
                 let extended: Vec<u32> = prefix.iter().copied().chain([token as u32]).collect();
                 let sum = sum + log_prob;
                 match token as u32 {
-                    EOS => all.push((score(source, &extended, sum, options), extended)),
+                    EOS => all.push((final_score(source, &extended, sum, options), extended)),
                     PAD => {}
                     _ if len < max_len => longer.push((sum, extended)),
                     _ => {}
@@ -240,7 +234,7 @@ fn plain_beam_search(model: &Scripted, source: &[u32], options: &DecodeOptions, 
             if tokens.last() != Some(&EOS) {
                 live.push((sum, tokens));
             } else if rank < k {
-                done.push((score(source, &tokens, sum, options), tokens));
+                done.push((final_score(source, &tokens, sum, options), tokens));
             }
         }
         live.truncate(k);
@@ -250,6 +244,7 @@ fn plain_beam_search(model: &Scripted, source: &[u32], options: &DecodeOptions, 
             Some(Stop::First) => f64::NEG_INFINITY,
             Some(Stop::Heuristic) => live.first().map_or(0.0, |l| l.0 / penalty(options, len)),
             Some(Stop::Exact) => live.first().map_or(0.0, |l| l.0 / penalty(options, max_len)),
+            Some(Stop::Top) => panic!("has rules of its own"),
             None => f64::INFINITY,
         };
         if live.is_empty() || (done.len() == k && done[k - 1].0 >= bound) {
@@ -438,31 +433,36 @@ fn a_poisoned_sentence_fails_alone() {
     }
 }
 
-#[test]
-fn scoring_equals_the_search() {
+/// The log-probabilities of targets under their sources.
+pub(super) fn score(model: &Scripted, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Vec<f32>> {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 4).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![model.clone()], 256, 4).expect("a thread starts");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
-    let mut expected = Vec::new();
-    for s in 0..40 {
-        let h = translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
-        let work = Work::Score { source: source(s), target: h.token_ids.clone(), inputs: None };
+    for (tag, (source, target)) in pairs.iter().cloned().enumerate() {
+        let work = Work::Score { source, target, inputs: None };
         engine
-            .submit(Job { tag: u64::from(s), work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
+            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
-        expected.push(h.token_log_probs);
     }
     drop(reply);
-    for _ in 0..40 {
-        let Reply { tag, outcome } = replies.recv().expect("an answer for each");
+    let mut scores = vec![Vec::new(); pairs.len()];
+    for Reply { tag, outcome } in replies {
         match outcome {
-            Ok(Outcome::TokenStats(stats)) => {
-                let log_probs: Vec<f32> = stats.iter().map(|s| s.log_prob).collect();
-                assert_eq!(log_probs, expected[tag as usize]);
-            }
+            Ok(Outcome::TokenStats(stats)) => scores[tag as usize] = stats.iter().map(|s| s.log_prob).collect(),
             other => panic!("{other:?}"),
         }
+    }
+    scores
+}
+
+#[test]
+fn scoring_equals_the_search() {
+    let found = |s| translate_one(&MODEL, &source(s), &DecodeOptions::default()).swap_remove(0);
+    let found: Vec<Hypothesis> = (0..40).map(found).collect();
+    let pairs: Vec<_> = found.iter().zip(0..).map(|(h, s)| (source(s), h.token_ids.clone())).collect();
+    for (h, scores) in found.iter().zip(score(&MODEL, &pairs)) {
+        assert_eq!(h.token_log_probs, scores);
     }
 }
 

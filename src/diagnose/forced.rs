@@ -73,13 +73,17 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
         forced.iter().map(|line| (line.iter().map(value).sum(), line.len() as f64)).collect()
     };
     let right = |s: &TokenStats| f64::from(u8::from(s.rank == 1));
-    let measures: [(&'static str, &'static str, fn(&TokenStats) -> f64); 4] = [
-        ("negative log-likelihood", "nats per reference token", |s| -f64::from(s.log_prob)),
-        ("accuracy", "share of reference tokens that are most probable", |s| f64::from(u8::from(s.rank == 1))),
-        ("log gold rank", "mean of the logarithm of the reference token's rank", |s| f64::from(s.rank).ln()),
-        ("entropy", "nats of the distribution over the next token", |s| f64::from(s.entropy)),
+    let measures: [(&'static str, &'static str, &'static str, fn(&TokenStats) -> f64); 4] = [
+        ("negative log-likelihood", "nats per token", "nats per reference token", |s| -f64::from(s.log_prob)),
+        ("accuracy", "share of tokens", "share of reference tokens that are most probable", |s| {
+            f64::from(u8::from(s.rank == 1))
+        }),
+        ("log gold rank", "mean log rank", "mean of the logarithm of the reference token's rank", |s| {
+            f64::from(s.rank).ln()
+        }),
+        ("entropy", "nats", "nats of the distribution over the next token", |s| f64::from(s.entropy)),
     ];
-    for (name, note, value) in measures {
+    for (name, _, note, value) in measures {
         let estimate = d.lines.ratio(&each(value));
         d.figure("teacher-forced", name, estimate, note);
     }
@@ -87,7 +91,7 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
         ("position", bins.xs(), &(|t: usize, _: usize| bins.of(t)) as &dyn Fn(usize, usize) -> usize),
         ("share of the sentence", relative_xs(), &relative_bin),
     ] {
-        for (name, y, value) in measures {
+        for (name, y, _, value) in measures {
             let by_line: Vec<Vec<Share>> = forced
                 .iter()
                 .map(|line| binned(line.iter().enumerate().map(|(t, s)| (bin(t, line.len()), value(s)))))
@@ -208,12 +212,7 @@ pub(super) fn corruption(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>]) -> R
     d.figure("recovery", "half-life", half, "tokens until half of the first rise is gone");
     let points = d.probes.curve(&xs, &by_line);
     let series = vec![CurveSeries { name: "rise", points }];
-    d.curves.push(Curve {
-        name: "recovery",
-        x: "tokens behind the corrupted one",
-        y: "rise of the negative log-likelihood, nats",
-        series,
-    });
+    d.curves.push(Curve { name: "recovery", x: "tokens behind the corrupted one", y: "nats lost per token", series });
     doses(d, &pool, start)
 }
 
@@ -237,12 +236,7 @@ fn doses(d: &mut Diagnosis<'_>, pool: &[u32], start: u32) -> Result<()> {
         points.extend(d.probes.curve(&[dose], &shares));
     }
     let series = vec![CurveSeries { name: "corrupted", points }];
-    d.curves.push(Curve {
-        name: "dose",
-        x: "share of the prefix that is corrupted",
-        y: "negative log-likelihood, nats per token",
-        series,
-    });
+    d.curves.push(Curve { name: "dose", x: "share of the prefix that is corrupted", y: "nats per token", series });
     Ok(())
 }
 
@@ -297,7 +291,7 @@ pub(super) fn calibration(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], gre
         let points = d.lines.curve(&xs, &shares).into_iter().filter(|point| point.count > 0.0).collect();
         series.push(CurveSeries { name, points });
     }
-    d.curves.push(Curve { name: "calibration", x: "mean confidence", y: "share of tokens that are right", series });
+    d.curves.push(Curve { name: "calibration", x: "mean confidence", y: "share of tokens right", series });
 }
 
 /// Excess accumulated error (Arora et al. 2022) against an oracle: how much more the model disagrees with it on its own prefixes than
@@ -330,7 +324,7 @@ pub(super) fn excess_error(d: &mut Diagnosis<'_>, oracle: &Translator, greedy: &
     let count = d.probed.len() as f64;
     let points = points.into_iter().map(|(x, estimate)| super::estimate::Point { x, estimate, count }).collect();
     let series = vec![CurveSeries { name: "excess", points }];
-    d.curves.push(Curve { name: "excess error", x: "tokens", y: "excess accumulated error, %", series });
+    d.curves.push(Curve { name: "excess error", x: "tokens", y: "%", series });
     Ok(())
 }
 

@@ -117,7 +117,7 @@ pub(super) fn prefix_switch(
         };
         series.push(CurveSeries { name, points: SWITCHES.iter().enumerate().map(point).collect() });
     }
-    let (x, y) = ("share of the reference that is given", "chrF2 of the continuation");
+    let (x, y) = ("share of the reference that is given", "chrF2 of the rest");
     d.curves.push(Curve { name: "prefix switch", x, y, series });
     Ok(())
 }

@@ -39,6 +39,12 @@ impl ChrfStats {
         self.counts_of(reference).score()
     }
 
+    /// Sentence chrF2 of each of two texts against the other: what they have in common is counted once.
+    pub fn score_both(&self, other: &Self) -> [f64; 2] {
+        let matches = self.matches(other);
+        [self.counts_given(other, matches).score(), other.counts_given(self, matches).score()]
+    }
+
     /// Counts of this hypothesis against the reference that gives it the best chrF, the first of equals; zeros without
     /// references.
     pub fn counts(&self, references: &[Self]) -> ChrfCounts {
@@ -54,21 +60,28 @@ impl ChrfStats {
     }
 
     fn counts_of(&self, reference: &Self) -> ChrfCounts {
-        let mut counts = ChrfCounts::default();
-        for (i, (own, other)) in self.orders.iter().zip(&reference.orders).enumerate() {
-            counts.reference[i] = reference.ngrams(i + 1);
-            // sacrebleu leaves the hypothesis' n-grams out where the reference is too short to have any.
-            counts.hypothesis[i] = if other.is_empty() { 0 } else { self.ngrams(i + 1) };
-            for_each_common(
-                own,
-                other,
-                |a, b| a.0.cmp(&b.0),
-                |a, b| {
-                    counts.matches[i] += u64::from(own[a].1.min(other[b].1));
-                },
-            );
+        self.counts_given(reference, self.matches(reference))
+    }
+
+    /// N-grams of each order that both have, each as often as both have it.
+    fn matches(&self, other: &Self) -> [u64; CHRF_ORDER] {
+        array::from_fn(|i| {
+            let (own, other) = (&self.orders[i], &other.orders[i]);
+            let mut matches = 0;
+            let order = |a: &(u128, u32), b: &(u128, u32)| a.0.cmp(&b.0);
+            for_each_common(own, other, order, |a, b| matches += u64::from(own[a].1.min(other[b].1)));
+            matches
+        })
+    }
+
+    fn counts_given(&self, reference: &Self, matches: [u64; CHRF_ORDER]) -> ChrfCounts {
+        // sacrebleu leaves the hypothesis' n-grams out where the reference is too short to have any.
+        let own = |order| if reference.ngrams(order) == 0 { 0 } else { self.ngrams(order) };
+        ChrfCounts {
+            hypothesis: array::from_fn(|i| own(i + 1)),
+            reference: array::from_fn(|i| reference.ngrams(i + 1)),
+            matches,
         }
-        counts
     }
 
     /// How many n-grams of an order the text has.

@@ -24,6 +24,7 @@
 mod bleu;
 mod bootstrap;
 mod chrf;
+mod mbr;
 mod ngrams;
 mod rates;
 mod tokenize;
@@ -35,6 +36,7 @@ use crate::error::{Error, Result};
 pub use bleu::{BLEU_ORDER, BleuCounts, BleuStats};
 pub use bootstrap::{BootstrapOptions, Interval, Paired, bootstrap, paired_bootstrap, resamples};
 pub use chrf::{CHRF_ORDER, ChrfCounts, ChrfStats};
+pub use mbr::{Utility, expected_utilities};
 pub use rates::{copy_rate, repetition_rate};
 pub use tokenize::tokenize_13a;
 

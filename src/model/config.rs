@@ -265,6 +265,8 @@ fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
 pub struct TrainingDefaults {
     /// Share of elements that embeddings and sublayers drop; transformers' default is 0.1.
     pub dropout: f32,
+    /// Standard deviation of a new model's weights; transformers' default is 0.02.
+    pub init_std: f32,
     /// Share of attention weights dropped.
     pub attention_dropout: f32,
     /// Share of the feed-forward layers' inner elements dropped.
@@ -285,6 +287,7 @@ impl TrainingDefaults {
         };
         Ok(TrainingDefaults {
             dropout: rate("dropout", 0.1)?,
+            init_std: rate("init_std", 0.02)?,
             attention_dropout: rate("attention_dropout", 0.0)?,
             activation_dropout: rate("activation_dropout", 0.0)?,
         })

@@ -94,7 +94,9 @@ impl Log {
         let scores = Chart::new("Validation", "update", "score")
             .with(series("BLEU", "validation_bleu"))
             .with(series("chrF2", "validation_chrf"));
-        for (name, chart) in [("loss.svg", loss), ("validation.svg", scores)] {
+        let drawn = [("loss.svg", loss), ("validation.svg", scores)].into_iter();
+        // Without a validation set there is nothing to draw of it.
+        for (name, chart) in drawn.filter(|(_, chart)| chart.series.iter().any(|series| !series.points.is_empty())) {
             let svg = chart.svg().replacen('>', &format!("><style>{STYLE}</style>"), 1);
             write_whole(&self.lines.with_file_name(name), svg.as_bytes())?;
         }

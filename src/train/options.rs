@@ -95,6 +95,8 @@ pub struct TrainOptions {
     pub keep: Keep,
     /// Updates between checkpoints.
     pub checkpoint_every: u32,
+    /// Starts from random weights of this standard deviation instead of the model's.
+    pub from_scratch: Option<f32>,
 }
 
 impl TrainOptions {
@@ -132,6 +134,14 @@ impl TrainOptions {
         check(eps > 0.0 && eps < 1.0, "adam-eps", "a number above 0, below 1", eps.to_string())?;
         check((0.0..=1.0).contains(&weight_decay), "weight-decay", "a number from 0 to 1", weight_decay.to_string())?;
         check(clip > 0.0, "clip", "a number above 0", clip.to_string())?;
+        if let Some(deviation) = self.from_scratch {
+            check(
+                deviation > 0.0 && deviation <= 1.0,
+                "from-scratch",
+                "a deviation above 0, up to 1",
+                deviation.to_string(),
+            )?;
+        }
         check((1..=64).contains(&self.validation_beam), "validation-beam", "1 to 64", self.validation_beam.to_string())
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::decode::DecodeOptions;
+use crate::decode::{DecodeOptions, Hypothesis, Sampling};
 use crate::train::objectives::Example;
 use crate::train::twin::Twin;
 use crate::translator::{EngineOptions, Translator};
@@ -13,6 +13,26 @@ use crate::translator::{EngineOptions, Translator};
 pub enum Draw {
     /// The best of beam search.
     Beam,
+    /// Samples of the model's distribution.
+    Samples {
+        /// Divides the log-probabilities.
+        temperature: f32,
+        /// Only the most probable tokens that hold this mass together; 1 is all of them.
+        top_p: f32,
+    },
+}
+
+impl Draw {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`crate::Error::Option`] names the option.
+    pub fn validate(self) -> Result<()> {
+        match self {
+            Draw::Beam => Ok(()),
+            Draw::Samples { temperature, top_p } => Sampling { temperature, top_p, ..Sampling::default() }.validate(),
+        }
+    }
 }
 
 /// A translation of the model's own.
@@ -53,23 +73,24 @@ impl Rollouts {
         Ok(())
     }
 
-    /// `count` translations of each example's source, which is encoded once.
+    /// `count` translations of each example's source, which is encoded once. Samples follow from the seed and the source.
     ///
     /// # Errors
     /// A sentence that cannot be translated.
-    pub fn draw(&self, examples: &[Example<'_>], count: usize, draw: Draw, _seed: u64) -> Result<Vec<Vec<Rollout>>> {
+    pub fn draw(&self, examples: &[Example<'_>], count: usize, draw: Draw, seed: u64) -> Result<Vec<Vec<Rollout>>> {
         let options = match draw {
             Draw::Beam => DecodeOptions { beam_size: count, n_best: count, ..DecodeOptions::default() },
+            Draw::Samples { temperature, top_p } => {
+                let sampling = Sampling { samples: count, temperature, top_p, seed, ..Sampling::default() };
+                DecodeOptions { sampling: Some(sampling), cut: true, ..DecodeOptions::default() }
+            }
         };
-        let mut batch = self.translator.batch(&options)?;
-        for (tag, example) in examples.iter().enumerate() {
-            batch.push_encoded(tag as u64, example.pair.source_text.clone(), example.pair.source.clone());
-        }
-        let mut drawn: Vec<Vec<Rollout>> = vec![Vec::new(); examples.len()];
-        while let Some((tag, result)) = batch.next() {
-            let hypotheses = result?.hypotheses.into_iter();
-            drawn[tag as usize] = hypotheses.map(|h| Rollout { ids: h.hypothesis.token_ids, text: h.text }).collect();
-        }
-        Ok(drawn)
+        let sources: Vec<Vec<u32>> = examples.iter().map(|example| example.pair.source.clone()).collect();
+        let rollout = |hypothesis: Hypothesis| Rollout {
+            text: self.translator.tokenizer().detokenize(&hypothesis.token_ids),
+            ids: hypothesis.token_ids,
+        };
+        let drawn = self.translator.translate_ids(&sources, &options)?.into_iter();
+        drawn.map(|hypotheses| Ok(hypotheses?.into_iter().map(rollout).collect())).collect()
     }
 }

@@ -117,7 +117,10 @@ impl Trainer {
             return Err(Error::Option { option: "patience", expected, got });
         }
         let translator = Translator::open_with(&places.model, &EngineOptions::default())?;
-        let twin = Twin::open(&places.model)?;
+        let mut twin = Twin::open(&places.model)?;
+        if let Some(deviation) = options.from_scratch {
+            twin.parameters_mut().initialize(options.seed, deviation)?;
+        }
         let longest = twin.config().max_position_embeddings.min(options.batch_tokens);
         let read = |corpus: &Corpus| Data::read(corpus, translator.tokenizer(), longest, places.skip_bad);
         let data = read(&places.data)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::EngineOptions;
-use crate::backend::Dtype;
+use crate::backend::{Backend, Dtype};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Context, Cuda, Element};
 use crate::decode::engine::Engine;
@@ -135,7 +135,7 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
     match opened {
         Opened::Cpu(workers) => {
             let workers = limited(workers, counts.on_cpu(options.dtype.size() as u64), options.memory_budget)?;
-            let models = vec![Marian::new(&workers[0], config, weights)?];
+            let models = models(&workers[0], options, config, weights)?;
             Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
         }
         Opened::Cuda(contexts) => {
@@ -145,9 +145,9 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
             let needed = counts.on_device(options.dtype.size() as u64);
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
             let engine = match options.dtype {
-                Dtype::F32 => start_on::<f32>(&contexts, config, weights, options.slots),
-                Dtype::F16 => start_on::<f16>(&contexts, config, weights, options.slots),
-                Dtype::Bf16 => start_on::<bf16>(&contexts, config, weights, options.slots),
+                Dtype::F32 => start_on::<f32>(&contexts, options, config, weights),
+                Dtype::F16 => start_on::<f16>(&contexts, options, config, weights),
+                Dtype::Bf16 => start_on::<bf16>(&contexts, options, config, weights),
                 Dtype::I8 => Err(no_i8(choice.device)),
             }?;
             Ok((engine, choice, contexts))
@@ -155,15 +155,31 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
     }
 }
 
-/// A worker per device, each with its own copy of the model.
-fn start_on<T: Element>(contexts: &[Context], config: &ModelConfig, weights: &Weights, slots: usize) -> Result<Engine> {
+/// The model, then those that its sentences may rank by as well.
+fn models<B: Backend>(
+    backend: &B,
+    options: &EngineOptions,
+    config: &ModelConfig,
+    weights: &Weights,
+) -> Result<Vec<Marian<B>>> {
+    let first = Marian::new(backend, config, weights);
+    std::iter::once(first).chain(options.companions().map(|dir| Marian::open(backend, dir))).collect()
+}
+
+/// A worker per device, each with its own copy of the models.
+fn start_on<T: Element>(
+    contexts: &[Context],
+    options: &EngineOptions,
+    config: &ModelConfig,
+    weights: &Weights,
+) -> Result<Engine> {
     let replica = |context: &Context| {
         let backend = Cuda::<T>::new(context.clone());
-        let models = Arc::from(vec![Marian::new(&backend, config, weights)?]);
+        let models = Arc::from(models(&backend, options, config, weights)?);
         Ok((backend, models))
     };
     let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
-    Engine::start_replicas(replicas, config.vocab_size, slots)
+    Engine::start_replicas(replicas, config.vocab_size, options.slots)
 }
 
 /// Checks that a device has room for the model.

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::kernels::beam_step::{Fixture, options};
 use crate::backend::{
-    Activation, ContrastiveForm, ContrastiveOptions, Divergence, ExpectedRisk, Heads, Pick, Row, RowShape, Schedule,
-    ScheduledSampling, SessionShape, SlotOptions, SpecialIds, TokenPlace, TokenStats, words,
+    Activation, Backend, ContrastiveForm, ContrastiveOptions, Divergence, ExpectedRisk, Heads, Pick, Row, RowShape,
+    Schedule, ScheduledSampling, Search, SessionShape, SlotOptions, SpecialIds, Stages, TokenPlace, TokenStats, words,
 };
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::checksum::Checksum;
@@ -21,7 +21,7 @@ use crate::cuda::risk::Risk;
 use crate::cuda::scheduled_sampling::Selection;
 use crate::cuda::stats::TokenStatistics;
 use crate::cuda::testing::{DeviceRows, Values};
-use crate::cuda::{Buffer, Context, Element, Recording};
+use crate::cuda::{Buffer, Context, Cuda, Element, Recording};
 use crate::{Device, Error, Result};
 
 /// How much is run.
@@ -127,6 +127,8 @@ pub fn measure(context: &Context, effort: &Effort, tell: impl FnMut(&SpeedRow) -
     bench.activations::<bf16>()?;
     bench.stats()?;
     bench.contrastive::<f32>()?;
+    bench.ensemble()?;
+    bench.processors()?;
     bench.beam_step()?;
     bench.losses::<f32>()?;
     bench.losses::<bf16>()?;
@@ -427,8 +429,10 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
                     expert: expert.view(),
                     amateur: Some(amateur.view()),
                     out: out.view_mut(),
-                    normalizers: normalizers.view_mut(),
+                    normalizers: Some(normalizers.view_mut()),
                     eos_id: 0,
+                    prefixes: None,
+                    voice: 0,
                 }
                 .launch(context, vocab_size, stride)
             })?;
@@ -491,6 +495,62 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             })?;
             let moved = (Moves::ReadsAndWrites, 3 * count * size_of::<f32>());
             self.add(("risk", "", "f32"), format!("{sources} sources of {CANDIDATES}"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// A search with `rows` slots of one beam, of which each asks for what `own` says.
+    fn search(&self, rows: usize, own: SlotOptions) -> Result<(Cuda<f32>, Search<Cuda<f32>>)> {
+        let cuda = Cuda::<f32>::new(self.context.clone());
+        let (max_len, keep_attention) = (LEN, false);
+        let shape = SessionShape { slots: rows, beam_size: 1, max_len, max_src_len: LEN, rows, keep_attention };
+        let ids = SpecialIds { eos_id: 0, pad_id: 1, decoder_start_id: 1 };
+        let mut search = Search::open(&cuda, shape, self.effort.vocab_size, ids)?;
+        search.equip(&cuda, Stages { bans: true, ranked: true, ..Stages::default() })?;
+        let slots: Vec<(u32, SlotOptions)> = (0..rows as u32).map(|slot| (slot, own)).collect();
+        cuda.start_slots(&slots, &mut search)?;
+        Ok((cuda, search))
+    }
+
+    /// Two models.
+    fn ensemble(&mut self) -> Result<()> {
+        let vocab_size = self.effort.vocab_size;
+        let weights = std::array::from_fn(|voice| if voice < 2 { 0.5 } else { 0.0 });
+        let own = SlotOptions {
+            beam_size: 1,
+            max_len: LEN as u32,
+            src_len: 1,
+            ranked: 1,
+            ensemble: weights,
+            ..SlotOptions::default()
+        };
+        for rows in self.effort.logit_rows.clone() {
+            let (cuda, mut search) = self.search(rows, own)?;
+            let stride = cuda.logits_stride(vocab_size);
+            let (one, other) = (self.numbers::<f32>(rows * stride)?, self.numbers::<f32>(rows * stride)?);
+            let seconds = self.time(|| cuda.ensemble(&[Some(&one), Some(&other)], &mut search))?;
+            let moved = (Moves::ReadsAndWrites, 3 * rows * vocab_size * size_of::<f32>());
+            self.add(("ensemble", "", "f32"), format!("{rows} x {vocab_size}"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// Bans alone: no history yet.
+    fn processors(&mut self) -> Result<()> {
+        let words = self.effort.vocab_size.div_ceil(32);
+        let own = SlotOptions {
+            beam_size: 1,
+            max_len: LEN as u32,
+            src_len: 1,
+            banned: 1,
+            no_repeat_ngram: 3,
+            ..SlotOptions::default()
+        };
+        for rows in self.effort.logit_rows.clone() {
+            let (cuda, mut search) = self.search(rows, own)?;
+            let seconds = self.time(|| cuda.processors(&mut search))?;
+            let moved = (Moves::ReadsAndWrites, 2 * rows * words * size_of::<u32>());
+            self.add(("processors", "bans", "u32"), format!("{rows} x {words} words"), moved, seconds)?;
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use super::*;
 use crate::cuda::kernel_stems;
 
 /// Kernels whose cases still stand beside their launchers alone.
-const WITHOUT_CASES: [&str; 3] = ["sample", "processors", "ensemble"];
+const WITHOUT_CASES: [&str; 1] = ["sample"];
 /// Kernels that `bench --kernels` does not measure: what measures the ceiling, and the above.
-const NOT_MEASURED: [&str; 4] = ["checksum", "sample", "processors", "ensemble"];
+const NOT_MEASURED: [&str; 2] = ["checksum", "sample"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {

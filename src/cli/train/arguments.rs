@@ -51,6 +51,9 @@ pub(in crate::cli) struct Arguments {
     /// Validation targets.
     #[arg(long, value_name = "FILE", requires = "validation_source")]
     validation_target: Option<PathBuf>,
+    /// Start from random weights: of the model only architecture and tokenizer are taken.
+    #[arg(long)]
+    from_scratch: bool,
     /// Leave out, and count, lines that are not a pair, have an empty side or are too long, instead of refusing them.
     #[arg(long)]
     skip_bad: bool,
@@ -170,6 +173,9 @@ struct RiskArguments {
     /// Translations of each source.
     #[arg(long, value_name = "N", default_value_t = 16)]
     mrt_samples: usize,
+    /// Where they come from.
+    #[arg(long, value_enum, default_value_t = DrawName::Samples)]
+    mrt_candidates: DrawName,
     /// How sharply the distribution over candidates follows the model; at 1 it is one candidate's alone.
     #[arg(long, value_name = "X", default_value_t = 0.005)]
     mrt_alpha: f32,
@@ -194,7 +200,10 @@ impl RiskArguments {
     fn options(&self, batch_tokens: usize) -> mrt::Options {
         mrt::Options {
             samples: self.mrt_samples,
-            draw: Draw::Beam,
+            draw: match self.mrt_candidates {
+                DrawName::Samples => Draw::Samples { temperature: 1.0, top_p: 1.0 },
+                DrawName::Beam => Draw::Beam,
+            },
             reward: match self.mrt_reward {
                 RewardName::Both => mrt::Reward::Both,
                 RewardName::Chrf => mrt::Reward::Chrf,
@@ -226,6 +235,9 @@ struct DistillArguments {
     /// Whose sentences the two are compared on.
     #[arg(long, value_enum, default_value_t = PrefixesName::Mix)]
     prefixes: PrefixesName,
+    /// Mass of the most probable tokens that the teacher's sentences are drawn from.
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    teacher_top_p: f32,
     /// Share of the student's sentences in a mix.
     #[arg(long, value_name = "X", default_value_t = 0.5)]
     student_share: f32,
@@ -254,8 +266,8 @@ impl DistillArguments {
                 PrefixesName::Student => distill::Prefixes::Student,
                 PrefixesName::Mix => distill::Prefixes::Mix(self.student_share),
             },
-            student_draw: Draw::Beam,
-            teacher_draw: Draw::Beam,
+            student_draw: Draw::Samples { temperature: 1.0, top_p: 1.0 },
+            teacher_draw: Draw::Samples { temperature: 1.0, top_p: self.teacher_top_p },
             divergence: Divergence { temperature: self.distill_temperature, beta: self.distill_beta },
             gold: self.distill_gold,
         }
@@ -270,6 +282,14 @@ enum RewardName {
     Bleu,
     /// The same for all: a control.
     Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DrawName {
+    /// Samples of the model's distribution.
+    Samples,
+    /// The best of beam search.
+    Beam,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -440,6 +460,7 @@ impl Arguments {
                 KeepName::Last => Keep::Last,
             },
             checkpoint_every: run.checkpoint_every,
+            from_scratch: self.from_scratch.then_some(defaults.init_std),
         })
     }
 }

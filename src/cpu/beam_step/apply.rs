@@ -16,17 +16,29 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
     remember(slot, attention, search);
     let candidates = std::mem::take(&mut search.scratch.rankings[slot].candidates);
     let cuts = (options.cut != 0 || options.samples()) && search.step[slot] + 1 >= options.max_len;
+    let width = options.group_width() as usize;
+    let taking = options.ranks_that_count(search.step[slot], search.live[slot], cuts) as usize;
     let mut live = 0;
-    for (rank, candidate) in candidates.iter().enumerate() {
+    // Ranks and quotas count within a group; the samples of a slot are groups of one.
+    let (mut group, mut rank, mut live_before) = (None, 0, 0);
+    for (place, candidate) in candidates.iter().enumerate() {
+        let own = origin(slot, candidate.beam as usize, search);
+        if group != Some(own) {
+            (group, rank, live_before) = (Some(own), 0, live);
+        }
+        rank += 1;
+        if rank > taking {
+            continue;
+        }
         if candidate.token == search.ids.eos_id {
-            if rank < options.beam_size as usize {
-                finish(slot, &options, candidate, None, attention, search);
+            if rank <= width {
+                finish(slot, &options, candidate, Ending::Eos { is_best: place == 0 }, attention, search);
             }
         } else if candidate.token == SamplePick::NONE {
             give_up(slot, &options, candidate.beam as usize, search);
-        } else if live < options.beam_size as usize {
+        } else if live - live_before < width {
             if cuts {
-                finish(slot, &options, candidate, Some(live), attention, search);
+                finish(slot, &options, candidate, Ending::Cut { live }, attention, search);
             }
             extend(slot, live, candidate, attention, search);
             live += 1;
@@ -35,12 +47,18 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
     if cuts {
         live = 0;
     }
+    let eos_is_best = candidates.first().is_some_and(|best| best.token == search.ids.eos_id);
     search.scratch.rankings[slot].candidates = candidates;
     if live == 0 && search.finished_count[slot] == 0 {
         give_up(slot, &options, 0, search);
     }
     search.step[slot] += 1;
-    search.live[slot] = if has_ended(slot, &options, live, search) { 0 } else { live as u32 };
+    search.live[slot] = if has_ended(slot, &options, live, eos_is_best, search) { 0 } else { live as u32 };
+}
+
+/// The beam that a beam of the step before started in.
+fn origin(slot: usize, beam: usize, search: &Search<Cpu>) -> usize {
+    if search.step[slot] == 0 { beam } else { search.scratch.ancestry[beam * search.shape.max_len] as usize }
 }
 
 /// Copies what `extend` reads of the slot before it is overwritten; keeps the step's attention where asked for.
@@ -82,12 +100,21 @@ fn extend(slot: usize, beam: usize, candidate: &Candidate, attention: &[f32], se
     }
 }
 
-/// Adds the hypothesis that `candidate` ends: an end of sentence, or the token that makes it live beam `cut`.
+/// What ends a hypothesis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    /// Its end of sentence, which may be the best candidate of the step.
+    Eos { is_best: bool },
+    /// The limit: it is live beam number `live`.
+    Cut { live: usize },
+}
+
+/// Adds the hypothesis that `candidate` ends.
 fn finish(
     slot: usize,
     options: &SlotOptions,
     candidate: &Candidate,
-    cut: Option<usize>,
+    ending: Ending,
     attention: &[f32],
     search: &mut Search<Cpu>,
 ) {
@@ -101,15 +128,19 @@ fn finish(
         }
         coverage_penalty *= options.coverage_penalty;
     }
+    let (eos_log_prob, beam, has_eos) = match ending {
+        Ending::Eos { is_best } => (candidate.log_prob, candidate.beam, 1 + u32::from(is_best)),
+        Ending::Cut { live } => (0.0, live as u32, 0),
+    };
     let finished = Finished {
         score: options.normalized(candidate.cum_log_prob, length) + coverage_penalty,
         search_log_prob: candidate.cum_log_prob,
         coverage_penalty,
-        eos_log_prob: if cut.is_none() { candidate.log_prob } else { 0.0 },
+        eos_log_prob,
         length,
-        beam: cut.map_or(candidate.beam, |live| live as u32),
-        has_eos: u32::from(cut.is_none()),
-        truncated: u32::from(cut.is_some() || (length >= options.max_len && options.cut == 0)),
+        beam,
+        has_eos,
+        truncated: u32::from(has_eos == 0 || (length >= options.max_len && options.cut == 0)),
     };
     insert_finished(slot, options, finished, search);
 }
@@ -130,13 +161,13 @@ fn give_up(slot: usize, options: &SlotOptions, beam: usize, search: &mut Search<
 }
 
 fn insert_finished(slot: usize, options: &SlotOptions, finished: Finished, search: &mut Search<Cpu>) {
-    let k = options.beam_size as usize;
+    let room = options.finished_room() as usize;
     let all: &mut [Finished] = bytemuck::cast_slice_mut(&mut search.finished);
-    let entries = &mut all[slot * search.shape.beam_size..][..k];
+    let entries = &mut all[slot * search.shape.beam_size..][..room];
     let count = search.finished_count[slot] as usize;
     let at = entries[..count].partition_point(|f| f.score >= finished.score);
-    if at < k {
-        let count = (count + 1).min(k);
+    if at < room {
+        let count = (count + 1).min(room);
         entries[at..count].rotate_right(1);
         entries[at] = finished;
         search.finished_count[slot] = count as u32;
@@ -144,18 +175,23 @@ fn insert_finished(slot: usize, options: &SlotOptions, finished: Finished, searc
 }
 
 /// Whether the slot's search is over, `step` counting the step just taken.
-fn has_ended(slot: usize, options: &SlotOptions, live: usize, search: &Search<Cpu>) -> bool {
-    let k = options.beam_size as usize;
+fn has_ended(slot: usize, options: &SlotOptions, live: usize, eos_is_best: bool, search: &Search<Cpu>) -> bool {
+    let needed = options.finished_needed() as usize;
     if live == 0 {
         return true;
     }
-    if options.samples() || (search.finished_count[slot] as usize) < k {
+    if options.samples() || (search.finished_count[slot] as usize) < needed {
         return false;
     }
     let beam_size = search.shape.beam_size;
-    let best_live = search.cum_log_probs[slot * beam_size];
-    let worst = bytemuck::cast_slice::<_, Finished>(&search.finished)[slot * beam_size + k - 1].score;
-    worst >= stop_bound(options, best_live, search.step[slot])
+    let finished = &bytemuck::cast_slice::<_, Finished>(&search.finished)[slot * beam_size..];
+    if options.stop == StopKind::Top as u32 {
+        let count = search.finished_count[slot] as usize;
+        return eos_is_best || finished[..count].iter().any(|f| f.has_eos == 2);
+    }
+    let cum_log_probs = &search.cum_log_probs[slot * beam_size..][..live];
+    let best_live = cum_log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    finished[needed - 1].score >= stop_bound(options, best_live, search.step[slot])
 }
 
 /// What no live hypothesis is taken to exceed; -infinity stops at once.

@@ -1,5 +1,7 @@
 //! Ranking: each live slot's best candidates, or what its samples have drawn.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Candidate, Ranking, Scratch};
@@ -26,13 +28,23 @@ pub(super) fn rank_all(logits: &[f32], search: &mut Search<Cpu>) {
         if options.samples() {
             return take_picks(rules.step, cum, &picks[slot * beam_size..][..live], ranking);
         }
+        let origin = |beam: usize| match search.step[slot] {
+            0 => beam as u32,
+            _ => search.ancestry[(slot * beam_size + beam) * search.shape.max_len],
+        };
         let rows = SlotRows {
             logits: &logits[first * vocab_size..][..live * vocab_size],
             ranked: (options.ranked != 0).then(|| &search.ranked[first * vocab_size..][..live * vocab_size]),
             bans: (options.banned != 0).then(|| &search.bans[first * words..][..live * words]),
             vocab_size,
         };
-        rank(&rules, cum, &rows, ranking);
+        ranking.picked.clear();
+        let mut first = 0;
+        while first < live && ranking.failure.failed == 0 {
+            let end = (first..live).find(|beam| origin(*beam) != origin(first)).unwrap_or(live);
+            rank_group(&rules, first..end, cum, &rows, ranking);
+            first = end;
+        }
     });
 }
 
@@ -77,7 +89,9 @@ impl<'a> SlotRows<'a> {
 /// Which tokens one slot may take at one step.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
+    /// Candidates of a group that are ranked.
     keep: usize,
+    diversity: f32,
     step: u32,
     eos: usize,
     pad: usize,
@@ -94,7 +108,8 @@ impl Rules {
     fn new(options: &SlotOptions, step: u32, eos_id: u32, pad_id: u32) -> Self {
         let only_eos = step >= options.max_len && options.cut == 0;
         Rules {
-            keep: 2 * options.beam_size as usize,
+            keep: 2 * options.group_width() as usize,
+            diversity: options.diversity,
             step,
             eos: eos_id as usize,
             pad: pad_id as usize,
@@ -120,16 +135,22 @@ impl Rules {
         if max == f32::NEG_INFINITY { max } else { max + parts.map(|part| (part - max).exp()).iter().sum::<f32>().ln() }
     }
 
+    /// What a token's score loses because earlier groups go on with it.
+    fn penalty(&self, token: usize, picked: &[u32]) -> f32 {
+        self.diversity * picked.iter().filter(|picked| **picked as usize == token).count() as f32
+    }
+
     fn allows(&self, token: usize) -> bool {
         token != self.pad && (if token == self.eos { self.eos_allowed } else { !self.only_eos })
     }
 }
 
-/// Ranks one slot's candidates: `cum` `[live]`.
-fn rank(rules: &Rules, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) {
-    let Ranking { candidates, failure, masked } = ranking;
-    for (beam, &cum) in cum.iter().enumerate() {
-        let logits = rows.logits(beam);
+/// Ranks the candidates of one group of beams, which stand side by side, behind those of the groups before it; `cum` `[live]`.
+fn rank_group(rules: &Rules, beams: Range<usize>, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) {
+    let Ranking { candidates, failure, masked, picked } = ranking;
+    let first = candidates.len();
+    for beam in beams {
+        let (cum, logits) = (cum[beam], rows.logits(beam));
         let mut normalizer = log_sum_exp(logits);
         let ranked = rows.ranked(beam);
         if let Some(ranked) = ranked
@@ -144,8 +165,10 @@ fn rank(rules: &Rules, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) 
         if normalizer == f32::NEG_INFINITY {
             continue;
         }
-        let row = ranked.unwrap_or(logits);
-        let row = rows.bans(beam).map_or(row, |bans| without(row, bans, masked));
+        let mut row = ranked.unwrap_or(logits);
+        if let Some(bans) = rows.bans(beam) {
+            row = without(row, bans, masked);
+        }
         let ranked_normalizer = rules.ranked_normalizer(row, if ranked.is_some() { 0.0 } else { normalizer });
         let candidate = |token: usize, value: f32| {
             let ranked = if rules.free_eos { 0.0 } else { value - ranked_normalizer };
@@ -154,18 +177,22 @@ fn rank(rules: &Rules, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) 
         };
         if rules.only_eos {
             if rules.forced_eos || row[rules.eos] > f32::NEG_INFINITY {
-                insert(candidates, rules.keep, candidate(rules.eos, row[rules.eos]));
+                insert(candidates, first, rules.keep, candidate(rules.eos, row[rules.eos]));
             }
             continue;
         }
-        let bar = |candidates: &[Candidate]| bar(candidates, rules.keep, cum, ranked_normalizer);
+        let bar = |candidates: &[Candidate]| bar(&candidates[first..], rules.keep, cum, ranked_normalizer);
         simd::scan_above(row, bar(candidates), |token, value| {
             if rules.allows(token) {
-                insert(candidates, rules.keep, candidate(token, value));
+                let mut candidate = candidate(token, value);
+                candidate.cum_log_prob -= rules.penalty(token, picked);
+                insert(candidates, first, rules.keep, candidate);
             }
             bar(candidates)
         });
     }
+    let live_on = candidates[first..].iter().filter(|candidate| candidate.token as usize != rules.eos);
+    picked.extend(live_on.take(rules.keep / 2).map(|candidate| candidate.token));
 }
 
 /// `row` with -infinity for each token whose bit is set, in `masked`.
@@ -198,14 +225,15 @@ fn bar(candidates: &[Candidate], keep: usize, cum: f32, ranked_normalizer: f32) 
     }
 }
 
-/// Inserts a candidate behind all that are as good: they came first, so their flat index is lower.
-fn insert(candidates: &mut Vec<Candidate>, keep: usize, candidate: Candidate) {
+/// Inserts a candidate into the list that starts at `first`, behind all that are as good: they came first, so their flat index is
+/// lower.
+fn insert(candidates: &mut Vec<Candidate>, first: usize, keep: usize, candidate: Candidate) {
     if candidate.cum_log_prob == f32::NEG_INFINITY {
         return;
     }
-    let at = candidates.partition_point(|c| c.cum_log_prob >= candidate.cum_log_prob);
+    let at = candidates[first..].partition_point(|c| c.cum_log_prob >= candidate.cum_log_prob);
     if at < keep {
-        candidates.truncate(keep - 1);
-        candidates.insert(at, candidate);
+        candidates.truncate(first + keep - 1);
+        candidates.insert(first + at, candidate);
     }
 }

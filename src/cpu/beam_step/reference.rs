@@ -1,7 +1,7 @@
 //! The naive beam step: every candidate listed and sorted, normalisers in f64, ancestry walked back from the parents.
 
 use super::rebuild_rows;
-use crate::backend::{Failure, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
+use crate::backend::{Failure, FinishKind, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
 use crate::cpu::Cpu;
 
 /// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
@@ -37,12 +37,11 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     let candidates = if options.samples() {
         picks(slot, search)
     } else {
-        let mut candidates = list_candidates(slot, first_row, &options, logits, search);
-        // A stable sort: candidates were listed by flat index, so ties stay in its order.
-        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
-        candidates.truncate(2 * own_k);
-        candidates
+        let candidates = list_candidates(slot, first_row, &options, logits, search);
+        rank_groups(slot, &options, candidates, search)
     };
+    let width = options.group_width() as usize;
+    let origins: Vec<usize> = (0..k).map(|beam| origin(slot, beam, search)).collect();
 
     let coverage = search.coverage[slot * k * n..][..k * n].to_vec();
     let covered = |beam: usize, i: usize| coverage[beam * n + i] + attention[beam * n + i];
@@ -72,18 +71,28 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     let count = search.finished_count[slot] as usize;
     let mut finished: Vec<Finished> = bytemuck::cast_slice(&search.finished)[slot * k..][..count].to_vec();
     let mut live = 0;
-    for (rank, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
-        if token == search.ids.eos_id as usize && rank < own_k {
+    let mut lived = vec![0; k];
+    let shrinks = options.finish == FinishKind::Shrink as u32;
+    let alive = search.live[slot] as usize;
+    for (i, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
+        let group = origins[beam];
+        let rank = candidates[..i].iter().filter(|before| origins[before.2] == group).count();
+        let beyond_the_living = shrinks && rank >= if before == 0 { own_k } else { alive };
+        if beyond_the_living || (cuts && rank >= width) {
+            continue;
+        }
+        if token == search.ids.eos_id as usize && rank < width {
             finished.push(Finished {
                 eos_log_prob: log_prob,
                 beam: beam as u32,
-                has_eos: 1,
+                has_eos: if i == 0 { 2 } else { 1 },
                 truncated: u32::from(at_limit && options.cut == 0),
                 ..ended(cum, beam)
             });
         } else if token == SamplePick::NONE as usize {
             finished.push(as_it_was(beam));
-        } else if token != search.ids.eos_id as usize && live < own_k {
+        } else if token != search.ids.eos_id as usize && lived[group] < width {
+            lived[group] += 1;
             let at = (slot * max_len + before) * k + live;
             search.tokens[at] = token as u32;
             search.parents[at] = beam as u32;
@@ -109,16 +118,50 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
         }
     }
     finished.sort_by(|a, b| b.score.total_cmp(&a.score));
-    finished.truncate(own_k);
+    finished.truncate(own_k.max(options.patience as usize));
     bytemuck::cast_slice_mut::<_, Finished>(&mut search.finished)[slot * k..][..finished.len()]
         .copy_from_slice(&finished);
     search.finished_count[slot] = finished.len() as u32;
     search.step[slot] = length as u32;
-    let full = finished.len() == own_k;
-    let best = search.cum_log_probs[slot * k];
-    let stops = !options.samples() && full && finished[own_k - 1].score >= best_to_come(&options, best, length);
+    let needed = if options.patience > 0 { options.patience as usize } else { own_k };
+    let full = finished.len() >= needed;
+    let eos_came_first = candidates.first().is_some_and(|best| best.3 == search.ids.eos_id as usize)
+        || finished.iter().any(|f| f.has_eos == 2);
+    let best = search.cum_log_probs[slot * k..][..live].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let stops = match options.stop == StopKind::Top as u32 {
+        true => full && eos_came_first,
+        false => full && finished[needed - 1].score >= best_to_come(&options, best, length),
+    };
+    let stops = stops && !options.samples();
     let over = live == 0 || stops || cuts;
     search.live[slot] = if over { 0 } else { live as u32 };
+}
+
+/// The beam that a beam started in, by its parents.
+fn origin(slot: usize, beam: usize, search: &Search<Cpu>) -> usize {
+    let (k, max_len) = (search.shape.beam_size, search.shape.max_len);
+    let parent = |beam: usize, t: u32| search.parents[(slot * max_len + t as usize) * k + beam] as usize;
+    if beam < search.live[slot] as usize { (0..search.step[slot]).rev().fold(beam, parent) } else { 0 }
+}
+
+/// The 2K best candidates; of each group in turn its share, what earlier groups go on with being worth less.
+fn rank_groups(slot: usize, options: &SlotOptions, mut left: Vec<Candidate>, search: &Search<Cpu>) -> Vec<Candidate> {
+    let width = options.group_width() as usize;
+    let (mut ranked, mut picked): (Vec<Candidate>, Vec<usize>) = (Vec::new(), Vec::new());
+    for group in 0..options.groups.max(1) as usize {
+        let of_group = |candidate: &mut Candidate| origin(slot, candidate.2, search) == group;
+        let mut own: Vec<Candidate> = left.extract_if(.., of_group).collect();
+        for candidate in &mut own {
+            candidate.0 -= options.diversity * picked.iter().filter(|token| **token == candidate.3).count() as f32;
+        }
+        // A stable sort: candidates were listed by flat index, so ties stay in its order.
+        own.sort_by(|a, b| b.0.total_cmp(&a.0));
+        own.truncate(2 * width);
+        let live_on = own.iter().map(|candidate| candidate.3).filter(|token| *token != search.ids.eos_id as usize);
+        picked.extend(live_on.take(width));
+        ranked.extend(own);
+    }
+    ranked
 }
 
 /// The first beam that cannot be ranked, and the value that says so.
@@ -211,7 +254,7 @@ fn list_candidates(
 fn penalty(options: &SlotOptions, length: usize) -> f32 {
     let base = if options.length_penalty == LengthPenaltyKind::Gnmt as u32 {
         (5.0 + length as f64) / 6.0
-    } else if options.length_penalty == LengthPenaltyKind::Power as u32 {
+    } else if options.length_penalty != LengthPenaltyKind::None as u32 {
         length as f64
     } else {
         1.0
@@ -220,7 +263,11 @@ fn penalty(options: &SlotOptions, length: usize) -> f32 {
 }
 
 fn length_score(options: &SlotOptions, cum: f32, length: usize) -> f32 {
-    cum / penalty(options, length) + options.word_reward * length as f32
+    let reward = options.word_reward * length as f32;
+    if options.length_penalty == LengthPenaltyKind::PowerOfAll as u32 {
+        return (cum + reward) / penalty(options, length);
+    }
+    cum / penalty(options, length) + reward
 }
 
 /// The best score that a live hypothesis is taken to reach.

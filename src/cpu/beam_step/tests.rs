@@ -1,7 +1,7 @@
 //! The tests, and what those of other devices share with them.
 
 use super::*;
-use crate::backend::{Dtype, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
+use crate::backend::{Dtype, FinishKind, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
 use crate::validate::kernels::beam_step::{compare_states, draw_extras, equipped};
 
 const SHAPE: SessionShape =
@@ -111,10 +111,23 @@ pub fn option_cases() -> Vec<SlotOptions> {
             ..options
         });
     }
+    for (i, options) in cases.iter().enumerate().step_by(3).map(|(i, o)| (i / 3, *o)).collect::<Vec<_>>() {
+        cases.push(SlotOptions {
+            length_penalty: if i % 2 == 0 { LengthPenaltyKind::PowerOfAll as u32 } else { options.length_penalty },
+            word_reward: [0.2, -0.3, 0.0][i % 3],
+            stop: if i % 4 < 2 { StopKind::Top as u32 } else { options.stop },
+            finish: if i % 5 < 2 { FinishKind::Shrink as u32 } else { FinishKind::Replace as u32 },
+            patience: [0, 1, 4, 5][i / 2 % 4],
+            cut: (i / 3 % 2) as u32,
+            ..options
+        });
+    }
     for (i, options) in cases.iter().enumerate().step_by(5).map(|(i, o)| (i / 5, *o)).collect::<Vec<_>>() {
         let flag = |bit: usize| u32::from((i >> bit) & 1 != 0);
         cases.push(SlotOptions { cut: flag(0), ranked: flag(1), banned: flag(2), ..options });
         cases.push(SlotOptions { cut: flag(0), strategy: Strategy::Sample as u32, ..options });
+        let (groups, diversity) = [(2, 0.37), (4, 1.21), (4, 30.0)][i % 3];
+        cases.push(SlotOptions { beam_size: 4, groups, diversity, ranked: flag(1), banned: flag(2), ..options });
     }
     cases
 }
@@ -244,6 +257,58 @@ fn samples_keep_their_number_and_take_nothing_but_their_picks() {
     // without end of sentence.
     let expected = [(-1.0, 1, 0, 1), (-2.0, 1, 1, 0), (-4.25, 2, 1, 0), (-4.5, 3, 1, 1), (-5.625, 3, 0, 1)];
     assert_eq!(ends, expected);
+}
+
+/// Tokens and scores of a slot's live beams after a step.
+fn live_beams(state: &Search<Cpu>, slot: usize, beams: std::ops::Range<usize>) -> (Vec<u32>, Vec<f32>) {
+    let step = state.step[slot] as usize;
+    let tokens = &state.tokens[(slot * SHAPE.max_len + step - 1) * SHAPE.beam_size..][beams.clone()];
+    (tokens.to_vec(), state.cum_log_probs[slot * SHAPE.beam_size..][beams].to_vec())
+}
+
+#[test]
+fn the_first_group_searches_as_if_it_were_alone_and_later_ones_avoid_its_picks() {
+    let vocab_size = 61;
+    let mut noise = Noise(12);
+    let alone = SlotOptions { beam_size: 2, ..options() };
+    let grouped = SlotOptions { beam_size: 4, groups: 2, ..options() };
+    let slots =
+        [(0, alone), (1, SlotOptions { diversity: 50.0, ..grouped }), (2, SlotOptions { diversity: 0.0, ..grouped })];
+    let mut state = search(vocab_size);
+    start_slots(&slots, &mut state);
+    assert_eq!(state.live, [1, 2, 2]);
+    for _ in 0..5 {
+        // Every live row of a step has the same logits, without end of sentence.
+        let mut row: Vec<f32> = (0..vocab_size).map(|_| noise.next() * 9.0).collect();
+        row[IDS.eos_id as usize] = -50.0;
+        beam_step(&row.repeat(SHAPE.rows), &vec![0.1; SHAPE.rows * SHAPE.max_src_len], &mut state);
+        let first = live_beams(&state, 0, 0..2);
+        assert_eq!(state.live, [2, 4, 4]);
+        assert_eq!(live_beams(&state, 1, 0..2), first);
+        let (avoiding, _) = live_beams(&state, 1, 2..4);
+        assert!(avoiding.iter().all(|token| !first.0.contains(token)), "{avoiding:?} beside {first:?}");
+        // Without a penalty the groups search the same.
+        assert_eq!(live_beams(&state, 2, 0..2), first);
+        assert_eq!(live_beams(&state, 2, 2..4), first);
+    }
+}
+
+#[test]
+fn a_penalty_counts_what_earlier_groups_go_on_with() {
+    // Tokens 3, 4, 5 by one apart; three groups of one beam, 0.75 for each earlier pick.
+    let mut row = vec![-30.0; 8];
+    (row[3], row[4], row[5]) = (0.0, -1.0, -2.0);
+    let grouped = SlotOptions { beam_size: 3, groups: 3, diversity: 0.75, ..options() };
+    let mut state = search(8);
+    start_slots(&[(0, grouped)], &mut state);
+    beam_step(&row.repeat(SHAPE.rows), &vec![0.1; SHAPE.rows * SHAPE.max_src_len], &mut state);
+    // -0.75 still beats -1, -1.5 does not.
+    let (tokens, scores) = live_beams(&state, 0, 0..3);
+    assert_eq!(tokens, [3, 3, 4]);
+    let best = scores[0];
+    assert!((scores[1] - (best - 0.75)).abs() < 1e-6 && (scores[2] - (best - 1.0)).abs() < 1e-6, "{scores:?}");
+    // The model's own log-probabilities know nothing of it.
+    assert_eq!(state.log_probs[0], state.log_probs[1]);
 }
 
 #[test]

@@ -73,6 +73,9 @@ impl Options {
         if let Prefixes::Mix(share) = self.prefixes {
             check((0.0..=1.0).contains(&share), "student-share", "a number from 0 to 1", share.to_string())?;
         }
+        for draw in [self.student_draw, self.teacher_draw] {
+            draw.validate()?;
+        }
         match self.teacher {
             Teacher::Ema(keep) => check((0.0..1.0).contains(&keep), "ema-decay", "0 to below 1", keep.to_string()),
             Teacher::Model(_) | Teacher::Frozen => Ok(()),

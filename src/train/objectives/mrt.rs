@@ -86,6 +86,7 @@ impl Options {
         check((2..=64).contains(&self.samples), "mrt-samples", "2 to 64", self.samples.to_string())?;
         check(self.chunk_tokens > 0, "mrt-chunk-tokens", "at least 1", self.chunk_tokens.to_string())?;
         check((0.0..1.0).contains(&self.mix), "mrt-mix", "a number from 0 to below 1", self.mix.to_string())?;
+        self.draw.validate()?;
         match self.estimator {
             Estimator::Reinforce => Ok(()),
             Estimator::Risk { alpha, .. } => {
@@ -151,7 +152,7 @@ impl MinimumRisk {
                 }
             }
             Estimator::Risk { alpha, .. } => {
-                let log_probs = groups.log_probs(update.twin, self.options.chunk_tokens)?;
+                let log_probs = groups.log_probs(update.twin, self.options.chunk_tokens, sum)?;
                 for (candidates, log_probs) in groups.candidates.iter().zip(&log_probs) {
                     let risks: Vec<f32> = candidates.iter().map(|c| c.risk).collect();
                     let mut coefficients = vec![0.0; risks.len()];
@@ -260,7 +261,7 @@ impl Groups<'_> {
     }
 
     /// The log-probability of each candidate, its end of sentence included if it has one.
-    fn log_probs(&self, twin: &Twin, tokens: usize) -> Result<Vec<Vec<f32>>> {
+    fn log_probs(&self, twin: &Twin, tokens: usize, figures: &mut Sum) -> Result<Vec<Vec<f32>>> {
         let mut sums: Vec<Vec<f32>> = self.candidates.iter().map(|group| vec![0.0; group.len()]).collect();
         let vocab_size = twin.config().decoder_vocab_size;
         for chunk in self.chunks(tokens, |_| true) {
@@ -269,6 +270,10 @@ impl Groups<'_> {
             let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
             let mut stats = vec![TokenStats::default(); batch.targets.len()];
             token_stats(&logits, vocab_size, &batch.targets.ids, &mut stats);
+            // What shows training that only sharpens the distribution (Choshen et al. 2020).
+            let (count, best) = (stats.len() as f64, |s: &TokenStats| f64::from(s.max_log_prob.exp()));
+            figures.figure("entropy", stats.iter().map(|s| f64::from(s.entropy)).sum(), count);
+            figures.figure("top1_mass", stats.iter().map(best).sum(), count);
             for (rows, (source, candidate)) in batch.targets.sentences().zip(chunk) {
                 sums[source][candidate] = stats[rows].iter().map(|s| f64::from(s.log_prob)).sum::<f64>() as f32;
             }

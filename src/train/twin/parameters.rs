@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::model::{LinearLayer, Norm};
 use super::real::zeros;
+use crate::cpu::philox::{Purpose, open_uniform, philox, uniform};
 use crate::model::config::ModelConfig;
 use crate::model::sinusoidal_positions;
 use crate::model::weights::{Tensors, Weights};
@@ -115,6 +116,23 @@ impl Parameters {
         Ok(())
     }
 
+    /// Replaces all values by those of a model that has learnt nothing: matrices and tables drawn from a normal distribution of this
+    /// standard deviation, gains 1, everything else 0, the row of padding too.
+    ///
+    /// # Errors
+    /// As [`Parameters::set_values`].
+    pub fn initialize(&mut self, seed: u64, deviation: f32) -> Result<()> {
+        let fresh = |(number, parameter): (usize, &Parameter)| -> Vec<f32> {
+            let gain = parameter.name().ends_with("norm.weight");
+            let value = |i: usize| match parameter.decays && !parameter.frozen.contains(&i) {
+                true => deviation * normal(philox(seed, [number as u32, i as u32, 0, (Purpose::Start as u32) << 28])),
+                false => f32::from(u8::from(gain)),
+            };
+            (0..parameter.tensor().elem_count()).map(value).collect()
+        };
+        self.set_values(self.list.iter().enumerate().map(fresh).collect())
+    }
+
     /// Replaces all values by tensors under their names in the checkpoint; others are passed over.
     ///
     /// # Errors
@@ -180,6 +198,12 @@ impl Gradients {
         }
         Ok(())
     }
+}
+
+/// A draw from the standard normal distribution (Box & Muller 1958).
+fn normal([first, second, ..]: [u32; 4]) -> f32 {
+    let radius = (-2.0 * f64::from(open_uniform(first)).ln()).sqrt();
+    (radius * (std::f64::consts::TAU * f64::from(uniform(second))).cos()) as f32
 }
 
 /// Makes variables of a checkpoint's tensors.

@@ -139,8 +139,10 @@ impl Rows {
             expert: expert.view(),
             amateur: (!self.in_place).then(|| amateur.view()),
             out: out.view_mut(),
-            normalizers: normalizers.view_mut(),
+            normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
+            prefixes: None,
+            voice: 0,
         };
         context.synchronize()?;
         let start = Instant::now();

@@ -7,9 +7,11 @@ pub mod beam_step;
 pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
+pub mod ensemble;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod processors;
 pub mod risk;
 pub mod scheduled_sampling;
 pub mod stats;
@@ -33,6 +35,8 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "attention", check: attention::check },
     Stem { name: "stats", check: stats::check },
     Stem { name: "contrastive", check: contrastive::check },
+    Stem { name: "ensemble", check: ensemble::check },
+    Stem { name: "processors", check: processors::check },
     Stem { name: "beam_step", check: beam_step::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
     Stem { name: "loss", check: loss::check },

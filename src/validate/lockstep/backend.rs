@@ -8,8 +8,8 @@ use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, 
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats, words,
+    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache, SessionShape, SlotOptions,
+    StepKey, TokenStats, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -433,12 +433,60 @@ impl<T: Element> Backend for Lockstep<T> {
         })
     }
 
+    fn processors(&self, search: &mut Search<Self>) -> Result<()> {
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.processors(cpu)?;
+            self.device.processors(device)
+        })
+    }
+
+    fn contrastive(&self, expert: &Floats, amateur: &Floats, voice: u32, search: &mut Search<Self>) -> Result<()> {
+        let (expert, amateur) = (&*expert.get(), &*amateur.get());
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.contrastive(&expert.0, &amateur.0, voice, cpu)?;
+            self.device.contrastive(&expert.1, &amateur.1, voice, device)
+        })
+    }
+
+    fn ensemble(&self, voices: &[Option<&Floats>], search: &mut Search<Self>) -> Result<()> {
+        let voices: Vec<_> = voices.iter().map(|voice| voice.map(|voice| voice.get())).collect();
+        let cpu_voices: Vec<_> = voices.iter().map(|voice| voice.as_ref().map(|voice| &voice.0)).collect();
+        let own_voices: Vec<_> = voices.iter().map(|voice| voice.as_ref().map(|voice| &voice.1)).collect();
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.ensemble(&cpu_voices, cpu)?;
+            self.device.ensemble(&own_voices, device)
+        })
+    }
+
+    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.repetition_penalty(cpu)?;
+            self.device.repetition_penalty(device)
+        })
+    }
+
     fn beam_step(&self, logits: &Floats, attention: &Floats, search: &mut Search<Self>) -> Result<()> {
         let (logits, attention) = (&*logits.get(), &*attention.get());
         with_searches::<_, T, _>(search, |cpu, device| {
             self.cpu.beam_step(&logits.0, &attention.0, cpu)?;
             self.device.beam_step(&logits.1, &attention.1, device)?;
             self.settle_search("beam_step", cpu, device)
+        })
+    }
+
+    fn sample(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let logits = &*logits.get();
+        with_searches::<_, T, _>(search, |cpu, device| {
+            self.cpu.sample(&logits.0, cpu)?;
+            self.device.sample(&logits.1, device)?;
+            let picks = self.context.download(device.picks.view())?;
+            let tokens = |picks: &[u32]| -> Vec<u32> {
+                bytemuck::cast_slice::<_, SamplePick>(picks).iter().map(|pick| pick.token).collect()
+            };
+            let (actual, expected) = (tokens(&picks), tokens(&cpu.picks));
+            let same = if actual == expected { Ok(()) } else { Err(format!("expected {expected:?}, got {actual:?}")) };
+            self.log().keep("sample", same);
+            self.settle_search("sample", cpu, device)
         })
     }
 

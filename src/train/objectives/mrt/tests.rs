@@ -60,7 +60,7 @@ fn figure(sum: &Sum, name: &str) -> f64 {
 
 /// The expected risk over fixed candidates, divided by alpha: what the gradient should be the gradient of.
 fn objective_value(twin: &Twin, groups: &Groups<'_>, alpha: f32) -> f64 {
-    let log_probs = groups.log_probs(twin, 1000).expect("log-probabilities");
+    let log_probs = groups.log_probs(twin, 1000, &mut Sum::default()).expect("log-probabilities");
     let mut total = 0.0;
     for (candidates, log_probs) in groups.candidates.iter().zip(log_probs) {
         let weights: Vec<f64> = log_probs.iter().map(|l| (f64::from(alpha) * f64::from(*l)).exp()).collect();
@@ -162,6 +162,27 @@ fn leave_one_out_compares_a_draw_with_the_others() {
         assert!((weight - expected).abs() < 1e-6, "{weights:?}");
     }
     assert_eq!(leave_one_out(&[candidate(0.4, 1)]), [0.0]);
+}
+
+#[test]
+fn samples_follow_the_seed_and_the_weights() {
+    let mut twin = Twin::open(&dir()).expect("a model");
+    let pairs = pairs(&dir());
+    let examples = examples(&pairs);
+    let mut rollouts = Rollouts::open(&dir()).expect("a session");
+    rollouts.follow(&twin, 1).expect("followed");
+    let samples = Draw::Samples { temperature: 1.0, top_p: 1.0 };
+    let draw = |rollouts: &Rollouts, seed| rollouts.draw(&examples, 8, samples, seed).expect("drawn");
+    let first = draw(&rollouts, 3);
+    assert!(first.iter().all(|drawn| drawn.len() == 8));
+    assert!(first[0].iter().any(|r| r.ids != first[0][0].ids), "eight equal samples");
+    assert_eq!(draw(&rollouts, 3), first);
+    assert_ne!(draw(&rollouts, 4), first);
+    let other =
+        twin.parameters().values().expect("values").iter().map(|v| v.iter().map(|x| x * 0.5).collect()).collect();
+    twin.parameters_mut().set_values(other).expect("set");
+    rollouts.follow(&twin, 2).expect("followed");
+    assert_ne!(draw(&rollouts, 3), first);
 }
 
 #[test]

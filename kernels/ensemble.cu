@@ -1,0 +1,67 @@
+// ranked[row, :] = log_softmax(sum over voices of weight * logits), the log-linear mixture of several models; for the rows of slots
+// that rank another distribution than the model's own and contrast nothing. A slot without weights takes voice 0 as it is.
+//
+// Shapes: each voice's logits and ranked [bucket, stride] f32, of which vocab_size elements of a row are read and written.
+// Parallelisation: a block per row, two passes of which the second finds the row in L2.
+// Numerics: f32; what is constant in a row of logits cancels. A voice of weight 0 is not read. NaN or +infinity in a voice that is
+// makes the row NaN throughout. The order of additions depends on vocab_size, alignment and block size alone.
+// Reference: src/cpu/ensemble.rs
+#include "logits.cuh"
+#include "search_state.cuh"
+
+struct EnsembleArguments {
+    Search search;
+    const float* voices[MAX_VOICES];  // null where there is none
+    float* ranked;
+    unsigned bucket;
+    unsigned stride;
+    unsigned vectorized;  // stride is a multiple of 4, and all addresses are of 16 bytes
+    unsigned unused;
+};
+
+// The mixture of 4 tokens from `first` on; -infinity beyond the vocabulary.
+__device__ __forceinline__ void mix(const EnsembleArguments& a, const float* weights, bool plain, unsigned first, float (&sum)[4]) {
+    const std::size_t start = static_cast<std::size_t>(blockIdx.x) * a.stride;
+#pragma unroll
+    for (unsigned k = 0; k < 4; ++k) sum[k] = first + k < a.search.vocab_size ? 0.0f : -INFINITY;
+#pragma unroll 1
+    for (unsigned voice = 0; voice < MAX_VOICES; ++voice) {
+        const float weight = plain ? static_cast<float>(voice == 0) : weights[voice];
+        if (weight == 0.0f) continue;
+        float logits[4];
+        load_logits(a.voices[voice] + start, first, a.search.vocab_size, a.vectorized != 0, logits);
+#pragma unroll
+        for (unsigned k = 0; k < 4; ++k) {
+            if (first + k < a.search.vocab_size) sum[k] += logits[k] == INFINITY ? NAN : weight * logits[k];
+        }
+    }
+}
+
+__device__ void ensemble(const EnsembleArguments& a) {
+    SHARED(float, scratch, 32);
+    const Search& s = a.search;
+    if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
+    const SlotOptions& options = s.options[s.rows[blockIdx.x].x];
+    if (options.ranked == 0 || options.contrast.form != NO_CONTRAST) return;
+    bool plain = true;
+    for (unsigned voice = 0; voice < MAX_VOICES; ++voice) plain &= options.ensemble[voice] == 0.0f;
+
+    float sum[4], unused;
+    LogSum all;
+    for (unsigned first = threadIdx.x * 4; first < s.vocab_size; first += blockDim.x * 4) {
+        mix(a, options.ensemble, plain, first, sum);
+        all.add(sum);
+    }
+    float normalizer = block_log_sum(all, scratch, unused);
+    if (normalizer == -INFINITY) normalizer = 0.0f;
+    float* ranked = a.ranked + static_cast<std::size_t>(blockIdx.x) * a.stride;
+    for (unsigned first = threadIdx.x * 4; first < s.vocab_size; first += blockDim.x * 4) {
+        mix(a, options.ensemble, plain, first, sum);
+#pragma unroll
+        for (unsigned k = 0; k < 4; ++k) {
+            if (first + k < s.vocab_size) ranked[first + k] = sum[k] - normalizer;
+        }
+    }
+}
+
+KERNEL(ensemble_f32, 1024, EnsembleArguments, ensemble)

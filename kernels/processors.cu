@@ -1,0 +1,102 @@
+// What a row's history says about its next token.
+//   processors_u32: bans[row, :] = a bit for each token that the row may not take: those that are always banned in its slot, those
+//     that would repeat an n-gram, and those that would complete a banned sequence; within a given prefix all but its next token.
+//   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated before.
+// Rows of slots that ask for neither are left alone.
+//
+// Shapes: the state as in search_state.cuh; bans [rows, words], always [S, words] with words = ceil(vocab_size / 32); prefixes
+// [S, T]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked [rows, stride].
+// Parallelisation: a block per row. History lies in shared memory: the token at each position is that of the beam that the ancestry
+// table names, so all are read at once. Threads take positions, then sequences, in turn.
+// Numerics: integers, but for one product per token; each token is penalised once, by the thread of its first occurrence.
+// Reference: src/cpu/processors.rs
+#include "search_state.cuh"
+
+struct ProcessorsArguments {
+    Search search;
+    unsigned* bans;
+    const unsigned* always;
+    const unsigned* prefixes;
+    const unsigned* sequences;
+    unsigned bucket;
+    unsigned sequence_words;
+};
+
+struct RepetitionArguments {
+    Search search;
+    float* ranked;
+    unsigned bucket;
+    unsigned stride;
+};
+
+// history[0..step) = the tokens that the row's beam has generated. By a whole block.
+__device__ __forceinline__ void load_history(const Search& s, const uint4& row, unsigned* history) {
+    const unsigned slot = row.x, beam = row.y, step = row.z;
+    // The beam that holds position t read the token generated before it.
+    const unsigned* ancestry = s.ancestry + (static_cast<std::size_t>(slot) * s.beams + beam) * s.max_len;
+    for (unsigned t = threadIdx.x; t < step; t += blockDim.x)
+        history[t] = s.tokens[history_at(s, slot, t) + (t + 1 < step ? ancestry[t + 1] : beam)];
+    __syncthreads();
+}
+
+// Whether the last `count` of the history's `step` tokens are these.
+__device__ __forceinline__ bool ends_with(const unsigned* history, unsigned step, const unsigned* tokens, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+        if (history[step - count + i] != tokens[i]) return false;
+    }
+    return true;
+}
+
+__device__ __forceinline__ void ban(unsigned* bans, unsigned token) { atomicOr(bans + token / 32, 1u << token % 32); }
+
+__device__ void processors(const ProcessorsArguments& a) {
+    DYNAMIC_SHARED(unsigned, history);  // [max_len]
+    const Search& s = a.search;
+    if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
+    const uint4 row = s.rows[blockIdx.x];
+    const unsigned slot = row.x, step = row.z, words = (s.vocab_size + 31) / 32;
+    const SlotOptions& options = s.options[slot];
+    if (options.banned == 0) return;
+    unsigned* bans = a.bans + static_cast<std::size_t>(blockIdx.x) * words;
+    if (step < options.prefix_len) {
+        const unsigned token = a.prefixes[static_cast<std::size_t>(slot) * s.max_len + step];
+        for (unsigned w = threadIdx.x; w < words; w += blockDim.x) bans[w] = w == token / 32 ? ~(1u << token % 32) : ~0u;
+        return;
+    }
+    const unsigned* always = a.always + static_cast<std::size_t>(slot) * words;
+    for (unsigned w = threadIdx.x; w < words; w += blockDim.x) bans[w] = always[w];
+    load_history(s, row, history);  // its barrier is that of `bans` too
+
+    const unsigned n = options.no_repeat_ngram;
+    for (unsigned first = threadIdx.x; n > 0 && first + n <= step; first += blockDim.x) {
+        if (ends_with(history, step, history + first, n - 1)) ban(bans, history[first + n - 1]);
+    }
+    const unsigned* sequences = a.sequences + static_cast<std::size_t>(slot) * a.sequence_words;
+    const unsigned count = sequences[0];
+    const unsigned *ends = sequences + 1, *ids = ends + count;
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        const unsigned begin = i == 0 ? 0 : ends[i - 1], before = ends[i] - begin - 1;
+        if (before <= step && ends_with(history, step, ids + begin, before)) ban(bans, ids[ends[i] - 1]);
+    }
+}
+
+__device__ void processors_repetition(const RepetitionArguments& a) {
+    DYNAMIC_SHARED(unsigned, history);  // [max_len]
+    const Search& s = a.search;
+    if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
+    const uint4 row = s.rows[blockIdx.x];
+    const float penalty = s.options[row.x].repetition_penalty;
+    if (penalty == 0.0f || penalty == 1.0f) return;
+    load_history(s, row, history);
+    float* ranked = a.ranked + static_cast<std::size_t>(blockIdx.x) * a.stride;
+    for (unsigned t = threadIdx.x; t < row.z; t += blockDim.x) {
+        bool is_first = true;
+        for (unsigned earlier = 0; is_first && earlier < t; ++earlier) is_first = history[earlier] != history[t];
+        if (!is_first) continue;
+        const float value = ranked[history[t]];
+        ranked[history[t]] = value < 0.0f ? value * penalty : value / penalty;
+    }
+}
+
+KERNEL(processors_u32, 256, ProcessorsArguments, processors)
+KERNEL(processors_repetition_f32, 256, RepetitionArguments, processors_repetition)

@@ -1,0 +1,69 @@
+//! The options of sampling and of choosing among candidates.
+
+use clap::ValueEnum;
+
+use crate::decode::Sampling;
+use crate::metrics::Utility;
+
+/// How to draw translations, and how to choose among several.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SamplingArguments {
+    /// Draw translations at random instead of searching for the best one.
+    #[arg(long)]
+    sample: bool,
+    /// Translations drawn per sentence; text output shows the first, or what --mbr chooses [default: 1].
+    #[arg(long, value_name = "N", requires = "sample")]
+    samples: Option<usize>,
+    /// Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most probable token [default: 1].
+    #[arg(long, value_name = "T", requires = "sample", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Draw from the K most probable tokens [default: all].
+    #[arg(long, value_name = "K", requires = "sample")]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that hold this mass together [default: 1].
+    #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Draw from tokens at least this times as probable as the best [default: 0].
+    #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Draw from tokens of at least this probability [default: 0].
+    #[arg(long, value_name = "P", requires = "sample", allow_negative_numbers = true)]
+    epsilon: Option<f32>,
+    /// Seed of all draws, together with each sentence's ids; a JSON field "seed" is a line's own [default: 0].
+    #[arg(long, value_name = "S", requires = "sample")]
+    seed: Option<u64>,
+    /// Choose by minimum Bayes risk: of all samples, or of the beam-size best, those closest to the others.
+    #[arg(long, value_enum, value_name = "UTILITY")]
+    mbr: Option<UtilityName>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UtilityName {
+    /// Sentence chrF2.
+    Chrf,
+    /// Sentence BLEU.
+    Bleu,
+}
+
+impl SamplingArguments {
+    pub(super) fn sampling(&self) -> Option<Sampling> {
+        let default = Sampling::default();
+        self.sample.then(|| Sampling {
+            samples: self.samples.unwrap_or(default.samples),
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            epsilon: self.epsilon.unwrap_or(default.epsilon),
+            seed: self.seed.unwrap_or(default.seed),
+        })
+    }
+
+    pub(super) fn mbr(&self) -> Option<Utility> {
+        self.mbr.map(|name| match name {
+            UtilityName::Chrf => Utility::Chrf,
+            UtilityName::Bleu => Utility::Bleu,
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! Stem `processors`: what a row's history says about its next token; the contracts are
+//! [`crate::backend::Backend::processors`] and [`crate::backend::Backend::repetition_penalty`].
+
+use rayon::prelude::*;
+
+use crate::backend::{MAX_SEQUENCE_WORDS, Row, Search, SlotOptions};
+use crate::cpu::Cpu;
+
+/// The tokens that a row's beam has generated, by the ancestry table.
+fn history(row: &Row, search: &SearchParts<'_>, out: &mut Vec<u32>) {
+    let (k, max_len) = (search.beam_size, search.max_len);
+    let (slot, beam, step) = (row.slot as usize, row.beam as usize, row.position as usize);
+    let ancestry = &search.ancestry[(slot * k + beam) * max_len..][..max_len];
+    // The beam that holds position t read the token generated before it.
+    let beam_at = |t: usize| if t + 1 < step { ancestry[t + 1] as usize } else { beam };
+    out.clear();
+    out.extend((0..step).map(|t| search.tokens[(slot * max_len + t) * k + beam_at(t)]));
+}
+
+/// What the stem reads of a search.
+struct SearchParts<'a> {
+    beam_size: usize,
+    max_len: usize,
+    options: &'a [SlotOptions],
+    tokens: &'a [u32],
+    ancestry: &'a [u32],
+}
+
+macro_rules! parts {
+    ($search:expr) => {
+        SearchParts {
+            beam_size: $search.shape.beam_size,
+            max_len: $search.shape.max_len,
+            options: bytemuck::cast_slice(&$search.options),
+            tokens: &$search.tokens,
+            ancestry: &$search.ancestry,
+        }
+    };
+}
+
+fn ban(bans: &mut [u32], token: u32) {
+    bans[token as usize / 32] |= 1 << (token % 32);
+}
+
+/// Banned sequences as they lie in device memory.
+fn sequences(words: &[u32]) -> impl Iterator<Item = &[u32]> {
+    let (ends, ids) = words[1..].split_at(words[0] as usize);
+    let begins = std::iter::once(0).chain(ends.iter().copied());
+    begins.zip(ends).map(move |(begin, end)| &ids[begin as usize..*end as usize])
+}
+
+/// Gathers each row's bans; see [`crate::backend::Backend::processors`].
+pub fn processors(search: &mut Search<Cpu>) {
+    let words = search.vocab_size.div_ceil(32);
+    let parts = parts!(search);
+    let rows = search.rows.live();
+    let (always, prefixes, banned) = (&search.always_banned, &search.prefixes, &search.sequences);
+    search.bans.par_chunks_mut(words).zip(rows).for_each_init(Vec::new, |past, (bans, row)| {
+        let (slot, step) = (row.slot as usize, row.position as usize);
+        let options = &parts.options[slot];
+        if options.banned == 0 {
+            return;
+        }
+        if step < options.prefix_len as usize {
+            let token = prefixes[slot * parts.max_len + step];
+            bans.fill(u32::MAX);
+            bans[token as usize / 32] &= !(1 << (token % 32));
+            return;
+        }
+        bans.copy_from_slice(&always[slot * words..][..words]);
+        history(row, &parts, past);
+        let n = options.no_repeat_ngram as usize;
+        if n > 0 && step >= n {
+            let last = &past[step + 1 - n..];
+            past.windows(n).filter(|ngram| ngram[..n - 1] == *last).for_each(|ngram| ban(bans, ngram[n - 1]));
+        }
+        for sequence in sequences(&banned[slot * MAX_SEQUENCE_WORDS..][..MAX_SEQUENCE_WORDS]) {
+            if let Some((next, before)) = sequence.split_last()
+                && past.ends_with(before)
+            {
+                ban(bans, *next);
+            }
+        }
+    });
+}
+
+/// Penalises what has been generated before; see [`crate::backend::Backend::repetition_penalty`].
+pub fn repetition_penalty(search: &mut Search<Cpu>) {
+    let vocab_size = search.vocab_size;
+    let parts = parts!(search);
+    let rows = search.rows.live();
+    search.ranked.par_chunks_mut(vocab_size).zip(rows).for_each_init(Vec::new, |past, (ranked, row)| {
+        let options = &parts.options[row.slot as usize];
+        if !options.penalizes_repetition() {
+            return;
+        }
+        history(row, &parts, past);
+        past.sort_unstable();
+        past.dedup();
+        for token in past.iter() {
+            let value = &mut ranked[*token as usize];
+            *value = penalized(*value, options.repetition_penalty);
+        }
+    });
+}
+
+/// As transformers has it (Keskar et al. 2019): a log-probability, below 0, gets further away from it.
+fn penalized(value: f32, penalty: f32) -> f32 {
+    if value < 0.0 { value * penalty } else { value / penalty }
+}
+
+/// The naive computation of both, token by token and with histories walked back through the parents: the bans of each row whose
+/// slot has some, and what its ranked log-probabilities become.
+pub fn reference(search: &Search<Cpu>) -> Vec<(Option<Vec<bool>>, Option<Vec<f32>>)> {
+    let (k, max_len, vocab_size) = (search.shape.beam_size, search.shape.max_len, search.vocab_size);
+    let all: &[SlotOptions] = bytemuck::cast_slice(&search.options);
+    let of_row = |(r, row): (usize, &Row)| {
+        let (slot, step) = (row.slot as usize, row.position as usize);
+        let options = &all[slot];
+        let (mut past, mut beam) = (Vec::new(), row.beam as usize);
+        for t in (0..step).rev() {
+            past.insert(0, search.tokens[(slot * max_len + t) * k + beam]);
+            beam = search.parents[(slot * max_len + t) * k + beam] as usize;
+        }
+        let words = vocab_size.div_ceil(32);
+        let always = &search.always_banned[slot * words..][..words];
+        let listed = &search.sequences[slot * MAX_SEQUENCE_WORDS..][..MAX_SEQUENCE_WORDS];
+        let is_banned = |token: u32| {
+            if step < options.prefix_len as usize {
+                return search.prefixes[slot * max_len + step] != token;
+            }
+            let with: Vec<u32> = past.iter().copied().chain([token]).collect();
+            let n = options.no_repeat_ngram as usize;
+            let repeats = n > 0 && with.len() > n && past.windows(n).any(|ngram| with.ends_with(ngram));
+            let completes = sequences(listed).any(|sequence| with.ends_with(sequence));
+            always[token as usize / 32] >> (token % 32) & 1 != 0 || repeats || completes
+        };
+        let bans = (options.banned != 0).then(|| (0..vocab_size as u32).map(is_banned).collect());
+        let penalize = |(token, value): (usize, &f32)| match past.contains(&(token as u32)) {
+            true => penalized(*value, options.repetition_penalty),
+            false => *value,
+        };
+        let row = &search.ranked[r * vocab_size..][..vocab_size];
+        let ranked = options.penalizes_repetition().then(|| row.iter().enumerate().map(penalize).collect());
+        (bans, ranked)
+    };
+    search.rows.live().iter().enumerate().map(of_row).collect()
+}

@@ -1,0 +1,112 @@
+//! Sentences with what is their own, and the further models that they may rank by.
+
+use std::path::Path;
+
+use super::{EngineOptions, Translator, check_vocabularies, cut_source};
+use crate::backend::ContrastiveForm;
+use crate::decode::{DecodeOptions, Request};
+use crate::model::config::ModelConfig;
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+
+/// A sentence to translate, with what is its own. A text becomes one that has nothing else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sentence {
+    /// The text.
+    pub source: String,
+    /// The seed of its samples. Without one: a hash of [`Sampling::seed`](crate::Sampling::seed) and its source ids.
+    pub seed: Option<u64>,
+    /// The text that the model reads as its own amateur under [`ContrastiveForm::Source`].
+    pub contrast_source: Option<String>,
+    /// What every translation of it starts with.
+    pub prefix: Option<String>,
+}
+
+impl From<String> for Sentence {
+    fn from(source: String) -> Self {
+        Sentence { source, ..Sentence::default() }
+    }
+}
+
+impl EngineOptions {
+    /// The directories of the further models, in the order of their voices.
+    pub(super) fn companions(&self) -> impl Iterator<Item = &Path> {
+        self.ensemble.iter().chain(&self.amateur).map(|dir| dir.as_path())
+    }
+}
+
+/// Checks that the further models have the pieces of the translator's.
+pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, own: &Tokenizer) -> Result<()> {
+    for dir in options.companions() {
+        let (other, tokenizer) = (ModelConfig::open(dir)?, Tokenizer::open(dir)?);
+        check_vocabularies(dir, &other, &tokenizer)?;
+        let differs = |expected: String, got: String| Err(Error::Tokenizer { path: dir.to_path_buf(), expected, got });
+        for (side, ours, theirs) in [
+            ("source", pieces(own, true), pieces(&tokenizer, true)),
+            ("target", pieces(own, false), pieces(&tokenizer, false)),
+        ] {
+            if let Some(id) = (0..ours.len().max(theirs.len())).find(|id| ours.get(*id) != theirs.get(*id)) {
+                let name = |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("{piece:?}"));
+                let expected = format!("the translator's own pieces, {side} piece {id} being {}", name(&ours));
+                return differs(expected, name(&theirs));
+            }
+        }
+        if other.ids != config.ids {
+            return differs(format!("the translator's own {:?}", config.ids), format!("{:?}", other.ids));
+        }
+    }
+    Ok(())
+}
+
+fn pieces(tokenizer: &Tokenizer, source: bool) -> Vec<&str> {
+    match source {
+        true => (0..tokenizer.source_vocab_size() as u32).map(|id| tokenizer.source_piece(id)).collect(),
+        false => (0..tokenizer.target_vocab_size() as u32).map(|id| tokenizer.target_piece(id)).collect(),
+    }
+}
+
+impl Translator {
+    /// Checks that the models which the options ask for are there.
+    pub(super) fn check_models(&self, options: &DecodeOptions) -> Result<()> {
+        let asks_amateur = options.contrastive.is_some_and(|c| c.form != ContrastiveForm::Source);
+        if asks_amateur && self.options.amateur.is_none() {
+            let expected = "an amateur model, or the form source".to_owned();
+            return Err(Error::Option { option: "contrastive", expected, got: "no amateur".into() });
+        }
+        let (members, weights) = (1 + self.options.ensemble.len(), options.ensemble.len());
+        if weights > 0 && weights != members {
+            let expected = format!("a weight for each of {members} models");
+            return Err(Error::Option { option: "ensemble", expected, got: weights.to_string() });
+        }
+        Ok(())
+    }
+
+    /// The search for a sentence whose source has these ids.
+    pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
+        let limit = self.engine.max_len();
+        let mut request = Request::new(options, source, sentence.seed, limit);
+        if let Some(contrastive) = &options.contrastive {
+            let other_source = self.engine.other_source_voice();
+            // Behind the ensemble's voices comes the amateur's.
+            let mut voice = 1 + self.options.ensemble.len();
+            if contrastive.form == ContrastiveForm::Source {
+                voice = other_source;
+                let Some(other) = &sentence.contrast_source else {
+                    let expected = "another source to contrast the sentence with".into();
+                    return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
+                };
+                request.contrast_source = self.tokenizer.encode_source(other);
+                cut_source(options, &mut request.contrast_source, limit);
+            }
+            request.options.contrast = contrastive.for_voice(voice);
+        }
+        if let Some(text) = &sentence.prefix {
+            request.prefix = self.tokenizer.encode_target(text);
+            request.prefix.pop();
+            request.options.prefix_len = request.prefix.len() as u32;
+            request.options.banned = u32::from(request.options.banned != 0 || !request.prefix.is_empty());
+        }
+        request.bans = options.bans.clone();
+        Ok(request)
+    }
+}

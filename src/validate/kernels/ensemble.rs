@@ -1,0 +1,79 @@
+//! Cases of the stem `ensemble`.
+
+use crate::Result;
+use crate::backend::{Backend, Dtype, Search, SessionShape, SlotOptions, Stages};
+use crate::check::Tolerance;
+use crate::cpu::{Cpu, beam_step, ensemble};
+use crate::cuda::Cuda;
+use crate::cuda::testing::Values;
+use crate::validate::kernels::beam_step::IDS;
+use crate::validate::probe::{Case, Probe};
+
+const SLOTS: usize = 5;
+const SHAPE: SessionShape =
+    SessionShape { slots: SLOTS, beam_size: 1, max_len: 3, max_src_len: 2, rows: SLOTS, keep_attention: false };
+
+/// Vocabularies around a pack's and a block's size; mixtures of one, two and three voices, and rows that are left alone.
+///
+/// # Errors
+/// The device failed.
+pub fn check(probe: &mut Probe<'_>) -> Result<()> {
+    for vocab_size in probe.grid().shapes(&[3, 31, 64, 1003, 2050], &[58101]) {
+        probe.case("", Dtype::F32, format!("{vocab_size} tokens"), |case| run(case, vocab_size))?;
+    }
+    Ok(())
+}
+
+fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
+    let weights = |some: &[f32]| std::array::from_fn(|voice| some.get(voice).copied().unwrap_or(0.0));
+    let base = SlotOptions { beam_size: 1, max_len: 3, src_len: 1, ranked: 1, ..SlotOptions::default() };
+    let options = [
+        SlotOptions { ensemble: weights(&[0.5, 0.25, 0.25]), ..base },
+        // Ranked for another reason: the first voice as it is.
+        base,
+        SlotOptions { ranked: 0, ..base },
+        // The second voice alone is not finite: the third row does not know.
+        SlotOptions { ensemble: weights(&[0.5, 0.0, 0.75]), ..base },
+        SlotOptions { ensemble: weights(&[1.0, 1.0]), ..base },
+    ];
+    let mut values = Values::new(vocab_size as u64);
+    let mut voices: Vec<Vec<f32>> = (0..3).map(|_| values.elements(SLOTS * vocab_size, 1.0, 3.0)).collect();
+    voices.iter_mut().for_each(|z| z.iter_mut().skip(1).step_by(7).for_each(|z| *z = f32::NEG_INFINITY));
+    voices[1][3 * vocab_size + 2] = f32::NAN;
+    let slots: Vec<(u32, SlotOptions)> = (0..).zip(options).collect();
+    let stages = Stages { ranked: true, ..Stages::default() };
+
+    let cpu = Cpu::new(1, Dtype::F32)?;
+    let mut fast = Search::open(&cpu, SHAPE, vocab_size, IDS)?;
+    fast.equip(&cpu, stages)?;
+    beam_step::start_slots(&slots, &mut fast);
+    ensemble::ensemble(&voices.iter().map(Some).collect::<Vec<_>>(), &mut fast);
+
+    let cuda = Cuda::<f32>::new(case.context.clone());
+    let stride = cuda.logits_stride(vocab_size);
+    let mut device = Search::open(&cuda, SHAPE, vocab_size, IDS)?;
+    device.equip(&cuda, stages)?;
+    cuda.start_slots(&slots, &mut device)?;
+    let mut buffers = Vec::new();
+    for voice in &voices {
+        let mut apart = vec![f32::NAN; SLOTS * stride];
+        for (to, from) in apart.chunks_mut(stride).zip(voice.chunks(vocab_size)) {
+            to[..vocab_size].copy_from_slice(from);
+        }
+        buffers.push(case.context.upload(&apart)?);
+    }
+    cuda.ensemble(&buffers.iter().map(Some).collect::<Vec<_>>(), &mut device)?;
+    let found = case.context.download(device.ranked.view())?;
+
+    for (r, options) in options.iter().enumerate() {
+        let row = |voice: usize| &voices[voice][r * vocab_size..][..vocab_size];
+        let own = if options.is_ensemble() { options.ensemble } else { weights(&[1.0]) };
+        let mixed: Vec<(&[f32], f32)> =
+            (0..3).filter(|voice| own[*voice] != 0.0).map(|voice| (row(voice), own[voice])).collect();
+        let expected = if options.ranked == 0 { vec![0.0; vocab_size] } else { ensemble::reference(&mixed) };
+        case.close(&format!("row {r}"), &found[r * stride..][..vocab_size], &expected, Tolerance::new(2e-6, 1e-6));
+        let fast = &fast.ranked[r * vocab_size..][..vocab_size];
+        case.close(&format!("row {r} on the CPU"), fast, &expected, Tolerance::new(2e-6, 1e-6));
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Cases of the stem `processors`: real histories, of beams that branch, in a vocabulary small enough to repeat itself.
+
+use crate::Result;
+use crate::backend::{Backend, Dtype, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, Stages, StopKind};
+use crate::check::Tolerance;
+use crate::cpu::{Cpu, beam_step, processors};
+use crate::cuda::testing::Values;
+use crate::cuda::{Context, Cuda};
+use crate::validate::kernels::beam_step::IDS;
+use crate::validate::probe::{Case, Probe};
+
+const SHAPE: SessionShape =
+    SessionShape { slots: 3, beam_size: 3, max_len: 12, max_src_len: 2, rows: 9, keep_attention: false };
+
+/// Vocabulary, n-gram, prefix, penalty.
+const CASES: [(usize, u32, u32, f32); 6] =
+    [(5, 2, 0, 1.5), (6, 3, 0, 0.7), (33, 1, 2, 1.2), (64, 2, 3, 1.0), (70, 0, 1, 2.0), (7, 4, 0, 1.3)];
+
+/// Histories, step by step, with the CPU's fast path and a device beside the reference.
+///
+/// # Errors
+/// The device failed.
+pub fn check(probe: &mut Probe<'_>) -> Result<()> {
+    for (seed, &(vocab_size, ngram, prefix_len, penalty)) in CASES.iter().enumerate() {
+        let what = format!("{vocab_size} tokens, {ngram}-grams, prefix of {prefix_len}, penalty {penalty}");
+        probe.case("", Dtype::F32, what, |case| {
+            let own = SlotOptions {
+                beam_size: 3,
+                max_len: 12,
+                min_len: 12,
+                src_len: 1,
+                stop: StopKind::First as u32,
+                banned: 1,
+                ranked: 1,
+                prefix_len,
+                no_repeat_ngram: ngram,
+                repetition_penalty: penalty,
+                ..SlotOptions::default()
+            };
+            // A slot that asks for nothing stands between two that do.
+            let plain = SlotOptions { banned: 0, ranked: 0, prefix_len: 0, repetition_penalty: 1.0, ..own };
+            run(case, vocab_size, [own, plain, own], seed as u64)
+        })?;
+    }
+    Ok(())
+}
+
+fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: u64) -> Result<()> {
+    let cpu = Cpu::new(1, Dtype::F32)?;
+    let stages = Stages { bans: true, ranked: true, ..Stages::default() };
+    let mut search = Search::open(&cpu, SHAPE, vocab_size, IDS)?;
+    search.equip(&cpu, stages)?;
+    let mut values = Values::new(seed);
+    let mut token = || 3 + (values.uniform() * (vocab_size - 3) as f32) as u32;
+    for slot in 0..SHAPE.slots {
+        // Three sequences of 2, 3 and 2 tokens, and one token that is never allowed.
+        let ids: Vec<u32> = (0..7).map(|_| token()).collect();
+        search.sequences[slot * MAX_SEQUENCE_WORDS..][..11].copy_from_slice(&[&[3, 2, 5, 7], ids.as_slice()].concat());
+        search.always_banned[slot * vocab_size.div_ceil(32)] = 1 << 3;
+        search.prefixes[slot * SHAPE.max_len..][..3].copy_from_slice(&[token(), token(), token()]);
+    }
+    let slots: Vec<(u32, SlotOptions)> = (0..3).zip(options).collect();
+    beam_step::start_slots(&slots, &mut search);
+    for _ in 0..SHAPE.max_len - 1 {
+        let noise: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -4.0, 3.0);
+        search.ranked.copy_from_slice(&noise);
+        let expected = processors::reference(&search);
+        let found = on_device(case.context, &search)?;
+        processors::processors(&mut search);
+        processors::repetition_penalty(&mut search);
+        compare(case, "device", &found, &expected, vocab_size, &noise);
+        let fast = (search.bans.clone(), search.ranked.clone());
+        compare(case, "CPU", &fast, &expected, vocab_size, &noise);
+        beam_step::beam_step(&noise, &vec![0.1; SHAPE.rows * SHAPE.max_src_len], &mut search);
+        if search.rows.live().is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+type Expected = [(Option<Vec<bool>>, Option<Vec<f32>>)];
+
+fn compare(
+    case: &mut Case<'_>,
+    name: &str,
+    (bans, ranked): &(Vec<u32>, Vec<f32>),
+    expected: &Expected,
+    vocab_size: usize,
+    noise: &[f32],
+) {
+    let words = vocab_size.div_ceil(32);
+    for (r, (banned, penalized)) in expected.iter().enumerate() {
+        if let Some(banned) = banned {
+            let bit = |token: usize| bans[r * words + token / 32] >> (token % 32) & 1 != 0;
+            case.same(&format!("{name}, bans of row {r}"), &(0..vocab_size).map(bit).collect::<Vec<_>>(), banned);
+        }
+        let part = r * vocab_size..(r + 1) * vocab_size;
+        let expected = penalized.as_deref().unwrap_or(&noise[part.clone()]);
+        case.close(&format!("{name}, row {r}"), &ranked[part], expected, Tolerance::new(1e-6, 1e-6));
+    }
+}
+
+/// The bans and the penalised rows of a device with this state.
+fn on_device(context: &Context, search: &Search<Cpu>) -> Result<(Vec<u32>, Vec<f32>)> {
+    let cuda = Cuda::<f32>::new(context.clone());
+    let (shape, vocab_size, stride) = (search.shape, search.vocab_size, cuda.logits_stride(search.vocab_size));
+    let mut device = Search::open(&cuda, shape, vocab_size, search.ids)?;
+    device.equip(&cuda, search.equipped)?;
+    macro_rules! copy {
+        ($($field:ident),*) => { $(context.write(device.$field.view_mut(), &search.$field)?;)* };
+    }
+    copy!(options, step, live, tokens, parents, ancestry, always_banned, prefixes, sequences);
+    context.write(device.rows.entries.view_mut(), &search.rows.entries)?;
+    context.write(device.rows.count.view_mut(), &search.rows.count)?;
+    device.rows.bucket = search.rows.live().len();
+    let mut apart = vec![f32::NAN; shape.rows * stride];
+    for (to, from) in apart.chunks_mut(stride).zip(search.ranked.chunks(vocab_size)) {
+        to[..vocab_size].copy_from_slice(from);
+    }
+    context.write(device.ranked.view_mut(), &apart)?;
+    cuda.processors(&mut device)?;
+    cuda.repetition_penalty(&mut device)?;
+    let ranked = context.download(device.ranked.view())?;
+    let ranked = ranked.chunks(stride).flat_map(|row| row[..vocab_size].to_vec()).collect();
+    Ok((context.download(device.bans.view())?, ranked))
+}
