@@ -143,7 +143,8 @@ impl ControlArguments {
         };
         let suppressed: Vec<u32> = self.suppress.iter().map(|piece| id("suppress", piece)).collect::<Result<_>>()?;
         let lines = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read_filled);
-        let sequences = lines(&self.bad_texts)?.iter().map(|text| {
+        let bad_texts = lines(&self.bad_texts)?;
+        let sequences = bad_texts.iter().map(|text| {
             let mut ids = tokenizer.encode_target(text);
             // Its end of sentence.
             ids.pop();
