@@ -10,6 +10,7 @@ pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod near_ties;
 pub mod risk;
 pub mod scheduled_sampling;
 pub mod stats;
