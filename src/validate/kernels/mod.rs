@@ -11,6 +11,7 @@ pub mod ensemble;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod near_ties;
 pub mod processors;
 pub mod risk;
 pub mod scheduled_sampling;
