@@ -444,7 +444,7 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
         unsigned group = NO_TOKEN;
         // Ranks of a group that count.
         unsigned taking = step.is(CUTS) ? step.width : 2 * step.width;
-        if (a.search.options[step.slot].finish == SHRINK) taking = step.before == 0 ? step.beams : step.live;
+        if (a.search.options[step.slot].finish == SHRINK) taking = min(taking, step.before == 0 ? step.beams : step.live);
         for (unsigned rank = 0; rank < count; ++rank) {
             const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
             unsigned cut_into = NO_TOKEN;
@@ -502,7 +502,7 @@ __device__ __forceinline__ Finished close(const BeamStepArguments& a, const Step
     }
     const float score = normalized(options, last.cum_log_prob, length) + penalty;
     if (cut_into != NO_TOKEN) return Finished{score, last.cum_log_prob, penalty, 0.0f, length, cut_into, 0, 1};
-    const unsigned has_eos = rank == 0 ? 2u : 1u;
+    const unsigned has_eos = rank == 0 && !step.is(SAMPLES) ? 2u : 1u;
     return Finished{score, last.cum_log_prob, penalty, last.log_prob, length, last.beam, has_eos, step.is(ONLY_EOS) ? 1u : 0u};
 }
 

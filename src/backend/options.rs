@@ -161,11 +161,10 @@ impl SlotOptions {
     /// Candidates of a group that count at a step which starts with `live` hypotheses, `cuts` telling whether it is the last
     /// one, after which hypotheses end as they are.
     pub fn ranks_that_count(&self, step: u32, live: u32, cuts: bool) -> u32 {
+        let most = if cuts { self.group_width() } else { 2 * self.group_width() };
         match self.finish == FinishKind::Shrink as u32 {
-            true if step > 0 => live,
-            true => self.beam_size,
-            false if cuts => self.group_width(),
-            false => 2 * self.group_width(),
+            true => most.min(if step == 0 { self.beam_size } else { live }),
+            false => most,
         }
     }
 }

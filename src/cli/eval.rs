@@ -148,7 +148,7 @@ const QUEUED_PER_SLOT: usize = 16;
 
 /// Translates all lines; `None` if interrupted.
 fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Translated>> {
-    let translator = arguments.model.open()?;
+    let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let options = arguments.search.resolve(&translator)?;
     let output = arguments.output.as_deref().map(|path| create_output(path, arguments)).transpose()?;
     interrupt::listen();

@@ -41,6 +41,10 @@ pub(super) struct Item {
     pub source: String,
     /// The seed of its samples, if it brings one.
     pub seed: Option<u64>,
+    /// What its translations start with.
+    pub target_prefix: Option<String>,
+    /// What it is contrasted with.
+    pub contrast_source: Option<String>,
     pub other: Fields,
 }
 
@@ -61,9 +65,6 @@ pub(super) struct Lines {
     form: Form,
     number: u64,
 }
-
-/// JSON fields that would change the search, which this version does not act on: ignoring them would give a wrong result.
-const UNSUPPORTED_FIELDS: [&str; 2] = ["target_prefix", "contrast_source"];
 
 impl Lines {
     /// Opens a file, or standard input for `None` and `-`.
@@ -150,7 +151,9 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
         source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
     })?;
     match form {
-        Form::Text => Ok(Item { source: text, seed: None, other: Fields::new() }),
+        Form::Text => {
+            Ok(Item { source: text, seed: None, target_prefix: None, contrast_source: None, other: Fields::new() })
+        }
         Form::Json => parse_json(&text),
     }
 }
@@ -164,12 +167,6 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     };
     let source: String = serde_json::from_str(source.get())
         .map_err(|_| bad(format!("read line: source: expected a string, got {source}"), None))?;
-    for field in UNSUPPORTED_FIELDS {
-        if let Some(value) = other.get(field).filter(|value| value.get() != "null") {
-            let message = format!("read line: {field}: expected no such field, as it is not supported, got {value}");
-            return Err(BadLine { kind: "unsupported_field", message, source: Some(source) });
-        }
-    }
     let seed = match other.get("seed").filter(|value| value.get() != "null") {
         None => None,
         Some(value) => Some(serde_json::from_str(value.get()).map_err(|_| {
@@ -177,7 +174,14 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             bad(message, Some(source.clone()))
         })?),
     };
-    Ok(Item { source, seed, other })
+    let text = |field: &str| match other.get(field).filter(|value| value.get() != "null") {
+        None => Ok(None),
+        Some(value) => serde_json::from_str(value.get())
+            .map(Some)
+            .map_err(|_| bad(format!("read line: {field}: expected a string, got {value}"), Some(source.clone()))),
+    };
+    let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
+    Ok(Item { source, seed, target_prefix, contrast_source, other })
 }
 
 #[cfg(test)]

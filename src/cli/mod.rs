@@ -5,6 +5,7 @@
 
 mod alignment;
 mod bench;
+mod control_options;
 mod diagnose;
 mod eval;
 mod explain;
@@ -13,6 +14,7 @@ mod input;
 mod interrupt;
 mod model_dir;
 mod output;
+mod pairing;
 mod progress;
 mod sampling_options;
 mod score;

@@ -98,17 +98,20 @@ impl DtypeName {
 
 impl ModelArguments {
     pub(super) fn open(&self) -> Result<Translator> {
-        let dtype = self.dtype.dtype();
-        let (threads, workers, slots) = (self.threads, self.workers, self.batch_size);
-        let options = EngineOptions {
+        self.open_with(|options| options)
+    }
+
+    /// Opens the model with what `change` makes of the engine's options.
+    pub(super) fn open_with(&self, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Translator> {
+        let options = change(EngineOptions {
             device: self.device,
-            threads,
-            workers,
-            slots,
+            threads: self.threads,
+            workers: self.workers,
+            slots: self.batch_size,
             memory_budget: self.memory_budget,
-            dtype,
+            dtype: self.dtype.dtype(),
             ..EngineOptions::default()
-        };
+        });
         let translator = Translator::open_with(self.name.resolve()?, &options)?;
         let choice = translator.device();
         if let Some(reason) = &choice.reason {

@@ -29,13 +29,13 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let input = arguments.input.as_deref();
-    let lines = Lines::open(input, Form::Text)?;
+    let mut lines = Lines::open(input, Form::Text)?;
     let translator = arguments.model.open()?;
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
     let progress = Progress::new(Progress::input_size(input));
     let mut work = Work { translator: &translator, done: Vec::new(), output, progress, bad_lines: false };
-    stream::run(Windows::start(lines, WINDOW)?, &mut work)?;
+    stream::run(Windows::start(move || lines.next(), WINDOW)?, &mut work)?;
     Ok(match (interrupt::asked(), work.bad_lines) {
         (true, _) => Ending::Interrupted,
         (false, true) => Ending::BadLines,

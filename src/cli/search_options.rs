@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use crate::cli::control_options::ControlArguments;
 use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
 use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
@@ -70,6 +71,8 @@ pub(super) struct SearchArguments {
     diversity: Option<f32>,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    pub control: ControlArguments,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -146,6 +149,7 @@ impl SearchArguments {
         if let Some(max_length) = &self.max_length {
             options.max_length = max_length.parse::<MaxLength>()?;
         }
+        self.control.apply(translator, &mut options)?;
         options.validate()?;
         Ok(options)
     }

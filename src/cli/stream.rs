@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use crate::cli::input::{Line, Lines};
+use crate::cli::input::Line;
 use crate::cli::interrupt;
 use crate::{Error, Result};
 
@@ -27,12 +27,12 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Starts to read `lines`.
-    pub(super) fn start(mut lines: Lines, size: usize) -> Result<Self> {
+    /// Starts to read lines, one by one, until `next` has no more.
+    pub(super) fn start(mut next: impl FnMut() -> Result<Option<Line>> + Send + 'static, size: usize) -> Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(READ_AHEAD);
         let read = move || {
             loop {
-                let sent = match lines.next() {
+                let sent = match next() {
                     Ok(None) => return,
                     Ok(Some(line)) => sender.send(Ok(line)),
                     Err(error) => return drop(sender.send(Err(error))),

@@ -10,6 +10,7 @@ use crate::cli::explain::Page;
 use crate::cli::input::{Fields, Form, Item, Line, Lines};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
+use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
@@ -63,18 +64,26 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     arguments.validate()?;
     let input = arguments.input.as_deref();
     // Sentences given as arguments are plain text whatever the output's format.
-    let lines = match arguments.text.is_empty() {
+    let mut lines = match arguments.text.is_empty() {
         false => Lines::from_texts(&arguments.text)?,
         true if arguments.format == Format::Jsonl => Lines::open(input, Form::Json)?,
         true => Lines::open(input, Form::Text)?,
     };
-    let translator = arguments.model.open()?;
+    let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
     let page = arguments.explain.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
-    let windows = Windows::start(lines, LINES_PER_SLOT * arguments.model.batch_size)?;
+    let size = LINES_PER_SLOT * arguments.model.batch_size;
+    let is_text = !arguments.text.is_empty() || arguments.format != Format::Jsonl;
+    let windows = match arguments.search.control.pairs_lines() && is_text {
+        true => {
+            let mut paired = Paired::new(lines);
+            Windows::start(move || paired.next(), size)
+        }
+        false => Windows::start(move || lines.next(), size),
+    }?;
     let mut work = Work {
         translator: &translator,
         batch: translator.batch(&options)?,
@@ -169,9 +178,9 @@ impl stream::Work for Work<'_> {
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
-        for (tag, number, bytes, ids, Item { source, seed, other }) in readable {
+        for (tag, number, bytes, ids, Item { source, seed, target_prefix, contrast_source, other }) in readable {
             self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
-            self.batch.push_encoded(tag, Sentence { source, seed, ..Sentence::default() }, ids);
+            self.batch.push_encoded(tag, Sentence { source, seed, prefix: target_prefix, contrast_source }, ids);
         }
     }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::kernels::beam_step::{Fixture, options};
 use crate::backend::{
     Activation, Backend, ContrastiveForm, ContrastiveOptions, Divergence, ExpectedRisk, Heads, Pick, Row, RowShape,
-    Schedule, ScheduledSampling, Search, SessionShape, SlotOptions, SpecialIds, Stages, TokenPlace, TokenStats, words,
+    SampleOptions, SamplePick, Schedule, ScheduledSampling, Search, SessionShape, SlotOptions, SpecialIds, Stages,
+    Strategy, TokenPlace, TokenStats, words,
 };
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::checksum::Checksum;
@@ -18,6 +19,7 @@ use crate::cuda::layer_norm::LayerNorm;
 use crate::cuda::linear::Epilogue;
 use crate::cuda::loss::{TemperedDivergence, WeightedNll};
 use crate::cuda::risk::Risk;
+use crate::cuda::sample::Sample;
 use crate::cuda::scheduled_sampling::Selection;
 use crate::cuda::stats::TokenStatistics;
 use crate::cuda::testing::{DeviceRows, Values};
@@ -133,6 +135,7 @@ pub fn measure(context: &Context, effort: &Effort, tell: impl FnMut(&SpeedRow) -
     bench.losses::<f32>()?;
     bench.losses::<bf16>()?;
     bench.risk()?;
+    bench.sample()?;
     bench.scheduled_sampling::<f32>()?;
     bench.scheduled_sampling::<bf16>()?;
     Ok(Speed {
@@ -551,6 +554,44 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             let seconds = self.time(|| cuda.processors(&mut search))?;
             let moved = (Moves::ReadsAndWrites, 2 * rows * words * size_of::<u32>());
             self.add(("processors", "bans", "u32"), format!("{rows} x {words} words"), moved, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// Every row a sample of its own, with top-k and top-p.
+    fn sample(&mut self) -> Result<()> {
+        let (context, vocab_size) = (self.context, self.effort.vocab_size);
+        for rows in self.effort.logit_rows.clone() {
+            let (logits, list, stride) = self.logits::<f32>(rows)?;
+            let sampling =
+                SampleOptions { temperature: 1.0, top_k: 40, top_p: 0.9, min_p: 0.0, ..SampleOptions::default() };
+            let own = SlotOptions {
+                strategy: Strategy::Sample as u32,
+                beam_size: 1,
+                max_len: 99,
+                sampling,
+                ..SlotOptions::default()
+            };
+            let options = context.upload(bytemuck::cast_slice::<_, u32>(&vec![own; rows]))?;
+            let ancestry = context.zeros::<u32>(rows * LEN)?;
+            let mut picks = context.zeros::<u32>(rows * words::<SamplePick>())?;
+            let ids = SpecialIds { eos_id: 0, pad_id: 1, decoder_start_id: 1 };
+            let seconds = self.time(|| {
+                Sample {
+                    rows: list.list(),
+                    options: options.view(),
+                    ancestry: ancestry.view(),
+                    logits: logits.view(),
+                    ranked: None,
+                    bans: None,
+                    picks: picks.view_mut(),
+                    beam_size: 1,
+                    ids,
+                }
+                .launch(context, vocab_size, stride)
+            })?;
+            let moved = (Moves::Reads, rows * vocab_size * size_of::<f32>());
+            self.add(("sample", "", "f32"), format!("{rows} x {vocab_size}, top-k, top-p"), moved, seconds)?;
         }
         Ok(())
     }

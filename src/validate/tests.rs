@@ -3,15 +3,12 @@
 use super::*;
 use crate::cuda::kernel_stems;
 
-/// Kernels whose cases still stand beside their launchers alone.
-const WITHOUT_CASES: [&str; 1] = ["sample"];
-/// Kernels that `bench --kernels` does not measure: what measures the ceiling, and the above.
-const NOT_MEASURED: [&str; 2] = ["checksum", "sample"];
+/// Kernels that `bench --kernels` does not measure: what measures the ceiling.
+const NOT_MEASURED: [&str; 1] = ["checksum"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {
-    let mut known: Vec<&str> = STEMS.iter().map(|stem| stem.name).collect();
-    known.extend(WITHOUT_CASES);
+    let known: Vec<&str> = STEMS.iter().map(|stem| stem.name).collect();
     let missing: Vec<&&str> = kernel_stems().iter().filter(|stem| !known.contains(*stem)).collect();
     assert!(missing.is_empty(), "no cases in src/validate/kernels for {missing:?}");
 }

@@ -32,7 +32,14 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
         }
         if candidate.token == search.ids.eos_id {
             if rank <= width {
-                finish(slot, &options, candidate, Ending::Eos { is_best: place == 0 }, attention, search);
+                finish(
+                    slot,
+                    &options,
+                    candidate,
+                    Ending::Eos { is_best: place == 0 && !options.samples() },
+                    attention,
+                    search,
+                );
             }
         } else if candidate.token == SamplePick::NONE {
             give_up(slot, &options, candidate.beam as usize, search);

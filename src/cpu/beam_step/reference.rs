@@ -85,7 +85,7 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
             finished.push(Finished {
                 eos_log_prob: log_prob,
                 beam: beam as u32,
-                has_eos: if i == 0 { 2 } else { 1 },
+                has_eos: if i == 0 && !options.samples() { 2 } else { 1 },
                 truncated: u32::from(at_limit && options.cut == 0),
                 ..ended(cum, beam)
             });

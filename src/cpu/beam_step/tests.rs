@@ -125,9 +125,17 @@ pub fn option_cases() -> Vec<SlotOptions> {
     for (i, options) in cases.iter().enumerate().step_by(5).map(|(i, o)| (i / 5, *o)).collect::<Vec<_>>() {
         let flag = |bit: usize| u32::from((i >> bit) & 1 != 0);
         cases.push(SlotOptions { cut: flag(0), ranked: flag(1), banned: flag(2), ..options });
-        cases.push(SlotOptions { cut: flag(0), strategy: Strategy::Sample as u32, ..options });
+        cases.push(SlotOptions { cut: flag(0), strategy: Strategy::Sample as u32, finish: 0, ..options });
         let (groups, diversity) = [(2, 0.37), (4, 1.21), (4, 30.0)][i % 3];
-        cases.push(SlotOptions { beam_size: 4, groups, diversity, ranked: flag(1), banned: flag(2), ..options });
+        cases.push(SlotOptions {
+            beam_size: 4,
+            groups,
+            diversity,
+            ranked: flag(1),
+            banned: flag(2),
+            finish: 0,
+            ..options
+        });
     }
     cases
 }
@@ -251,7 +259,7 @@ fn samples_keep_their_number_and_take_nothing_but_their_picks() {
     assert_eq!((state.live[0], state.finished_count[0]), (0, 5));
     let finished = &bytemuck::cast_slice::<_, Finished>(&state.finished)[..5];
     let mut ends: Vec<(f32, u32, u32, u32)> =
-        finished.iter().map(|f| (f.search_log_prob, f.length, f.has_eos, f.truncated)).collect();
+        finished.iter().map(|f| (f.search_log_prob, f.length, f.has_eos.min(1), f.truncated)).collect();
     ends.sort_by(|a, b| b.0.total_cmp(&a.0));
     // By sample: 0 ends without a token, 1 at once, 2 goes on and ends at the limit, 3 in the second step, 4 at the limit
     // without end of sentence.

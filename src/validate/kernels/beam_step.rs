@@ -12,6 +12,7 @@ use crate::cpu::{Cpu, beam_step as cpu};
 use crate::cuda::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use crate::cuda::testing::Values;
 use crate::cuda::{Buffer, Context};
+use crate::validate::kernels::near_ties;
 use crate::validate::probe::{Case, Closeness, Probe};
 
 /// What most cases search in.
@@ -454,7 +455,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_options(probe)?;
     check_sizes(probe)?;
     check_many_slots(probe)?;
-    check_near_ties(probe)
+    near_ties::check(probe)
 }
 
 /// Every kind of option in many combinations, and every kind of thing that a model may say.
@@ -563,66 +564,6 @@ pub fn check_many_slots(probe: &mut Probe<'_>) -> Result<()> {
     for threads in [32, 64] {
         probe.case("slots", Dtype::F32, format!("77 slots, {threads} threads"), |case| {
             search(case, shape, [40, 40], threads, &slots, 2, Say::Usual)
-        })?;
-    }
-    Ok(())
-}
-
-/// Logits that differ while the scores of many are equal: the lower index wins, not the larger logit.
-#[derive(Clone, Copy, Debug)]
-enum NearTies {
-    Scattered,
-    /// Where a search that starts at the front has found others.
-    FarFromTheStart,
-    /// The best lie one in each thread, and just as many as are kept.
-    OnePerThread,
-}
-
-impl NearTies {
-    /// Padding takes all of the probability, so that the normaliser is 30 exactly, whoever computes it; the scores are then near
-    /// -29, where 16 neighbouring logits near 1 fall together, and later near -58 and -87.
-    fn logit(self, i: usize, token: usize) -> f32 {
-        let near_one = |steps: usize| 1.0 + steps as f32 * f32::EPSILON;
-        match self {
-            _ if token == IDS.pad_id as usize => 30.0,
-            NearTies::Scattered => near_one(i * 7919 % 103),
-            NearTies::FarFromTheStart if token < 2200 => -5.0,
-            NearTies::FarFromTheStart => near_one(i * 7919 % 103),
-            NearTies::OnePerThread if token < 128 && token % 4 < 2 => near_one(3 - token % 4),
-            NearTies::OnePerThread => -5.0,
-        }
-    }
-}
-
-/// Held to the fast path alone: which scores are equal follows from their rounding.
-pub fn check_near_ties(probe: &mut Probe<'_>) -> Result<()> {
-    for (vocab_size, beam_size, threads, kind) in [
-        (1500, 5, 32, NearTies::Scattered),
-        (2100, 2, 32, NearTies::Scattered),
-        (4100, 64, 128, NearTies::Scattered),
-        (1500, 64, 32, NearTies::Scattered),
-        (9000, 4, 128, NearTies::Scattered),
-        (3500, 4, 32, NearTies::FarFromTheStart),
-        (1000, 16, 32, NearTies::OnePerThread),
-    ] {
-        let what = format!("{kind:?}, {vocab_size} tokens, {beam_size} beams, {threads} threads");
-        probe.case("near ties", Dtype::F32, what, |case| {
-            let shape = SessionShape { slots: 1, beam_size, rows: beam_size, max_len: 4, ..SHAPE };
-            let slots = [(0, SlotOptions { beam_size: beam_size as u32, max_len: 4, ..options() })];
-            let mut device = Fixture::new(case.context, shape, vocab_size, threads)?;
-            let mut fast = on_cpu(shape, vocab_size)?;
-            device.start(&slots)?;
-            cpu::start_slots(&slots, &mut fast);
-            for step in 0..3 {
-                let logit = |i: usize| kind.logit(i + step, i % vocab_size);
-                let logits: Vec<f32> = (0..shape.rows * vocab_size).map(logit).collect();
-                let attention = vec![0.1; shape.rows * shape.max_src_len];
-                cpu::beam_step(&logits, &attention, &mut fast);
-                device.write(&logits, &attention)?;
-                case.launch(0, |_| device.step(1))?;
-                case.keep(compare_states(&device.download()?, &fast).map_err(|what| format!("step {step}: {what}")));
-            }
-            Ok(())
         })?;
     }
     Ok(())

@@ -11,8 +11,10 @@ pub mod ensemble;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod near_ties;
 pub mod processors;
 pub mod risk;
+pub mod sample;
 pub mod scheduled_sampling;
 pub mod stats;
 
@@ -38,6 +40,7 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "ensemble", check: ensemble::check },
     Stem { name: "processors", check: processors::check },
     Stem { name: "beam_step", check: beam_step::check },
+    Stem { name: "sample", check: sample::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
     Stem { name: "loss", check: loss::check },
     Stem { name: "risk", check: risk::check },

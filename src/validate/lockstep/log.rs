@@ -12,8 +12,6 @@ pub enum Phase {
     Encode,
     /// This step, counted from 1.
     Step(usize),
-    /// A pass over given targets.
-    Score,
 }
 
 /// What has been compared.
@@ -29,8 +27,6 @@ pub struct Log {
     pub compared: usize,
     /// The first differences, in words.
     pub differences: Vec<String>,
-    /// What was remarkable without being wrong.
-    pub notes: Vec<String>,
 }
 
 impl Log {
@@ -43,7 +39,6 @@ impl Log {
             is_past_layers: false,
             compared: 0,
             differences: Vec::new(),
-            notes: Vec::new(),
         }
     }
 
@@ -68,7 +63,7 @@ impl Log {
             _ if self.is_past_layers => None,
             Phase::Encode if self.sublayers == 2 * self.encoder_layers => Some("cross keys and values".to_owned()),
             Phase::Encode => Some(format!("encoder layer {}", self.sublayers / 2 + 1)),
-            Phase::Step(_) | Phase::Score => Some(format!("decoder layer {}", self.sublayers / 3 + 1)),
+            Phase::Step(_) => Some(format!("decoder layer {}", self.sublayers / 3 + 1)),
         }
     }
 
@@ -77,7 +72,6 @@ impl Log {
         let phase = match self.phase {
             Phase::Encode => "encoding".to_owned(),
             Phase::Step(step) => format!("step {step}"),
-            Phase::Score => "scoring".to_owned(),
         };
         let layer = self.layer().map(|layer| format!(", {layer}")).unwrap_or_default();
         format!("{phase}{layer}, {operation}")
@@ -97,11 +91,5 @@ impl Log {
         {
             self.differences.push(format!("{}: {what}", self.place(operation)));
         }
-    }
-
-    /// Notes what is remarkable.
-    pub fn note(&mut self, operation: &str, what: &str) {
-        let note = format!("{}: {what}", self.place(operation));
-        self.notes.push(note);
     }
 }
