@@ -14,7 +14,6 @@ import argparse, json, pathlib, subprocess, sys, time
 import environment
 from environment import HOME, ROOT
 
-BINARY = ROOT / 'target' / 'release' / 'beamfuse'
 # Larger differences of scores are none of rounding.
 SCORE_TOLERANCE = 1e-3
 
@@ -80,7 +79,6 @@ class CTranslate2:
         ('beam 4, length penalty 0.6', dict(beam_size=4, length_penalty=0.6), ['--beam-size', 4, '--alpha', 0.6]),
         ('beam 4, no penalty', dict(beam_size=4, length_penalty=0), ['--beam-size', 4, '--alpha', 0]),
         ('beam 4, patience 2', dict(beam_size=4, patience=2), ['--beam-size', 4, '--patience', 2]),
-        ('beam 4, coverage 0.2', dict(beam_size=4, coverage_penalty=0.2), ['--beam-size', 4, '--coverage-penalty', 0.2]),
         ('beam 4, 12 tokens at most', dict(beam_size=4, max_decoding_length=12), ['--beam-size', 4, '--max-length', 12]),
         # It counts without the end of sentence here.
         ('beam 4, 14 tokens at least', dict(beam_size=4, min_decoding_length=13), ['--beam-size', 4, '--min-length', 14]),
@@ -103,8 +101,8 @@ class CTranslate2:
         return [list(zip(result.hypotheses, result.scores)) for result in found]
 
 
-def ours(preset, model, lines, beams, flags):
-    command = [BINARY, 'translate', '--model', model, '--preset', preset, '--format', 'jsonl', '--n-best', beams, *flags]
+def ours(binary, preset, model, lines, beams, flags):
+    command = [binary, 'translate', '--model', model, '--preset', preset, '--format', 'jsonl', '--n-best', beams, *flags]
     text = ''.join(json.dumps({'source': line}) + '\n' for line in lines)
     done = subprocess.run([str(part) for part in command], input=text, stdout=subprocess.PIPE, encoding='utf8', check=True)
     results = [json.loads(line)['hypotheses'] for line in done.stdout.splitlines()]
@@ -124,6 +122,7 @@ def main():
     parser.add_argument('text', type=pathlib.Path, help='source text, one sentence per line')
     parser.add_argument('--lines', type=int, default=500)
     parser.add_argument('--model', type=pathlib.Path, default=ROOT / 'models' / 'm30k-en-de')
+    parser.add_argument('--binary', type=pathlib.Path, default=ROOT / 'target' / 'release' / 'beamfuse')
     parser.add_argument('--peer', action='append', choices=['hf', 'ctranslate2'], help='default: both')
     parser.add_argument('--only', help='settings whose name contains this')
     parser.add_argument('--least', type=float, default=0.99, help='share of lines whose best tokens agree, in every setting')
@@ -145,7 +144,7 @@ def main():
                 continue
             start = time.time()
             beams = options.get('num_beams') or options['beam_size']
-            theirs, mine = engine.search(options), ours(peer.preset, arguments.model, lines, beams, flags)
+            theirs, mine = engine.search(options), ours(arguments.binary, peer.preset, arguments.model, lines, beams, flags)
             best, whole, score = compare(theirs, mine)
             row = dict(preset=peer.preset, setting=name, lines=len(lines), best=best, lists=whole, score=score)
             ok = best >= arguments.least * len(lines) and (score or 0) < SCORE_TOLERANCE
