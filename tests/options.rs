@@ -152,9 +152,10 @@ fn all_pairs_of_options_work_together_and_a_batch_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn the_kernels_give_the_same_tokens_under_all_pairs_of_options() {
-    // Every third: together they still hold every value, and most pairs.
-    let cases: Vec<DecodeOptions> = covering(&options()).into_iter().step_by(3).collect();
+    // Every fifth: together they hold every value, and most pairs.
+    let cases: Vec<DecodeOptions> = covering(&options()).into_iter().step_by(5).collect();
     let (cpu, emulated) = (open(Device::Cpu), open(Device::Emulated));
     for ((options, ours), theirs) in cases.iter().zip(translate(&cpu, &cases)).zip(translate(&emulated, &cases)) {
         let ids = |found: &[Translation]| -> Vec<Vec<Vec<u32>>> {
