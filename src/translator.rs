@@ -330,11 +330,11 @@ impl Translator {
     pub fn score_ids(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Result<Score>> {
         let forced: Vec<Forced<'_>> = pairs.iter().map(|(source, target)| Forced::new(source, target)).collect();
         let stats = self.token_stats(&forced);
-        let score = |(stats, (_, target)): (Result<Vec<TokenStats>>, &(Vec<u32>, Vec<u32>))| {
+        let score = |stats: Result<Vec<TokenStats>>, target: &Vec<u32>| {
             let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
             Ok(Score { token_ids: target.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs })
         };
-        stats.into_iter().zip(pairs).map(score).collect()
+        stats.into_iter().zip(pairs).map(|(stats, (_, target))| score(stats, target)).collect()
     }
 
     /// What the model says of each token of given targets, the decoder reading what it is given: log-probability, rank, entropy and the

@@ -132,7 +132,8 @@ fn open(device: Device) -> Translator {
 #[test]
 fn all_pairs_of_options_work_together_and_a_batch_changes_nothing() {
     let cases = covering(&options());
-    assert!((25..200).contains(&cases.len()), "{} searches", cases.len());
+    // Two options of four values have 16 pairs, so fewer searches than that cannot hold them all.
+    assert!((16..400).contains(&cases.len()), "{} searches", cases.len());
     let translator = open(Device::Cpu);
     let together = translate(&translator, &cases);
     for (options, found) in cases.iter().zip(&together) {

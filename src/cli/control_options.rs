@@ -40,7 +40,7 @@ pub(super) struct ControlArguments {
     /// Multiplies the log-probability of tokens that have come before; above 1 they rank lower [default: 1].
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
-    /// Pieces that never come, as in --suppress '<unk>,▁nicht'.
+    /// Pieces that never come, as in --suppress '▁nicht,▁kein'.
     #[arg(long, value_name = "PIECE,..", value_delimiter = ',')]
     suppress: Vec<String>,
     /// File of texts, one a line, whose tokens never follow one another.

@@ -54,7 +54,7 @@ pub(super) struct Arguments {
     resamples: usize,
     /// Seed of resamples and corruptions.
     #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
-    seed: u64,
+    bootstrap_seed: u64,
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let oracle = arguments.oracle.as_ref().map(|path| open_oracle(path, arguments)).transpose()?;
     let options = Options {
         search,
-        bootstrap: BootstrapOptions { resamples: arguments.resamples, seed: arguments.seed },
+        bootstrap: BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed },
         probe_lines: arguments.probe_lines,
         sweep_lines: arguments.sweep_lines,
     };

@@ -19,6 +19,11 @@ use report::{Corpus, Report};
 /// Score translations against references: BLEU, chrF2, length ratio, each with its 95% bootstrap interval.
 #[derive(Debug, clap::Args)]
 #[command(
+    // The search's own group is empty, since it holds others: these are its fields.
+    group(clap::ArgGroup::new("search").args([
+        "preset", "beam_size", "n_best", "length_penalty", "alpha", "coverage_penalty", "word_reward", "stop", "patience",
+        "shrink", "cut", "renormalize", "max_length", "min_length", "truncate", "attention", "beam_groups", "diversity",
+    ]).multiple(true)),
     group(clap::ArgGroup::new("engine").args(["model", "threads", "batch_size"]).multiple(true)),
     after_help = "Exit codes: 0 done; 1 some lines could not be translated and count as empty; 2 wrong options, model or files; \
                   130 interrupted, without scores."
@@ -31,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "FILE", required = true)]
     reference: Vec<PathBuf>,
     /// Score the translations in this file instead of translating.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "engine", "SearchArguments"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "engine", "search", "SamplingArguments", "ControlArguments"])]
     hypotheses: Option<PathBuf>,
     /// Compare with the translations of another system in this file, by a paired bootstrap.
     #[arg(long, value_name = "FILE")]
@@ -47,7 +52,7 @@ pub(super) struct Arguments {
     resamples: usize,
     /// Seed of the bootstrap.
     #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
-    seed: u64,
+    bootstrap_seed: u64,
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -61,7 +66,7 @@ enum Format {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
-    let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.seed };
+    let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed };
     if options.resamples == 0 {
         return Err(Error::Option { option: "resamples", expected: "at least 1".into(), got: "0".into() });
     }

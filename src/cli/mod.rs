@@ -41,7 +41,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Translate(translate::Arguments),
+    Translate(Box<translate::Arguments>),
     Score(score::Arguments),
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
@@ -105,7 +105,7 @@ pub mod fuzzing {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ending = match arguments.command {
-        Command::Translate(arguments) => translate::run(arguments),
+        Command::Translate(arguments) => translate::run(*arguments),
         Command::Score(arguments) => score::run(arguments),
         Command::Eval(arguments) => eval::run(*arguments),
         Command::Bench(arguments) => bench::run(&arguments),

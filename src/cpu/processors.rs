@@ -109,9 +109,12 @@ fn penalized(value: f32, penalty: f32) -> f32 {
     if value < 0.0 { value * penalty } else { value / penalty }
 }
 
+/// What one row is told: which tokens are banned, if its slot bans any, and its ranked log-probabilities, if a penalty applies.
+pub type RowRules = (Option<Vec<bool>>, Option<Vec<f32>>);
+
 /// The naive computation of both, token by token and with histories walked back through the parents: the bans of each row whose
 /// slot has some, and what its ranked log-probabilities become.
-pub fn reference(search: &Search<Cpu>) -> Vec<(Option<Vec<bool>>, Option<Vec<f32>>)> {
+pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
     let (k, max_len, vocab_size) = (search.shape.beam_size, search.shape.max_len, search.vocab_size);
     let all: &[SlotOptions] = bytemuck::cast_slice(&search.options);
     let of_row = |(r, row): (usize, &Row)| {

@@ -73,7 +73,8 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
         forced.iter().map(|line| (line.iter().map(value).sum(), line.len() as f64)).collect()
     };
     let right = |s: &TokenStats| f64::from(u8::from(s.rank == 1));
-    let measures: [(&'static str, &'static str, &'static str, fn(&TokenStats) -> f64); 4] = [
+    type Measure = (&'static str, &'static str, &'static str, fn(&TokenStats) -> f64);
+    let measures: [Measure; 4] = [
         ("negative log-likelihood", "nats per token", "nats per reference token", |s| -f64::from(s.log_prob)),
         ("accuracy", "share of tokens", "share of reference tokens that are most probable", |s| {
             f64::from(u8::from(s.rank == 1))

@@ -304,7 +304,7 @@ fn the_first_group_searches_as_if_it_were_alone_and_later_ones_avoid_its_picks()
 #[test]
 fn a_penalty_counts_what_earlier_groups_go_on_with() {
     // Tokens 3, 4, 5 by one apart; three groups of one beam, 0.75 for each earlier pick.
-    let mut row = vec![-30.0; 8];
+    let mut row = [-30.0; 8];
     (row[3], row[4], row[5]) = (0.0, -1.0, -2.0);
     let grouped = SlotOptions { beam_size: 3, groups: 3, diversity: 0.75, ..options() };
     let mut state = search(8);

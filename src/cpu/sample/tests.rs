@@ -74,8 +74,8 @@ impl Case {
                     beam_size: beam_size as u32,
                     min_len: (i % 3) as u32,
                     max_len: if i % 4 == 1 { position + 1 } else { 9 },
-                    cut: u32::from((i + salt) % 2 == 0),
-                    ranked: u32::from((i + salt) % 3 == 0),
+                    cut: u32::from((i + salt).is_multiple_of(2)),
+                    ranked: u32::from((i + salt).is_multiple_of(3)),
                     banned: u32::from((i + salt) % 5 < 3),
                     sampling,
                     ..SlotOptions::default()
@@ -234,7 +234,7 @@ fn equal_logits_are_cut_by_id() {
     {
         for value in [0.0, -3.5, 1e-30] {
             let mut row = [value; 65];
-            row.iter_mut().step_by(2).for_each(|z| *z += 0.0 * -1.0);
+            row.iter_mut().step_by(2).for_each(|z| *z += -0.0);
             let case = Case::one(&row, 1500, SlotOptions { sampling, ..SlotOptions::default() });
             for by in [reference, sample] {
                 let picks = case.picks(by);

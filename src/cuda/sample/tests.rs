@@ -80,7 +80,7 @@ fn equal_logits_are_cut_by_id(context: &Context) -> Result<()> {
     for sampling in filters() {
         for value in [0.0, -3.5] {
             let mut row = [value; 401];
-            row.iter_mut().step_by(2).for_each(|z| *z += 0.0 * -1.0);
+            row.iter_mut().step_by(2).for_each(|z| *z += -0.0);
             let case = Case::one(&row, 60, SlotOptions { sampling, ..SlotOptions::default() });
             let (picks, _) = launch(context, &case, 64, false)?;
             assert_same_picks(&picks, &case.picks(reference));

@@ -71,7 +71,7 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
         compare(case, "device", &found, &expected, vocab_size, &noise);
         let fast = (search.bans.clone(), search.ranked.clone());
         compare(case, "CPU", &fast, &expected, vocab_size, &noise);
-        beam_step::beam_step(&noise, &vec![0.1; SHAPE.rows * SHAPE.max_src_len], &mut search);
+        beam_step::beam_step(&noise, &[0.1; SHAPE.rows * SHAPE.max_src_len], &mut search);
         if search.rows.live().is_empty() {
             break;
         }
