@@ -38,6 +38,8 @@ fn options() -> Vec<Vec<Value>> {
             ("search", |_| ()),
             ("sample", |o| o.sampling = Some(Sampling { samples: 3, top_k: 20, ..Sampling::default() })),
         ],
+        vec![("repeating", |_| ()), ("no token twice", |o| o.no_repeat_ngram = 1)],
+        vec![("no penalty", |_| ()), ("repetition penalty", |o| o.repetition_penalty = 1.3)],
         vec![("best", |_| ()), ("mbr", |o| o.mbr = Some(Utility::Chrf))],
         vec![("alone", |_| ()), ("attention", |o| o.attention = true)],
     ]

@@ -1,0 +1,165 @@
+//! What ranks and what may come, from the command line and from JSON lines.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Exit code, standard output and standard error of `translate` with `input` as standard input.
+fn translate(args: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
+    command.arg("translate").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    // A command that refuses its options never reads.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("the command ends");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn best(args: &[&str], text: &str) -> String {
+    let (code, out, err) = translate(args, text);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");
+    out.trim_end().to_string()
+}
+
+fn amateur() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de-amateur").to_str().expect("UTF-8").to_string()
+}
+
+fn file(dir: &tempfile::TempDir, name: &str, content: &str) -> String {
+    let path: PathBuf = dir.path().join(name);
+    std::fs::write(&path, content).expect("a file");
+    path.to_str().expect("UTF-8").to_string()
+}
+
+#[test]
+fn what_is_banned_does_not_come() {
+    let dir = tempfile::tempdir().expect("a directory");
+    assert_eq!(best(&[], "A dog runs."), "Ein Hund rennt.");
+    assert!(!best(&["--suppress", "▁Hund"], "A dog runs.").split(' ').any(|word| word == "Hund"));
+    let bad = file(&dir, "bad", "Ein Hund\n\n");
+    let other = best(&["--bad-texts", &bad], "A dog runs.");
+    assert!(!other.contains("Ein Hund") && !other.is_empty(), "{other}");
+    let few = file(&dir, "few", "▁Ein\n▁Hund\n.\n");
+    assert_eq!(best(&["--shortlist", &few], "A dog runs."), "Ein Hund.");
+    let repeating = "A dog and a dog and a dog and a dog.";
+    let plain = best(&[], repeating);
+    let once = best(&["--no-repeat-ngram", "1"], repeating);
+    let words: Vec<&str> = once.split(' ').collect();
+    let distinct: std::collections::HashSet<&&str> = words.iter().collect();
+    assert!(words.len() == distinct.len() && once != plain, "{once}");
+    assert_ne!(best(&["--repetition-penalty", "5"], repeating), plain);
+}
+
+#[test]
+fn an_amateur_and_an_ensemble_change_what_ranks_and_not_what_a_score_is() {
+    let amateur = amateur();
+    for args in [
+        vec!["--amateur", &amateur],
+        vec!["--contrastive", "seed", "--amateur", &amateur],
+        vec!["--ensemble", &amateur],
+    ] {
+        let args = [&args[..], &["--format", "jsonl", "--beam-size", "2"]].concat();
+        let (code, out, _) = translate(&args, "{\"source\": \"Two dogs run through the snow.\"}");
+        let line: Value = serde_json::from_str(&out).expect("a JSON line");
+        let number = |field: &str| line["hypotheses"][0][field].as_f64().expect("a number");
+        assert_eq!(code, Some(0), "{args:?}");
+        assert_ne!(number("log_prob"), number("search_log_prob"), "{args:?}");
+        let sum: f64 =
+            line["hypotheses"][0]["token_log_probs"].as_array().expect("a list").iter().filter_map(Value::as_f64).sum();
+        assert!((sum - number("log_prob")).abs() < 1e-4, "{args:?}");
+    }
+    // The same model twice, each with half the weight, is the model.
+    let own = common::demo_model().to_str().expect("UTF-8").to_string();
+    let text = "Two men sit on a bench.";
+    assert_eq!(best(&["--ensemble", &own], text), best(&[], text));
+}
+
+#[test]
+fn text_lines_are_contrasted_with_each_other_and_json_lines_with_what_they_bring() {
+    let args = ["--contrastive", "source", "--beam-size", "2"];
+    let (code, text, _) = translate(&args, "A dog runs.\n\nTwo cats sleep.\n");
+    assert_eq!(code, Some(0));
+    let lines = "{\"source\": \"A dog runs.\", \"contrast_source\": \"Two cats sleep.\"}\n{\"source\": \"\"}\n\
+                 {\"source\": \"Two cats sleep.\", \"contrast_source\": \"A dog runs.\"}\n";
+    let (code, json, _) = translate(&[&args[..], &["--format", "jsonl"]].concat(), lines);
+    assert_eq!(code, Some(0));
+    let of_json: Vec<String> = json
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).expect("JSON")["hypotheses"][0]["text"]
+                .as_str()
+                .expect("text")
+                .to_string()
+        })
+        .collect();
+    assert_eq!(text.lines().collect::<Vec<_>>(), of_json);
+    let (code, out, err) = translate(&args, "A dog runs.\n");
+    assert_eq!((code, out.as_str()), (Some(1), "\n"));
+    assert!(err.contains("line 1: contrast sources: expected another source"), "{err}");
+}
+
+#[test]
+fn a_prefix_is_what_a_translation_starts_with() {
+    let input = "{\"source\": \"A dog runs.\", \"target_prefix\": \"Zwei Hunde\", \"id\": 1}\n\
+                 {\"source\": \"A dog runs.\", \"target_prefix\": null}\n{\"source\": \"A dog runs.\", \"target_prefix\": 7}\n";
+    let (code, out, err) = translate(&["--format", "jsonl"], input);
+    assert_eq!(code, Some(1), "{err}");
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines[0]["hypotheses"][0]["text"].as_str().expect("text").starts_with("Zwei Hunde"), "{out}");
+    assert_eq!((&lines[0]["target_prefix"], &lines[0]["id"]), (&Value::from("Zwei Hunde"), &Value::from(1)));
+    assert_eq!(lines[1]["hypotheses"][0]["text"], "Ein Hund rennt.");
+    assert_eq!(lines[2]["error"]["message"], "read line: target_prefix: expected a string, got 7");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_with_both_names() {
+    let (amateur, dir) = (amateur(), tempfile::tempdir().expect("a directory"));
+    let strange = file(&dir, "strange", "▁Hund\nno such piece\n");
+    for (args, reason) in [
+        (
+            vec!["--contrastive", "li"],
+            "option contrastive: expected an amateur model, or the form source, got no amateur",
+        ),
+        (vec!["--contrastive", "source", "--amateur", &amateur], "option amateur: expected another form than source"),
+        (vec!["--contrastive-mask", "0.2"], "option contrastive-mask: expected contrastive or amateur beside it"),
+        (vec!["--amateur", &amateur, "--contrastive-weight", "-1"], "option contrastive-weight"),
+        (vec!["--amateur", &amateur, "--ensemble", &amateur], "option contrastive: expected one expert"),
+        (
+            vec!["--ensemble", &amateur, "--ensemble-weights", "1"],
+            "option ensemble: expected a weight for each of 2 models",
+        ),
+        (vec!["--ensemble-weights", "1,1"], "--ensemble"),
+        (vec!["--repetition-penalty", "0"], "option repetition-penalty"),
+        (vec!["--suppress", "no such piece"], "option suppress: expected pieces of the model's target vocabulary"),
+        (vec!["--shortlist", &strange], "option shortlist: expected pieces of the model's target vocabulary"),
+        (vec!["--bad-texts", "/no/such/file"], "/no/such/file"),
+        (vec!["--patience", "0.1"], "option patience: expected 1 to 64 hypotheses as patience x beam-size 4, got 0.1"),
+        (vec!["--shrink", "--beam-groups", "2"], "option shrink: expected one of beam-groups, got 2"),
+        (vec!["--shrink", "--sample"], "option shrink: expected beam search, got sample"),
+        (vec!["--cut", "--preset", "hf"], "option cut: expected no preset hf"),
+        (vec!["--stop", "top"], "option stop: expected another rule than top with alpha 0.7, got top"),
+        (vec!["--stop", "exact", "--preset", "marian"], "length-penalty power-of-all"),
+    ] {
+        let (code, out, err) = translate(&args, "A dog runs.\n");
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+        assert!(err.contains(reason), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn presets_of_other_engines_take_their_flags() {
+    for args in [
+        vec!["--preset", "ctranslate2", "--alpha", "0"],
+        vec!["--preset", "ctranslate2", "--patience", "2"],
+        vec!["--preset", "fairseq"],
+        vec!["--preset", "marian", "--word-reward", "-0.1", "--alpha", "0.6"],
+        vec!["--preset", "marian", "--shrink=false", "--cut=false"],
+    ] {
+        assert_eq!(best(&args, "A dog runs."), "Ein Hund rennt.", "{args:?}");
+    }
+}
