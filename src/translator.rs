@@ -214,6 +214,11 @@ impl Translator {
         &self.device
     }
 
+    /// Sessions that decode side by side.
+    pub fn workers(&self) -> usize {
+        self.engine.workers()
+    }
+
     /// What the devices have done since they were opened, all together; none on the CPU.
     pub fn counters(&self) -> Option<Counters> {
         self.contexts.iter().map(Context::counters).reduce(|all, one| all.plus(&one))
