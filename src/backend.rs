@@ -264,6 +264,23 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()>;
 
+    /// Enqueues `work` behind all that has been enqueued so far and beside what comes before the next [`Backend::join_aside`]: until
+    /// then nothing touches what it writes, nor writes what it reads. Where a call returns with its work done: now.
+    ///
+    /// # Errors
+    /// Those of `work`, which neither allocates nor waits; the device failed.
+    fn aside(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        work()
+    }
+
+    /// Lets what is enqueued from here on wait for the work aside.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn join_aside(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The device's name, as on the command line.
     fn name(&self) -> String {
         "cpu".to_owned()

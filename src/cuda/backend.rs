@@ -180,6 +180,14 @@ impl<T: Element> Backend for Cuda<T> {
         self.context.step(recordings.entry(key).or_default(), enqueue)
     }
 
+    fn aside(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.context.aside(work)
+    }
+
+    fn join_aside(&self) -> Result<()> {
+        self.context.join_aside()
+    }
+
     fn name(&self) -> String {
         self.context.name().to_owned()
     }

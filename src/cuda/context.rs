@@ -266,6 +266,27 @@ impl Context {
         unsafe { self.0.device.fill(address, byte, to.len * size_of::<T>()) }
     }
 
+    /// Enqueues `work` behind all that has been enqueued so far, and beside what comes before the next [`Context::join_aside`]:
+    /// until then nothing may touch what it writes, nor write what it reads.
+    ///
+    /// # Errors
+    /// Those of `work`, which may neither allocate nor wait; a graph is being captured; the device failed.
+    pub fn aside(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.check_loss("begin work aside")?;
+        self.0.device.begin_aside()?;
+        let outcome = work();
+        self.0.device.end_aside().and(outcome)
+    }
+
+    /// Lets what is enqueued from here on wait for the work aside.
+    ///
+    /// # Errors
+    /// The device failed; a graph is being captured.
+    pub fn join_aside(&self) -> Result<()> {
+        self.check_loss("join work aside")?;
+        self.0.device.join_aside()
+    }
+
     /// Waits for all that is enqueued.
     ///
     /// # Errors

@@ -50,7 +50,6 @@ struct Plan {
 /// The library's handle and all plans made so far.
 pub struct Plans {
     handle: sys::cublasLtHandle_t,
-    workspace: u64,
     plans: HashMap<Key, Plan>,
 }
 
@@ -58,19 +57,17 @@ pub struct Plans {
 unsafe impl Send for Plans {}
 
 impl Plans {
-    /// Opens the library; `workspace` is device memory of `WORKSPACE_BYTES` that outlives the plans' products.
-    ///
-    /// The library must be present, and a context current.
-    pub fn new(workspace: u64) -> Result<Self, String> {
+    /// Opens the library, which must be present; a context is current.
+    pub fn new() -> Result<Self, String> {
         let handle = result::create_handle().map_err(describe)?;
-        Ok(Plans { handle, workspace, plans: HashMap::new() })
+        Ok(Plans { handle, plans: HashMap::new() })
     }
 
-    /// Enqueues a product.
+    /// Enqueues a product; `workspace` is device memory of `WORKSPACE_BYTES` that only this stream's products use.
     ///
     /// # Safety
     /// The matrices lie in device memory as `Gemm` says, `out` overlaps neither of the others, and `stream` is valid.
-    pub unsafe fn run(&mut self, gemm: &Gemm, stream: *mut c_void) -> Result<(), String> {
+    pub unsafe fn run(&mut self, gemm: &Gemm, workspace: u64, stream: *mut c_void) -> Result<(), String> {
         if [gemm.x, gemm.weight, gemm.bias, gemm.out].iter().any(|address| !address.is_multiple_of(ALIGNMENT.into())) {
             return Err(format!("expected matrices at multiples of {ALIGNMENT} bytes"));
         }
@@ -107,7 +104,7 @@ impl Plans {
                 gemm.out as *mut c_void,
                 out.0,
                 &plan.algorithm,
-                self.workspace as *mut c_void,
+                workspace as *mut c_void,
                 WORKSPACE_BYTES,
                 stream.cast(),
             )

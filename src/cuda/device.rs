@@ -60,7 +60,7 @@ pub struct GraphId(pub(super) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PinnedId(pub(super) u64);
 
-/// One device with one in-order stream.
+/// One device with one in-order stream, and a second one for what may run beside it.
 ///
 /// All calls but those that say otherwise only enqueue; an error that arises while the device works is returned by the next
 /// call that waits for it, and by every call after that. While a graph is captured nothing may wait, allocate or copy from or to the host:
@@ -141,6 +141,26 @@ pub trait Device: Send + Sync {
     /// # Safety
     /// The three matrices lie inside allocations, `out` overlaps neither of the others.
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()>;
+
+    /// Sends what is enqueued from here on, up to [`Device::end_aside`], to the second stream: behind all that has been enqueued
+    /// so far, beside what the first stream gets before [`Device::join_aside`]. Until the end only launches, products, fills and
+    /// copies to and on the device may come. A device with one stream does everything in order.
+    ///
+    /// # Errors
+    /// A graph is being captured; the device failed; so for the next two.
+    fn begin_aside(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes on with the first stream.
+    fn end_aside(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Lets the first stream wait for the second. So does whatever waits or frees.
+    fn join_aside(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Records what is enqueued from here on instead of running it.
     ///

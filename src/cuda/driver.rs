@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
@@ -27,9 +28,24 @@ pub struct CudaDevice {
     ordinal: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    aside: Aside,
     modules: Vec<sys::CUmodule>,
-    workspace: u64,
+    /// Of the products of either stream.
+    workspaces: [u64; 2],
     state: Mutex<State>,
+}
+
+/// The second stream.
+struct Aside {
+    stream: sys::CUstream,
+    /// Recorded on the first stream: what the second starts behind.
+    begun: sys::CUevent,
+    /// Recorded on the second stream: what the first one waits for.
+    ended: sys::CUevent,
+    /// Whether work is sent there.
+    is_open: AtomicBool,
+    /// Whether the first stream has not waited for it yet.
+    is_pending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -107,8 +123,15 @@ impl CudaDevice {
             ordinal: device,
             context,
             stream: std::ptr::null_mut(),
+            aside: Aside {
+                stream: std::ptr::null_mut(),
+                begun: std::ptr::null_mut(),
+                ended: std::ptr::null_mut(),
+                is_open: AtomicBool::new(false),
+                is_pending: AtomicBool::new(false),
+            },
             modules: Vec::new(),
-            workspace: 0,
+            workspaces: [0; 2],
             state: Mutex::default(),
         };
         // From here on `Drop` gives back whatever was taken.
@@ -119,14 +142,21 @@ impl CudaDevice {
     fn prepare(&mut self, images: &[Image]) -> Result<(), String> {
         let describe = |error: DriverError| format!("CUDA driver: {}", text(error));
         self.bind().map_err(describe)?;
-        self.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(describe)?;
+        for stream in [&mut self.stream, &mut self.aside.stream] {
+            *stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(describe)?;
+        }
+        for event in [&mut self.aside.begun, &mut self.aside.ended] {
+            *event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(describe)?;
+        }
         for image in images {
             // SAFETY: the image is a complete fatbin, aligned, copied by the call.
             let module = unsafe { result::module::load_data(image.words.as_ptr().cast()) };
             self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.stem, text(error)))?);
         }
-        // SAFETY: a context is current.
-        self.workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(describe)?;
+        for workspace in &mut self.workspaces {
+            // SAFETY: a context is current.
+            *workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(describe)?;
+        }
         Ok(())
     }
 
@@ -147,6 +177,30 @@ impl CudaDevice {
     /// Runs driver calls with the context current.
     fn call<T>(&self, operation: &'static str, work: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
         self.bind().and_then(|()| work()).map_err(|error| self.failure(operation, text(error)))
+    }
+
+    /// The stream that work is sent to.
+    fn current_stream(&self) -> sys::CUstream {
+        if self.aside.is_open.load(Ordering::Relaxed) { self.aside.stream } else { self.stream }
+    }
+
+    /// Lets the first stream wait for what the second has to do. The context is current.
+    fn join(&self) -> Result<(), DriverError> {
+        if !self.aside.is_pending.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        // SAFETY: stream and event are alive.
+        unsafe {
+            result::stream::wait_event(self.stream, self.aside.ended, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+        }
+    }
+
+    /// The state, unless a graph is being captured or work is sent aside.
+    fn in_order(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
+        if self.aside.is_open.load(Ordering::Relaxed) {
+            return Err(self.failure(operation, "work aside may only be enqueued".to_owned()));
+        }
+        self.outside_capture(operation)
     }
 
     /// The state, unless a graph is being captured.
@@ -269,7 +323,10 @@ impl Drop for CudaDevice {
         let _ = self.bind();
         // SAFETY: everything was created on this context, is destroyed once, and nothing runs after the synchronisation.
         unsafe {
-            let _ = result::stream::synchronize(self.stream);
+            let streams = [self.stream, self.aside.stream].into_iter().filter(|stream| !stream.is_null());
+            for stream in streams.clone() {
+                let _ = result::stream::synchronize(stream);
+            }
             drop(state.plans.take());
             for graph in state.graphs.into_values() {
                 let _ = result::graph::exec_destroy(graph.handle);
@@ -278,14 +335,17 @@ impl Drop for CudaDevice {
                 let _ = result::event::destroy(pinned.arrived);
                 let _ = result::free_host(pinned.host);
             }
-            if self.workspace != 0 {
-                let _ = result::free_sync(self.workspace);
+            for workspace in self.workspaces.into_iter().filter(|workspace| *workspace != 0) {
+                let _ = result::free_sync(workspace);
+            }
+            for event in [self.aside.begun, self.aside.ended].into_iter().filter(|event| !event.is_null()) {
+                let _ = result::event::destroy(event);
             }
             for &module in &self.modules {
                 let _ = result::module::unload(module);
             }
-            if !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
+            for stream in streams {
+                let _ = result::stream::destroy(stream);
             }
             let _ = result::primary_ctx::release(self.ordinal);
         }
@@ -298,7 +358,7 @@ impl Device for CudaDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        let _state = self.outside_capture("allocate")?;
+        let _state = self.in_order("allocate")?;
         self.bind().map_err(|error| self.failure("allocate", text(error)))?;
         // SAFETY: any size above 0 will do; the memory is used on this stream only.
         unsafe { result::malloc_async(self.stream, bytes.max(1)) }.map_err(|error| match error.0 {
@@ -313,8 +373,9 @@ impl Device for CudaDevice {
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
-        let _state = self.outside_capture("measure free memory")?;
+        let _state = self.in_order("measure free memory")?;
         self.call("measure free memory", || {
+            self.join()?;
             // SAFETY: the stream is alive.
             unsafe { result::stream::synchronize(self.stream)? };
             self.free_bytes().map(Some)
@@ -328,19 +389,20 @@ impl Device for CudaDevice {
             return;
         }
         // SAFETY: allocated on this stream, and the caller uses it no more. A failure is reported by whatever comes next.
-        let _ = self.call("free", || unsafe { result::free_async(address, self.stream) });
+        let _ = self.call("free", || unsafe { self.join().and_then(|()| result::free_async(address, self.stream)) });
     }
 
     unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
         let _state = self.outside_capture("copy to device")?;
         // SAFETY: the caller's promise; the driver copies pageable memory before it returns.
-        self.call("copy to device", || unsafe { result::memcpy_htod_async(to, bytes, self.stream) })
+        self.call("copy to device", || unsafe { result::memcpy_htod_async(to, bytes, self.current_stream()) })
     }
 
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        let _state = self.outside_capture("copy from device")?;
+        let _state = self.in_order("copy from device")?;
         // SAFETY: the caller's promise; `bytes` is borrowed until the stream has been waited for.
         self.call("copy from device", || unsafe {
+            self.join()?;
             let copied = result::memcpy_dtoh_async(bytes, from, self.stream);
             result::stream::synchronize(self.stream).and(copied)
         })
@@ -348,12 +410,12 @@ impl Device for CudaDevice {
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        self.call("copy on device", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+        self.call("copy on device", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.current_stream()) })
     }
 
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        self.call("fill on device", || unsafe { result::memset_d8_async(at, byte, bytes, self.stream) })
+        self.call("fill on device", || unsafe { result::memset_d8_async(at, byte, bytes, self.current_stream()) })
     }
 
     unsafe fn launch(&self, launch: &Launch, arguments: &[u8]) -> Result<()> {
@@ -370,7 +432,8 @@ impl Device for CudaDevice {
                     let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     result::function::set_function_attribute(function, attribute, shared as c_int)?;
                 }
-                result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), shared, self.stream, &mut parameters)
+                let stream = self.current_stream();
+                result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), shared, stream, &mut parameters)
             }
         };
         self.bind()
@@ -383,14 +446,40 @@ impl Device for CudaDevice {
         let mut state = self.state();
         let plans = match &mut state.plans {
             Some(plans) => plans,
-            none => none.insert(Plans::new(self.workspace).map_err(|reason| self.failure("gemm", reason))?),
+            none => none.insert(Plans::new().map_err(|reason| self.failure("gemm", reason))?),
         };
-        // SAFETY: the caller's promise; the stream is alive.
-        unsafe { plans.run(gemm, self.stream.cast()) }.map_err(|reason| self.failure("gemm", reason))
+        let workspace = self.workspaces[usize::from(self.aside.is_open.load(Ordering::Relaxed))];
+        // SAFETY: the caller's promise; the stream is alive; work of one stream shares a workspace in order.
+        unsafe { plans.run(gemm, workspace, self.current_stream().cast()) }
+            .map_err(|reason| self.failure("gemm", reason))
+    }
+
+    fn begin_aside(&self) -> Result<()> {
+        let _state = self.in_order("begin work aside")?;
+        let Aside { stream, begun, .. } = self.aside;
+        // SAFETY: streams and event are alive.
+        self.call("begin work aside", || unsafe {
+            result::event::record(begun, self.stream)?;
+            result::stream::wait_event(stream, begun, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+        })?;
+        self.aside.is_open.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_aside(&self) -> Result<()> {
+        self.aside.is_open.store(false, Ordering::Relaxed);
+        self.aside.is_pending.store(true, Ordering::Relaxed);
+        // SAFETY: stream and event are alive.
+        self.call("end work aside", || unsafe { result::event::record(self.aside.ended, self.aside.stream) })
+    }
+
+    fn join_aside(&self) -> Result<()> {
+        let _state = self.in_order("join work aside")?;
+        self.call("join work aside", || self.join())
     }
 
     fn begin_capture(&self) -> Result<()> {
-        let mut state = self.outside_capture("capture")?;
+        let mut state = self.in_order("capture")?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive.
         self.call("capture", || unsafe { result::stream::begin_capture(self.stream, mode) })?;
@@ -424,7 +513,7 @@ impl Device for CudaDevice {
     }
 
     unsafe fn replay(&self, graph: GraphId) -> Result<()> {
-        let state = self.outside_capture("replay")?;
+        let state = self.in_order("replay")?;
         let Some(executable) = state.graphs.get(&graph) else {
             return Err(self.failure("replay", "no such graph".to_owned()));
         };
@@ -444,13 +533,13 @@ impl Device for CudaDevice {
     }
 
     fn synchronize(&self) -> Result<()> {
-        let _state = self.outside_capture("synchronize")?;
+        let _state = self.in_order("synchronize")?;
         // SAFETY: the stream is alive.
-        self.call("synchronize", || unsafe { result::stream::synchronize(self.stream) })
+        self.call("synchronize", || unsafe { self.join().and_then(|()| result::stream::synchronize(self.stream)) })
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId> {
-        let mut state = self.outside_capture("allocate pinned memory")?;
+        let mut state = self.in_order("allocate pinned memory")?;
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         // SAFETY: any size above 0 will do; `free_pinned` or `Drop` frees the memory.
         let (host, arrived) = self.call("allocate pinned memory", || unsafe {
@@ -468,7 +557,7 @@ impl Device for CudaDevice {
     }
 
     unsafe fn post(&self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<()> {
-        let mut state = self.outside_capture("copy to pinned memory")?;
+        let mut state = self.in_order("copy to pinned memory")?;
         let Some(memory) = state.pinned.get_mut(&pinned) else {
             return Err(self.failure("copy to pinned memory", "no such memory".to_owned()));
         };
@@ -484,7 +573,7 @@ impl Device for CudaDevice {
     }
 
     fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
-        let state = self.outside_capture("read pinned memory")?;
+        let state = self.in_order("read pinned memory")?;
         let Some(memory) = state.pinned.get(&pinned).filter(|memory| memory.posted) else {
             return Err(self.failure("read pinned memory", "nothing was copied there".to_owned()));
         };

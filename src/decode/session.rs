@@ -18,7 +18,8 @@ use crate::{Error, Result};
 ///
 /// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
 /// which is looked at [`Backend::LAG`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
-/// that the next sentence does there, and handed out when the copy is known to have arrived.
+/// that the next sentence does there, and handed out when the copy is known to have arrived. That sentence is encoded
+/// [aside](Backend::aside), while the others take their next step.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
@@ -26,6 +27,8 @@ pub struct Session<B: Backend, M: Seq2Seq<B>> {
     voices: Vec<Option<Voice<M::State, B::Ints>>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
+    /// Sentences that are being encoded beside the next step, and start behind it.
+    arriving: Vec<(u32, SlotOptions)>,
     /// Steps enqueued so far.
     steps: u64,
     reports: VecDeque<Report<B>>,
@@ -70,8 +73,8 @@ impl<State, Ints> Voice<State, Ints> {
 struct Running {
     ticket: u64,
     options: SlotOptions,
-    /// Steps enqueued before it came: reports of these are not about it.
-    since: u64,
+    /// Steps enqueued before it started: reports of these are not about it. None while it is arriving.
+    since: Option<u64>,
 }
 
 /// Which slots were live after a step.
@@ -109,6 +112,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             voices: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
             slots: vec![None; shape.slots],
+            arriving: Vec::new(),
             steps: 0,
             reports: VecDeque::new(),
             leaving: VecDeque::new(),
@@ -184,7 +188,12 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         self.slots.iter().any(Option::is_some)
     }
 
-    /// Encodes sentences into free slots, and opens what they ask for beyond plain beam search.
+    fn has_started(&self) -> bool {
+        self.slots.iter().flatten().any(|running| running.since.is_some())
+    }
+
+    /// Encodes sentences into free slots, beside the next step of those that are there, and opens what they ask for beyond plain
+    /// beam search.
     ///
     /// # Errors
     /// A failed device operation; the device has no memory left.
@@ -192,10 +201,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// # Panics
     /// If a slot is taken, or a sentence does not fit the session's shape.
     pub fn admit(&mut self, backend: &B, models: &[M], sentences: &[Admission<'_>]) -> Result<()> {
-        let (shape, since) = (self.shape(), self.steps);
+        self.start_arrived(backend)?;
+        let shape = self.shape();
         let mut asked = Stages::default();
         for &Admission { slot, ticket, request } in sentences {
-            let before = self.slots[slot].replace(Running { ticket, options: request.options, since });
+            let before = self.slots[slot].replace(Running { ticket, options: request.options, since: None });
             assert!(before.is_none(), "slot {slot} is taken");
             assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
             asked = asked.union(Stages::of(&request.options));
@@ -206,13 +216,31 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
                 request.write_controls(backend, slot, &mut self.search)?;
             }
         }
-        for voice in 0..self.voices.len() {
-            if voice == 0 || asked.voices & 1 << voice != 0 {
-                self.encode(backend, models, voice, sentences)?;
+        let asked = |voice: &usize| *voice == 0 || asked.voices & 1 << voice != 0;
+        let voices: Vec<usize> = (0..self.voices.len()).filter(asked).collect();
+        for &voice in &voices {
+            if self.voices[voice].is_none() {
+                self.open_voice(backend, models, voice)?;
             }
         }
-        let slots: Vec<(u32, SlotOptions)> = sentences.iter().map(|s| (s.slot as u32, s.request.options)).collect();
-        backend.start_slots(&slots, &mut self.search)
+        backend.aside(|| voices.iter().try_for_each(|voice| self.encode(backend, models, *voice, sentences)))?;
+        self.arriving.extend(sentences.iter().map(|s| (s.slot as u32, s.request.options)));
+        if B::LAG == 0 || !self.has_started() { self.start_arrived(backend) } else { Ok(()) }
+    }
+
+    /// Starts the sentences that have been encoded meanwhile.
+    fn start_arrived(&mut self, backend: &B) -> Result<()> {
+        if self.arriving.is_empty() {
+            return Ok(());
+        }
+        backend.join_aside()?;
+        backend.start_slots(&self.arriving, &mut self.search)?;
+        for (slot, _) in self.arriving.drain(..) {
+            if let Some(running) = &mut self.slots[slot as usize] {
+                running.since = Some(self.steps);
+            }
+        }
+        Ok(())
     }
 
     fn open_voice(&mut self, backend: &B, models: &[M], voice: usize) -> Result<()> {
@@ -228,9 +256,6 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// Lets a voice read the sources of the sentences that ask for it.
     fn encode(&mut self, backend: &B, models: &[M], voice: usize, sentences: &[Admission<'_>]) -> Result<()> {
         let reads_another = voice == models.len();
-        if self.voices[voice].is_none() {
-            self.open_voice(backend, models, voice)?;
-        }
         let Some(Voice { model, state, options }) = &mut self.voices[voice] else { return Ok(()) };
         let listening = |s: &&Admission<'_>| voice == 0 || Stages::of(&s.request.options).voices & 1 << voice != 0;
         let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
@@ -253,8 +278,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         if !self.is_running() {
             return Ok(());
         }
+        if !self.has_started() {
+            self.start_arrived(backend)?;
+        }
         let (mut beams, mut stages) = (0, Stages::default());
-        for Running { options, .. } in self.slots.iter().flatten() {
+        for Running { options, .. } in self.slots.iter().flatten().filter(|running| running.since.is_some()) {
             beams += options.beam_size as usize;
             stages = stages.union(Stages::of(options));
         }
@@ -263,7 +291,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         let key = StepKey { rows: search.rows.bucket, stages: stages.bits() };
         backend.replayable(recordings, key, || Self::enqueue(backend, models, voices, search, stages))?;
         self.steps += 1;
-        self.report(backend)
+        self.report(backend)?;
+        self.start_arrived(backend)
     }
 
     /// Everything that one step enqueues; it depends on the step's key alone.
@@ -340,8 +369,10 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// Frees the slots that were no longer live after `step`, their results on the way to the host.
     fn free_ended(&mut self, backend: &B, step: u64) -> Result<()> {
         for slot in 0..self.slots.len() {
-            let ended = |running: &mut Running| running.since < step && self.live[slot] == 0;
-            let Some(Running { ticket, options, since }) = self.slots[slot].take_if(ended) else { continue };
+            let ended = |running: &mut Running| running.since.is_some_and(|since| since < step) && self.live[slot] == 0;
+            let Some(Running { ticket, options, since: Some(since) }) = self.slots[slot].take_if(ended) else {
+                continue;
+            };
             let record = Record::new(self.search.shape, options, (step - since) as usize);
             let spare = self.spare_records.pop();
             let words = spare.map_or_else(|| backend.late(Record::most_words(self.search.shape)), Ok)?;

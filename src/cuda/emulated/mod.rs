@@ -32,6 +32,11 @@ struct State {
     emulator: Emulator,
     memory: Memory,
     queue: VecDeque<Work>,
+    /// What the second stream has yet to do, where it comes as late as it may.
+    aside: VecDeque<Work>,
+    is_aside: bool,
+    /// Times that work was sent aside: every other time it runs at once, else as late as may be. A GPU may do both.
+    asides: u64,
     /// What is being captured.
     recording: Option<Vec<Work>>,
     /// Memory to be freed once the capture has ended.
@@ -86,6 +91,9 @@ impl EmulatedDevice {
             emulator,
             memory: Memory::default(),
             queue: VecDeque::new(),
+            aside: VecDeque::new(),
+            is_aside: false,
+            asides: 0,
             recording: None,
             freed_in_capture: Vec::new(),
             graphs: BTreeMap::new(),
@@ -110,6 +118,14 @@ impl EmulatedDevice {
 }
 
 impl State {
+    /// Refuses what a capture cannot hold, nor work aside.
+    fn in_order(&self, operation: &'static str) -> Result<()> {
+        if self.is_aside {
+            return Err(failure(operation, "work aside may only be enqueued".to_owned()));
+        }
+        self.outside_capture(operation)
+    }
+
     /// Refuses what a capture cannot hold.
     fn outside_capture(&self, operation: &'static str) -> Result<()> {
         if self.recording.is_none() {
@@ -118,11 +134,17 @@ impl State {
         Err(failure(operation, "a step that is captured may only enqueue work on the device".to_owned()))
     }
 
+    /// Lets the stream wait for the second one.
+    fn join(&mut self) {
+        self.queue.append(&mut self.aside);
+    }
+
     /// Queues or records; `free` alone cannot fail.
     fn enqueue(&mut self, work: Work) -> Result<()> {
         self.check_failure()?;
         match &mut self.recording {
             Some(recording) => recording.push(work),
+            None if self.is_aside && self.asides.is_multiple_of(2) => self.aside.push_back(work),
             None => self.queue.push_back(work),
         }
         Ok(())
@@ -133,6 +155,7 @@ impl State {
     }
 
     fn run_all(&mut self) -> Result<()> {
+        self.join();
         self.run_until(|_| false)
     }
 
@@ -246,7 +269,7 @@ impl Device for EmulatedDevice {
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let mut state = self.state();
-        state.outside_capture("allocate")?;
+        state.in_order("allocate")?;
         state.check_failure()?;
         if state.memory.free_bytes().is_some_and(|free| (bytes as u64) > free) {
             // Memory whose free is enqueued can be had for waiting.
@@ -263,7 +286,7 @@ impl Device for EmulatedDevice {
 
     fn free_memory(&self) -> Result<Option<u64>> {
         let mut state = self.state();
-        state.outside_capture("measure free memory")?;
+        state.in_order("measure free memory")?;
         state.run_all()?;
         Ok(state.memory.free_bytes())
     }
@@ -272,7 +295,10 @@ impl Device for EmulatedDevice {
         let mut state = self.state();
         match state.recording {
             Some(_) => state.freed_in_capture.push(address),
-            None => state.queue.push_back(Work::Free { address }),
+            None => {
+                state.join();
+                state.queue.push_back(Work::Free { address });
+            }
         }
     }
 
@@ -284,7 +310,7 @@ impl Device for EmulatedDevice {
 
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("copy from device")?;
+        state.in_order("copy from device")?;
         state.run_all()?;
         let from = state.memory.range(from, bytes.len()).map_err(|reason| failure("copy from device", reason))?;
         // SAFETY: `range` checked the source; the target is a slice of that length.
@@ -329,9 +355,35 @@ impl Device for EmulatedDevice {
         self.state().enqueue(Work::Gemm(*gemm))
     }
 
+    fn begin_aside(&self) -> Result<()> {
+        let mut state = self.state();
+        state.in_order("begin work aside")?;
+        state.check_failure()?;
+        // Behind what went aside before.
+        if !state.aside.is_empty() && (state.asides + 1) % 2 == 1 {
+            state.join();
+        }
+        state.is_aside = true;
+        state.asides += 1;
+        Ok(())
+    }
+
+    fn end_aside(&self) -> Result<()> {
+        let mut state = self.state();
+        state.is_aside = false;
+        state.check_failure()
+    }
+
+    fn join_aside(&self) -> Result<()> {
+        let mut state = self.state();
+        state.in_order("join work aside")?;
+        state.join();
+        state.check_failure()
+    }
+
     fn begin_capture(&self) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("capture")?;
+        state.in_order("capture")?;
         state.check_failure()?;
         state.recording = Some(Vec::new());
         Ok(())
@@ -352,7 +404,7 @@ impl Device for EmulatedDevice {
 
     unsafe fn replay(&self, graph: GraphId) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("replay")?;
+        state.in_order("replay")?;
         let Some(recorded) = state.graphs.get(&graph).cloned() else {
             return Err(failure("replay", "no such graph".to_owned()));
         };
@@ -369,13 +421,13 @@ impl Device for EmulatedDevice {
 
     fn synchronize(&self) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("synchronize")?;
+        state.in_order("synchronize")?;
         state.run_all()
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId> {
         let mut state = self.state();
-        state.outside_capture("allocate pinned memory")?;
+        state.in_order("allocate pinned memory")?;
         let id = PinnedId(state.new_id());
         state.pinned.insert(id, PinnedMemory { bytes: vec![memory::FILL; bytes], posted: 0, arrived: 0 });
         Ok(id)
@@ -383,7 +435,7 @@ impl Device for EmulatedDevice {
 
     unsafe fn post(&self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("copy to pinned memory")?;
+        state.in_order("copy to pinned memory")?;
         if let Some(memory) = state.pinned.get_mut(&pinned) {
             memory.posted += 1;
         }
@@ -392,7 +444,7 @@ impl Device for EmulatedDevice {
 
     fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("read pinned memory")?;
+        state.in_order("read pinned memory")?;
         let posted = state.pinned.get(&pinned).map_or(0, |memory| memory.posted);
         if posted == 0 {
             return Err(failure("read pinned memory", "nothing was copied there".to_owned()));
@@ -413,7 +465,7 @@ impl Device for EmulatedDevice {
 
     fn watch(&self, address: u64, bytes: usize) -> Result<()> {
         let mut state = self.state();
-        state.outside_capture("watch")?;
+        state.in_order("watch")?;
         state.run_all()?;
         state.emulator.watch(address as usize, address as usize + bytes);
         Ok(())
@@ -421,7 +473,7 @@ impl Device for EmulatedDevice {
 
     fn watched_bytes(&self) -> Result<u64> {
         let mut state = self.state();
-        state.outside_capture("watch")?;
+        state.in_order("watch")?;
         state.run_all()?;
         Ok(state.emulator.watched_bytes())
     }

@@ -1,5 +1,6 @@
 //! Tests of the emulator: that sound kernels run right, and that each planted fault is caught.
 
+mod aside;
 mod faults;
 mod layer;
 mod sound;
