@@ -2,7 +2,8 @@
 // and the finished set, histories, ancestry, coverage, the stop rule, and the list of rows that the next step computes. One
 // launch, one read of the logits. The contract is `beam_step` in src/backend.rs.
 //
-// A slot that ranks another distribution reads that as well, for its candidates; a slot that samples reads its picks alone.
+// A slot that ranks another distribution reads that as well, for its candidates; a slot that samples reads its picks alone; one with
+// constraints reads the banks of its rows.
 //
 // Shapes: logits and ranked [rows, vocab_size], rows logits_stride apart, and attention [rows, max_src_len], f32, in the order of
 // the row list; bans [rows, ceil(vocab_size / 32)]; the state as in search_state.cuh; per row and chunk of the vocabulary,
@@ -17,9 +18,10 @@
 // is ranked, the slot's last block ranks that chunk again, by score; nothing else is ever read twice.
 // Numerics: f32; sums in an order that depends on vocabulary and block size alone, so a slot's bits do not depend on the others.
 // Tickets are integers. NaN or +infinity in a row ends its slot, which takes no part from then on.
-// Parts: beam_step_state.cuh (what all share), beam_step_rank.cuh, beam_step_apply.cuh.
+// Parts: beam_step_state.cuh (what all share), beam_step_rank.cuh, beam_step_banks.cuh (constraints), beam_step_apply.cuh.
 // Reference: src/cpu/beam_step.rs
 #include "beam_step_apply.cuh"
+#include "beam_step_banks.cuh"
 #include "beam_step_rank.cuh"
 
 // Puts what the slot's samples have drawn where a ranking stands, one per live beam; the first beam that cannot be ranked, or
@@ -55,7 +57,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     }
     unsigned count = step.live;
     if (!step.is(SAMPLES)) {
-        count = rank_groups(a, step, w, keys);
+        count = step.is(CONSTRAINED) ? rank_banks(a, step, w, keys) : rank_groups(a, step, w, keys);
         find_logits(a, step, count, w);
     }
     split(a, step, count, w);
@@ -71,7 +73,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
         for (unsigned i = 0; i < finished; ++i) over |= set[i].has_eos == 2;
     } else if (!over && !step.is(SAMPLES) && finished >= needed) {
         Key best = w.best[w.extending[0]];
-        for (unsigned i = 1; step.is(GROUPED) && i < w.num_extending; ++i) best = max(best, w.best[w.extending[i]]);
+        for (unsigned i = 1; (step.is(GROUPED) || step.is(CONSTRAINED)) && i < w.num_extending; ++i) best = max(best, w.best[w.extending[i]]);
         const float best_live = key_number(best);
         over = set[needed - 1].score >= stop_bound(options, best_live, step.before + 1);
     }

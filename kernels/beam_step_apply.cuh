@@ -28,6 +28,9 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
         // Ranks of a group that count.
         unsigned taking = step.is(CUTS) ? step.width : 2 * step.width;
         if (a.search.options[step.slot].finish == SHRINK) taking = min(taking, step.before == 0 ? step.beams : step.live);
+        unsigned ending = step.width;  // ranks at which end of sentence counts
+        // What banks leave counts, all of it.
+        if (step.is(CONSTRAINED)) taking = count, ending = count;
         for (unsigned rank = 0; rank < count; ++rank) {
             const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
             unsigned cut_into = NO_TOKEN;
@@ -43,7 +46,7 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
                 w.parents[extending] = beam;
                 w.extending[extending++] = rank;
                 if (!step.is(CUTS)) continue;
-            } else if (rank - first_rank >= step.width) {
+            } else if (rank - first_rank >= ending) {
                 continue;
             }
             w.cut_into[finishing] = cut_into;

@@ -29,6 +29,21 @@ __device__ __forceinline__ void mask(const BeamStepArguments& a, const Step& ste
     }
 }
 
+// The tokens of constraints become -infinity: they are looked at one by one.
+__device__ __forceinline__ void leave_out_constraints(const BeamStepArguments& a, const Step& step, unsigned begin,
+                                                      float (&x)[CHUNK_ELEMENTS]) {
+    const Constraints& constraints = a.search.constraints[step.slot];
+#pragma unroll 1
+    for (unsigned i = 0; i < constraints.num_tokens; ++i) {
+        const unsigned token = constraints.tokens[i];
+        if (token - begin >= blockDim.x * CHUNK_ELEMENTS) continue;
+#pragma unroll
+        for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
+            if (chunk_index(begin, e) == token) x[e] = -INFINITY;
+        }
+    }
+}
+
 // candidates = end of sentence, if it is here. By a whole block.
 __device__ __forceinline__ void select_eos(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned begin,
                                            const float (&x)[CHUNK_ELEMENTS], Key* candidates) {
@@ -89,6 +104,7 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
         const LogSum left = chunk_log_sum(x, w.scratch);
         if (threadIdx.x == 0) a.stats[2 * part + 1] = left;
     }
+    if (step.is(CONSTRAINED)) leave_out_constraints(a, step, begin, x);
     select_chunk(make_pool(a, w, keys), begin, step.kept(), x, candidates_of(a, part));
 }
 
@@ -130,9 +146,25 @@ __device__ __forceinline__ float penalty_of(const BeamStepArguments& a, const St
     return __fmul_rn(a.search.options[step.slot].diversity, static_cast<float>(times));
 }
 
+// Candidates of the group: those of its parts, and of each beam the tokens of constraints.
+__device__ __forceinline__ unsigned num_candidates(const BeamStepArguments& a, const Step& step, const Workspace& w) {
+    const unsigned tokens = step.is(CONSTRAINED) ? a.search.constraints[step.slot].num_tokens : 0;
+    return (w.group.end - w.group.first) * (a.chunks * step.kept() + tokens);
+}
+
+// Token i of the constraints of each beam in turn as (score, flat index), and its bank.
+__device__ __forceinline__ Key constraint_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i,
+                                              unsigned& bank) {
+    const Constraints& constraints = a.search.constraints[step.slot];
+    const unsigned beam = i / constraints.num_tokens, place = i % constraints.num_tokens, token = constraints.tokens[place];
+    bank = bank_of(a, step, beam, 1 + place);
+    if (step.is(ONLY_EOS) || token == a.search.pad_id || w.normalizer[beam] == -INFINITY) return 0;
+    if (step.is(BANNED) && (bans_at(a, step, beam, token) & 1) != 0) return 0;
+    return make_key(score_of(step, w, beam, __ldg(ranked_of(a, step, beam) + token)), beam * a.search.vocab_size + token);
+}
+
 // Candidate i of the group's parts as (score, flat index).
-__device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w,
-                                         unsigned i) {
+__device__ __forceinline__ Key listed_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
     const unsigned part = w.group.first * a.chunks + i / step.kept(), beam = part / a.chunks;
     const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept()];
     if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
@@ -141,10 +173,29 @@ __device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step&
     return make_key(score, beam * a.search.vocab_size + key_index(key));
 }
 
+// Candidate i of all beams as (score, flat index), and its bank; end of sentence is one in the highest bank alone.
+__device__ __forceinline__ Key banked_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i,
+                                          unsigned& bank) {
+    const unsigned listed = step.live * a.chunks * step.kept();
+    if (i >= listed) return constraint_key(a, step, w, i - listed, bank);
+    bank = bank_of(a, step, i / (a.chunks * step.kept()), 0);
+    const Key key = listed_key(a, step, w, i);
+    const bool ends = key_index(key) % a.search.vocab_size == a.search.eos_id;
+    return ends && bank != a.search.options[step.slot].constraints ? 0 : key;
+}
+
+// Candidate i of the group as (score, flat index).
+__device__ __forceinline__ Key score_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
+    if (!step.is(CONSTRAINED)) return listed_key(a, step, w, i);
+    unsigned bank;
+    const Key key = banked_key(a, step, w, i, bank);
+    return bank == w.group.bank ? key : 0;
+}
+
 // The best of all the group's parts, sorted; returns how many. By a whole block.
 __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
     const KeyPool pool = make_pool(a, w, keys);
-    const unsigned total = (w.group.end - w.group.first) * a.chunks * step.kept(), keep = 2 * step.width;
+    const unsigned total = num_candidates(a, step, w), keep = w.group.keep;
     Key mine = 0;
     for (unsigned i = threadIdx.x; i < total; i += blockDim.x) mine = max(mine, score_key(a, step, w, i));
     const unsigned need = keep <= blockDim.x ? keep : 0;
@@ -177,9 +228,10 @@ __device__ __forceinline__ unsigned merge(const BeamStepArguments& a, const Step
 // tokens come before that one's. What a group before has picked is worth less than it says here; but the part holds more others
 // than the group ranks.
 __device__ __forceinline__ bool is_ambiguous(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned part) {
-    const Key next = candidates_of(a, part_at(a, step, part))[step.kept()], last = w.best[w.group.at + 2 * step.width - 1];
+    const Key next = candidates_of(a, part_at(a, step, part))[step.kept()], last = w.best[w.group.at + w.group.keep - 1];
     const unsigned beam = part / a.chunks, first_token = part % a.chunks * blockDim.x * CHUNK_ELEMENTS;
     if (next == 0 || beam * a.search.vocab_size + first_token >= key_index(last)) return false;
+    if (step.is(CONSTRAINED) && bank_of(a, step, beam, 0) != w.group.bank) return false;
     return ordered_bits(score_of(step, w, beam, key_number(next))) == key_bits(last);
 }
 
@@ -190,6 +242,7 @@ __device__ __forceinline__ void select_again(const BeamStepArguments& a, const S
     float x[CHUNK_ELEMENTS];
     load_chunk(row, begin, a.search.vocab_size, a.vectorized != 0, x);
     mask(a, step, beam, begin, x);
+    if (step.is(CONSTRAINED)) leave_out_constraints(a, step, begin, x);
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) x[e] = score_of(step, w, beam, x[e]);
     Key* candidates = candidates_of(a, part_at(a, step, part));
@@ -219,6 +272,18 @@ __device__ __forceinline__ bool resolve_ties(const BeamStepArguments& a, const S
         __syncthreads();
     }
     return any;
+}
+
+// w.best[w.group.at..] = the best of the group; returns how many. By a whole block.
+__device__ __forceinline__ unsigned rank_group(const BeamStepArguments& a, const Step& step, Workspace& w, Key* keys) {
+    unsigned count = 0;
+    // Once more, where the first ranking shows that equal scores hide a candidate.
+#pragma unroll 1
+    for (unsigned turn = 0; turn < 2; ++turn) {
+        count = merge(a, step, w, keys);
+        if (count < w.group.keep || turn == 1 || !resolve_ties(a, step, w, keys)) break;
+    }
+    return count;
 }
 
 // Where the group of beams that starts at `first` ends: beams of one group stand side by side.
@@ -254,15 +319,9 @@ __device__ __forceinline__ unsigned rank_groups(const BeamStepArguments& a, cons
     unsigned total = 0;
 #pragma unroll 1
     for (unsigned first = 0; first < step.live;) {
-        if (threadIdx.x == 0) w.group = Group{first, group_end(step, w, first), total};
+        if (threadIdx.x == 0) w.group = Group{first, group_end(step, w, first), total, 2 * step.width, 0};
         __syncthreads();
-        unsigned count = 0;
-        // Once more, where the first ranking shows that equal scores hide a candidate.
-#pragma unroll 1
-        for (unsigned turn = 0; turn < 2; ++turn) {
-            count = merge(a, step, w, keys);
-            if (count < 2 * step.width || turn == 1 || !resolve_ties(a, step, w, keys)) break;
-        }
+        const unsigned count = rank_group(a, step, w, keys);
         if (step.is(GROUPED)) pick(a, step, count, w);
         total += count;
         first = w.group.end;
@@ -276,7 +335,7 @@ __device__ __forceinline__ void find_logits(const BeamStepArguments& a, const St
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     for (unsigned rank = warp; rank < count; rank += warps) {
         const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size, token = flat % a.search.vocab_size;
-        if (step.is(RANKED)) {
+        if (step.is(RANKED) || step.is(CONSTRAINED)) {
             if (lane == 0) w.best_logit[rank] = __ldg(logits_of(a, step, beam) + token);
             continue;
         }

@@ -19,9 +19,10 @@ struct BeamStepArguments {
     unsigned vectorized;  // all rows start at multiples of 16 bytes
 };
 
-// Beams first .. end of a slot, which are ranked among themselves; their best go to w.best[at..].
+// Beams first .. end of a slot, which are ranked among themselves; their best `keep` go to w.best[at..].
 struct Group {
-    unsigned first, end, at;
+    unsigned first, end, at, keep;
+    unsigned bank;  // where constraints hold: of whose candidates alone
 };
 
 // What a block shares among its threads.
@@ -36,6 +37,7 @@ struct Workspace {
     unsigned origin[MAX_BEAMS];  // where groups count: the beam of the first step that each beam goes back to
     Group group;                 // the one that is being ranked
     unsigned picked[MAX_BEAMS];  // tokens that the groups ranked so far go on with
+    unsigned in_bank[BANK_WORDS], got[BANK_WORDS];  // candidates of each bank, and the beams that it got
     unsigned extending[MAX_BEAMS], finishing[MAX_KEPT];  // ranks
     unsigned cut_into[MAX_KEPT];  // the live beam that a finishing rank becomes, NO_TOKEN for end of sentence
     unsigned parents[MAX_BEAMS];
@@ -53,6 +55,7 @@ constexpr unsigned BANNED = 64;
 constexpr unsigned SAMPLES = 128;
 constexpr unsigned CUTS = 256;        // whatever lives after this step ends as it is
 constexpr unsigned GROUPED = 512;     // beams are ranked in groups, one after the other
+constexpr unsigned CONSTRAINED = 1024;  // candidates stand in banks
 
 // A block's slot and its step.
 struct Step {
@@ -84,7 +87,8 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
                  // With nothing else left, renormalising comes to the same.
                  (forced || (only_eos && renormalizes) ? FREE_EOS : 0) | (renormalizes && !only_eos ? RENORMALIZES : 0) |
                  (options.ranked != 0 ? RANKED : 0) | (options.banned != 0 ? BANNED : 0) | (samples ? SAMPLES : 0) |
-                 (at_limit && (options.cut != 0 || samples) ? CUTS : 0) | (options.groups > 1 && !samples ? GROUPED : 0);
+                 (at_limit && (options.cut != 0 || samples) ? CUTS : 0) | (options.groups > 1 && !samples ? GROUPED : 0) |
+                 (options.constraints != 0 ? CONSTRAINED : 0);
     return step;
 }
 
@@ -101,6 +105,12 @@ __device__ __forceinline__ const float* ranked_of(const BeamStepArguments& a, co
 __device__ __forceinline__ unsigned bans_at(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned token) {
     const unsigned words = (a.search.vocab_size + 31) / 32;
     return a.search.bans[static_cast<std::size_t>(step.first_row + beam) * words + token / 32] >> token % 32;
+}
+
+// Constraint tokens that a beam has met with its next token, by that one's place among the constraints' tokens, from 1; 0 is any
+// other token.
+__device__ __forceinline__ unsigned bank_of(const BeamStepArguments& a, const Step& step, unsigned beam, unsigned place) {
+    return a.search.banks[static_cast<std::size_t>(step.first_row + beam) * BANK_WORDS + place];
 }
 
 __device__ __forceinline__ Key* candidates_of(const BeamStepArguments& a, std::size_t part) {

@@ -434,7 +434,13 @@ impl Batch<'_> {
         let request = self.translator.request(&self.options, source_ids.clone(), &sentence);
         let pending = Pending { source: sentence.source, source_ids, source_truncated };
         if pending.source_ids.len() <= 1 {
-            self.ready.push((tag, Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))));
+            let result = match sentence.constraints {
+                phrases if phrases.is_empty() => {
+                    Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))
+                }
+                phrases => Err(Error::UnmetConstraint { phrases }),
+            };
+            self.ready.push((tag, result));
             return;
         }
         let request = match request {

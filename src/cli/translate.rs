@@ -178,9 +178,10 @@ impl stream::Work for Work<'_> {
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
-        for (tag, number, bytes, ids, Item { source, seed, target_prefix, contrast_source, other }) in readable {
+        for (tag, number, bytes, ids, item) in readable {
+            let Item { source, seed, target_prefix: prefix, contrast_source, constraints, other } = item;
             self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
-            self.batch.push_encoded(tag, Sentence { source, seed, prefix: target_prefix, contrast_source }, ids);
+            self.batch.push_encoded(tag, Sentence { source, seed, prefix, contrast_source, constraints }, ids);
         }
     }
 
