@@ -18,14 +18,36 @@ impl Translator {
     /// [`Error::Option`] for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
     /// model, [`Error::NonFiniteLogits`], [`Error::EngineStopped`].
     pub fn translate_ids(&self, sources: &[Vec<u32>], options: &DecodeOptions) -> Result<Vec<Result<Vec<Hypothesis>>>> {
+        self.search_ids(sources.iter().map(|source| (source.clone(), Vec::new())), options)
+    }
+
+    /// As [`Translator::translate_ids`], for sources each with the tokens that its translations start with: fewer than the most
+    /// tokens that the options allow, and without end of sentence. The results hold them, too.
+    ///
+    /// # Errors
+    /// As [`Translator::translate_ids`]; per source [`Error::Input`] for a prefix that is too long or no text of the model's.
+    pub fn continue_ids(
+        &self,
+        sentences: &[(Vec<u32>, Vec<u32>)],
+        options: &DecodeOptions,
+    ) -> Result<Vec<Result<Vec<Hypothesis>>>> {
+        self.search_ids(sentences.iter().cloned(), options)
+    }
+
+    fn search_ids(
+        &self,
+        sentences: impl ExactSizeIterator<Item = (Vec<u32>, Vec<u32>)>,
+        options: &DecodeOptions,
+    ) -> Result<Vec<Result<Vec<Hypothesis>>>> {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(sources.len());
-        for (tag, source) in sources.iter().enumerate() {
-            let accepted = self.request(&options, source.clone(), &Sentence::default()).and_then(|request| {
+        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(sentences.len());
+        for (tag, (source, prefix)) in sentences.enumerate() {
+            let accepted = self.request(&options, source, &Sentence::default()).and_then(|mut request| {
+                request.force(prefix);
                 let work = Work::Search(Box::new(request));
                 self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             });
