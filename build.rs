@@ -106,7 +106,9 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         fs::write(&wrapper, text)?;
         build.file(wrapper);
     }
-    build.file(host.join("fiber.cpp")).file(host.join("emulator.cpp"));
+    ["fiber.cpp", "faults.cpp", "emulator.cpp"].iter().for_each(|name| {
+        build.file(host.join(name));
+    });
     build.try_compile("beamfuse_emulated")?;
     Ok(true)
 }

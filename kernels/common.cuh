@@ -31,6 +31,9 @@
 #define DYNAMIC_SHARED(type, name)                             \
     extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
     type* name = reinterpret_cast<type*>(dynamic_shared)
+
+// An address that is read or written as a whole; emulated, it is checked.
+#define ALIGNED(address) (address)
 #endif
 
 constexpr unsigned FULL_WARP = 0xFFFFFFFFu;
@@ -60,9 +63,9 @@ template <typename T>
 constexpr unsigned VECTOR = 16 / sizeof(T);
 
 template <unsigned N, typename T>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* at) { return *reinterpret_cast<const Pack<T, N>*>(at); }
+__device__ __forceinline__ Pack<T, N> load_pack(const T* at) { return *ALIGNED((reinterpret_cast<const Pack<T, N>*>(at))); }
 template <unsigned N, typename T>
-__device__ __forceinline__ void store_pack(T* at, const Pack<T, N>& pack) { *reinterpret_cast<Pack<T, N>*>(at) = pack; }
+__device__ __forceinline__ void store_pack(T* at, const Pack<T, N>& pack) { *ALIGNED((reinterpret_cast<Pack<T, N>*>(at))) = pack; }
 
 // N floats, 16 bytes at a time if N is a multiple of 4.
 template <unsigned N>

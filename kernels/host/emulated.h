@@ -51,6 +51,7 @@ struct Registered {
     type(&name)[count] = *static_cast<type(*)[count]>(emulated::shared(&name##_shared_site, sizeof(type) * (count)))
 
 #define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulated::dynamic_shared())
+#define ALIGNED(address) (emulated::aligned(address))
 
 // ---- Indices ----
 
@@ -165,9 +166,17 @@ inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 [[noreturn]] inline void __trap() { emulated::fail("trap"); }
 
 namespace emulated {
+// A device refuses an address that is no multiple of what is moved at once; the host's processor often does not.
+template <typename T>
+T* aligned(T* address) {
+    if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0)
+        fail("misaligned: %zu bytes at %p", sizeof(T), static_cast<const void*>(address));
+    return address;
+}
+
 template <typename T>
 T load(const T* address) {
-    const auto at = reinterpret_cast<std::uintptr_t>(address);
+    const auto at = reinterpret_cast<std::uintptr_t>(aligned(address));
     if (at >= active->watch_begin && at < active->watch_end) active->watched_bytes += sizeof(T);
     return *address;
 }
@@ -177,8 +186,8 @@ template <typename T> T __ldg(const T* address) { return emulated::load(address)
 template <typename T> T __ldcs(const T* address) { return emulated::load(address); }
 template <typename T> T __ldcg(const T* address) { return emulated::load(address); }
 template <typename T> T __ldca(const T* address) { return emulated::load(address); }
-template <typename T> void __stcs(T* address, T value) { *address = value; }
-template <typename T> void __stcg(T* address, T value) { *address = value; }
+template <typename T> void __stcs(T* address, T value) { *emulated::aligned(address) = value; }
+template <typename T> void __stcg(T* address, T value) { *emulated::aligned(address) = value; }
 
 #define EMULATED_ATOMICS(type)                                                                                         \
     inline type atomicAdd(type* at, type value) { return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST); }            \

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "faults.h"
+
 namespace emulated {
 
 __thread Emulator* active = nullptr;
@@ -75,13 +77,21 @@ void record_failure(Emulator& e, const Thread* thread, const char* format, std::
     e.failed = true;
 }
 
-// As `fail`, for what goes wrong outside any thread.
-void fail_on_host(Emulator& e, const char* format, ...) __attribute__((format(printf, 2, 3)));
-void fail_on_host(Emulator& e, const char* format, ...) {
+// As `fail`, on the host's own stack; no thread may be to blame.
+void fail_on_host(Emulator& e, const Thread* thread, const char* format, ...) __attribute__((format(printf, 3, 4)));
+void fail_on_host(Emulator& e, const Thread* thread, const char* format, ...) {
     std::va_list arguments;
     va_start(arguments, format);
-    record_failure(e, nullptr, format, arguments);
+    record_failure(e, thread, format, arguments);
     va_end(arguments);
+}
+
+// Continues on the host, which sees that the block has failed.
+[[noreturn]] void leave(Emulator& e) {
+    Fiber* from = e.current;
+    e.current = &e.host;
+    switch_fiber(from, &e.host);
+    std::abort();  // a failed block's fibers are never continued
 }
 
 [[noreturn]] void fail_deadlock(Emulator& e) {
@@ -261,7 +271,7 @@ void check_shared(Emulator& e) {
         const std::size_t rounded = (piece.bytes + 15) / 16 * 16;
         if (!intact(piece.data - GUARD_BYTES, GUARD_BYTES) ||
             !intact(piece.data + piece.bytes, rounded - piece.bytes + GUARD_BYTES))
-            fail_on_host(e, "write outside a shared array of %zu bytes", piece.bytes);
+            fail_on_host(e, nullptr, "write outside a shared array of %zu bytes", piece.bytes);
     }
 #else
     (void)e, (void)intact;
@@ -295,11 +305,12 @@ bool run_block(Emulator& e) {
     self = take_ready(e);
     Fiber* first = take_fiber(e);
     if (first == nullptr) {
-        fail_on_host(e, "no memory for the stack of a fiber");
+        fail_on_host(e, nullptr, "no memory for the stack of a fiber");
         return false;
     }
     e.current = first;
     switch_fiber(&e.host, first);
+    if (e.fault != nullptr) fail_on_host(e, self, "%s at %p", e.fault, e.fault_address);
     if (!e.failed) check_shared(e);
     return !e.failed;
 }
@@ -322,12 +333,12 @@ unsigned greatest_common_divisor(unsigned a, unsigned b) {
 bool run_grid(Emulator& e) {
     e.block_index = {0, 0, 0};
     if (e.total == 0 || e.total > e.kernel->max_threads || e.total > MAX_THREADS) {
-        fail_on_host(e, "%u threads, expected 1 to %u", e.total, e.kernel->max_threads);
+        fail_on_host(e, nullptr, "%u threads, expected 1 to %u", e.total, e.kernel->max_threads);
         return false;
     }
     const std::uint64_t blocks = static_cast<std::uint64_t>(e.grid.x) * e.grid.y * e.grid.z;
     if (blocks == 0 || blocks > 0x7FFFFFFFu) {
-        fail_on_host(e, "a grid of %llu blocks", static_cast<unsigned long long>(blocks));
+        fail_on_host(e, nullptr, "a grid of %llu blocks", static_cast<unsigned long long>(blocks));
         return false;
     }
     const auto n = static_cast<unsigned>(blocks);
@@ -351,10 +362,13 @@ void fail(const char* format, ...) {
     va_start(arguments, format);
     record_failure(e, self, format, arguments);
     va_end(arguments);
-    Fiber* from = e.current;
-    e.current = &e.host;
-    switch_fiber(from, &e.host);
-    std::abort();  // a failed block's fibers are never continued
+    leave(e);
+}
+
+void fault(const char* what, const void* address) {
+    active->fault = what;
+    active->fault_address = address;
+    leave(*active);
 }
 
 int barrier(bool predicate, Site site) {
@@ -418,6 +432,7 @@ extern "C" {
 
 // A new emulator, to be used by one host thread at a time; null when memory is short.
 Emulator* emulated_new(std::uint64_t seed) {
+    catch_faults();
     auto* e = static_cast<Emulator*>(std::calloc(1, sizeof(Emulator)));
     if (e == nullptr) return nullptr;
     e->random = seed;
@@ -449,6 +464,7 @@ const char* emulated_launch(Emulator* e, const Kernel* kernel, const unsigned* g
     e->total = block[0] * block[1] * block[2];
     e->num_warps = (e->total + WARP - 1) / WARP;
     e->failed = false;
+    e->fault = nullptr;
     e->current = &e->host;
     Emulator* outer = active;
     active = e;

@@ -117,6 +117,9 @@ struct Emulator {
     std::uint64_t watched_bytes;
     bool failed;
     char message[512];
+    // What the processor refused, and where; null if nothing.
+    const char* fault;
+    const void* fault_address;
 };
 
 // The running emulator and its running thread. `__thread` and not `thread_local`, which is reached through a function that might
@@ -126,6 +129,8 @@ extern __thread Thread* self;
 
 // Ends the launch with an error; the message gets kernel, block and thread prepended.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+// Ends the launch with what the processor refused; from a signal handler, whose stack is small: the message is made elsewhere.
+[[noreturn]] void fault(const char* what, const void* address);
 // Waits for the whole block; returns how many predicates were true.
 int barrier(bool predicate, Site site);
 // Waits for the lanes in `mask`, then returns what the exchange gives this lane.

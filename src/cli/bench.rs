@@ -182,6 +182,7 @@ impl Arguments {
             Effort { repeat: self.repeat, warmup: self.warmup, in_flight: (!self.no_latency).then_some(engine.slots) };
         let shape = Shape {
             threads: if engine.threads == 0 { machine::cores() } else { engine.threads },
+            workers: translator.workers(),
             batch_size: engine.slots,
             beam_size,
             length: text.length(),

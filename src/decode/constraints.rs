@@ -40,7 +40,7 @@ impl Request {
             ("sample", self.options.samples()),
             ("beam-groups", self.options.groups > 1),
             ("contrastive", self.options.contrast.form != 0),
-            ("preset marian (shrink)", self.options.finish == FinishKind::Shrink as u32),
+            ("shrink", self.options.finish == FinishKind::Shrink as u32),
         ];
         if let Some((other, _)) = others.into_iter().find(|(_, given)| *given) {
             let expected = "beam search without sample, beam-groups, contrastive or shrink".into();

@@ -151,6 +151,11 @@ impl Engine {
         self.max_len
     }
 
+    /// Workers it was started with.
+    pub fn workers(&self) -> usize {
+        self.threads.len()
+    }
+
     /// Workers whose device is not lost.
     pub fn running_workers(&self) -> usize {
         self.alive.load(Ordering::Acquire)

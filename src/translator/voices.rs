@@ -22,6 +22,14 @@ pub struct Sentence {
     pub prefix: Option<String>,
     /// Phrases that every translation of it contains, as they are written at the start of a text or behind a space.
     pub constraints: Vec<String>,
+    /// How to search for its translations, instead of the options of all.
+    pub options: Option<Box<DecodeOptions>>,
+}
+
+impl From<&str> for Sentence {
+    fn from(source: &str) -> Self {
+        source.to_owned().into()
+    }
 }
 
 impl From<String> for Sentence {
@@ -103,10 +111,9 @@ impl Translator {
             request.options.contrast = contrastive.for_voice(voice);
         }
         if let Some(text) = &sentence.prefix {
-            request.prefix = self.tokenizer.encode_target(text);
-            request.prefix.pop();
-            request.options.prefix_len = request.prefix.len() as u32;
-            request.options.banned = u32::from(request.options.banned != 0 || !request.prefix.is_empty());
+            let mut prefix = self.tokenizer.encode_target(text);
+            prefix.pop();
+            request.force(prefix);
         }
         request.bans = options.bans.clone();
         request.constrain(sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?)?;

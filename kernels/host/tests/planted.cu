@@ -1,5 +1,5 @@
 // Kernels with planted faults, and sound ones beside them, for the emulator's own tests. Never compiled for a device.
-// Reference: the tests in src/cuda/emulated/tests.rs
+// Reference: the tests in src/cuda/emulated/tests/
 #include "../../common.cuh"
 
 struct PlantedArguments {
@@ -47,6 +47,24 @@ __device__ void twice(const PlantedArguments& a) {
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < a.n) a.out[i] = 2.0f * __ldg(&a.in[a.fault == 2 ? i + 1 : i]);
     if (a.fault == 1 && i == a.n) a.out[i] = 2.0f;
+}
+
+// out[i] = in[i + n] for 12 numbers, four at a time, one four in each way there is. Fault f: the f-th way starts one number late.
+__device__ void vectors(const PlantedArguments& a) {
+    if (threadIdx.x != 0) return;
+    const float* in = a.in + a.n;
+    store_pack(a.out, load_pack<4>(in + (a.fault == 1)));
+    const float4 read = __ldg(reinterpret_cast<const float4*>(in + 4 + (a.fault == 2)));
+    store_pack(a.out + 4, Pack<float, 4>{{read.x, read.y, read.z, read.w}});
+    __stcg(reinterpret_cast<float4*>(a.out + 8 + (a.fault == 3)), __ldcs(reinterpret_cast<const float4*>(in + 8)));
+}
+
+// Fault 1: reads where no memory is. 2: divides by n, which is 0.
+__device__ void wild(const PlantedArguments& a) {
+    __syncthreads();
+    if (a.fault == 1 && threadIdx.x == 33) a.out[0] = a.in[1ull << 40];
+    if (a.fault == 2 && threadIdx.x == 33) a.counts[0] = 7u / a.n;
+    __syncthreads();
 }
 
 // Fault 1: half a warp takes part in a shuffle of the whole. 2: a lane outside the mask is read. 3: half shuffles, half votes.
@@ -154,6 +172,8 @@ __device__ void uninitialised(const PlantedArguments& a) {
 KERNEL(planted_reverse, 256, PlantedArguments, reverse)
 KERNEL(planted_sum_twice, 1024, PlantedArguments, sum_twice)
 KERNEL(planted_twice, 1024, PlantedArguments, twice)
+KERNEL(planted_vectors, 1024, PlantedArguments, vectors)
+KERNEL(planted_wild, 1024, PlantedArguments, wild)
 KERNEL(planted_exchanges, 1024, PlantedArguments, exchanges)
 KERNEL(planted_warp_results, 32, PlantedArguments, warp_results)
 KERNEL(planted_leaving_lanes, 1024, PlantedArguments, leaving_lanes)

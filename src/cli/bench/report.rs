@@ -44,6 +44,8 @@ struct Model {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Shape {
     pub threads: usize,
+    /// Sessions side by side, which share the threads and the batch.
+    pub workers: usize,
     pub batch_size: usize,
     pub beam_size: usize,
     /// Tokens of every source and every translation; `None` for text.
@@ -164,19 +166,19 @@ impl Report {
         print(&format!("model    {dir}, {checkpoint_dtype} computed in {dtype}"))?;
         print(&format!("runs     {} after {} to warm up; without {}", self.repeat, self.warmup, self.excluded))?;
         print("")?;
-        let (shape, rates) = ("threads  batch  beam  length  sentences", "sentences/s  tokens/s");
+        let (shape, rates) = ("threads  workers  batch  beam  length  sentences", "sentences/s  tokens/s");
         print(&format!("{shape}  {rates}  p50 ms  p90 ms  p99 ms"))
     }
 
     /// Prints and keeps a row.
     pub(super) fn add(&mut self, row: Row) -> Result<()> {
-        let Shape { threads, batch_size, beam_size, length, sentences } = &row.shape;
+        let Shape { threads, workers, batch_size, beam_size, length, sentences } = &row.shape;
         let length = length.map_or("text".into(), |length| length.to_string());
         let [p50, p90, p99] = row.latency_ms.map_or([const { String::new() }; 3], |latency| {
             [latency.p50, latency.p90, latency.p99].map(|time| format!("{time:.1}"))
         });
         print(&format!(
-            "{threads:>7}  {batch_size:>5}  {beam_size:>4}  {length:>6}  {sentences:>9}  {:>11.1}  {:>8.0}  {p50:>6}  {p90:>6}  \
+            "{threads:>7}  {workers:>7}  {batch_size:>5}  {beam_size:>4}  {length:>6}  {sentences:>9}  {:>11.1}  {:>8.0}  {p50:>6}  {p90:>6}  \
              {p99:>6}",
             row.sentences_per_second, row.tokens_per_second
         ))?;
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn rates_follow_from_the_median_run() {
-        let shape = Shape { threads: 1, batch_size: 2, beam_size: 3, length: None, sentences: 10 };
+        let shape = Shape { threads: 1, workers: 1, batch_size: 2, beam_size: 3, length: None, sentences: 10 };
         let runs = [4, 1, 2].map(Duration::from_secs).to_vec();
         let row =
             Row::new(shape, &Measured { tokens: 60, runs, latencies: vec![Duration::from_millis(7)], counters: None });
