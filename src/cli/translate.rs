@@ -33,8 +33,8 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// text: the best translation per line. jsonl: JSON lines in (field "source"; "target_prefix", "constraints", "contrast_source" and "seed" are
-    /// the line's own) and out, with ids and scores.
+    /// text: the best translation per line. jsonl: JSON lines in (field "source"; of its own a line may have
+    /// "target_prefix", "constraints", "contrast_source" and "seed") and out, with ids and scores.
     /// nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,

@@ -28,6 +28,9 @@ fn beam(beam_size: usize) -> DecodeOptions {
     DecodeOptions { beam_size, n_best: beam_size, ..DecodeOptions::default() }
 }
 
+/// A source, options and phrases.
+type Constrained = (Vec<u32>, DecodeOptions, &'static [&'static [u32]]);
+
 /// Phrases of one to four tokens: alone, sharing tokens, one in another, with a repeat, that do not follow one another.
 const PHRASES: [&[&[u32]]; 8] = [
     &[&[7]],
@@ -64,9 +67,9 @@ fn every_hypothesis_contains_every_phrase_and_has_the_score_of_its_ids() {
 
 #[test]
 fn constraints_are_the_same_in_any_company_and_change_nothing_for_others() {
-    let works: Vec<(Vec<u32>, DecodeOptions, &[&[u32]])> = (0..40)
+    let works: Vec<Constrained> = (0..40)
         .map(|i| {
-            let phrases: &[&[u32]] = if i % 3 == 0 { &[] } else { PHRASES[i as usize % 8] };
+            let phrases: &'static [&'static [u32]] = if i % 3 == 0 { &[] } else { PHRASES[i as usize % 8] };
             let options = DecodeOptions {
                 attention: i % 4 == 0,
                 no_repeat_ngram: i as usize % 5 / 4 * 3,
@@ -85,7 +88,7 @@ fn constraints_are_the_same_in_any_company_and_change_nothing_for_others() {
             assert_eq!((alone, alone), (&together.ok(), &backwards.ok()));
         }
     }
-    let plain = |(i, (source, options, _)): (usize, &(Vec<u32>, DecodeOptions, _))| {
+    let plain = |(i, (source, options, _)): (usize, &Constrained)| {
         (i % 3 == 0).then(|| assert_eq!(alone[i], Some(translate_one(&MODEL, source, options))))
     };
     assert_eq!(works.iter().enumerate().filter_map(plain).count(), 14);
