@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use backend::Lockstep;
+pub use both::take_over;
 pub use log::{Log, Phase};
 
 use super::report::CheckRow;
