@@ -1,6 +1,8 @@
 //! Text in, text out: the public face of the library.
 
+mod alternatives;
 mod device;
+mod explain;
 mod ids;
 mod mbr;
 mod memory;
@@ -15,15 +17,16 @@ use std::time::Duration;
 use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
-use crate::decode::trace::TraceStep;
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Trace};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
 pub use crate::cuda::Counters;
+pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
+pub use explain::Explanation;
 pub use memory::{MemoryPlan, SearchSize};
 pub use voices::Sentence;
 
@@ -141,19 +144,6 @@ pub struct TextHypothesis {
     pub utility: Option<f64>,
 }
 
-/// A sentence's search, step by step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Explanation {
-    /// All that finished, best first, with their attention, however few were asked for.
-    pub translation: Translation,
-    /// The pieces of `translation.source_ids`.
-    pub source_pieces: Vec<String>,
-    /// One entry per generated token.
-    pub steps: Vec<TraceStep>,
-    /// The length at which a hypothesis is ended.
-    pub max_length: usize,
-}
-
 /// A given target's teacher-forced score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
@@ -264,38 +254,6 @@ impl Translator {
         let mut results: Vec<(u64, Result<Translation>)> = std::iter::from_fn(|| batch.next()).collect();
         results.sort_by_key(|(tag, _)| *tag);
         results.into_iter().map(|(_, result)| result).collect()
-    }
-
-    /// Translates one text and tells how: what lived and what finished at each step. Slower than [`Translator::translate`], whose
-    /// result it shares.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for the options, [`Error::Input`] for a blank text, and what a translation may fail with.
-    pub fn explain(&self, text: &str, options: &DecodeOptions) -> Result<Explanation> {
-        options.validate()?;
-        let (mut source_ids, limit) = (self.tokenizer.encode_source(text), self.engine.max_len());
-        let source_truncated = cut_source(options, &mut source_ids, limit);
-        if source_ids.len() <= 1 {
-            let expected = "a text that is not blank".into();
-            return Err(Error::Input { operation: "explain", expected, got: format!("{text:?}") });
-        }
-        self.check_models(options)?;
-        let request = self.request(options, source_ids.clone(), &Sentence::from(text.to_owned()))?;
-        let max_length = request.options.max_len as usize;
-        let (reply, replies) = mpsc::channel();
-        let caller = Arc::new(());
-        let work = Work::Explain(Box::new(request));
-        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
-        let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
-        let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
-            unreachable!("the job asked for an explanation")
-        };
-        let source_pieces = source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
-        let pending = Pending { source: text.to_string(), source_ids, source_truncated };
-        // All that finished, in the search's own order.
-        let unranked = DecodeOptions { mbr: None, ..options.clone() };
-        let translation = self.finish(pending, &unranked, hypotheses);
-        Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 
     /// Starts a stream of texts under one set of options: push any number, take results as they finish.
@@ -421,6 +379,8 @@ struct Pending {
     source: String,
     source_ids: Vec<u32>,
     source_truncated: bool,
+    /// The options that are this sentence's own.
+    options: Option<Box<DecodeOptions>>,
 }
 
 impl Batch<'_> {
@@ -432,18 +392,14 @@ impl Batch<'_> {
     }
 
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
-    pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, mut source_ids: Vec<u32>) {
-        let sentence = sentence.into();
-        let limit = self.translator.engine.max_len();
-        let source_truncated = cut_source(&self.options, &mut source_ids, limit);
-        let request = self.translator.request(&self.options, source_ids.clone(), &sentence);
-        let pending = Pending { source: sentence.source, source_ids, source_truncated };
-        if pending.source_ids.len() <= 1 {
-            self.ready.push((tag, Ok(self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]))));
-            return;
-        }
+    pub fn push_encoded(&mut self, tag: u64, sentence: impl Into<Sentence>, source_ids: Vec<u32>) {
+        let (pending, request) = self.translator.pending(sentence.into(), source_ids, &self.options);
         let request = match request {
-            Ok(request) => request,
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                let blank = self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]);
+                return self.ready.push((tag, Ok(blank)));
+            }
             Err(error) => return self.ready.push((tag, Err(error))),
         };
         let work = Work::Search(Box::new(request));
@@ -491,8 +447,32 @@ impl Batch<'_> {
 }
 
 impl Translator {
+    /// What is kept of a sentence while it is searched for, and the search, none for a blank text: under its own options, or under
+    /// those of all, which have been checked.
+    fn pending(
+        &self,
+        sentence: Sentence,
+        mut source_ids: Vec<u32>,
+        options: &DecodeOptions,
+    ) -> (Pending, Result<Option<Request>>) {
+        let options = sentence.options.as_deref().unwrap_or(options);
+        let source_truncated = cut_source(options, &mut source_ids, self.engine.max_len());
+        let checked = match sentence.options {
+            Some(_) => options.validate().and_then(|()| self.check_models(options)),
+            None => Ok(()),
+        };
+        let is_blank = source_ids.len() <= 1;
+        let request = checked.and_then(|()| match is_blank {
+            true => Ok(None),
+            false => self.request(options, source_ids.clone(), &sentence).map(Some),
+        });
+        let Sentence { source, options, .. } = sentence;
+        (Pending { source, source_ids, source_truncated, options }, request)
+    }
+
     fn finish(&self, pending: Pending, options: &DecodeOptions, hypotheses: Vec<Hypothesis>) -> Translation {
-        let Pending { source, source_ids, source_truncated } = pending;
+        let Pending { source, source_ids, source_truncated, options: own } = pending;
+        let options = own.as_deref().unwrap_or(options);
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: self.tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),

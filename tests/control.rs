@@ -117,6 +117,29 @@ fn a_prefix_is_what_a_translation_starts_with() {
 }
 
 #[test]
+fn alternatives_differ_behind_the_prefix_of_their_line() {
+    let input = "{\"source\": \"A dog runs.\", \"target_prefix\": \"Ein\", \"id\": 1}\n{\"source\": \"A dog runs.\"}\n{\"source\": \"\"}\n7\n";
+    let args = ["--alternatives", "3", "--target-prefix", "Der"];
+    let (code, out, err) = translate(&[&args[..], &["--format", "jsonl"]].concat(), input);
+    assert_eq!(code, Some(1), "{err}");
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for (line, start) in lines.iter().zip(["▁Ein", "▁Der"]) {
+        let hypotheses = line["hypotheses"].as_array().expect("a list");
+        let second: std::collections::HashSet<&str> =
+            hypotheses.iter().map(|h| h["tokens"][1].as_str().expect("a piece")).collect();
+        assert!(hypotheses.iter().all(|h| h["tokens"][0] == start), "{line}");
+        assert_eq!((hypotheses.len(), second.len()), (3, 3), "{line}");
+    }
+    assert_eq!(lines[0]["hypotheses"][0]["text"], "Ein Hund rennt.");
+    assert_eq!((&lines[0]["id"], &lines[2]["hypotheses"][0]["text"]), (&Value::from(1), &Value::from("")));
+    assert_eq!(lines[3]["error"]["kind"], "json");
+    let (code, out, _) = translate(&[&args[..], &["--format", "nbest"]].concat(), "A dog runs.\n");
+    assert!(code == Some(0) && out.lines().count() == 3 && out.lines().all(|l| l.starts_with("0 ||| Der ")), "{out}");
+    let sure = ["--alternatives", "3", "--min-alternative-prob", "0.9", "--format", "nbest"];
+    assert_eq!(translate(&sure, "A dog runs.\n").1.lines().count(), 1);
+}
+
+#[test]
 fn what_does_not_go_together_is_refused_with_both_names() {
     let (amateur, dir) = (amateur(), tempfile::tempdir().expect("a directory"));
     let strange = file(&dir, "strange", "▁Hund\nno such piece\n");
@@ -144,6 +167,17 @@ fn what_does_not_go_together_is_refused_with_both_names() {
         (vec!["--cut", "--preset", "hf"], "option cut: expected no preset hf"),
         (vec!["--stop", "top"], "option stop: expected another rule than top with alpha 0.7, got top"),
         (vec!["--stop", "exact", "--preset", "marian"], "length-penalty power-of-all"),
+        (vec!["--alternatives", "3"], "option alternatives: expected format jsonl or nbest, got format text"),
+        (
+            vec!["--alternatives", "3", "--format", "nbest", "--sample"],
+            "option alternatives: expected a search, got sample",
+        ),
+        (vec!["--alternatives", "0", "--format", "nbest"], "option alternatives: expected 1 to 64, got 0"),
+        (
+            vec!["--alternatives", "3", "--format", "nbest", "--n-best", "2"],
+            "option alternatives: expected n-best 1: one translation each, got n-best 2",
+        ),
+        (vec!["--min-alternative-prob", "0.1"], "--alternatives"),
     ] {
         let (code, out, err) = translate(&args, "A dog runs.\n");
         assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");

@@ -95,27 +95,43 @@ class CTranslate2:
         # It counts without the end of sentence here.
         ('beam 4, 14 tokens at least', dict(beam_size=4, min_decoding_length=13), ['--beam-size', 4, '--min-length', 14]),
         ('beam 4, no bigram twice', dict(beam_size=4, no_repeat_ngram_size=2), ['--beam-size', 4, '--no-repeat-ngram', 2]),
+        # It searches on behind the prefix as if there were none: under a length penalty other hypotheses win there.
+        ('greedy, 5 alternatives', dict(beam_size=1, alternatives=5), ['--beam-size', 1, '--alternatives', 5]),
+        ('beam 4, no penalty, 5 alternatives', dict(beam_size=4, length_penalty=0, alternatives=5),
+         ['--beam-size', 4, '--alpha', 0, '--alternatives', 5]),
     ]
 
     def __init__(self, model, pieces):
-        import ctranslate2
+        import ctranslate2, sentencepiece
         from ctranslate2.converters import TransformersConverter
         directory = HOME / ('ct2-f32-' + model.name)
         if not directory.exists():
             TransformersConverter(str(in_f32(model))).convert(str(directory))
         self.engine = ctranslate2.Translator(str(directory), compute_type='float32', inter_threads=1, intra_threads=1)
+        self.target = sentencepiece.SentencePieceProcessor(str(model / 'target.spm'))
         self.sources = pieces
 
     def search(self, arguments):
-        beams = arguments['beam_size']
-        limits = dict(num_hypotheses=beams, return_scores=True, return_end_token=True, max_batch_size=32)
-        found = self.engine.translate_batch(self.sources, **limits, **arguments)
-        return [list(zip(result.hypotheses, result.scores)) for result in found]
+        limits = dict(return_scores=True, return_end_token=True, max_batch_size=32)
+        if 'alternatives' not in arguments:
+            found = self.engine.translate_batch(self.sources, num_hypotheses=arguments['beam_size'], **limits, **arguments)
+            return [list(zip(result.hypotheses, result.scores)) for result in found]
+        count = arguments['alternatives']
+        rest = {name: value for name, value in arguments.items() if name != 'alternatives'}
+        prefixes = [self.target.encode(prefix, out_type=str) for prefix in self.prefixes()]
+        found = self.engine.translate_batch(self.sources, prefixes, num_hypotheses=count, return_alternatives=True, **limits, **rest)
+        # Its scores leave the prefix out.
+        return [[(tokens, None) for tokens in result.hypotheses] for result in found]
+
+    def prefixes(self):
+        """The first two words of each line's translation."""
+        found = self.engine.translate_batch(self.sources, beam_size=1, max_batch_size=32)
+        return [' '.join(self.target.decode(result.hypotheses[0]).split()[:2]) for result in found]
 
 
-def ours(binary, preset, model, lines, beams, flags):
-    command = [binary, 'translate', '--model', model, '--preset', preset, '--format', 'jsonl', '--n-best', beams, *flags]
-    text = ''.join(json.dumps({'source': line}) + '\n' for line in lines)
+def ours(binary, preset, model, items, flags):
+    command = [binary, 'translate', '--model', model, '--preset', preset, '--format', 'jsonl', *flags]
+    text = ''.join(json.dumps(item) + '\n' for item in items)
     done = subprocess.run([str(part) for part in command], input=text, stdout=subprocess.PIPE, encoding='utf8', check=True)
     results = [json.loads(line)['hypotheses'] for line in done.stdout.splitlines()]
     return [[(h['tokens'], h['score']) for h in hypotheses] for hypotheses in results]
@@ -156,7 +172,12 @@ def main():
                 continue
             start = time.time()
             beams = options.get('num_beams') or options['beam_size']
-            theirs, mine = engine.search(options), ours(arguments.binary, peer.preset, arguments.model, lines, beams, flags)
+            items = [{'source': line} for line in lines]
+            if 'alternatives' in options:
+                items = [item | {'target_prefix': prefix} for item, prefix in zip(items, engine.prefixes())]
+            else:
+                flags = ['--n-best', beams, *flags]
+            theirs, mine = engine.search(options), ours(arguments.binary, peer.preset, arguments.model, items, flags)
             best, whole, score = compare(theirs, mine)
             row = dict(preset=peer.preset, setting=name, lines=len(lines), best=best, lists=whole, score=score)
             ok = best >= arguments.least * len(lines) and (score or 0) < SCORE_TOLERANCE

@@ -15,7 +15,7 @@ use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
-use crate::translator::{Batch, Sentence, Translation, Translator};
+use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Result};
 
 /// Translate text: sentences as arguments, from a file, or from standard input, one per line.
@@ -41,6 +41,16 @@ pub(super) struct Arguments {
     /// more attention than that. In JSON lines --attention does it.
     #[arg(long, value_name = "hard|soft|W")]
     alignment: Option<Alignment>,
+    /// What the translations of sentences start with that bring no field target_prefix.
+    #[arg(long, value_name = "TEXT")]
+    target_prefix: Option<String>,
+    /// Translations that differ in the token behind target_prefix: up to N, from its most probable token on, each completed by a
+    /// search of its own.
+    #[arg(long, value_name = "N")]
+    alternatives: Option<usize>,
+    /// Leave out alternatives whose token is less probable than this [default: 0].
+    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true)]
+    min_alternative_prob: Option<f32>,
     /// Draw the search for the one sentence given as argument: an HTML page that needs nothing but itself.
     #[arg(long, value_name = "FILE", requires = "text")]
     explain: Option<PathBuf>,
@@ -72,6 +82,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
+    let alternatives = arguments.alternatives(&options)?;
     let page = arguments.explain.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
@@ -88,7 +99,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         translator: &translator,
         batch: translator.batch(&options)?,
         lines: HashMap::new(),
-        failed: Vec::new(),
+        ready: Vec::new(),
+        options: &options,
+        alternatives,
+        target_prefix: arguments.target_prefix.clone(),
         output,
         format: arguments.format,
         alignment: arguments.alignment,
@@ -113,6 +127,12 @@ impl Arguments {
         if self.alignment.is_some() && self.format == Format::Jsonl {
             return refuse("alignment", "format text or nbest", "format jsonl, where attention adds it".into());
         }
+        if self.alternatives.is_some() && self.format == Format::Text {
+            return refuse("alternatives", "format jsonl or nbest", "format text, which has room for one".into());
+        }
+        if self.alternatives.is_some() && self.explain.is_some() {
+            return refuse("explain", "one search", "alternatives, which are several".into());
+        }
         if self.explain.is_some() && self.text.len() != 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
         }
@@ -120,6 +140,16 @@ impl Arguments {
             return refuse("explain", "a file other than the output", "the same".into());
         }
         Ok(())
+    }
+}
+
+impl Arguments {
+    fn alternatives(&self, options: &DecodeOptions) -> Result<Option<Alternatives>> {
+        let Some(count) = self.alternatives else { return Ok(None) };
+        let min_prob = self.min_alternative_prob.unwrap_or(Alternatives::default().min_prob);
+        let wanted = Alternatives { count, min_prob };
+        wanted.validate(options)?;
+        Ok(Some(wanted))
     }
 }
 
@@ -135,8 +165,11 @@ struct Work<'a> {
     batch: Batch<'a>,
     /// What comes back with each line under way.
     lines: HashMap<u64, Tag>,
-    /// Lines that could not be read.
-    failed: Vec<(u64, Done)>,
+    /// Lines that the batch has no part in: that could not be read, or that want alternatives.
+    ready: Vec<(u64, Done)>,
+    options: &'a DecodeOptions,
+    alternatives: Option<Alternatives>,
+    target_prefix: Option<String>,
     output: Output,
     format: Format,
     alignment: Option<Alignment>,
@@ -160,6 +193,29 @@ struct Done {
     result: Result<Translation, (&'static str, String)>,
 }
 
+impl Work<'_> {
+    fn done(&mut self, tag: u64, result: Result<Translation, (&'static str, String)>) -> Option<Done> {
+        let Tag { number, bytes, source, other } = self.lines.remove(&tag)?;
+        Some(Done { number, bytes, source: Some(source), other, result })
+    }
+
+    /// Finds the alternatives of a window's sentences, which are under way together.
+    fn find_alternatives(&mut self, asked: Vec<(u64, Sentence)>) {
+        let Some(wanted) = &self.alternatives else { return };
+        let (tags, sentences): (Vec<u64>, Vec<Sentence>) = asked.into_iter().unzip();
+        let told = |error: &Error| (error.kind(), error.to_string());
+        let found = match self.translator.alternatives(sentences, wanted, self.options) {
+            Ok(found) => found.into_iter().map(|result| result.map_err(|error| told(&error))).collect(),
+            // What concerns them all.
+            Err(error) => vec![Err(told(&error)); tags.len()],
+        };
+        for (tag, result) in tags.into_iter().zip(found) {
+            let done = self.done(tag, result);
+            self.ready.extend(done.map(|done| (tag, done)));
+        }
+    }
+}
+
 impl stream::Work for Work<'_> {
     type Done = Done;
 
@@ -172,26 +228,32 @@ impl stream::Work for Work<'_> {
                 }
                 Err(bad) => {
                     let result = Err((bad.kind, bad.message));
-                    self.failed.push((tag, Done { number, bytes, source: bad.source, other: Fields::new(), result }));
+                    self.ready.push((tag, Done { number, bytes, source: bad.source, other: Fields::new(), result }));
                 }
             }
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
+        let mut asked = Vec::new();
         for (tag, number, bytes, ids, Item { source, seed, target_prefix, contrast_source, other }) in readable {
             self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
-            self.batch.push_encoded(tag, Sentence { source, seed, prefix: target_prefix, contrast_source }, ids);
+            let prefix = target_prefix.or_else(|| self.target_prefix.clone());
+            let sentence = Sentence { source, seed, prefix, contrast_source, options: None };
+            match self.alternatives {
+                None => self.batch.push_encoded(tag, sentence, ids),
+                Some(_) => asked.push((tag, sentence)),
+            }
         }
+        self.find_alternatives(asked);
     }
 
     fn finish_one(&mut self) -> Option<(u64, Done)> {
-        if let Some(failed) = self.failed.pop() {
-            return Some(failed);
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
         }
         let (tag, result) = self.batch.next()?;
-        let Tag { number, bytes, source, other } = self.lines.remove(&tag)?;
         let result = result.map_err(|error| (error.kind(), error.to_string()));
-        Some((tag, Done { number, bytes, source: Some(source), other, result }))
+        Some((tag, self.done(tag, result)?))
     }
 
     fn write(&mut self, done: Done) -> Result<()> {

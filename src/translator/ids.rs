@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use super::{Sentence, Translator};
 use crate::decode::engine::{Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis};
+use crate::decode::{DecodeOptions, Hypothesis, Request};
 use crate::{Error, Result};
 
 impl Translator {
@@ -21,11 +21,17 @@ impl Translator {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
+        let request = |source: &Vec<u32>| self.request(&options, source.clone(), &Sentence::default());
+        Ok(self.search(sources.iter().map(request).collect()))
+    }
+
+    /// Runs searches side by side; the results stand in their order, and so do the errors of requests that could not be made.
+    pub(super) fn search(&self, requests: Vec<Result<Request>>) -> Vec<Result<Vec<Hypothesis>>> {
         let (reply, replies) = mpsc::channel();
         let caller = Arc::new(());
-        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(sources.len());
-        for (tag, source) in sources.iter().enumerate() {
-            let accepted = self.request(&options, source.clone(), &Sentence::default()).and_then(|request| {
+        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(requests.len());
+        for (tag, request) in requests.into_iter().enumerate() {
+            let accepted = request.and_then(|request| {
                 let work = Work::Search(Box::new(request));
                 self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             });
@@ -39,6 +45,6 @@ impl Translator {
                 _ => unreachable!("the job asked for a search"),
             });
         }
-        Ok(results)
+        results
     }
 }

@@ -20,6 +20,14 @@ pub struct Sentence {
     pub contrast_source: Option<String>,
     /// What every translation of it starts with.
     pub prefix: Option<String>,
+    /// How to search for its translations, instead of the options of all.
+    pub options: Option<Box<DecodeOptions>>,
+}
+
+impl From<&str> for Sentence {
+    fn from(source: &str) -> Self {
+        source.to_owned().into()
+    }
 }
 
 impl From<String> for Sentence {

@@ -1,0 +1,136 @@
+//! Alternatives at a position: translations that share a beginning and differ in the token behind it.
+
+use super::{Pending, Sentence, Translation, Translator};
+use crate::backend::{FinishKind, StopKind};
+use crate::decode::options::MAX_BEAM_SIZE;
+use crate::decode::{DecodeOptions, Hypothesis, Request};
+use crate::{Error, Result};
+
+/// How many translations are wanted that differ in the token behind a prefix.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alternatives {
+    /// The most, 1..=64. Default 5.
+    pub count: usize,
+    /// Tokens that the model gives less probability than this are none, 0..=1; the most probable one always is. Default 0.
+    pub min_prob: f32,
+}
+
+impl Default for Alternatives {
+    fn default() -> Self {
+        Alternatives { count: 5, min_prob: 0.0 }
+    }
+}
+
+impl Alternatives {
+    /// Checks the values, and that the options leave them a meaning: the search returns one translation for each.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option.
+    pub fn validate(&self, options: &DecodeOptions) -> Result<()> {
+        options.validate()?;
+        let check = |ok: bool, option: &'static str, expected: &str, got: String| match ok {
+            true => Ok(()),
+            false => Err(Error::Option { option, expected: expected.to_owned(), got }),
+        };
+        let Alternatives { count, min_prob } = *self;
+        let most = format!("1 to {MAX_BEAM_SIZE}");
+        check((1..=MAX_BEAM_SIZE).contains(&count), "alternatives", &most, count.to_string())?;
+        check((0.0..=1.0).contains(&min_prob), "min-alternative-prob", "0 to 1", min_prob.to_string())?;
+        check(options.sampling.is_none(), "alternatives", "a search", "sample".into())?;
+        check(options.mbr.is_none(), "alternatives", "no choice by mbr", "both".into())?;
+        let (n_best, groups) = (options.n_best, options.groups);
+        check(n_best == 1, "alternatives", "n-best 1: one translation each", format!("n-best {n_best}"))?;
+        check(groups == 1, "alternatives", "one of beam-groups", groups.to_string())
+    }
+}
+
+/// A sentence, and the search for a whole translation of it; none for a blank text.
+struct Opened {
+    pending: Pending,
+    whole: Option<Request>,
+}
+
+impl Translator {
+    /// For each sentence the translations that begin with [`Sentence::prefix`] and differ in the token behind it: its most probable
+    /// ones, as the options rank them, the best first, each completed by a search of its own (as CTranslate2's
+    /// `return_alternatives`). Scores are those of the whole translations. A translation that ends behind the prefix is one of
+    /// them; where the limits or bans of the options leave fewer tokens, there are fewer.
+    ///
+    /// # Errors
+    /// [`Error::Option`] as [`Alternatives::validate`]; per sentence what a translation may fail with.
+    pub fn alternatives(
+        &self,
+        sentences: Vec<Sentence>,
+        wanted: &Alternatives,
+        options: &DecodeOptions,
+    ) -> Result<Vec<Result<Translation>>> {
+        wanted.validate(options)?;
+        self.check_models(options)?;
+        let opened: Vec<Result<Opened>> =
+            sentences.into_iter().map(|sentence| self.open_alternatives(sentence, wanted, options)).collect();
+        let wholes = opened.iter().flatten().filter_map(|opened| opened.whole.as_ref());
+        let mut starts = self.search(wholes.map(|whole| Ok(first_token(whole, wanted.count))).collect()).into_iter();
+        let begun: Vec<Result<(Opened, Vec<Hypothesis>)>> = opened
+            .into_iter()
+            .map(|opened| {
+                let opened = opened?;
+                let Some(whole) = &opened.whole else { return Ok((opened, vec![Hypothesis::empty()])) };
+                let mut starts = starts.next().unwrap_or(Err(Error::EngineStopped))?;
+                let probable = |h: &Hypothesis| h.token_log_probs.get(whole.prefix.len()).map_or(0.0, |p| p.exp());
+                let mut best = true;
+                starts.retain(|start| std::mem::take(&mut best) || probable(start) >= wanted.min_prob);
+                Ok((opened, starts))
+            })
+            .collect();
+        let requests = begun.iter().flatten().flat_map(|(opened, starts)| {
+            starts.iter().filter_map(|start| completion(opened.whole.as_ref()?, start)).map(Ok)
+        });
+        let mut completed = self.search(requests.collect()).into_iter();
+        let complete = |begun: Result<(Opened, Vec<Hypothesis>)>| {
+            let (Opened { pending, whole }, starts) = begun?;
+            let finished = starts.into_iter().map(|start| {
+                if whole.as_ref().and_then(|whole| completion(whole, &start)).is_none() {
+                    return Ok(start);
+                }
+                let found = completed.next().unwrap_or(Err(Error::EngineStopped))?;
+                found.into_iter().next().ok_or(Error::EngineStopped)
+            });
+            // All of a sentence's are taken, also behind one that failed.
+            let finished: Vec<Result<Hypothesis>> = finished.collect();
+            Ok(self.finish(pending, options, finished.into_iter().collect::<Result<_>>()?))
+        };
+        Ok(begun.into_iter().map(complete).collect())
+    }
+
+    fn open_alternatives(&self, sentence: Sentence, wanted: &Alternatives, options: &DecodeOptions) -> Result<Opened> {
+        if let Some(own) = &sentence.options {
+            wanted.validate(own)?;
+        }
+        let source_ids = self.tokenizer.encode_source(&sentence.source);
+        let (pending, request) = self.pending(sentence, source_ids, options);
+        Ok(Opened { pending, whole: request? })
+    }
+}
+
+/// The search for the tokens that may stand behind the prefix: it ends there.
+fn first_token(whole: &Request, count: usize) -> Request {
+    let mut request = Request { n_best: count, ..whole.clone() };
+    let options = &mut request.options;
+    (options.beam_size, options.patience) = (count as u32, count as u32);
+    (options.stop, options.finish) = (StopKind::First as u32, FinishKind::Replace as u32);
+    let length = whole.prefix.len() as u32 + 1;
+    if length < options.max_len {
+        (options.max_len, options.cut, options.forced_eos) = (length, 1, 0);
+    }
+    request
+}
+
+/// The search for what follows a start; none for one that is whole.
+fn completion(whole: &Request, start: &Hypothesis) -> Option<Request> {
+    let goes_on = start.truncated && start.length > whole.prefix.len() && start.length < whole.options.max_len as usize;
+    goes_on.then(|| {
+        let mut request = Request { prefix: start.token_ids.clone(), n_best: 1, ..whole.clone() };
+        (request.options.prefix_len, request.options.banned) = (start.length as u32, 1);
+        request
+    })
+}
