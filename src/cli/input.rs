@@ -45,6 +45,8 @@ pub(super) struct Item {
     pub target_prefix: Option<String>,
     /// What it is contrasted with.
     pub contrast_source: Option<String>,
+    /// Phrases that its translations contain.
+    pub constraints: Vec<String>,
     pub other: Fields,
 }
 
@@ -152,7 +154,8 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
     })?;
     match form {
         Form::Text => {
-            Ok(Item { source: text, seed: None, target_prefix: None, contrast_source: None, other: Fields::new() })
+            let (seed, target_prefix, contrast_source, constraints) = (None, None, None, Vec::new());
+            Ok(Item { source: text, seed, target_prefix, contrast_source, constraints, other: Fields::new() })
         }
         Form::Json => parse_json(&text),
     }
@@ -181,7 +184,14 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             .map_err(|_| bad(format!("read line: {field}: expected a string, got {value}"), Some(source.clone()))),
     };
     let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
-    Ok(Item { source, seed, target_prefix, contrast_source, other })
+    let constraints = match other.get("constraints").filter(|value| value.get() != "null") {
+        None => Vec::new(),
+        Some(value) => serde_json::from_str(value.get()).map_err(|_| {
+            let message = format!("read line: constraints: expected an array of strings, got {value}");
+            bad(message, Some(source.clone()))
+        })?,
+    };
+    Ok(Item { source, seed, target_prefix, contrast_source, constraints, other })
 }
 
 #[cfg(test)]

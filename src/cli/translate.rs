@@ -33,7 +33,8 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// text: the best translation per line. jsonl: JSON lines in (field "source") and out, with ids and scores.
+    /// text: the best translation per line. jsonl: JSON lines in (field "source"; of its own a line may have
+    /// "target_prefix", "constraints", "contrast_source" and "seed") and out, with ids and scores.
     /// nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -235,10 +236,11 @@ impl stream::Work for Work<'_> {
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
         let mut asked = Vec::new();
-        for (tag, number, bytes, ids, Item { source, seed, target_prefix, contrast_source, other }) in readable {
+        for (tag, number, bytes, ids, item) in readable {
+            let Item { source, seed, target_prefix, contrast_source, constraints, other } = item;
             self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
             let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-            let sentence = Sentence { source, seed, prefix, contrast_source, options: None };
+            let sentence = Sentence { source, seed, prefix, contrast_source, constraints, options: None };
             match self.alternatives {
                 None => self.batch.push_encoded(tag, sentence, ids),
                 Some(_) => asked.push((tag, sentence)),
