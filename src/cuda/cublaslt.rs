@@ -16,6 +16,8 @@ use cudarc::cublaslt::sys;
 use super::Gemm;
 use crate::backend::Dtype;
 
+/// Streams whose products need a workspace each.
+pub const WORKSPACES: usize = 2;
 /// Bytes of scratch memory that an algorithm may ask for.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 /// What the addresses of all matrices must be multiples of.

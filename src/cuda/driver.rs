@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::cublaslt::{Plans, WORKSPACE_BYTES};
+use super::cublaslt::{Plans, WORKSPACE_BYTES, WORKSPACES};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub struct CudaDevice {
     aside: Aside,
     modules: Vec<sys::CUmodule>,
     /// Of the products of either stream.
-    workspaces: [u64; 2],
+    workspaces: [u64; WORKSPACES],
     state: Mutex<State>,
 }
 
@@ -131,7 +131,7 @@ impl CudaDevice {
                 is_pending: AtomicBool::new(false),
             },
             modules: Vec::new(),
-            workspaces: [0; 2],
+            workspaces: [0; WORKSPACES],
             state: Mutex::default(),
         };
         // From here on `Drop` gives back whatever was taken.

@@ -46,7 +46,7 @@ pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
 pub use context::{Context, Fault, Recording};
 pub use counters::Counters;
-pub use cublaslt::WORKSPACE_BYTES;
+pub use cublaslt::{WORKSPACE_BYTES, WORKSPACES};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;

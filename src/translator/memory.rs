@@ -50,7 +50,7 @@ impl MemoryPlan {
             Dtype::I8 => Err(super::device::no_i8(device)),
         }?;
         let on_gpu = matches!(device, Device::Cuda(_) | Device::Cudas(_));
-        let workspace = if on_gpu { cuda::WORKSPACE_BYTES as u64 } else { 0 };
+        let workspace = if on_gpu { (cuda::WORKSPACES * cuda::WORKSPACE_BYTES) as u64 } else { 0 };
         Ok(MemoryPlan { weights: weights.on_device(element), workspace, ..plan })
     }
 
