@@ -45,6 +45,8 @@ pub(super) struct Item {
     pub target_prefix: Option<String>,
     /// What it is contrasted with.
     pub contrast_source: Option<String>,
+    /// Its own options of search, to be read.
+    pub options: Option<Box<RawValue>>,
     pub other: Fields,
 }
 
@@ -151,9 +153,14 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
         source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
     })?;
     match form {
-        Form::Text => {
-            Ok(Item { source: text, seed: None, target_prefix: None, contrast_source: None, other: Fields::new() })
-        }
+        Form::Text => Ok(Item {
+            source: text,
+            seed: None,
+            target_prefix: None,
+            contrast_source: None,
+            options: None,
+            other: Fields::new(),
+        }),
         Form::Json => parse_json(&text),
     }
 }
@@ -181,7 +188,8 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             .map_err(|_| bad(format!("read line: {field}: expected a string, got {value}"), Some(source.clone()))),
     };
     let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
-    Ok(Item { source, seed, target_prefix, contrast_source, other })
+    let options = other.get("options").filter(|value| value.get() != "null").cloned();
+    Ok(Item { source, seed, target_prefix, contrast_source, options, other })
 }
 
 #[cfg(test)]
