@@ -38,6 +38,13 @@ impl Request {
         Request { source, options: slot, n_best, attention, ..Request::default() }
     }
 
+    /// Makes every hypothesis start with these tokens.
+    pub fn force(&mut self, prefix: Vec<u32>) {
+        self.options.prefix_len = prefix.len() as u32;
+        self.options.banned = u32::from(self.options.banned != 0 || !prefix.is_empty());
+        self.prefix = prefix;
+    }
+
     /// Whether a session of this shape holds the sentence.
     pub fn fits(&self, shape: SessionShape) -> bool {
         self.options.finished_room() as usize <= shape.beam_size

@@ -12,7 +12,7 @@ use crate::metrics::{
     BleuCounts, ChrfCounts, Counts, bleu_counts, chrf_counts, one_each, repetition_rate, sentence_chrf, tokenize_13a,
 };
 use crate::translator::{Translation, Translator};
-use crate::{DecodeOptions, LengthPenalty, Result};
+use crate::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Result};
 
 /// Where the prefix ends, as a share of the reference.
 const SWITCHES: [f64; 4] = [0.1, 0.25, 0.5, 0.75];
@@ -40,31 +40,23 @@ pub(super) fn translate(
     translator.translate(&texts, options)
 }
 
-/// Continues prefixes by the most probable token, each to its end of sentence or its most tokens; returns them whole.
-///
-/// A prefix is looked at again with every token: what is gained is that any prefix can be continued, and that the tokens are those of
-/// the statistics.
-fn continue_greedily(translator: &Translator, prefixes: &mut [(&[u32], Vec<u32>, usize)]) -> Result<()> {
-    let ids = translator.config().ids;
-    let mut open: Vec<usize> = (0..prefixes.len()).collect();
-    while !open.is_empty() {
-        let job = |&i: &usize| {
-            let (source, prefix, _) = &prefixes[i];
-            let inputs = [&[ids.decoder_start_id][..], prefix].concat();
-            Job { source, target: [prefix, &[ids.eos_id][..]].concat(), inputs }
-        };
-        let stats = look(translator, &open.iter().map(job).collect::<Vec<_>>())?;
-        let next: Vec<u32> = stats.iter().map(|line| line.last().map_or(ids.eos_id, |s| s.argmax)).collect();
-        let mut still = Vec::new();
-        for (&i, token) in open.iter().zip(next) {
-            prefixes[i].1.push(token);
-            if token != ids.eos_id && token != ids.pad_id && prefixes[i].1.len() < prefixes[i].2 {
-                still.push(i);
-            }
-        }
-        open = still;
-    }
-    Ok(())
+/// Prefixes of sources' translations as greedy search goes on with them; returns them whole, up to `most` tokens each.
+fn continue_greedily(
+    translator: &Translator,
+    prefixes: &[(Vec<u32>, Vec<u32>)],
+    most: &[usize],
+    options: &DecodeOptions,
+) -> Result<Vec<Vec<u32>>> {
+    // What greedy search writes does not depend on its limit: all get the largest, and are cut at their own.
+    let limit = MaxLength::Absolute(most.iter().copied().max().unwrap_or(1));
+    let options = DecodeOptions { beam_size: 1, n_best: 1, cut: true, max_length: limit, ..options.clone() };
+    let found = translator.continue_ids(prefixes, &options)?;
+    let whole = |(hypotheses, most): (Result<Vec<Hypothesis>>, &usize)| {
+        let mut ids = hypotheses?.swap_remove(0).token_ids;
+        ids.truncate(*most);
+        Ok(ids)
+    };
+    found.into_iter().zip(most).map(whole).collect()
 }
 
 /// Continuations of gold prefixes against those of own ones, which are what greedy search wrote.
@@ -75,18 +67,21 @@ pub(super) fn prefix_switch(
 ) -> Result<()> {
     let table = d.translator.config().max_position_embeddings;
     let cut = |line: usize, share: f64| (share * (d.pairs[line].reference_ids.len() - 1) as f64) as usize;
-    let mut prefixes: Vec<(&[u32], Vec<u32>, usize)> = Vec::new();
+    let (mut prefixes, mut most) = (Vec::new(), Vec::new());
     for &line in &d.probed {
         let Pair { source_ids, reference_ids, .. } = &d.pairs[line];
-        let most = options.max_length.resolve(source_ids.len(), table).max(reference_ids.len()).min(table);
-        prefixes.extend(SWITCHES.map(|share| (&source_ids[..], reference_ids[..cut(line, share)].to_vec(), most)));
+        let limit = options.max_length.resolve(source_ids.len(), table).max(reference_ids.len()).min(table);
+        for share in SWITCHES {
+            prefixes.push((source_ids.clone(), reference_ids[..cut(line, share)].to_vec()));
+            most.push(limit);
+        }
     }
-    continue_greedily(d.translator, &mut prefixes)?;
+    let whole = continue_greedily(d.translator, &prefixes, &most, options)?;
     let text = |ids: &[u32], from: usize| d.translator.tokenizer().detokenize(&ids[from.min(ids.len())..]);
     let (mut gold, mut own) = (Vec::new(), Vec::new());
-    for (&line, continued) in d.probed.iter().zip(prefixes.chunks(SWITCHES.len())) {
+    for (&line, continued) in d.probed.iter().zip(whole.chunks(SWITCHES.len())) {
         let (mut gold_line, mut own_line) = (Vec::new(), Vec::new());
-        for (share, (_, whole, _)) in SWITCHES.iter().zip(continued) {
+        for (share, whole) in SWITCHES.iter().zip(continued) {
             let from = cut(line, *share);
             let rest = text(&d.pairs[line].reference_ids, from);
             gold_line.extend(chrf_counts(&[text(whole, from)], &[[&rest]])?);
@@ -387,6 +382,45 @@ mod tests {
         ];
         assert_eq!(kinds, expected);
         assert!(reasons(&[good]).concat().is_empty());
+    }
+
+    /// What greedy search is by definition: all of the prefix read anew for each token, the most probable one appended.
+    fn token_by_token(translator: &Translator, source: &[u32], prefix: &[u32], most: usize) -> Vec<u32> {
+        let ids = translator.config().ids;
+        let mut whole = prefix.to_vec();
+        while whole.len() < most && whole.last() != Some(&ids.eos_id) {
+            let (inputs, target) =
+                ([&[ids.decoder_start_id], &whole[..]].concat(), [&whole[..], &[ids.eos_id]].concat());
+            let stats = look(translator, &[Job { source, target, inputs }]).expect("statistics");
+            whole.push(stats[0].last().expect("a row").argmax);
+        }
+        whole
+    }
+
+    #[test]
+    fn prefixes_are_continued_as_token_by_token() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let translator = Translator::open(root.join("models/m30k-en-de")).expect("the demo model");
+        let tokenizer = translator.tokenizer();
+        let (mut prefixes, mut most) = (Vec::new(), Vec::new());
+        for (source, other) in [
+            ("A dog runs in the snow.", "Ein Hund rennt durch den Schnee."),
+            ("Two men are sitting on a bench.", "Zwei Katzen schlafen unter einem alten Tisch."),
+            ("A girl in a red dress.", "Haus Haus Haus Haus"),
+        ] {
+            let (source, mut other) = (tokenizer.encode_source(source), tokenizer.encode_target(other));
+            other.pop();
+            for (given, limit) in [(0, 40), (1, 40), (other.len() / 2, 40), (other.len(), 40), (2, 5), (3, 4)] {
+                prefixes.push((source.clone(), other[..given.min(other.len())].to_vec()));
+                most.push(limit);
+            }
+        }
+        let found = continue_greedily(&translator, &prefixes, &most, &DecodeOptions::default()).expect("continuations");
+        for (((source, prefix), most), found) in prefixes.iter().zip(&most).zip(&found) {
+            assert!(found.starts_with(prefix) && found.len() > prefix.len());
+            assert_eq!(*found, token_by_token(&translator, source, prefix, *most), "{prefix:?}");
+        }
+        assert!(found.iter().any(|ids| ids.len() == 4) && found.iter().any(|ids| ids.last() == Some(&0)));
     }
 
     #[test]

@@ -25,6 +25,27 @@ impl Translator {
         Ok(self.search(sources.iter().map(request).collect()))
     }
 
+    /// As [`Translator::translate_ids`], for sources each with the tokens that its translations start with: fewer than the most
+    /// tokens that the options allow, and without end of sentence. The results hold them, too.
+    ///
+    /// # Errors
+    /// As [`Translator::translate_ids`]; per source [`Error::Input`] for a prefix that is too long or has unknown ids.
+    pub fn continue_ids(
+        &self,
+        sentences: &[(Vec<u32>, Vec<u32>)],
+        options: &DecodeOptions,
+    ) -> Result<Vec<Result<Vec<Hypothesis>>>> {
+        options.validate()?;
+        self.check_models(options)?;
+        let options = DecodeOptions { mbr: None, ..options.clone() };
+        let request = |(source, prefix): &(Vec<u32>, Vec<u32>)| {
+            let mut request = self.request(&options, source.clone(), &Sentence::default())?;
+            request.force(prefix.clone());
+            Ok(request)
+        };
+        Ok(self.search(sentences.iter().map(request).collect()))
+    }
+
     /// Runs searches side by side; the results stand in their order, and so do the errors of requests that could not be made.
     pub(super) fn search(&self, requests: Vec<Result<Request>>) -> Vec<Result<Vec<Hypothesis>>> {
         let (reply, replies) = mpsc::channel();

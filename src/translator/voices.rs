@@ -109,10 +109,9 @@ impl Translator {
             request.options.contrast = contrastive.for_voice(voice);
         }
         if let Some(text) = &sentence.prefix {
-            request.prefix = self.tokenizer.encode_target(text);
-            request.prefix.pop();
-            request.options.prefix_len = request.prefix.len() as u32;
-            request.options.banned = u32::from(request.options.banned != 0 || !request.prefix.is_empty());
+            let mut prefix = self.tokenizer.encode_target(text);
+            prefix.pop();
+            request.force(prefix);
         }
         request.bans = options.bans.clone();
         Ok(request)
