@@ -196,7 +196,6 @@ fn sentence(vocab: usize) -> impl Strategy<Value = Sentence> {
         contrast_source: Some("Two cats sleep.".to_owned()),
         prefix: prefix.map(str::to_owned),
         options: Some(Box::new(options)),
-        ..Sentence::default()
     })
 }
 
@@ -212,7 +211,7 @@ fn together(translator: &Translator, sentences: &[Sentence]) -> Vec<Translation>
 
 /// Runs the property on one device over this many mixed batches.
 fn each_sentence_is_what_it_is_alone(device: Device, cases: u32, at_most: usize) {
-    let (crowded, alone) = (open(device.clone(), 5), open(device, 1));
+    let (crowded, alone) = (open(device, 5), open(device, 1));
     let vocab = crowded.tokenizer().target_vocab_size();
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let batches = proptest::collection::vec(sentence(vocab), 2..=at_most);
