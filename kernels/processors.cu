@@ -1,13 +1,15 @@
 // What a row's history says about its next token.
 //   processors_u32: bans[row, :] = a bit for each token that the row may not take: those that are always banned in its slot, those
 //     that would repeat an n-gram, and those that would complete a banned sequence; within a given prefix all but its next token.
+//     banks[row, :] = the constraint tokens that are met with the next one, if it is none of the constraints' tokens, and for each
+//     of these; end of sentence is banned until all are.
 //   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated before.
 // Rows of slots that ask for neither are left alone.
 //
 // Shapes: the state as in search_state.cuh; bans [rows, words], always [S, words] with words = ceil(vocab_size / 32); prefixes
-// [S, T]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked [rows, stride].
+// [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked [rows, stride].
 // Parallelisation: a block per row. History lies in shared memory: the token at each position is that of the beam that the ancestry
-// table names, so all are read at once. Threads take positions, then sequences, in turn.
+// table names, so all are read at once. Threads take positions, then sequences, in turn; for banks positions, then tokens.
 // Numerics: integers, but for one product per token; each token is penalised once, by the thread of its first occurrence.
 // Reference: src/cpu/processors.rs
 #include "search_state.cuh"
@@ -15,6 +17,7 @@
 struct ProcessorsArguments {
     Search search;
     unsigned* bans;
+    unsigned* banks;
     const unsigned* always;
     const unsigned* prefixes;
     const unsigned* sequences;
@@ -49,8 +52,40 @@ __device__ __forceinline__ bool ends_with(const unsigned* history, unsigned step
 
 __device__ __forceinline__ void ban(unsigned* bans, unsigned token) { atomicOr(bans + token / 32, 1u << token % 32); }
 
+// Writes a row's banks; whether all constraints are met. By a whole block; `met`: a word of shared memory per phrase.
+__device__ __forceinline__ bool fill_banks(const Constraints& c, const unsigned* history, unsigned step, unsigned* met,
+                                           unsigned* banks) {
+    for (unsigned p = threadIdx.x; p < c.phrases; p += blockDim.x) met[p] = 0;
+    __syncthreads();
+    for (unsigned end = 1 + threadIdx.x; end <= step; end += blockDim.x) {
+        for (unsigned p = 0, begin = 0; p < c.phrases; begin = c.ends[p++]) {
+            const unsigned length = c.ends[p] - begin;
+            if (length <= end && ends_with(history, end, c.ids + begin, length)) atomicOr(met + p, 1u);
+        }
+    }
+    __syncthreads();
+    bool all = true;
+    for (unsigned p = 0; p < c.phrases; ++p) all &= met[p] != 0;
+    for (unsigned i = threadIdx.x; i <= c.num_tokens; i += blockDim.x) {
+        const unsigned token = i == 0 ? NO_TOKEN : c.tokens[i - 1];
+        unsigned bank = 0;
+        for (unsigned p = 0, begin = 0; p < c.phrases; begin = c.ends[p++]) {
+            const unsigned* ids = c.ids + begin;
+            unsigned most = c.ends[p] - begin;
+            // The most of its first tokens, the last of them the next one, that history ends with.
+            while (met[p] == 0 && most > 0 &&
+                   (ids[most - 1] != token || most - 1 > step || !ends_with(history, step, ids, most - 1)))
+                --most;
+            bank += most;
+        }
+        banks[i] = bank;
+    }
+    return all;
+}
+
 __device__ void processors(const ProcessorsArguments& a) {
     DYNAMIC_SHARED(unsigned, history);  // [max_len]
+    SHARED(unsigned, met, MAX_CONSTRAINT_TOKENS);
     const Search& s = a.search;
     if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
     const uint4 row = s.rows[blockIdx.x];
@@ -58,6 +93,11 @@ __device__ void processors(const ProcessorsArguments& a) {
     const SlotOptions& options = s.options[slot];
     if (options.banned == 0) return;
     unsigned* bans = a.bans + static_cast<std::size_t>(blockIdx.x) * words;
+    bool may_end = true;
+    if (options.constraints != 0) {
+        load_history(s, row, history);
+        may_end = fill_banks(s.constraints[slot], history, step, met, a.banks + static_cast<std::size_t>(blockIdx.x) * BANK_WORDS);
+    }
     if (step < options.prefix_len) {
         const unsigned token = a.prefixes[static_cast<std::size_t>(slot) * s.max_len + step];
         for (unsigned w = threadIdx.x; w < words; w += blockDim.x) bans[w] = w == token / 32 ? ~(1u << token % 32) : ~0u;
@@ -66,6 +106,7 @@ __device__ void processors(const ProcessorsArguments& a) {
     const unsigned* always = a.always + static_cast<std::size_t>(slot) * words;
     for (unsigned w = threadIdx.x; w < words; w += blockDim.x) bans[w] = always[w];
     load_history(s, row, history);  // its barrier is that of `bans` too
+    if (!may_end && threadIdx.x == 0) ban(bans, s.eos_id);
 
     const unsigned n = options.no_repeat_ngram;
     for (unsigned first = threadIdx.x; n > 0 && first + n <= step; first += blockDim.x) {

@@ -16,6 +16,7 @@ constexpr unsigned SHRINK = 1;                             // FinishKind
 
 constexpr unsigned SAMPLE = 1;  // Strategy
 constexpr unsigned MAX_VOICES = 8;
+constexpr unsigned MAX_CONSTRAINT_TOKENS = 64, BANK_WORDS = 1 + MAX_CONSTRAINT_TOKENS;
 constexpr unsigned NO_TOKEN = 0xFFFFFFFFu;  // SamplePick::NONE
 
 // Mirrors `ContrastiveForm`.
@@ -70,6 +71,7 @@ struct SlotOptions {
     float ensemble[MAX_VOICES];
     unsigned groups;
     float diversity;
+    unsigned constraints;
     SampleOptions sampling;
 };
 
@@ -89,6 +91,15 @@ struct Failure {
     unsigned step;
     unsigned beam;
     unsigned value;  // the bits of a float
+};
+
+// The phrases that a hypothesis must contain, one behind the other, and the different tokens in them.
+struct Constraints {
+    unsigned phrases;
+    unsigned num_tokens;
+    unsigned ends[MAX_CONSTRAINT_TOKENS];
+    unsigned ids[MAX_CONSTRAINT_TOKENS];
+    unsigned tokens[MAX_CONSTRAINT_TOKENS];
 };
 
 struct Search {
@@ -113,6 +124,8 @@ struct Search {
     const float* ranked;       // [rows, logits stride] or null
     const unsigned* bans;      // [rows, ban_words] or null
     const SamplePick* picks;   // [S, K] or null
+    const Constraints* constraints;  // [S] or null
+    const unsigned* banks;     // [rows, BANK_WORDS] or null: of any other token, and of each of the constraints' tokens
     unsigned slots;
     unsigned beams;
     unsigned max_len;

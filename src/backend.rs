@@ -22,7 +22,10 @@ pub use options::{
     ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages,
     StopKind, Strategy,
 };
-pub use search::{Failure, Finished, MAX_SEQUENCE_WORDS, SamplePick, Search, SessionShape, SpecialIds, words};
+pub use search::{
+    BANK_WORDS, Constraints, Failure, Finished, MAX_CONSTRAINT_TOKENS, MAX_SEQUENCE_WORDS, SamplePick, Search,
+    SessionShape, SpecialIds, words,
+};
 
 /// The element type of weights during computation. Sums are f32 in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -492,6 +495,10 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Within a given prefix, everything but its next token. Behind it, what [`Search::always_banned`] has for the slot, each
     /// token that would repeat an n-gram of `no_repeat_ngram` generated tokens, and each that would complete one of
     /// [`Search::sequences`].
+    ///
+    /// Writes `search.banks`, too, for the rows of slots with constraints: the sum over their phrases of the tokens met, all of
+    /// them once the row's tokens contain the phrase, else the most of its first tokens that they end with. End of sentence is
+    /// banned until all are met.
     fn processors(&self, search: &mut Search<Self>) -> Result<()>;
 
     /// Stem `contrastive`: writes `search.ranked` for the rows of slots whose amateur is `voice`: log_softmax(s), s as
@@ -534,6 +541,12 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// In a sampling slot each live beam takes what [`Search::picks`] has for it and nothing else: end of sentence finishes it;
     /// without a token it ends as it is, and at `max_len` whatever it took, truncated. The slot ends with its last beam. A sample's number is the beam that it
     /// started in: `ancestry[slot, beam, 0]` from the second step on.
+    ///
+    /// In a slot with C tokens of constraints each candidate stands in the bank that [`Search::banks`] has for it, and 2. and 3.
+    /// become: the banks share the K beams, as [`SlotOptions::bank_shares`] has it; what a bank has too few candidates for, end
+    /// of sentence not counted, goes to the next lower one, and what the lowest leaves to the highest, and down again. A bank's
+    /// best go on with the beams it got, the highest bank's first. End of sentence is a candidate in bank C alone, and finishes
+    /// among the first K ranks there. At `max_len` bank C gets all beams, and where the slot cuts, only its first K ranks count.
     ///
     /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;

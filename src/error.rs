@@ -111,6 +111,12 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// No hypothesis contains all the phrases that were asked for.
+    #[error("decode: expected a translation that contains {}, got none", phrases.iter().map(|p| format!("\"{p}\"")).collect::<Vec<_>>().join(" and "))]
+    UnmetConstraint {
+        /// The phrases that the best hypothesis lacks.
+        phrases: Vec<String>,
+    },
     /// The model produced NaN or +infinity.
     #[error("decode: expected finite logits, got {value} at step {step}, slot {slot}, row {row}")]
     NonFiniteLogits {
@@ -216,6 +222,7 @@ impl Error {
             Error::Option { .. } => "option",
             Error::InputTooLong { .. } => "input_too_long",
             Error::Input { .. } => "input",
+            Error::UnmetConstraint { .. } => "unmet_constraint",
             Error::NonFiniteLogits { .. } => "non_finite_logits",
             Error::NoModel { .. } => "no_model",
             Error::Hub { .. } => "hub",

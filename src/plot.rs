@@ -139,7 +139,7 @@ impl Chart {
         let y = Axis::around(ys);
         let x = match self.categories.len() {
             0 => Axis::within(points().map(|p| p.0)),
-            count => Axis { low: -0.5, high: count as f64 - 0.5, ticks: Vec::new() },
+            count => Axis { low: -0.5, high: count as f64 - 0.5, step: 1.0, ticks: Vec::new() },
         };
         Some(Frame { x, y })
     }
@@ -255,25 +255,25 @@ impl Frame {
 struct Axis {
     low: f64,
     high: f64,
+    /// From tick to tick.
+    step: f64,
     ticks: Vec<f64>,
 }
 
 impl Axis {
     /// From tick to tick around the values.
     fn around(values: impl Iterator<Item = f64>) -> Axis {
-        let Axis { low, high, .. } = Axis::range(values);
-        let step = tick_step(high - low);
+        let Axis { low, high, step, .. } = Axis::range(values);
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
         let ticks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
-        Axis { low: ticks[0], high: ticks[ticks.len() - 1], ticks }
+        Axis { low: ticks[0], high: ticks[ticks.len() - 1], step, ticks }
     }
 
     /// From the least value to the largest, with the ticks in between.
     fn within(values: impl Iterator<Item = f64>) -> Axis {
-        let Axis { low, high, .. } = Axis::range(values);
-        let step = tick_step(high - low);
+        let Axis { low, high, step, .. } = Axis::range(values);
         let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-        Axis { low, high, ticks: (first..=last).map(|i| i as f64 * step).collect() }
+        Axis { low, high, step, ticks: (first..=last).map(|i| i as f64 * step).collect() }
     }
 
     /// The values' range, widened where it is empty, without ticks.
@@ -281,11 +281,13 @@ impl Axis {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         // A range that its own numbers can hardly tell apart cannot be drawn.
         let least = 1e-9 * low.abs().max(high.abs()).max(1e-9);
-        if high - low > least {
-            return Axis { low, high, ticks: Vec::new() };
-        }
-        let half = if low == 0.0 { 0.5 } else { low.abs() / 2.0 };
-        Axis { low: low - half, high: high + half, ticks: Vec::new() }
+        let half = match high - low > least {
+            true => 0.0,
+            false if low == 0.0 => 0.5,
+            false => low.abs() / 2.0,
+        };
+        let (low, high) = (low - half, high + half);
+        Axis { low, high, step: tick_step(high - low), ticks: Vec::new() }
     }
 
     fn share(&self, value: f64) -> f64 {
@@ -294,7 +296,7 @@ impl Axis {
 
     /// A tick in as few digits as tell it from its neighbours.
     fn label(&self, tick: f64) -> String {
-        let step = tick_step(self.high - self.low);
+        let step = self.step;
         let tick = if tick.abs() < step / 2.0 { 0.0 } else { tick };
         if tick != 0.0 && (tick.abs() >= 1e6 || step < 1e-5) {
             return format!("{tick:.1e}");
@@ -429,6 +431,10 @@ mod tests {
             axis.ticks.iter().map(|t| axis.label(*t)).collect::<Vec<_>>(),
             ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
         );
+        // The axis is longer than the data, which chose the ticks.
+        let axis = Axis::around([0.4, 3.6].into_iter());
+        let labels: Vec<String> = axis.ticks.iter().map(|t| axis.label(*t)).collect();
+        assert_eq!((axis.step, &labels[..2], labels.len()), (0.5, &["0.0".to_owned(), "0.5".to_owned()][..], 9));
         // One value, zero, negative ones.
         for values in [vec![5.0], vec![0.0], vec![-3.0, -1.0], vec![1e12, 1e12 + 1.0]] {
             let axis = Axis::around(values.iter().copied());

@@ -463,7 +463,9 @@ impl Translator {
         };
         let is_blank = source_ids.len() <= 1;
         let request = checked.and_then(|()| match is_blank {
-            true => Ok(None),
+            true if sentence.constraints.is_empty() => Ok(None),
+            // Its translation is empty.
+            true => Err(Error::UnmetConstraint { phrases: sentence.constraints.clone() }),
             false => self.request(options, source_ids.clone(), &sentence).map(Some),
         });
         let Sentence { source, options, .. } = sentence;

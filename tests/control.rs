@@ -197,3 +197,67 @@ fn presets_of_other_engines_take_their_flags() {
         assert_eq!(best(&args, "A dog runs."), "Ein Hund rennt.", "{args:?}");
     }
 }
+
+/// What JSON lines give under these options, the exit code first.
+fn json_lines(args: &[&str], input: &str) -> (Option<i32>, Vec<Value>) {
+    let (code, out, _) = translate(&[&["--format", "jsonl"], args].concat(), input);
+    (code, out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn constraints_are_contained_on_every_device_and_other_lines_stay_as_they_are() {
+    let input = "{\"source\": \"A dog runs.\", \"constraints\": [\"Katze\", \"schnell\"]}\n\
+                 {\"source\": \"A dog runs.\", \"constraints\": []}\n\
+                 {\"source\": \"A dog runs.\", \"constraints\": [\"Ein Hund\"], \"target_prefix\": \"Ein Hund\"}\n";
+    let mut found = Vec::new();
+    for device in ["cpu", "emulated"] {
+        let (code, lines) = json_lines(&["--n-best", "3", "--device", device], input);
+        assert_eq!((code, lines.len()), (Some(0), 3), "{lines:?}");
+        let hypotheses = lines[0]["hypotheses"].as_array().expect("hypotheses");
+        assert!(!hypotheses.is_empty());
+        for hypothesis in hypotheses {
+            let text = hypothesis["text"].as_str().expect("a text");
+            assert!(text.contains("Katze") && text.contains("schnell"), "{text}");
+        }
+        assert_eq!(lines[1]["hypotheses"][0]["text"], "Ein Hund rennt.");
+        assert_eq!(lines[2]["hypotheses"][0]["text"], "Ein Hund rennt.");
+        let ids = |line: &Value| -> Vec<Value> {
+            line["hypotheses"].as_array().expect("hypotheses").iter().map(|h| h["token_ids"].clone()).collect()
+        };
+        found.push(lines.iter().map(ids).collect::<Vec<_>>());
+    }
+    assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+}
+
+#[test]
+fn a_line_whose_constraints_cannot_be_says_so_and_the_rest_carries_on() {
+    let input = "{\"source\": \"A dog runs.\", \"constraints\": [\"Hund\"]}\n{\"source\": \"A dog runs.\"}\n\
+                 {\"source\": \"A dog runs.\", \"constraints\": \"Hund\"}\n{\"source\": \"\", \"constraints\": [\"Hund\"]}\n";
+    let (code, lines) = json_lines(&["--suppress", "▁Hund"], input);
+    assert_eq!(code, Some(1));
+    let unmet = Value::from("decode: expected a translation that contains \"Hund\", got none");
+    for line in [0, 3] {
+        assert_eq!(
+            (&lines[line]["error"]["kind"], &lines[line]["error"]["message"]),
+            (&"unmet_constraint".into(), &unmet)
+        );
+    }
+    assert!(lines[1]["hypotheses"][0]["text"].is_string());
+    assert_eq!(lines[2]["error"]["message"], "read line: constraints: expected an array of strings, got \"Hund\"");
+    let input = input.lines().next().expect("a line");
+    for (args, other) in [
+        (&["--sample"][..], "constraints and sample"),
+        (&["--beam-groups", "2"], "constraints and beam-groups"),
+        (&["--shrink"], "constraints and shrink"),
+        (&["--alternatives", "2"], "constraints and alternatives"),
+    ] {
+        let (code, lines) = json_lines(args, input);
+        let message = lines[0]["error"]["message"].as_str().unwrap_or_default();
+        assert!(code == Some(1) && message.contains(other), "{args:?}: {lines:?}");
+    }
+    let (code, lines) =
+        json_lines(&["--max-length", "2"], "{\"source\": \"A dog runs.\", \"constraints\": [\"Ein Hund\"]}");
+    let message = lines[0]["error"]["message"].as_str().unwrap_or_default();
+    assert!(code == Some(1) && message.contains("for the maximum length of 2"), "{message}");
+}

@@ -111,6 +111,45 @@ fn every_metric_is_there_and_the_same_again() {
 }
 
 #[test]
+fn excess_error_is_measured_against_another_model_with_the_same_pieces() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = write(dir.path(), "s", &head("own/own.en", 12));
+    let reference = write(dir.path(), "r", &head("metrics/own.reference.de", 12));
+    let amateur = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de-amateur");
+    let json = dir.path().join("json");
+    let output = diagnose(&[
+        "-s",
+        text(&source),
+        "-r",
+        text(&reference),
+        "--model",
+        text(&amateur),
+        "--oracle",
+        text(&demo_model()),
+        "--sweep-lines",
+        "1",
+        "--json",
+        text(&json),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(&json).expect("a file")).expect("JSON");
+    let all = |key: &str| report[key].as_array().expect("a list").clone();
+    let figure = |name: &str| {
+        let found = all("figures").into_iter().find(|f| f["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+        ["low", "value", "high"].map(|part| found[part].as_f64().expect("a number"))
+    };
+    // The curve ends in the figure, whose interval holds it.
+    let [low, excess, high] = figure("excess accumulated error, %");
+    assert!(low <= excess && excess <= high && low < high, "{low} {excess} {high}");
+    let curve = all("curves").into_iter().find(|curve| curve["name"] == "excess error").expect("a curve");
+    let points = curve["series"][0]["points"].as_array().expect("points");
+    assert!(points.len() > 5 && points[points.len() - 1]["value"].as_f64() == Some(excess), "{curve}");
+    // Both read the start token alone at first, so that nothing is in excess there.
+    assert_eq!(points[0]["value"].as_f64(), Some(0.0), "{curve}");
+    assert!(figure("slope of excess error, %")[1].is_finite());
+}
+
+#[test]
 fn files_that_cannot_be_diagnosed_are_refused_before_any_work() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = |name: &str, text: &str| write(dir.path(), name, text);

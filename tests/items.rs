@@ -196,6 +196,7 @@ fn sentence(vocab: usize) -> impl Strategy<Value = Sentence> {
         contrast_source: Some("Two cats sleep.".to_owned()),
         prefix: prefix.map(str::to_owned),
         options: Some(Box::new(options)),
+        ..Sentence::default()
     })
 }
 

@@ -12,6 +12,7 @@ use beamfuse::train::objectives::scheduled_sampling;
 use beamfuse::train::optimizer::AdamOptions;
 use beamfuse::train::schedule::{Decay, GoldSchedule, Shape};
 use beamfuse::train::trainer::state_file;
+use beamfuse::train::twin::Rates;
 use beamfuse::train::{
     Corpus, Ending, Keep, Metric, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer,
 };
@@ -96,7 +97,7 @@ fn options(objective: ObjectiveOptions) -> TrainOptions {
         warmup: 2,
         decay: Decay::InverseSqrt,
         adam: AdamOptions { weight_decay: 0.01, ..AdamOptions::default() },
-        dropout: 0.1,
+        dropout: Rates { sublayers: 0.1, attention: 0.05, activation: 0.1 },
         label_smoothing: 0.1,
         seed: 3,
         validate_every: 5,
@@ -112,7 +113,7 @@ fn options(objective: ObjectiveOptions) -> TrainOptions {
 fn own_inputs() -> ObjectiveOptions {
     let schedule = GoldSchedule::new(Shape::Linear, 1, 6, 0.3).expect("a schedule");
     let pick = Pick::Sample { temperature: 1.0 };
-    ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, pick, passes: 2 })
+    ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, raise: 0.25, pick, passes: 2 })
 }
 
 fn weights(dir: &Path) -> Vec<u8> {
@@ -178,7 +179,7 @@ fn a_crash_costs_what_came_after_the_last_checkpoint_only() {
 fn training_lowers_the_loss_and_the_written_model_translates() {
     let fixture = Fixture::new();
     let mut options = options(ObjectiveOptions::Mle);
-    (options.updates, options.dropout, options.keep) = (150, 0.0, Keep::Best);
+    (options.updates, options.dropout, options.keep) = (150, Rates::default(), Keep::Best);
     options.learning_rate = 0.04;
     let mut watch = Watch::until(u32::MAX);
     let mut trainer = Trainer::open(fixture.places("out", false), options).expect("a run");
@@ -331,7 +332,9 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         (TrainOptions { accumulate: 0, ..base() }, "accumulate"),
         (TrainOptions { learning_rate: 0.0, ..base() }, "learning-rate"),
         (TrainOptions { learning_rate: f64::NAN, ..base() }, "learning-rate"),
-        (TrainOptions { dropout: 1.0, ..base() }, "dropout"),
+        (TrainOptions { dropout: Rates::of_sublayers(1.0), ..base() }, "dropout"),
+        (TrainOptions { dropout: Rates { attention: -0.1, ..Rates::default() }, ..base() }, "attention-dropout"),
+        (TrainOptions { dropout: Rates { activation: f32::NAN, ..Rates::default() }, ..base() }, "activation-dropout"),
         (TrainOptions { label_smoothing: -0.1, ..base() }, "label-smoothing"),
         (TrainOptions { validation_beam: 65, ..base() }, "validation-beam"),
         (TrainOptions { adam: AdamOptions { beta2: 1.0, ..AdamOptions::default() }, ..base() }, "beta2"),
@@ -378,6 +381,7 @@ fn the_command_refuses_before_it_writes() {
         (&["--updates", "100", "--ss-warmup", "99", "--ss-end", "1000"], "option ss-schedule: expected to end at 0.95"),
         (&["--ss-end", "5"], "option ss-end: expected an update behind the warm-up of 1000, got 5"),
         (&["--ss-passes", "0"], "option ss-passes: "),
+        (&["--ss-raise", "1.5"], "option ss-raise: expected a number from 0 to 1, got 1.5"),
         (&["--ss-temperature", "0"], "option ss-temperature: "),
         (&["--objective", "mrt", "--mrt-alpha", "0"], "option mrt-alpha: "),
         (&["--objective", "mrt", "--mrt-samples", "1"], "option mrt-samples: "),

@@ -105,6 +105,9 @@ pub struct SlotOptions {
     pub groups: u32,
     /// What a token's score loses for each time that an earlier group has taken it at this step.
     pub diversity: f32,
+    /// Tokens of the phrases that a hypothesis must contain, in all, as [`Search::constraints`](super::Search::constraints) has
+    /// them; 0: none. Bans hold where there are some.
+    pub constraints: u32,
     /// How samples are drawn.
     pub sampling: SampleOptions,
 }
@@ -188,6 +191,12 @@ impl SlotOptions {
     /// Whether tokens are penalised for having been generated before.
     pub fn penalizes_repetition(&self) -> bool {
         self.repetition_penalty != 0.0 && self.repetition_penalty != 1.0
+    }
+
+    /// Beams that each bank has a claim to, the highest one first: an equal share, and what is left to the highest.
+    pub fn bank_shares(&self) -> impl Iterator<Item = u32> {
+        let (banks, beams) = (self.constraints + 1, self.beam_size);
+        (0..banks).map(move |i| beams / banks + if i == 0 { beams % banks } else { 0 })
     }
 
     /// Whether several models are weighed.

@@ -130,13 +130,18 @@ pub struct Search<B: Backend> {
     /// A bit for each token that a row may not take, `[rows, ceil(vocab_size / 32)]`, for the rows of slots whose options say
     /// so. Empty until [`Search::equip`].
     pub bans: B::Ints,
-    /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::equip`], as the next two.
+    /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::equip`], as the next four.
     pub always_banned: B::Ints,
     /// The given first tokens of a slot `[S, T]`, of which `prefix_len` count.
     pub prefixes: B::Ints,
     /// A slot's banned sequences of two tokens or more `[S, MAX_SEQUENCE_WORDS]`: how many there are, where each ends among the
     /// ids, and the ids.
     pub sequences: B::Ints,
+    /// What hypotheses of a slot must contain: [`Constraints`] `[S]`.
+    pub constraints: B::Ints,
+    /// Constraint tokens that a row's hypothesis has met with its next token, its *bank* `[rows, BANK_WORDS]`: if that is none of
+    /// [`Constraints::tokens`], and for each of these. For the rows of slots with constraints.
+    pub banks: B::Ints,
     /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::equip`].
     pub picks: B::Ints,
     /// The stages that there is memory for.
@@ -176,6 +181,8 @@ impl<B: Backend> Search<B> {
             always_banned: backend.ints(0)?,
             prefixes: backend.ints(0)?,
             sequences: backend.ints(0)?,
+            constraints: backend.ints(0)?,
+            banks: backend.ints(0)?,
             picks: backend.ints(0)?,
             equipped: Stages::default(),
             scratch: backend.search_scratch(shape, vocab_size)?,
@@ -193,11 +200,13 @@ impl<B: Backend> Search<B> {
             self.ranked = backend.floats(rows * backend.logits_stride(self.vocab_size))?;
         }
         if stages.bans && !equipped.bans {
-            let words = self.vocab_size.div_ceil(32);
-            self.bans = backend.ints(rows * words)?;
-            self.always_banned = backend.ints(slots * words)?;
+            let bits = self.vocab_size.div_ceil(32);
+            self.bans = backend.ints(rows * bits)?;
+            self.always_banned = backend.ints(slots * bits)?;
             self.prefixes = backend.ints(slots * max_len)?;
             self.sequences = backend.ints(slots * MAX_SEQUENCE_WORDS)?;
+            self.constraints = backend.ints(slots * words::<Constraints>())?;
+            self.banks = backend.ints(rows * BANK_WORDS)?;
         }
         if stages.samples && !equipped.samples {
             self.picks = backend.ints(slots * beam_size * words::<SamplePick>())?;
@@ -209,6 +218,61 @@ impl<B: Backend> Search<B> {
 
 /// Words that a slot's banned sequences may take: one, and per sequence one more than it has tokens.
 pub const MAX_SEQUENCE_WORDS: usize = 2048;
+
+/// Tokens that a slot's constraints may have in all.
+pub const MAX_CONSTRAINT_TOKENS: usize = 64;
+
+/// Words of a row of [`Search::banks`].
+pub const BANK_WORDS: usize = 1 + MAX_CONSTRAINT_TOKENS;
+
+/// The phrases that a slot's hypotheses must contain, as they lie in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Constraints {
+    /// Phrases, none twice.
+    pub phrases: u32,
+    /// Different tokens in them.
+    pub num_tokens: u32,
+    /// Where each phrase ends among the ids.
+    pub ends: [u32; MAX_CONSTRAINT_TOKENS],
+    /// The phrases, one behind the other.
+    pub ids: [u32; MAX_CONSTRAINT_TOKENS],
+    /// The different tokens. End of sentence is none of them.
+    pub tokens: [u32; MAX_CONSTRAINT_TOKENS],
+}
+
+impl Constraints {
+    /// These phrases, none twice, of [`MAX_CONSTRAINT_TOKENS`] tokens in all at most, and of one at least each.
+    pub fn new<'a>(phrases: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut all: Constraints = bytemuck::Zeroable::zeroed();
+        let mut end = 0;
+        for phrase in phrases {
+            all.ids[end..end + phrase.len()].copy_from_slice(phrase);
+            end += phrase.len();
+            all.ends[all.phrases as usize] = end as u32;
+            all.phrases += 1;
+            for token in phrase {
+                if !all.tokens().contains(token) {
+                    all.tokens[all.num_tokens as usize] = *token;
+                    all.num_tokens += 1;
+                }
+            }
+        }
+        all
+    }
+
+    /// The phrases.
+    pub fn phrases(&self) -> impl Iterator<Item = &[u32]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let ends = &self.ends[..self.phrases as usize];
+        begins.zip(ends).map(|(begin, end)| &self.ids[begin as usize..*end as usize])
+    }
+
+    /// The different tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens[..self.num_tokens as usize]
+    }
+}
 
 /// Words of a structure in device memory.
 pub const fn words<T>() -> usize {

@@ -156,8 +156,9 @@ impl Page<'_> {
         let mut shown: Vec<(&str, String)> =
             own.filter(|(at, (own, default))| *at < ALWAYS || own != default).map(|(_, (own, _))| own).collect();
         shown.insert(ALWAYS, ("maximum length", self.explanation.max_length.to_string()));
-        let Sentence { source: _, options: _, prefix, contrast_source, seed } = self.sentence;
+        let Sentence { source: _, options: _, prefix, contrast_source, constraints, seed } = self.sentence;
         shown.extend(prefix.clone().map(|text| ("prefix", text)));
+        shown.extend(constraints.iter().map(|phrase| ("must contain", phrase.clone())));
         shown.extend(contrast_source.clone().map(|text| ("contrasted with", text)));
         shown.extend(seed.map(|seed| ("seed of the sentence", seed.to_string())));
         f.write_str("<ul class=\"options\">\n")?;

@@ -45,6 +45,8 @@ pub(super) struct Item {
     pub target_prefix: Option<String>,
     /// What it is contrasted with.
     pub contrast_source: Option<String>,
+    /// Phrases that its translations contain.
+    pub constraints: Vec<String>,
     /// Its own options of search, to be read.
     pub options: Option<Box<RawValue>>,
     pub other: Fields,
@@ -158,6 +160,7 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
             seed: None,
             target_prefix: None,
             contrast_source: None,
+            constraints: Vec::new(),
             options: None,
             other: Fields::new(),
         }),
@@ -189,7 +192,14 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     };
     let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
     let options = other.get("options").filter(|value| value.get() != "null").cloned();
-    Ok(Item { source, seed, target_prefix, contrast_source, options, other })
+    let constraints = match other.get("constraints").filter(|value| value.get() != "null") {
+        None => Vec::new(),
+        Some(value) => serde_json::from_str(value.get()).map_err(|_| {
+            let message = format!("read line: constraints: expected an array of strings, got {value}");
+            bad(message, Some(source.clone()))
+        })?,
+    };
+    Ok(Item { source, seed, target_prefix, contrast_source, constraints, options, other })
 }
 
 #[cfg(test)]

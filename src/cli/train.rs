@@ -16,13 +16,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let defaults = TrainingDefaults::open(&places.model)?;
     let options = arguments.options(defaults)?;
     let mut watcher = Watcher::new(&options, arguments.run.log_every);
-    for (name, value) in
-        [("attention_dropout", defaults.attention_dropout), ("activation_dropout", defaults.activation_dropout)]
-    {
-        if value != 0.0 {
-            watcher.note(&format!("config.json: {name} = {value} is not applied; dropout is"));
-        }
-    }
     if let ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, .. }) = &options.objective {
         let (first, last) = (schedule.at(1), schedule.at(options.updates));
         watcher.note(&format!("gold is fed with probability {first:.3} at first and {last:.3} at last"));

@@ -34,7 +34,8 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// text: the best translation per line. jsonl: JSON lines in (field "source") and out, with ids and scores.
+    /// text: the best translation per line. jsonl: JSON lines in (field "source"; of its own a line may have
+    /// "target_prefix", "constraints", "contrast_source" and "seed") and out, with ids and scores.
     /// nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -209,7 +210,7 @@ impl Work<'_> {
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
     fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
-        let Item { source, seed, target_prefix, contrast_source, options, other } = item;
+        let Item { source, seed, target_prefix, contrast_source, constraints, options, other } = item;
         let options = match options.map(|given| self.own_options.resolve(&given)).transpose() {
             Ok(options) => options,
             Err(error) => {
@@ -217,7 +218,7 @@ impl Work<'_> {
             }
         };
         let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-        Ok((Sentence { source, seed, contrast_source, prefix, options }, other))
+        Ok((Sentence { source, seed, prefix, contrast_source, constraints, options }, other))
     }
 
     /// Finds the alternatives of a window's sentences, which are under way together.

@@ -4,6 +4,7 @@
 //! can still enter the best 2K. Ranking runs in parallel over slots; applying it is a few words per slot and runs serially.
 
 mod apply;
+mod banks;
 mod rank;
 mod reference;
 #[cfg(test)]
@@ -37,6 +38,8 @@ struct Ranking {
     masked: Vec<f32>,
     /// The tokens that the groups ranked so far go on with; room for K.
     picked: Vec<u32>,
+    /// Candidates that take one of the tokens which are looked at one by one, and its place among these.
+    apart: Vec<(usize, Candidate)>,
 }
 
 /// Working memory of a step, allocated once.

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::backend::{MAX_SEQUENCE_WORDS, Row, Search, SlotOptions};
+use crate::backend::{BANK_WORDS, Constraints, MAX_SEQUENCE_WORDS, Row, Search, SlotOptions};
 use crate::cpu::Cpu;
 
 /// The tokens that a row's beam has generated, by the ancestry table.
@@ -49,17 +49,40 @@ fn sequences(words: &[u32]) -> impl Iterator<Item = &[u32]> {
     begins.zip(ends).map(move |(begin, end)| &ids[begin as usize..*end as usize])
 }
 
-/// Gathers each row's bans; see [`crate::backend::Backend::processors`].
+/// Writes a row's banks; see [`Search::banks`].
+fn fill_banks(constraints: &Constraints, past: &mut Vec<u32>, banks: &mut [u32]) {
+    let contains = |past: &[u32], phrase: &[u32]| past.windows(phrase.len()).any(|part| part == phrase);
+    let met: Vec<bool> = constraints.phrases().map(|phrase| contains(past, phrase)).collect();
+    let all_of = |(phrase, met): (&[u32], &bool)| if *met { phrase.len() } else { 0 };
+    banks[0] = constraints.phrases().zip(&met).map(all_of).sum::<usize>() as u32;
+    let (others, banks) = (banks[0], &mut banks[1..]);
+    for (bank, token) in banks.iter_mut().zip(constraints.tokens()) {
+        past.push(*token);
+        let open = constraints.phrases().zip(&met).filter(|(_, met)| !**met);
+        let begun = |phrase: &[u32]| (1..=phrase.len()).rev().find(|n| past.ends_with(&phrase[..*n])).unwrap_or(0);
+        *bank = others + open.map(|(phrase, _)| begun(phrase)).sum::<usize>() as u32;
+        past.pop();
+    }
+}
+
+/// Gathers each row's bans and banks; see [`crate::backend::Backend::processors`].
 pub fn processors(search: &mut Search<Cpu>) {
     let words = search.vocab_size.div_ceil(32);
     let parts = parts!(search);
     let rows = search.rows.live();
+    let eos_id = search.ids.eos_id;
     let (always, prefixes, banned) = (&search.always_banned, &search.prefixes, &search.sequences);
-    search.bans.par_chunks_mut(words).zip(rows).for_each_init(Vec::new, |past, (bans, row)| {
+    let constraints: &[Constraints] = bytemuck::cast_slice(&search.constraints);
+    let all = search.bans.par_chunks_mut(words).zip(search.banks.par_chunks_mut(BANK_WORDS)).zip(rows);
+    all.for_each_init(Vec::new, |past, ((bans, banks), row)| {
         let (slot, step) = (row.slot as usize, row.position as usize);
         let options = &parts.options[slot];
         if options.banned == 0 {
             return;
+        }
+        history(row, &parts, past);
+        if options.constraints != 0 {
+            fill_banks(&constraints[slot], past, banks);
         }
         if step < options.prefix_len as usize {
             let token = prefixes[slot * parts.max_len + step];
@@ -68,7 +91,9 @@ pub fn processors(search: &mut Search<Cpu>) {
             return;
         }
         bans.copy_from_slice(&always[slot * words..][..words]);
-        history(row, &parts, past);
+        if options.constraints != 0 && banks[0] < options.constraints {
+            ban(bans, eos_id);
+        }
         let n = options.no_repeat_ngram as usize;
         if n > 0 && step >= n {
             let last = &past[step + 1 - n..];
@@ -109,11 +134,18 @@ fn penalized(value: f32, penalty: f32) -> f32 {
     if value < 0.0 { value * penalty } else { value / penalty }
 }
 
-/// What one row is told: which tokens are banned, if its slot bans any, and its ranked log-probabilities, if a penalty applies.
-pub type RowRules = (Option<Vec<bool>>, Option<Vec<f32>>);
+/// What one row is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowRules {
+    /// Which tokens are banned, if its slot bans any.
+    pub bans: Option<Vec<bool>>,
+    /// The bank of each token, if its slot has constraints.
+    pub banks: Option<Vec<u32>>,
+    /// Its ranked log-probabilities, if a penalty applies.
+    pub ranked: Option<Vec<f32>>,
+}
 
-/// The naive computation of both, token by token and with histories walked back through the parents: the bans of each row whose
-/// slot has some, and what its ranked log-probabilities become.
+/// The naive computation of all that, token by token and with histories walked back through the parents.
 pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
     let (k, max_len, vocab_size) = (search.shape.beam_size, search.shape.max_len, search.vocab_size);
     let all: &[SlotOptions] = bytemuck::cast_slice(&search.options);
@@ -128,6 +160,18 @@ pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
         let words = vocab_size.div_ceil(32);
         let always = &search.always_banned[slot * words..][..words];
         let listed = &search.sequences[slot * MAX_SEQUENCE_WORDS..][..MAX_SEQUENCE_WORDS];
+        let constraints = match options.constraints {
+            0 => bytemuck::Zeroable::zeroed(),
+            _ => bytemuck::cast_slice::<_, Constraints>(&search.constraints)[slot],
+        };
+        let met_with = |tokens: &[u32]| {
+            let of = |phrase: &[u32]| {
+                let contains = (0..tokens.len()).any(|at| tokens[at..].starts_with(phrase));
+                let ends = (0..=phrase.len()).filter(|n| tokens.ends_with(&phrase[..*n])).max();
+                if contains { phrase.len() } else { ends.unwrap_or(0) }
+            };
+            constraints.phrases().map(of).sum::<usize>() as u32
+        };
         let is_banned = |token: u32| {
             if step < options.prefix_len as usize {
                 return search.prefixes[slot * max_len + step] != token;
@@ -136,7 +180,9 @@ pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
             let n = options.no_repeat_ngram as usize;
             let repeats = n > 0 && with.len() > n && past.windows(n).any(|ngram| with.ends_with(ngram));
             let completes = sequences(listed).any(|sequence| with.ends_with(sequence));
-            always[token as usize / 32] >> (token % 32) & 1 != 0 || repeats || completes
+            let too_early =
+                token == search.ids.eos_id && constraints.phrases().any(|p| !past.windows(p.len()).any(|w| w == p));
+            always[token as usize / 32] >> (token % 32) & 1 != 0 || repeats || completes || too_early
         };
         let bans = (options.banned != 0).then(|| (0..vocab_size as u32).map(is_banned).collect());
         let penalize = |(token, value): (usize, &f32)| match past.contains(&(token as u32)) {
@@ -145,7 +191,9 @@ pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
         };
         let row = &search.ranked[r * vocab_size..][..vocab_size];
         let ranked = options.penalizes_repetition().then(|| row.iter().enumerate().map(penalize).collect());
-        (bans, ranked)
+        let with = |token: u32| past.iter().copied().chain([token]).collect::<Vec<_>>();
+        let banks = (options.constraints != 0).then(|| (0..vocab_size as u32).map(|t| met_with(&with(t))).collect());
+        RowRules { bans, banks, ranked }
     };
     search.rows.live().iter().enumerate().map(of_row).collect()
 }

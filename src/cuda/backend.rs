@@ -143,6 +143,8 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
         row_count: search.rows.count.view_mut(),
         ranked: search.ranked.view_mut(),
         bans: search.bans.view_mut(),
+        constraints: search.constraints.view_mut(),
+        banks: search.banks.view_mut(),
         picks: search.picks.view_mut(),
     };
     (views, &mut search.scratch, controls)

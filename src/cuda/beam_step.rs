@@ -11,7 +11,10 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{Buffer, View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::{Launch, is_vectorizable};
-use crate::backend::{Failure, Finished, Row, SamplePick, SessionShape, SlotOptions, SpecialIds, words};
+use crate::backend::{
+    BANK_WORDS, Constraints, Failure, Finished, MAX_CONSTRAINT_TOKENS, Row, SamplePick, SessionShape, SlotOptions,
+    SpecialIds, words,
+};
 use crate::{Error, Result};
 
 const STEP: &str = "beam_step";
@@ -65,6 +68,10 @@ pub struct SearchViews<'a> {
     pub ranked: ViewMut<'a, f32>,
     /// `[rows, ceil(vocab_size / 32)]`, or empty.
     pub bans: ViewMut<'a, u32>,
+    /// [`Constraints`] `[S]`, or empty.
+    pub constraints: ViewMut<'a, u32>,
+    /// `[rows, BANK_WORDS]`, or empty.
+    pub banks: ViewMut<'a, u32>,
     /// [`SamplePick`] `[S, K]`, or empty.
     pub picks: ViewMut<'a, u32>,
 }
@@ -155,6 +162,8 @@ pub(super) struct SearchArguments {
     ranked: u64,
     bans: u64,
     picks: u64,
+    constraints: u64,
+    pub(super) banks: u64,
     slots: u32,
     beams: u32,
     max_len: u32,
@@ -200,6 +209,12 @@ impl SearchViews<'_> {
             ("row_count", 1, self.row_count.len()),
             ("bans", if self.bans.is_empty() { 0 } else { rows * self.vocab_size.div_ceil(32) }, self.bans.len()),
             (
+                "constraints",
+                if self.constraints.is_empty() { 0 } else { slots * words::<Constraints>() },
+                self.constraints.len(),
+            ),
+            ("banks", if self.constraints.is_empty() { 0 } else { rows * BANK_WORDS }, self.banks.len()),
+            (
                 "picks",
                 if self.picks.is_empty() { 0 } else { slots * beam_size * words::<SamplePick>() },
                 self.picks.len(),
@@ -229,6 +244,8 @@ impl SearchViews<'_> {
             ranked: address_if_any(context, &self.ranked)?,
             bans: address_if_any(context, &self.bans)?,
             picks: address_if_any(context, &self.picks)?,
+            constraints: address_if_any(context, &self.constraints)?,
+            banks: address_if_any(context, &self.banks)?,
             slots: size("slots", slots)?,
             beams: size("beam size", beam_size)?,
             max_len: size("max_len", max_len)?,
@@ -324,7 +341,8 @@ impl BeamStep<'_> {
         };
         // SAFETY: mirrors `beam_step_f32(BeamStepArguments)`. Every tensor has the length checked above or was allocated with the
         // scratch. Slots, rows, beams and steps come from what the kernels themselves wrote, within the options that
-        // `StartSlots` checked; tokens are below `vocab_size`. All that is written is borrowed mutably.
+        // `StartSlots` checked; tokens are below `vocab_size`, those of constraints too, and banks no more than there are
+        // constraint tokens: both were checked where they came from. All that is written is borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }
     }
 }
@@ -372,7 +390,9 @@ impl StartSlots<'_> {
             in_range(START, "beam size", options.beam_size as usize, 1, shape.beam_size)?;
             in_range(START, "max_len", options.max_len as usize, 1, shape.max_len)?;
             in_range(START, "src_len", options.src_len as usize, 0, shape.max_src_len)?;
+            in_range(START, "constraint tokens", options.constraints as usize, 0, MAX_CONSTRAINT_TOKENS)?;
             for (name, asked, view) in [
+                ("constraints", options.constraints != 0, search.constraints),
                 ("ranked", options.ranked != 0, search.ranked),
                 ("bans", options.banned != 0, search.bans),
                 ("picks", options.samples(), search.picks),

@@ -7,13 +7,13 @@ use super::beam_step::{BeamStepScratch, SearchArguments, SearchViews, at_least};
 use super::buffer::View;
 use super::context::{Context, check_len, to_u32};
 use crate::Result;
-use crate::backend::{MAX_SEQUENCE_WORDS, SessionShape};
+use crate::backend::{BANK_WORDS, MAX_SEQUENCE_WORDS, SessionShape};
 
 const BANS: &str = "processors";
 const REPETITION: &str = "repetition_penalty";
 const THREADS: u32 = 128;
 
-/// Writes `search.bans` for the live rows of slots that ban; see [`crate::backend::Backend::processors`].
+/// Writes `search.bans`, and `search.banks`, for the live rows of slots that ban; see [`crate::backend::Backend::processors`].
 pub struct Processors<'a> {
     /// What is searched; its bans are written.
     pub search: SearchViews<'a>,
@@ -35,6 +35,7 @@ pub struct Processors<'a> {
 struct ProcessorsArguments {
     search: SearchArguments,
     bans: u64,
+    banks: u64,
     always: u64,
     prefixes: u64,
     sequences: u64,
@@ -56,6 +57,7 @@ impl Processors<'_> {
         let search = self.search.arguments(BANS, context, self.scratch)?;
         let SessionShape { slots, max_len, .. } = self.search.shape;
         let words = self.search.vocab_size.div_ceil(32);
+        at_least(BANS, "banks", self.bucket * BANK_WORDS, self.search.banks.len())?;
         at_least(BANS, "bans", self.bucket * words, self.search.bans.len())?;
         check_len(BANS, "always", slots * words, self.always.len())?;
         check_len(BANS, "prefixes", slots * max_len, self.prefixes.len())?;
@@ -66,6 +68,7 @@ impl Processors<'_> {
         let arguments = ProcessorsArguments {
             search,
             bans: context.address_mut(&self.search.bans)?,
+            banks: search.banks,
             always: context.address(&self.always)?,
             prefixes: context.address(&self.prefixes)?,
             sequences: context.address(&self.sequences)?,
@@ -74,8 +77,8 @@ impl Processors<'_> {
         };
         let shared = max_len * size_of::<u32>();
         let launch = Launch { symbol: "processors_u32", grid: [arguments.bucket, 1, 1], block: threads, shared };
-        // SAFETY: mirrors `processors_u32(ProcessorsArguments)`. A block writes the bans of its own row, below `bucket`; its
-        // history is at most `max_len` tokens below `vocab_size`, and so are the prefixes and sequences, which were checked where
+        // SAFETY: mirrors `processors_u32(ProcessorsArguments)`. A block writes the bans and banks of its own row, below `bucket`; its
+        // history is at most `max_len` tokens below `vocab_size`, and so are prefixes, sequences and constraints, checked where
         // they came from; each tensor has the length checked above.
         unsafe { context.launch(&launch, &arguments) }
     }

@@ -77,6 +77,7 @@ pub struct Engine {
     /// Workers whose device is not lost.
     alive: Arc<AtomicUsize>,
     vocab_size: usize,
+    eos_id: u32,
     source_vocab_size: usize,
     max_len: usize,
     models: usize,
@@ -117,12 +118,20 @@ impl Engine {
         };
         let (jobs, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        let vocab_size = first.vocab_size();
+        let (vocab_size, eos_id) = (first.vocab_size(), first.ids().eos_id);
         let max_len = models.iter().map(Seq2Seq::max_len).min().unwrap_or(0);
         let (jobs, alive) = (Some(jobs), Arc::new(AtomicUsize::new(replicas.len())));
         let (threads, count) = (Vec::new(), models.len());
-        let mut engine =
-            Engine { jobs, threads, alive: alive.clone(), vocab_size, source_vocab_size, max_len, models: count };
+        let mut engine = Engine {
+            jobs,
+            threads,
+            alive: alive.clone(),
+            vocab_size,
+            eos_id,
+            source_vocab_size,
+            max_len,
+            models: count,
+        };
         for (backend, models) in replicas {
             let (backend, receiver, alive) = (Arc::new(backend), receiver.clone(), alive.clone());
             let (session, jobs) = (None, Queues::default());
@@ -189,7 +198,7 @@ impl Engine {
     }
 
     fn check_request(&self, request: &Request) -> Result<()> {
-        let Request { options, contrast_source, prefix, bans, .. } = request;
+        let Request { options, contrast_source, prefix, bans, constraints, .. } = request;
         let wrong = |expected: String, got: String| Err(Error::Input { operation: "submit a search", expected, got });
         let stages = Stages::of(options);
         let reads_another = stages.voices & 1 << self.models != 0;
@@ -206,6 +215,16 @@ impl Engine {
         if prefix.len() != options.prefix_len as usize || options.prefix_len >= options.max_len.max(1) {
             let got = format!("{} of {}", prefix.len(), options.prefix_len);
             return wrong(format!("a prefix of fewer tokens than the {} of the limit", options.max_len), got);
+        }
+        for constraint in constraints {
+            check_ids("submit a constraint", &constraint.ids, self.vocab_size)?;
+            if constraint.ids.contains(&self.eos_id) {
+                return wrong("constraints without end of sentence".into(), constraint.text.clone());
+            }
+        }
+        let tokens: usize = constraints.iter().map(|constraint| constraint.ids.len()).sum();
+        if tokens != options.constraints as usize || (tokens != 0 && options.banned == 0) {
+            return wrong("constraints that Request::constrain has taken".into(), format!("{tokens} tokens"));
         }
         if bans.as_ref().is_some_and(|bans| bans.words() != self.vocab_size.div_ceil(32)) {
             return wrong(format!("bans for {} tokens", self.vocab_size), "some for another vocabulary".into());
@@ -412,6 +431,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         session.step(backend, models)?;
         session.harvest(backend, |ticket, result| {
             if let Some(job) = jobs.running.remove(&ticket) {
+                let result = result.and_then(|hypotheses| job.request.keep_met(hypotheses));
                 answer(&job.reply, job.tag, result.map(|h| Outcome::Hypotheses(job.trim(h))));
             }
         })

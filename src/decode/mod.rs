@@ -1,6 +1,9 @@
 //! Search: options, the session that runs it, hypotheses, scoring of given targets, and the engine that threads share.
 
 mod bans;
+mod constraints;
+#[cfg(test)]
+mod constraints_tests;
 pub mod engine;
 #[cfg(test)]
 mod fault_tests;
@@ -19,6 +22,7 @@ mod tests;
 pub mod trace;
 
 pub use bans::Bans;
+pub use constraints::Constraint;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::Result;
-use crate::backend::{Backend, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions};
+use crate::backend::{Backend, Constraints, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, words};
 use crate::decode::bans::Bans;
+use crate::decode::constraints::Constraint;
 use crate::decode::options::DecodeOptions;
 
 /// A sentence to search a translation for. Ids include the end of sentence.
@@ -20,6 +21,8 @@ pub struct Request {
     pub prefix: Vec<u32>,
     /// Tokens and sequences that none has, behind the prefix.
     pub bans: Option<Arc<Bans>>,
+    /// Phrases that every hypothesis has, as [`Request::constrain`] takes them.
+    pub constraints: Vec<Constraint>,
     /// Hypotheses to return.
     pub n_best: usize,
     /// Whether they carry their attention.
@@ -58,13 +61,19 @@ impl Request {
     /// # Errors
     /// A failed copy to the device.
     pub(super) fn write_controls<B: Backend>(&self, backend: &B, slot: usize, search: &mut Search<B>) -> Result<()> {
-        let (words, max_len) = (search.vocab_size.div_ceil(32), search.shape.max_len);
-        let none = (vec![0; words], [0]);
+        let (bits, max_len) = (search.vocab_size.div_ceil(32), search.shape.max_len);
+        let none = (vec![0; bits], [0]);
         let (always, sequences) = match &self.bans {
             Some(bans) => (bans.always(), bans.sequences()),
             None => (&none.0[..], &none.1[..]),
         };
-        backend.write_ints(&mut search.always_banned, slot * words, always)?;
+        backend.write_ints(&mut search.always_banned, slot * bits, always)?;
+        let constraints = [self.constraint_table()];
+        backend.write_ints(
+            &mut search.constraints,
+            slot * words::<Constraints>(),
+            bytemuck::cast_slice(&constraints),
+        )?;
         backend.write_ints(&mut search.sequences, slot * MAX_SEQUENCE_WORDS, sequences)?;
         backend.write_ints(&mut search.prefixes, slot * max_len, &self.prefix)
     }

@@ -131,13 +131,22 @@ pub(super) fn translate(
     slots: usize,
     work: &[(Vec<u32>, DecodeOptions)],
 ) -> Vec<Result<Vec<Hypothesis>>> {
+    let request = |(source, options): &(Vec<u32>, DecodeOptions)| {
+        options.validate().expect("the test's options are valid");
+        Request::new(options, source.clone(), None, model.max_len())
+    };
+    search(model, slots, work.iter().map(request).collect())
+}
+
+/// As [`translate`], for requests.
+pub(super) fn search(model: &Scripted, slots: usize, requests: Vec<Request>) -> Vec<Result<Vec<Hypothesis>>> {
+    let asked = requests.len();
     let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
     let engine = Engine::start(workers, vec![model.clone()], 256, slots).expect("threads start");
     let (reply, replies) = mpsc::channel();
     let caller = Arc::new(());
-    for (tag, (source, options)) in work.iter().enumerate() {
-        options.validate().expect("the test's options are valid");
-        let work = Work::Search(Box::new(Request::new(options, source.clone(), None, model.max_len())));
+    for (tag, request) in requests.into_iter().enumerate() {
+        let work = Work::Search(Box::new(request));
         engine
             .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
             .expect("the ids fit");
@@ -145,7 +154,7 @@ pub(super) fn translate(
     drop(reply);
     let mut results: Vec<Reply> = replies.iter().collect();
     results.sort_by_key(|r| r.tag);
-    assert_eq!(results.len(), work.len());
+    assert_eq!(results.len(), asked);
     let hypotheses = |outcome| match outcome {
         Outcome::Hypotheses(hypotheses) => hypotheses,
         Outcome::TokenStats(_) | Outcome::Explained(_) => panic!("asked for a search"),
@@ -167,7 +176,7 @@ pub(super) fn log_probs(model: &Scripted, source: &[u32], prefix: &[u32]) -> Vec
 }
 
 /// A finished hypothesis of the searches below: score, tokens.
-type Scored = (f64, Vec<u32>);
+pub(super) type Scored = (f64, Vec<u32>);
 
 fn penalty(options: &DecodeOptions, len: usize) -> f64 {
     match options.length_penalty {
@@ -187,7 +196,7 @@ fn final_score(source: &[u32], tokens: &[u32], sum: f64, options: &DecodeOptions
 }
 
 /// Every sequence that ends within `max_len` tokens, best first.
-fn brute_force(model: &Scripted, source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
+pub(super) fn brute_force(model: &Scripted, source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
     let mut all = Vec::new();
     let mut open = vec![(0.0, Vec::new())];
     for len in 1..=max_len {

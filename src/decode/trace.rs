@@ -80,7 +80,7 @@ pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(backend: &B, models: &[M], reques
             let last = sets.last().cloned().unwrap_or_default();
             let finished = newly_finished(&sets, &last);
             let steps = steps.into_iter().zip(finished).map(|(live, finished)| TraceStep { live, finished }).collect();
-            return Ok(Trace { steps, hypotheses: hypotheses? });
+            return Ok(Trace { steps, hypotheses: request.keep_met(hypotheses?)? });
         }
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
     };
     let right = |s: &TokenStats| f64::from(u8::from(s.rank == 1));
     type Measure = (&'static str, &'static str, &'static str, fn(&TokenStats) -> f64);
-    let measures: [Measure; 4] = [
+    let measures: [Measure; 5] = [
         ("negative log-likelihood", "nats per token", "nats per reference token", |s| -f64::from(s.log_prob)),
         ("accuracy", "share of tokens", "share of reference tokens that are most probable", |s| {
             f64::from(u8::from(s.rank == 1))
@@ -82,6 +82,7 @@ pub(super) fn positions(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], free:
         ("log gold rank", "mean log rank", "mean of the logarithm of the reference token's rank", |s| {
             f64::from(s.rank).ln()
         }),
+        ("top-1 mass", "probability", "probability of the most probable token", |s| f64::from(s.max_log_prob).exp()),
         ("entropy", "nats", "nats of the distribution over the next token", |s| f64::from(s.entropy)),
     ];
     for (name, _, note, value) in measures {

@@ -309,6 +309,7 @@ fn evidence(d: &Diagnosis<'_>, bucket_drop: f64) -> Evidence {
         bucket_drop,
         excess_error_slope: estimate("slope of excess error, %").map_or(f64::NAN, |e| e.low),
         flagged: d.value("flagged lines"),
+        flagged_lines: d.flags.len(),
         distractor_gap: d.value("distractor gap"),
         length_ratio: d.value("length ratio"),
         beam_loss: bleu(4, "gnmt 0.7") - bleu(16, "gnmt 0.7"),
@@ -326,7 +327,9 @@ fn evidence(d: &Diagnosis<'_>, bucket_drop: f64) -> Evidence {
 /// Warnings that follow from how a model is searched, here and by its own `generation_config.json`.
 pub fn settings_warnings(search: &DecodeOptions, generation: &GenerationConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    if search.beam_size == 1 {
+    if search.sampling.is_some() {
+        warnings.push("translations are sampled: BLEU of samples is no measure of a model".to_owned());
+    } else if search.beam_size == 1 {
         warnings.push("greedy search only: its BLEU says little about what the model can do".to_owned());
     } else if matches!(search.length_penalty, LengthPenalty::None) || search.alpha() == 0.0 {
         warnings

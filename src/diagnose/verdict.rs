@@ -19,6 +19,8 @@ pub struct Evidence {
     pub excess_error_slope: f64,
     /// Share of lines flagged.
     pub flagged: f64,
+    /// How many those are.
+    pub flagged_lines: usize,
     /// Nats per token by which a line's own source makes its reference more probable than another source does.
     pub distractor_gap: f64,
     /// Hypothesis tokens per reference token.
@@ -62,6 +64,9 @@ pub struct Verdict {
     /// Anti-patterns.
     pub warnings: Vec<String>,
 }
+
+/// Fewer flagged lines say nothing, whatever share of a small set they are.
+const FLAGGED_LINES: usize = 3;
 
 /// A condition of a rule, as printed, and whether it holds; what cannot be computed does not.
 fn condition(name: &str, value: f64, holds: bool) -> (String, bool) {
@@ -110,10 +115,14 @@ impl Verdict {
             ),
             finding(
                 "The source is not heard: minimum risk training; contrastive decoding of form source at test time.",
-                "more than 2% of lines flagged, or a distractor gap below 0.5 nats per token",
+                "more than 2% of lines flagged and at least 3, or a distractor gap below 0.5 nats per token",
                 false,
                 vec![
-                    condition("share of lines flagged", e.flagged, e.flagged > 0.02),
+                    condition(
+                        &format!("{} lines flagged, a share of", e.flagged_lines),
+                        e.flagged,
+                        e.flagged > 0.02 && e.flagged_lines >= FLAGGED_LINES,
+                    ),
                     condition("distractor gap", e.distractor_gap, e.distractor_gap < 0.5),
                 ],
             ),
@@ -196,6 +205,7 @@ mod tests {
         bucket_drop: 1.0,
         excess_error_slope: f64::NAN,
         flagged: 0.0,
+        flagged_lines: 0,
         distractor_gap: 3.0,
         length_ratio: 0.99,
         beam_loss: 0.1,
@@ -221,7 +231,8 @@ mod tests {
         assert_eq!(holding(&Evidence { half_life: 5.0, ..GOOD }), [1, 6]);
         assert_eq!(holding(&Evidence { bucket_drop: 3.5, ..GOOD }), [0, 1, 6]);
         assert_eq!(holding(&Evidence { excess_error_slope: 0.1, ..GOOD }), [0, 1, 6]);
-        assert_eq!(holding(&Evidence { flagged: 0.03, ..GOOD }), [0, 2, 6]);
+        assert_eq!(holding(&Evidence { flagged: 0.03, flagged_lines: 3, ..GOOD }), [0, 2, 6]);
+        assert_eq!(holding(&Evidence { flagged: 0.05, flagged_lines: 2, ..GOOD }), [0, 6]);
         assert_eq!(holding(&Evidence { distractor_gap: 0.2, ..GOOD }), [0, 2, 6]);
         assert_eq!(holding(&Evidence { length_ratio: 0.9, ..GOOD }), [0, 3, 6]);
         assert_eq!(holding(&Evidence { beam_loss: 0.5, ..GOOD }), [0, 3, 6]);
@@ -242,6 +253,7 @@ mod tests {
             bucket_drop: nan,
             excess_error_slope: nan,
             flagged: nan,
+            flagged_lines: 0,
             distractor_gap: nan,
             length_ratio: nan,
             beam_loss: nan,

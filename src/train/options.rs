@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
 use crate::train::schedule::{Decay, LearningRate};
+use crate::train::twin::Rates;
 use crate::{Error, Result};
 
 /// What is minimised.
@@ -77,8 +78,8 @@ pub struct TrainOptions {
     pub decay: Decay,
     /// The optimiser.
     pub adam: AdamOptions,
-    /// Share of elements dropped.
-    pub dropout: f32,
+    /// Shares of elements dropped.
+    pub dropout: Rates,
     /// Label smoothing.
     pub label_smoothing: f32,
     /// Seed of everything random.
@@ -126,7 +127,9 @@ impl TrainOptions {
         for (option, value) in [
             ("beta1", beta1),
             ("beta2", beta2),
-            ("dropout", f64::from(self.dropout)),
+            ("dropout", f64::from(self.dropout.sublayers)),
+            ("attention-dropout", f64::from(self.dropout.attention)),
+            ("activation-dropout", f64::from(self.dropout.activation)),
             ("label-smoothing", f64::from(self.label_smoothing)),
         ] {
             check((0.0..1.0).contains(&value), option, "a number from 0 to below 1", value.to_string())?;
@@ -163,7 +166,7 @@ impl TrainOptions {
             ("accumulate".to_owned(), accumulate.to_string()),
             ("learning rate".to_owned(), format!("{:?}", self.learning_rate())),
             ("optimizer".to_owned(), format!("{adam:?}")),
-            ("dropout".to_owned(), dropout.to_string()),
+            ("dropout".to_owned(), format!("{dropout:?}")),
             ("label-smoothing".to_owned(), label_smoothing.to_string()),
             ("seed".to_owned(), seed.to_string()),
             ("validation".to_owned(), format!("{validation:?}")),

@@ -7,7 +7,7 @@ use crate::text::Tokenizer;
 use crate::train::checkpoint::{Progress, State, check_fingerprint, write_model};
 use crate::train::data::{Corpus, Data};
 use crate::train::log::Log;
-use crate::train::objectives::distill::{Distill, Teacher, check_pieces};
+use crate::train::objectives::distill::{Distill, Teacher, average};
 use crate::train::objectives::mle::Mle;
 use crate::train::objectives::mrt::MinimumRisk;
 use crate::train::objectives::scheduled_sampling::OwnInputs;
@@ -333,13 +333,15 @@ fn objective(options: &ObjectiveOptions, dir: &Path, tokenizer: &Tokenizer) -> R
         ObjectiveOptions::ScheduledSampling(options) => Box::new(OwnInputs(*options)),
         ObjectiveOptions::Mrt(options) => Box::new(MinimumRisk::new(*options, Rollouts::open(dir)?)),
         ObjectiveOptions::Distill(options) => {
-            let teacher = match &options.teacher {
-                Teacher::Model(dir) => dir.as_path(),
-                Teacher::Frozen | Teacher::Ema(_) => dir,
+            let own = [dir.to_path_buf()];
+            let dirs = match &options.teacher {
+                Teacher::Models(dirs) => &dirs[..],
+                Teacher::Frozen | Teacher::Ema(_) => &own,
             };
-            check_pieces(tokenizer, &Tokenizer::open(teacher)?)?;
-            let sessions = (Rollouts::open(dir)?, Rollouts::open(teacher)?);
-            Box::new(Distill::new(options.clone(), Twin::open(teacher)?, sessions.0, sessions.1))
+            let teacher = average(dirs, tokenizer)?;
+            // The session reads its weights from the teacher before its first sentence.
+            let sessions = (Rollouts::open(dir)?, Rollouts::open(&dirs[0])?);
+            Box::new(Distill::new(options.clone(), teacher, sessions.0, sessions.1))
         }
     })
 }

@@ -106,6 +106,10 @@ impl Translator {
         if let Some(own) = &sentence.options {
             wanted.validate(own)?;
         }
+        if !sentence.constraints.is_empty() {
+            let (expected, got) = ("no alternatives beside them".into(), "constraints and alternatives".into());
+            return Err(Error::Option { option: "constraints", expected, got });
+        }
         let source_ids = self.tokenizer.encode_source(&sentence.source);
         let (pending, request) = self.pending(sentence, source_ids, options);
         Ok(Opened { pending, whole: request? })

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{EngineOptions, Translator, check_vocabularies, cut_source};
 use crate::backend::ContrastiveForm;
-use crate::decode::{DecodeOptions, Request};
+use crate::decode::{Constraint, DecodeOptions, Request};
 use crate::model::config::ModelConfig;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -20,6 +20,8 @@ pub struct Sentence {
     pub contrast_source: Option<String>,
     /// What every translation of it starts with.
     pub prefix: Option<String>,
+    /// Phrases that every translation of it contains, as they are written at the start of a text or behind a space.
+    pub constraints: Vec<String>,
     /// How to search for its translations, instead of the options of all.
     pub options: Option<Box<DecodeOptions>>,
 }
@@ -114,6 +116,17 @@ impl Translator {
             request.force(prefix);
         }
         request.bans = options.bans.clone();
+        request.constrain(sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?)?;
         Ok(request)
+    }
+
+    fn constraint(&self, text: &str) -> Result<Constraint> {
+        let mut ids = self.tokenizer.encode_target(text);
+        ids.pop();
+        if ids.contains(&self.tokenizer.unk_id()) {
+            let expected = "phrases that the model's pieces can spell".into();
+            return Err(Error::Input { operation: "constrain", expected, got: format!("\"{text}\"") });
+        }
+        Ok(Constraint { text: text.to_owned(), ids })
     }
 }

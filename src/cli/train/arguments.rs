@@ -11,6 +11,7 @@ use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
 use crate::train::rollouts::Draw;
 use crate::train::schedule::{Decay, GoldSchedule, Shape};
+use crate::train::twin::Rates;
 use crate::train::{Corpus, Keep, Metric, ObjectiveOptions, Places, TrainOptions};
 use crate::{Error, Result};
 
@@ -106,9 +107,15 @@ pub struct RunArguments {
     /// Largest norm of the gradient; a larger one is scaled down to it.
     #[arg(long, value_name = "X", default_value_t = AdamOptions::default().clip)]
     clip: f64,
-    /// Share of elements dropped [default: the model's own, from config.json].
+    /// Share of elements of embeddings and sublayers dropped [default: the model's own, from config.json].
     #[arg(long, value_name = "X")]
     dropout: Option<f32>,
+    /// Share of the weights of attention dropped [default: the model's own].
+    #[arg(long, value_name = "X")]
+    attention_dropout: Option<f32>,
+    /// Share of the feed-forward layers' inner elements dropped [default: the model's own].
+    #[arg(long, value_name = "X")]
+    activation_dropout: Option<f32>,
     /// Label smoothing.
     #[arg(long, value_name = "X", default_value_t = 0.1)]
     label_smoothing: f32,
@@ -153,6 +160,9 @@ struct SamplingArguments {
     /// Update at which the floor is reached [default: 60% of the updates].
     #[arg(long, value_name = "N")]
     ss_end: Option<u32>,
+    /// How much of the way to 1 the probability of feeding gold is raised along a sentence: 0 not at all, 1 up to 1 at its end.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    ss_raise: f64,
     /// How a token is picked where gold is not fed.
     #[arg(long, value_enum, default_value_t = PickName::Sample)]
     ss_pick: PickName,
@@ -225,10 +235,10 @@ impl RiskArguments {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Distillation")]
 struct DistillArguments {
-    /// Who teaches: a model directory with the same pieces, frozen (the model as it is at first), or ema (a moving average of the
-    /// student's weights).
-    #[arg(long, value_name = "DIR|frozen|ema", default_value = "ema")]
-    teacher: PathBuf,
+    /// Who teaches: a model directory with the same pieces, or several, separated by commas, whose weights are averaged; frozen (the
+    /// model as it is at first); or ema (a moving average of the student's weights).
+    #[arg(long, value_name = "DIR,...|frozen|ema", default_value = "ema", value_delimiter = ',')]
+    teacher: Vec<PathBuf>,
     /// Share of itself that a moving average keeps at each update.
     #[arg(long, value_name = "X", default_value_t = 0.999)]
     ema_decay: f64,
@@ -255,10 +265,10 @@ struct DistillArguments {
 impl DistillArguments {
     fn options(&self) -> distill::Options {
         distill::Options {
-            teacher: match self.teacher.to_str() {
-                Some("frozen") => distill::Teacher::Frozen,
-                Some("ema") => distill::Teacher::Ema(self.ema_decay),
-                _ => distill::Teacher::Model(self.teacher.clone()),
+            teacher: match &self.teacher[..] {
+                [name] if name.as_os_str() == "frozen" => distill::Teacher::Frozen,
+                [name] if name.as_os_str() == "ema" => distill::Teacher::Ema(self.ema_decay),
+                dirs => distill::Teacher::Models(dirs.to_vec()),
             },
             prefixes: match self.prefixes {
                 PrefixesName::Gold => distill::Prefixes::Gold,
@@ -381,6 +391,9 @@ impl SamplingArguments {
         if self.ss_passes == 0 {
             return wrong("ss-passes", "at least 1", "0".into());
         }
+        if !(0.0..=1.0).contains(&self.ss_raise) {
+            return wrong("ss-raise", "a number from 0 to 1", self.ss_raise.to_string());
+        }
         let temperature = self.ss_temperature;
         if !(temperature > 0.0 && temperature <= 100.0) {
             return wrong("ss-temperature", "a number above 0, up to 100", temperature.to_string());
@@ -389,7 +402,7 @@ impl SamplingArguments {
             PickName::Argmax => Pick::Argmax,
             PickName::Sample => Pick::Sample { temperature },
         };
-        Ok(scheduled_sampling::Options { schedule, pick, passes: self.ss_passes })
+        Ok(scheduled_sampling::Options { schedule, raise: self.ss_raise, pick, passes: self.ss_passes })
     }
 }
 
@@ -445,7 +458,11 @@ impl Arguments {
                 weight_decay: run.weight_decay,
                 clip: run.clip,
             },
-            dropout: run.dropout.unwrap_or(defaults.dropout),
+            dropout: Rates {
+                sublayers: run.dropout.unwrap_or(defaults.dropout),
+                attention: run.attention_dropout.unwrap_or(defaults.attention_dropout),
+                activation: run.activation_dropout.unwrap_or(defaults.activation_dropout),
+            },
             label_smoothing: run.label_smoothing,
             seed: run.seed,
             validate_every: run.validate_every,

@@ -18,6 +18,9 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
     let cuts = (options.cut != 0 || options.samples()) && search.step[slot] + 1 >= options.max_len;
     let width = options.group_width() as usize;
     let taking = options.ranks_that_count(search.step[slot], search.live[slot], cuts) as usize;
+    // What banks leave counts, all of it.
+    let constrained = options.constraints != 0;
+    let (taking, ending) = if constrained { (candidates.len(), candidates.len()) } else { (taking, width) };
     let mut live = 0;
     // Ranks and quotas count within a group; the samples of a slot are groups of one.
     let (mut group, mut rank, mut live_before) = (None, 0, 0);
@@ -31,7 +34,7 @@ pub(super) fn apply(slot: usize, attention: &[f32], search: &mut Search<Cpu>) {
             continue;
         }
         if candidate.token == search.ids.eos_id {
-            if rank <= width {
+            if rank <= ending {
                 finish(
                     slot,
                     &options,

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Candidate, Ranking, Scratch};
-use crate::backend::{Failure, SamplePick, Search, SlotOptions};
+use super::{Candidate, Ranking, Scratch, banks};
+use crate::backend::{BANK_WORDS, Constraints, Failure, SamplePick, Search, SlotOptions};
 use crate::cpu::stats::log_sum_exp;
 use crate::cpu::{Cpu, simd};
 
@@ -13,6 +13,7 @@ use crate::cpu::{Cpu, simd};
 pub(super) fn rank_all(logits: &[f32], search: &mut Search<Cpu>) {
     let Scratch { rankings, first_row, .. } = &mut search.scratch;
     let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
+    let constraints: &[Constraints] = bytemuck::cast_slice(&search.constraints);
     let picks: &[SamplePick] = bytemuck::cast_slice(&search.picks);
     let (vocab_size, beam_size, words) = (search.vocab_size, search.shape.beam_size, search.vocab_size.div_ceil(32));
     rankings.par_iter_mut().enumerate().for_each(|(slot, ranking)| {
@@ -37,8 +38,13 @@ pub(super) fn rank_all(logits: &[f32], search: &mut Search<Cpu>) {
             ranked: (options.ranked != 0).then(|| &search.ranked[first * vocab_size..][..live * vocab_size]),
             bans: (options.banned != 0).then(|| &search.bans[first * words..][..live * words]),
             vocab_size,
+            apart: constraints.get(slot).filter(|_| options.constraints != 0).map_or(&[], Constraints::tokens),
         };
         ranking.picked.clear();
+        if options.constraints != 0 {
+            let banks = &search.banks[first * BANK_WORDS..][..live * BANK_WORDS];
+            return banks::rank(&rules, options, cum, &rows, banks, ranking);
+        }
         let mut first = 0;
         while first < live && ranking.failure.failed == 0 {
             let end = (first..live).find(|beam| origin(*beam) != origin(first)).unwrap_or(live);
@@ -62,13 +68,15 @@ fn take_picks(step: u32, cum: &[f32], picks: &[SamplePick], ranking: &mut Rankin
 }
 
 /// What one slot's live beams are ranked by, a row each.
-struct SlotRows<'a> {
+pub(super) struct SlotRows<'a> {
     logits: &'a [f32],
     /// In place of the model's own distribution.
     ranked: Option<&'a [f32]>,
     /// Bits of the tokens that may not be taken.
     bans: Option<&'a [u32]>,
     vocab_size: usize,
+    /// Tokens that go to [`Ranking::apart`] whatever they are worth, and not to the ranking.
+    apart: &'a [u32],
 }
 
 impl<'a> SlotRows<'a> {
@@ -88,12 +96,12 @@ impl<'a> SlotRows<'a> {
 
 /// Which tokens one slot may take at one step.
 #[derive(Clone, Copy, Debug)]
-struct Rules {
+pub(super) struct Rules {
     /// Candidates of a group that are ranked.
     keep: usize,
     diversity: f32,
-    step: u32,
-    eos: usize,
+    pub step: u32,
+    pub eos: usize,
     pad: usize,
     eos_allowed: bool,
     only_eos: bool,
@@ -146,8 +154,8 @@ impl Rules {
 }
 
 /// Ranks the candidates of one group of beams, which stand side by side, behind those of the groups before it; `cum` `[live]`.
-fn rank_group(rules: &Rules, beams: Range<usize>, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) {
-    let Ranking { candidates, failure, masked, picked } = ranking;
+pub(super) fn rank_group(rules: &Rules, beams: Range<usize>, cum: &[f32], rows: &SlotRows<'_>, ranking: &mut Ranking) {
+    let Ranking { candidates, failure, masked, picked, apart } = ranking;
     let first = candidates.len();
     for beam in beams {
         let (cum, logits) = (cum[beam], rows.logits(beam));
@@ -181,9 +189,13 @@ fn rank_group(rules: &Rules, beams: Range<usize>, cum: &[f32], rows: &SlotRows<'
             }
             continue;
         }
+        let alone = rows.apart.iter().map(|token| *token as usize).enumerate();
+        let alone = alone.map(|(place, token)| (place, candidate(token, row[token])));
+        let counts = |c: &Candidate| rules.allows(c.token as usize) && c.cum_log_prob > f32::NEG_INFINITY;
+        apart.extend(alone.filter(|(_, candidate)| counts(candidate)));
         let bar = |candidates: &[Candidate]| bar(&candidates[first..], rules.keep, cum, ranked_normalizer);
         simd::scan_above(row, bar(candidates), |token, value| {
-            if rules.allows(token) {
+            if rules.allows(token) && !rows.apart.contains(&(token as u32)) {
                 let mut candidate = candidate(token, value);
                 candidate.cum_log_prob -= rules.penalty(token, picked);
                 insert(candidates, first, rules.keep, candidate);

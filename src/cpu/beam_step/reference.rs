@@ -1,7 +1,10 @@
 //! The naive beam step: every candidate listed and sorted, normalisers in f64, ancestry walked back from the parents.
 
 use super::rebuild_rows;
-use crate::backend::{Failure, FinishKind, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions, StopKind};
+use crate::backend::{
+    BANK_WORDS, Constraints, Failure, FinishKind, Finished, LengthPenaltyKind, SamplePick, Search, SlotOptions,
+    StopKind,
+};
 use crate::cpu::Cpu;
 
 /// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
@@ -38,7 +41,10 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
         picks(slot, search)
     } else {
         let candidates = list_candidates(slot, first_row, &options, logits, search);
-        rank_groups(slot, &options, candidates, search)
+        match options.constraints {
+            0 => rank_groups(slot, &options, candidates, search),
+            _ => rank_banks(slot, first_row, &options, candidates, search),
+        }
     };
     let width = options.group_width() as usize;
     let origins: Vec<usize> = (0..k).map(|beam| origin(slot, beam, search)).collect();
@@ -78,10 +84,12 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
         let group = origins[beam];
         let rank = candidates[..i].iter().filter(|before| origins[before.2] == group).count();
         let beyond_the_living = shrinks && rank >= if before == 0 { own_k } else { alive };
-        if beyond_the_living || (cuts && rank >= width) {
+        // Banks have left nothing but what counts.
+        let chosen = options.constraints != 0;
+        if !chosen && (beyond_the_living || (cuts && rank >= width)) {
             continue;
         }
-        if token == search.ids.eos_id as usize && rank < width {
+        if token == search.ids.eos_id as usize && (chosen || rank < width) {
             finished.push(Finished {
                 eos_log_prob: log_prob,
                 beam: beam as u32,
@@ -162,6 +170,58 @@ fn rank_groups(slot: usize, options: &SlotOptions, mut left: Vec<Candidate>, sea
         ranked.extend(own);
     }
     ranked
+}
+
+/// What counts where constraints hold: each beam in turn is claimed by its bank, the highest one's first, and goes to the next
+/// bank down, around if need be, that has a candidate left.
+fn rank_banks(
+    slot: usize,
+    first_row: usize,
+    options: &SlotOptions,
+    mut left: Vec<Candidate>,
+    search: &Search<Cpu>,
+) -> Vec<Candidate> {
+    let (k, count, eos) = (options.beam_size as usize, options.constraints as usize + 1, search.ids.eos_id as usize);
+    let constraints = &bytemuck::cast_slice::<_, Constraints>(&search.constraints)[slot];
+    let bank = |candidate: &Candidate| {
+        let place = constraints.tokens().iter().position(|token| *token as usize == candidate.3);
+        search.banks[(first_row + candidate.2) * BANK_WORDS + place.map_or(0, |place| place + 1)] as usize
+    };
+    let at_limit = search.step[slot] + 1 >= options.max_len;
+    left.retain(|c| bank(c) + 1 == count || (c.3 != eos && !at_limit));
+    // A stable sort: candidates were listed by flat index, so ties stay in its order.
+    left.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // Of each bank: what ends, and what might go on.
+    let mut banks = vec![Vec::new(); count];
+    for candidate in left {
+        banks[bank(&candidate)].push(candidate);
+    }
+    let cuts = at_limit && options.cut != 0;
+    let in_time = |rank: usize, c: &Candidate| rank < k || (c.3 != eos && !cuts);
+    let mut rank = 0..;
+    banks[count - 1].retain(|c| in_time(rank.next().unwrap_or(k), c));
+    let mut got = vec![0; count];
+    for claimed in (0..count).rev() {
+        let claims = if claimed + 1 == count { k - (count - 1) * (k / count) } else { k / count };
+        for _ in 0..claims {
+            let around = (0..count).map(|down| (claimed + count - down) % count);
+            let has_more = |b: &usize| banks[*b].iter().filter(|c| c.3 != eos).count() > got[*b];
+            if let Some(bank) = around.into_iter().find(has_more) {
+                got[bank] += 1;
+            }
+        }
+    }
+    let mut chosen = Vec::new();
+    for bank in (0..count).rev() {
+        let mut lives = 0;
+        for candidate in &banks[bank] {
+            lives += usize::from(candidate.3 != eos);
+            if candidate.3 == eos || lives <= got[bank] {
+                chosen.push(*candidate);
+            }
+        }
+    }
+    chosen
 }
 
 /// The first beam that cannot be ranked, and the value that says so.

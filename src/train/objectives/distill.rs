@@ -33,8 +33,8 @@ pub enum Prefixes {
 /// Who teaches.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Teacher {
-    /// Another model.
-    Model(PathBuf),
+    /// Another model; of several of one architecture, such as checkpoints of a run, the mean of their weights.
+    Models(Vec<PathBuf>),
     /// The model as it is at first.
     Frozen,
     /// A moving average of the student's weights, which keeps this share of itself at each update.
@@ -78,7 +78,7 @@ impl Options {
         }
         match self.teacher {
             Teacher::Ema(keep) => check((0.0..1.0).contains(&keep), "ema-decay", "0 to below 1", keep.to_string()),
-            Teacher::Model(_) | Teacher::Frozen => Ok(()),
+            Teacher::Models(_) | Teacher::Frozen => Ok(()),
         }
     }
 }
@@ -119,6 +119,39 @@ pub fn check_pieces(student: &Tokenizer, teacher: &Tokenizer) -> Result<()> {
             refuse(format!("source id {id} is {theirs:?} in place of {ours:?}"))
         }
     }
+}
+
+/// The model whose weights are the mean of those in these directories, each of which has the pieces of `tokenizer`.
+///
+/// # Errors
+/// As [`Twin::open`] and [`check_pieces`]; [`Error::Input`] for models of different architectures, or none.
+pub fn average(dirs: &[PathBuf], tokenizer: &Tokenizer) -> Result<Twin> {
+    let refuse = |expected: String, got| Err(Error::Input { operation: "average teachers", expected, got });
+    let Some((first, others)) = dirs.split_first() else {
+        return refuse("at least one model".into(), "none".into());
+    };
+    check_pieces(tokenizer, &Tokenizer::open(first)?)?;
+    let mut mean = Twin::open(first)?;
+    if others.is_empty() {
+        return Ok(mean);
+    }
+    let f64s = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+    let mut sums: Vec<Vec<f64>> = mean.parameters().values()?.into_iter().map(f64s).collect();
+    for dir in others {
+        check_pieces(tokenizer, &Tokenizer::open(dir)?)?;
+        let other = Twin::open(dir)?;
+        if other.config() != mean.config() {
+            let expected = format!("models of the architecture of {}", first.display());
+            return refuse(expected, format!("another one in {}", dir.display()));
+        }
+        for (sums, values) in sums.iter_mut().zip(other.parameters().values()?) {
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
+        }
+    }
+    let count = dirs.len() as f64;
+    let means = sums.into_iter().map(|sums| sums.into_iter().map(|sum| (sum / count) as f32).collect());
+    mean.parameters_mut().set_values(means.collect())?;
+    Ok(mean)
 }
 
 impl Distill {

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use crate::model::weights::Tensors;
 use crate::train::data::Pair;
-use crate::train::twin::{Batch, Dropout, Gradients, Twin};
+use crate::train::twin::{Batch, Dropout, Gradients, Rates, Twin};
 use crate::{Error, Result};
 
 /// A pair with its number in the data, by which random numbers are drawn.
@@ -30,8 +30,8 @@ pub struct Update<'a> {
     pub number: u32,
     /// The run's seed.
     pub seed: u64,
-    /// Share of elements dropped.
-    pub dropout: f32,
+    /// Shares of elements dropped.
+    pub dropout: Rates,
     /// Label smoothing of the likelihood.
     pub smoothing: f32,
     /// Target tokens of all the update's pairs: what the likelihood is a mean over.
@@ -43,7 +43,7 @@ pub struct Update<'a> {
 impl Update<'_> {
     /// The dropout of this update.
     pub fn dropout(&self) -> Option<Dropout> {
-        Some(Dropout { seed: self.seed, update: self.number, rate: self.dropout })
+        Some(Dropout { seed: self.seed, update: self.number, rates: self.dropout })
     }
 
     /// Pairs as a batch.

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 pub struct Options {
     /// The probability of feeding gold.
     pub schedule: GoldSchedule,
+    /// How much of the way to 1 that probability is raised along a sentence, 0 to 1: at its end by this share.
+    pub raise: f64,
     /// How a token is picked from the model's distribution.
     pub pick: Pick,
     /// Passes without a gradient that choose the inputs: the first reads gold, each further one the choices of the one before it,
@@ -58,13 +60,22 @@ pub fn choose(options: &Options, update: &Update<'_>, batch: &Batch, gold_probab
     }
     let ids = update.twin.config().ids;
     let run = ScheduledSampling { pick: options.pick, seed: update.seed, ids };
-    let schedule = Schedule { gold_probability, update: update.number };
+    let probabilities = by_position(batch, gold_probability, options.raise);
     // The last token of a target is never fed: as padding it gets no coin.
     let mut gold = batch.targets.ids.to_vec();
     batch.targets.sentences().for_each(|rows| gold[rows.end - 1] = ids.pad_id);
     for pass in 0..options.passes {
         let picks = picks(update.twin, batch, &chosen.inputs, |logits, picks, counts| {
-            scheduled_sampling(&run, schedule, &batch.targets.places, &gold, logits, picks, counts);
+            let (mut start, width) = (0, logits.len() / gold.len());
+            // Rows of one probability together.
+            for equal in probabilities.chunk_by(|a, b| a == b) {
+                let rows = start..start + equal.len();
+                let schedule = Schedule { gold_probability: equal[0], update: update.number };
+                let logits = &logits[rows.start * width..rows.end * width];
+                let (places, gold) = (&batch.targets.places[rows.clone()], &gold[rows.clone()]);
+                scheduled_sampling(&run, schedule, places, gold, logits, &mut picks[rows.clone()], counts);
+                start = rows.end;
+            }
         })?;
         let mut inputs = chosen.inputs.ids.to_vec();
         for rows in batch.targets.sentences() {
@@ -79,6 +90,20 @@ pub fn choose(options: &Options, update: &Update<'_>, batch: &Batch, gold_probab
         }
     }
     Ok(chosen)
+}
+
+/// For each row the probability that what follows it is gold.
+fn by_position(batch: &Batch, gold_probability: f32, raise: f64) -> Vec<f32> {
+    let raised = |at: usize, of: usize| {
+        let (least, share) = (f64::from(gold_probability), at as f64 / of.max(1) as f64);
+        (least + (1.0 - least) * raise * share) as f32
+    };
+    let sentence = |rows: std::ops::Range<usize>| {
+        // The last row chooses nothing.
+        let last = rows.len().saturating_sub(2);
+        (0..rows.len()).map(move |at| raised(at.min(last), last))
+    };
+    batch.targets.sentences().flat_map(sentence).collect()
 }
 
 struct Picks {
@@ -136,7 +161,8 @@ mod tests {
     }
 
     fn update(twin: &Twin) -> Update<'_> {
-        Update { twin, number: 7, seed: 11, dropout: 0.2, smoothing: 0.1, tokens: 26, sentences: 4 }
+        let dropout = crate::train::twin::Rates::of_sublayers(0.2);
+        Update { twin, number: 7, seed: 11, dropout, smoothing: 0.1, tokens: 26, sentences: 4 }
     }
 
     fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
@@ -145,7 +171,7 @@ mod tests {
 
     fn options(pick: Pick, passes: usize) -> Options {
         let schedule = GoldSchedule::new(Shape::Linear, 0, 10, 0.5).expect("a schedule");
-        Options { schedule, pick, passes }
+        Options { schedule, raise: 0.0, pick, passes }
     }
 
     /// Scheduled sampling as it is defined: token after token, each chosen after the tokens chosen before it.
@@ -153,6 +179,7 @@ mod tests {
         let ids = update.twin.config().ids;
         let run = ScheduledSampling { pick: options.pick, seed: update.seed, ids };
         let target = &example.pair.target;
+        let (least, last) = (f64::from(gold_probability), target.len().saturating_sub(2).max(1) as f64);
         let mut inputs = vec![ids.decoder_start_id];
         for t in 0..target.len() - 1 {
             let groups = [(example.number, example.pair.source.as_slice(), std::slice::from_ref(&inputs))];
@@ -163,7 +190,10 @@ mod tests {
             let mut next = [0];
             scheduled_sampling(
                 &run,
-                Schedule { gold_probability, update: update.number },
+                Schedule {
+                    gold_probability: (least + (1.0 - least) * options.raise * (t as f64 / last)) as f32,
+                    update: update.number,
+                },
                 &batch.inputs.places[t..=t],
                 &target[t..=t],
                 &logits,
@@ -180,15 +210,19 @@ mod tests {
         let (twin, pairs) = (twin(), pairs());
         let (update, examples) = (update(&twin), examples(&pairs));
         let batch = update.batch(&examples);
-        for pick in [Pick::Argmax, Pick::Sample { temperature: 1.0 }] {
+        let options = |pick, raise, passes| Options { raise, ..options(pick, passes) };
+        for (pick, raise) in
+            [(Pick::Argmax, 0.0), (Pick::Sample { temperature: 1.0 }, 0.0), (Pick::Sample { temperature: 1.0 }, 0.6)]
+        {
             for gold_probability in [0.0, 0.3, 0.7] {
                 let choose =
-                    |passes| choose(&options(pick, passes), &update, &batch, gold_probability).expect("inputs");
-                let sequential = |e: &Example<'_>| token_by_token(&options(pick, 1), &update, *e, gold_probability);
+                    |passes| choose(&options(pick, raise, passes), &update, &batch, gold_probability).expect("inputs");
+                let sequential =
+                    |e: &Example<'_>| token_by_token(&options(pick, raise, 1), &update, *e, gold_probability);
                 let expected: Vec<u32> = examples.iter().flat_map(sequential).collect();
                 assert_eq!(choose(12).inputs.ids[..], expected, "{pick:?} {gold_probability}");
                 // Fewer passes are an approximation: the test would not see the difference if one pass were enough.
-                if gold_probability == 0.0 {
+                if gold_probability == 0.0 && raise == 0.0 {
                     assert_ne!(choose(1).inputs.ids[..], expected, "{pick:?}");
                 }
                 // After n passes the first n choices of each sentence are final.
@@ -197,6 +231,23 @@ mod tests {
                     assert_eq!(choose(n).inputs.ids[rows.start..end], expected[rows.start..end], "{n} passes");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn gold_becomes_more_probable_along_a_sentence() {
+        let (twin, pairs) = (twin(), pairs());
+        let batch = update(&twin).batch(&examples(&pairs)[..2]);
+        let of = |raise| by_position(&batch, 0.5, raise);
+        assert_eq!(of(0.0), [0.5; 13]);
+        assert_eq!(of(1.0)[8..], [0.5, 2.0 / 3.0, 5.0 / 6.0, 1.0, 1.0].map(|p: f64| p as f32));
+        assert_eq!((of(0.5)[0], of(0.5)[6], of(0.5)[8]), (0.5, 0.75, 0.5));
+        // At its end everything is gold.
+        let own = Options { raise: 1.0, ..options(Pick::Argmax, 1) };
+        for number in 1..9 {
+            let update = Update { number, ..update(&twin) };
+            let chosen = choose(&own, &update, &batch, 0.0).expect("inputs");
+            assert_eq!([chosen.inputs.ids[7], chosen.inputs.ids[12]], [pairs[0].target[6], pairs[1].target[3]]);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::ops::Drop;
 use super::real::{Real, by_dtype, storage, tensor, values, with_values};
 use crate::backend::Heads;
 
@@ -22,6 +23,8 @@ pub(super) struct Attention {
     pub keys: Arc<[usize]>,
     /// For each querying sentence the one that it attends to; never falls.
     pub key_of: Arc<[usize]>,
+    /// What drops weights.
+    pub drop: Option<Drop>,
 }
 
 /// Columns `offset..offset + width` of rows `stride` apart.
@@ -106,6 +109,12 @@ impl Attention {
         out.iter_mut().for_each(|p| *p /= sum);
     }
 
+    fn drop_weights<T: Real>(&self, row: usize, head: usize, weights: &mut [T]) {
+        if let Some(drop) = &self.drop {
+            drop.weights(row, head, weights);
+        }
+    }
+
     /// The rows that `row` sees.
     fn seen(&self, sentence: usize, row: usize) -> Range<usize> {
         let keys = self.key_rows(self.key_of[sentence]);
@@ -124,6 +133,7 @@ impl Attention {
                 for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
                     let keys = self.seen(sentence, row);
                     self.probabilities(inputs, row, head, keys.clone(), &mut probabilities);
+                    self.drop_weights(row, head, &mut probabilities);
                     for (key, p) in keys.zip(&probabilities) {
                         T::axpy(*p, inputs.value.head(key, head, head_dim), out);
                     }
@@ -172,7 +182,7 @@ impl Attention {
         let Heads { num_heads, head_dim } = self.heads;
         let width = self.heads.width();
         let scale = T::from_f64(f64::from(self.heads.scale()));
-        let (mut probabilities, mut slopes) = (Vec::new(), Vec::new());
+        let (mut probabilities, mut kept, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
         for row in self.query_rows(sentence) {
             for head in 0..num_heads {
                 let keys = self.seen(sentence, row);
@@ -180,11 +190,14 @@ impl Attention {
                 let gradient = &gradient[row * width + head * head_dim..][..head_dim];
                 slopes.clear();
                 slopes.extend(keys.clone().map(|key| T::dot(gradient, inputs.value.head(key, head, head_dim))));
+                kept.clone_from(&probabilities);
+                self.drop_weights(row, head, &mut kept);
+                self.drop_weights(row, head, &mut slopes);
                 let mean = T::dot(&slopes, &probabilities);
                 let to_query = &mut to_query[(row - first_row) * width + head * head_dim..][..head_dim];
                 for (i, key) in keys.enumerate() {
                     let at = i * width + head * head_dim;
-                    T::axpy(probabilities[i], gradient, &mut to_value[at..at + head_dim]);
+                    T::axpy(kept[i], gradient, &mut to_value[at..at + head_dim]);
                     let slope = probabilities[i] * (slopes[i] - mean) * scale;
                     T::axpy(slope, inputs.key.head(key, head, head_dim), to_query);
                     T::axpy(slope, inputs.query.head(row, head, head_dim), &mut to_key[at..at + head_dim]);

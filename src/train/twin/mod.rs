@@ -23,7 +23,7 @@ use crate::{Error, Result};
 
 pub use batch::{Batch, Rows};
 pub use model::Model;
-pub use ops::Dropout;
+pub use ops::{Dropout, Rates};
 pub use parameters::{Gradients, Parameters};
 
 /// A model that can be trained: its computation and its parameters, which share their storage.

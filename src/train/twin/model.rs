@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::attention::Attention;
 use super::batch::{Batch, Rows};
-use super::ops::{Activate, AddDropped, Drop, Dropout, Embed, LayerNorm, Linear};
+use super::ops::{Activate, AddDropped, Drop, Dropout, Embed, LayerNorm, Linear, Rates};
 use super::parameters::Loader;
 use crate::backend::Activation;
 use crate::model::LAYER_NORM_EPS;
@@ -116,7 +116,10 @@ impl FeedForward {
     }
 
     fn apply(&self, x: &Tensor, activation: Activation, sites: &mut Sites) -> Result<Tensor> {
-        let hidden = self.up.apply(x)?.apply_op1(Activate(activation))?;
+        let mut hidden = self.up.apply(x)?.apply_op1(Activate(activation))?;
+        if let Some(drop) = sites.inner(ACTIVATION_SITES, |rates| rates.activation) {
+            hidden = hidden.apply_op1(drop)?;
+        }
         sites.residual(x, &self.down.apply(&hidden)?, &self.norm)
     }
 
@@ -135,14 +138,34 @@ struct Sites {
 /// The number of the decoder's first place: the encoder has fewer.
 const DECODER_SITES: u32 = 1 << 16;
 
+/// What is added to a place's number within a sublayer: for its weights of attention, and for its inner elements.
+const ATTENTION_SITES: u32 = 1 << 17;
+const ACTIVATION_SITES: u32 = 1 << 18;
+
 impl Sites {
     fn new(dropout: Option<Dropout>, rows: &Rows, first: u32) -> Self {
-        Sites { dropout: dropout.filter(|d| d.rate > 0.0), places: rows.places.clone(), next: first }
+        Sites { dropout, places: rows.places.clone(), next: first }
     }
 
+    fn drop(&self, site: u32, rate: impl Fn(&Rates) -> f32) -> Option<Drop> {
+        let dropout = self.dropout?;
+        let rate = rate(&dropout.rates);
+        (rate > 0.0).then(|| Drop { dropout, rate, site, places: self.places.clone() })
+    }
+
+    /// For the next place on the residual path.
     fn next(&mut self) -> Option<Drop> {
         self.next += 1;
-        Some(Drop { dropout: self.dropout?, site: self.next, places: self.places.clone() })
+        self.drop(self.next, |rates| rates.sublayers)
+    }
+
+    /// Within the sublayer that the next place ends.
+    fn inner(&self, sites: u32, rate: impl Fn(&Rates) -> f32) -> Option<Drop> {
+        self.drop(sites + self.next, rate)
+    }
+
+    fn attention(&self, attention: &Attention) -> Attention {
+        Attention { drop: self.inner(ATTENTION_SITES, |rates| rates.attention), ..attention.clone() }
     }
 
     fn embedded(&mut self, x: Tensor) -> Result<Tensor> {
@@ -249,10 +272,11 @@ impl Model {
             queries: rows.starts.clone(),
             keys: rows.starts.clone(),
             key_of: (0..sentences).collect(),
+            drop: None,
         };
         let mut x = sites.embedded(embed(config, &self.source_table, &self.source_positions, rows)?)?;
         for layer in &self.encoder {
-            let context = layer.attention.qkv.apply(&x)?.apply_op1(attention.clone())?;
+            let context = layer.attention.qkv.apply(&x)?.apply_op1(sites.attention(&attention))?;
             x = sites.residual(&x, &layer.attention.out.apply(&context)?, &layer.attention.norm)?;
             x = layer.feed_forward.apply(&x, config.activation, &mut sites)?;
         }
@@ -269,15 +293,16 @@ impl Model {
             queries: rows.starts.clone(),
             keys: rows.starts.clone(),
             key_of: (0..sentences).collect(),
+            drop: None,
         };
         let keys = batch.sources.starts.clone();
         let cross = Attention { causal: false, keys, key_of: batch.source_of.clone(), ..own.clone() };
         let mut x = sites.embedded(embed(config, &self.target_table, &self.target_positions, rows)?)?;
         for layer in &self.decoder {
-            let context = layer.attention.qkv.apply(&x)?.apply_op1(own.clone())?;
+            let context = layer.attention.qkv.apply(&x)?.apply_op1(sites.attention(&own))?;
             x = sites.residual(&x, &layer.attention.out.apply(&context)?, &layer.attention.norm)?;
             let kv = layer.cross.kv.apply(memory)?;
-            let context = layer.cross.query.apply(&x)?.apply_op2(&kv, cross.clone())?;
+            let context = layer.cross.query.apply(&x)?.apply_op2(&kv, sites.attention(&cross))?;
             x = sites.residual(&x, &layer.cross.out.apply(&context)?, &layer.cross.norm)?;
             x = layer.feed_forward.apply(&x, config.activation, &mut sites)?;
         }

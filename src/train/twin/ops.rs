@@ -300,13 +300,34 @@ pub struct Dropout {
     pub seed: u64,
     /// Number of the update.
     pub update: u32,
-    /// Share of elements that become 0; the others are divided by 1 - rate.
-    pub rate: f32,
+    /// How much is dropped where.
+    pub rates: Rates,
+}
+
+/// Shares of elements that become 0; the others are divided by 1 - rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Of embeddings and of what sublayers add.
+    pub sublayers: f32,
+    /// Of the weights of attention.
+    pub attention: f32,
+    /// Of the inner elements of feed-forward layers.
+    pub activation: f32,
+}
+
+impl Rates {
+    /// Dropout of embeddings and sublayers alone.
+    pub fn of_sublayers(rate: f32) -> Self {
+        Rates { sublayers: rate, ..Rates::default() }
+    }
 }
 
 /// Dropout at one place of the model.
+#[derive(Clone, Debug)]
 pub(super) struct Drop {
     pub dropout: Dropout,
+    /// The rate there.
+    pub rate: f32,
     /// Which of the model's places: every one draws its own numbers.
     pub site: u32,
     pub places: Arc<[TokenPlace]>,
@@ -315,20 +336,39 @@ pub(super) struct Drop {
 impl Drop {
     /// `out += kept(x) / (1 - rate)`, row by row.
     fn add<T: Real>(&self, x: &[T], width: usize, out: &mut [T]) {
-        let Dropout { seed, update, rate } = self.dropout;
-        // A word is below the threshold with the probability of the rate.
-        let threshold = (f64::from(rate) * 2f64.powi(32)) as u32;
-        let factor = T::from_f64(1.0 / (1.0 - f64::from(rate)));
+        let (threshold, factor) = self.threshold_and_factor();
         let rows = out.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&self.places[..]).with_min_len(ROWS_PER_TASK);
         rows.for_each(|((out, x), place)| {
             for (group, (out, x)) in out.chunks_mut(4).zip(x.chunks(4)).enumerate() {
-                let column = place.position << 16 | group as u32;
-                let words = philox(seed, [update, (Purpose::Dropout as u32) << 28 | self.site, place.sentence, column]);
-                for ((out, x), word) in out.iter_mut().zip(x).zip(words) {
+                for ((out, x), word) in out.iter_mut().zip(x).zip(self.words(place, group as u32)) {
                     *out += if word < threshold { T::ZERO } else { *x * factor };
                 }
             }
         });
+    }
+
+    /// Drops some of the weights with which a row's head attends to the keys of a sentence, from the first on.
+    pub fn weights<T: Real>(&self, row: usize, head: usize, weights: &mut [T]) {
+        let (threshold, factor) = self.threshold_and_factor();
+        for (group, weights) in weights.chunks_mut(4).enumerate() {
+            // Room for 64 heads and 4096 keys.
+            let words = self.words(&self.places[row], (head << 10 | group) as u32);
+            for (weight, word) in weights.iter_mut().zip(words) {
+                *weight = if word < threshold { T::ZERO } else { *weight * factor };
+            }
+        }
+    }
+
+    /// Below which a random word, with the probability of the rate, drops an element, and what multiplies the others.
+    fn threshold_and_factor<T: Real>(&self) -> (u32, T) {
+        let rate = f64::from(self.rate);
+        ((rate * 2f64.powi(32)) as u32, T::from_f64(1.0 / (1.0 - rate)))
+    }
+
+    fn words(&self, place: &TokenPlace, group: u32) -> [u32; 4] {
+        let Dropout { seed, update, .. } = self.dropout;
+        let site = (Purpose::Dropout as u32) << 28 | self.site;
+        philox(seed, [update, site, place.sentence, place.position << 16 | group])
     }
 
     fn applied(&self, x: &Tensor) -> Result<Tensor> {

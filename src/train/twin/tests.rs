@@ -127,7 +127,8 @@ fn logits_of_every_architecture_equal_the_cpu_backends() {
     }
 }
 
-const DROPOUT: Dropout = Dropout { seed: 5, update: 3, rate: 0.3 };
+const RATES: Rates = Rates { sublayers: 0.3, attention: 0.2, activation: 0.25 };
+const DROPOUT: Dropout = Dropout { seed: 5, update: 3, rates: RATES };
 
 fn loss(twin: &Twin, dropout: Option<Dropout>) -> Tensor {
     let batch = small_batch(twin);
@@ -221,7 +222,7 @@ fn dropout_depends_on_the_token_alone_and_has_its_rate() {
     let places: Vec<TokenPlace> = (0..400).map(|r| TokenPlace { sentence: r / 20, position: r % 20 }).collect();
     let drop = |places: &[TokenPlace], dropout: Dropout, site: u32| {
         let ones = Tensor::ones((places.len(), width), DType::F32, &Device::Cpu).expect("ones");
-        values(&ones.apply_op1(ops::Drop { dropout, site, places: places.into() }).expect("dropped"))
+        values(&ones.apply_op1(ops::Drop { dropout, rate: 0.3, site, places: places.into() }).expect("dropped"))
     };
     let all = drop(&places, DROPOUT, 1);
     let zeros = all.iter().filter(|x| **x == 0.0).count() as f64 / all.len() as f64;
@@ -236,6 +237,40 @@ fn dropout_depends_on_the_token_alone_and_has_its_rate() {
     let columns = |row: usize| &all[row * width..(row + 1) * width];
     assert_ne!(columns(0), columns(1));
     assert_ne!(columns(0), columns(20));
+}
+
+#[test]
+fn each_rate_drops_at_its_own_places() {
+    let twin = variant("swish-scaled", DType::F32);
+    let value = |rates| loss(&twin, Some(Dropout { rates, ..DROPOUT })).to_scalar::<f32>().expect("a number").to_bits();
+    let whole = loss(&twin, None).to_scalar::<f32>().expect("a number").to_bits();
+    assert_eq!(value(Rates::default()), whole);
+    let alone = [
+        Rates { sublayers: 0.3, ..Rates::default() },
+        Rates { attention: 0.3, ..Rates::default() },
+        Rates { activation: 0.3, ..Rates::default() },
+    ];
+    let values: Vec<u32> = alone.map(value).into_iter().chain([whole, value(RATES)]).collect();
+    assert!((1..values.len()).all(|i| !values[..i].contains(&values[i])), "{values:?}");
+}
+
+#[test]
+fn dropped_weights_of_attention_depend_on_their_token_alone() {
+    let places: Vec<TokenPlace> = (0..60).map(|r| TokenPlace { sentence: r / 20, position: r % 20 }).collect();
+    let weights = |places: &[TokenPlace], row: usize, head: usize, keys: usize| {
+        let drop = ops::Drop { dropout: DROPOUT, rate: 0.3, site: 1, places: places.into() };
+        let mut weights = vec![1.0f32; keys];
+        drop.weights(row, head, &mut weights);
+        weights
+    };
+    let all: Vec<f32> = (0..240).flat_map(|i| weights(&places, i / 4, i % 4, 97)).collect();
+    let zeros = all.iter().filter(|x| **x == 0.0).count() as f64 / all.len() as f64;
+    // 23,280 draws: one standard deviation is 0.003.
+    assert!((zeros - 0.3).abs() < 0.012, "{zeros}");
+    // A key more, or other rows beside it, change nothing.
+    assert_same_bits(&weights(&places, 33, 2, 50)[..49], &weights(&places[33..34], 0, 2, 49));
+    assert_ne!(weights(&places, 33, 2, 50), weights(&places, 33, 1, 50));
+    assert_ne!(weights(&places, 33, 2, 50), weights(&places, 34, 2, 50));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::backend::{
-    Dtype, Failure, Finished, LengthPenaltyKind, SamplePick, Search, SessionShape, SlotOptions, SpecialIds, Stages,
-    StopKind, Strategy,
+    BANK_WORDS, Constraints, Dtype, Failure, Finished, LengthPenaltyKind, SamplePick, Search, SessionShape,
+    SlotOptions, SpecialIds, Stages, StopKind, Strategy,
 };
 use crate::check::{Tolerance, compare};
 use crate::cpu::{Cpu, beam_step as cpu};
@@ -51,6 +51,7 @@ pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
         let density = if noise.uniform() < 0.05 { 1.0 } else { 0.3 };
         *word = (0..32).fold(0, |word, bit| word | u32::from(noise.uniform() < density) << bit);
     }
+    draw_banks(search, &mut noise);
     for pick in bytemuck::cast_slice_mut::<_, SamplePick>(&mut search.picks) {
         let log_prob = -4.0 * noise.uniform();
         let any = (1.0 + noise.uniform() * (vocab_size - 1) as f32) as u32;
@@ -59,6 +60,29 @@ pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
             u if u < 0.2 => SamplePick { token: eos_id, log_prob, ranked_log_prob: 2.0 * log_prob },
             _ => SamplePick { token: any, log_prob, ranked_log_prob: log_prob - 0.25 },
         };
+    }
+}
+
+/// Draws the tokens of constraints, of one phrase, and any banks.
+fn draw_banks(search: &mut Search<Cpu>, noise: &mut Values) {
+    let vocab_size = search.vocab_size;
+    let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
+    let mut below = |limit: usize| (noise.uniform() * limit as f32) as usize % limit;
+    let constraints: &mut [Constraints] = bytemuck::cast_slice_mut(&mut search.constraints);
+    for (constraints, options) in constraints.iter_mut().zip(options) {
+        // Now and then padding, which is never a candidate.
+        let token = |id: usize| if id == IDS.eos_id as usize { 3 } else { id as u32 };
+        let ids: Vec<u32> = (0..options.constraints).map(|_| token(below(vocab_size))).collect();
+        *constraints = Constraints::new((!ids.is_empty()).then_some(ids.as_slice()));
+    }
+    for (row, banks) in search.rows.live().iter().zip(search.banks.chunks_mut(BANK_WORDS)) {
+        let all = options[row.slot as usize].constraints;
+        banks.iter_mut().for_each(|bank| *bank = below(all as usize + 1) as u32);
+        match below(3) {
+            0 => banks[0] = all,
+            1 => banks[0] = 0,
+            _ => {}
+        }
     }
 }
 
@@ -71,6 +95,8 @@ macro_rules! state {
             row_count: Buffer<u32>,
             ranked: Buffer<f32>,
             bans: Buffer<u32>,
+            constraints: Buffer<u32>,
+            banks: Buffer<u32>,
             picks: Buffer<u32>,
         }
 
@@ -82,6 +108,8 @@ macro_rules! state {
                     row_count: context.upload(&search.rows.count)?,
                     ranked: context.zeros(search.shape.rows * stride)?,
                     bans: context.upload(&search.bans)?,
+                    constraints: context.upload(&search.constraints)?,
+                    banks: context.upload(&search.banks)?,
                     picks: context.upload(&search.picks)?,
                 })
             }
@@ -103,6 +131,8 @@ macro_rules! state {
                     row_count: self.row_count.view_mut(),
                     ranked: self.ranked.view_mut(),
                     bans: self.bans.view_mut(),
+                    constraints: self.constraints.view_mut(),
+                    banks: self.banks.view_mut(),
                     picks: self.picks.view_mut(),
                 }
             }
@@ -200,6 +230,8 @@ impl Fixture {
         let ranked = self.apart(&from.ranked);
         self.context.write(self.state.ranked.view_mut(), &ranked)?;
         self.context.write(self.state.bans.view_mut(), &from.bans)?;
+        self.context.write(self.state.constraints.view_mut(), &from.constraints)?;
+        self.context.write(self.state.banks.view_mut(), &from.banks)?;
         self.context.write(self.state.picks.view_mut(), &from.picks)
     }
 
@@ -398,15 +430,19 @@ const BEAMS: [u32; 3] = [1, 2, 5];
 const LENGTHS: [(u32, u32); 4] = [(0, 9), (4, 11), (0, 1), (3, 3)];
 const COVERAGE: [f32; 3] = [0.2, 0.0, 0.7];
 const REWARDS: [f32; 3] = [0.0, 0.3, -0.2];
-/// Strategy, whether another distribution ranks, bans hold, the limit cuts; and groups, of one or two beams.
-const KINDS: [(Strategy, u32, u32, u32, u32); 7] = [
-    (Strategy::Beam, 0, 0, 0, 0),
-    (Strategy::Beam, 1, 0, 1, 0),
-    (Strategy::Beam, 0, 1, 0, 0),
-    (Strategy::Beam, 1, 1, 1, 0),
-    (Strategy::Sample, 0, 0, 0, 0),
-    (Strategy::Beam, 0, 0, 0, 2),
-    (Strategy::Beam, 1, 1, 0, 4),
+/// Strategy, whether another distribution ranks, bans hold, the limit cuts; groups, of one or two beams; tokens of constraints.
+const KINDS: [(Strategy, u32, u32, u32, u32, u32); 11] = [
+    (Strategy::Beam, 0, 0, 0, 0, 0),
+    (Strategy::Beam, 1, 0, 1, 0, 0),
+    (Strategy::Beam, 0, 1, 0, 0, 0),
+    (Strategy::Beam, 1, 1, 1, 0, 0),
+    (Strategy::Sample, 0, 0, 0, 0, 0),
+    (Strategy::Beam, 0, 0, 0, 2, 0),
+    (Strategy::Beam, 1, 1, 0, 4, 0),
+    (Strategy::Beam, 0, 0, 0, 0, 1),
+    (Strategy::Beam, 0, 1, 0, 0, 3),
+    (Strategy::Beam, 1, 0, 1, 0, 2),
+    (Strategy::Beam, 0, 0, 1, 0, 40),
 ];
 /// Fewer tokens than candidates, few tokens, and more than one chunk of the smallest block.
 const VOCABULARIES: [usize; 4] = [4, 7, 331, 1100];
@@ -475,7 +511,7 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
     // All combinations would be a hundred thousand searches: in pairs on every grid.
     for (seed, chosen) in crate::validate::probe::Grid::Pairwise.combine(sizes).into_iter().enumerate() {
         let [penalty, stop, beams, lengths, coverage, reward, flags, say, size, kind_of] = chosen;
-        let (strategy, ranked, banned, cut, groups) = KINDS[kind_of];
+        let (strategy, ranked, banned, cut, groups, constraints) = KINDS[kind_of];
         let ((kind, alpha), (min_len, max_len)) = (PENALTIES[penalty], LENGTHS[lengths]);
         let own = SlotOptions {
             length_penalty: kind as u32,
@@ -494,6 +530,7 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
             ranked,
             banned,
             cut,
+            constraints,
             ..options()
         };
         let (say, vocab_size, threads) = (SAYS[say], VOCABULARIES[size], BLOCKS[seed % BLOCKS.len()]);
@@ -522,13 +559,14 @@ const LARGE_SIZES: [(usize, usize, u32); 2] = [(58101, 4, 128), (58101, 64, 128)
 /// Vocabularies around a chunk's size, beams from 1 to 64, rows that start anywhere or at multiples of 16 bytes.
 pub fn check_sizes(probe: &mut Probe<'_>) -> Result<()> {
     for (seed, (vocab_size, beam_size, threads)) in probe.grid().shapes(&SIZES, &LARGE_SIZES).into_iter().enumerate() {
-        let shape = SessionShape { slots: 2, beam_size, rows: 2 * beam_size, max_len: 5, ..SHAPE };
+        let shape = SessionShape { slots: 3, beam_size, rows: 3 * beam_size, max_len: 5, ..SHAPE };
         let own = SlotOptions { beam_size: beam_size as u32, max_len: 5, ..options() };
         let fewer = SlotOptions { beam_size: 1 + beam_size as u32 / 2, max_len: 3, renormalize: 1, min_len: 2, ..own };
+        let constrained = SlotOptions { constraints: 1 + 11 * seed as u32 % 64, ..own };
         for stride in [vocab_size, vocab_size.next_multiple_of(4) + 4] {
             let what = format!("{vocab_size} tokens, {stride} apart, {beam_size} beams, {threads} threads");
             probe.case("sizes", Dtype::F32, what, |case| {
-                let slots = [(0, own), (1, fewer)];
+                let slots = [(0, own), (1, fewer), (2, constrained)];
                 search(case, shape, [vocab_size, stride], threads, &slots, seed as u64, Say::Usual)
             })?;
         }

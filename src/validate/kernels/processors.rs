@@ -1,8 +1,11 @@
 //! Cases of the stem `processors`: real histories, of beams that branch, in a vocabulary small enough to repeat itself.
 
 use crate::Result;
-use crate::backend::{Backend, Dtype, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, Stages, StopKind};
+use crate::backend::{
+    BANK_WORDS, Backend, Constraints, Dtype, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, Stages, StopKind,
+};
 use crate::check::Tolerance;
+use crate::cpu::processors::RowRules;
 use crate::cpu::{Cpu, beam_step, processors};
 use crate::cuda::testing::Values;
 use crate::cuda::{Context, Cuda};
@@ -58,8 +61,21 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
         search.sequences[slot * MAX_SEQUENCE_WORDS..][..11].copy_from_slice(&[&[3, 2, 5, 7], ids.as_slice()].concat());
         search.always_banned[slot * vocab_size.div_ceil(32)] = 1 << 3;
         search.prefixes[slot * SHAPE.max_len..][..3].copy_from_slice(&[token(), token(), token()]);
+        // Phrases that share tokens, repeat one, or lie in one another.
+        let [a, b, c] = [token(), token(), token()];
+        let phrases: [&[u32]; 5] = [&[a, a, b], &[b, a], &[a], &[c, b, c, b], &[a, a, b, c]];
+        let constraints = Constraints::new(phrases[slot..].iter().copied());
+        bytemuck::cast_slice_mut::<_, Constraints>(&mut search.constraints)[slot] = constraints;
     }
-    let slots: Vec<(u32, SlotOptions)> = (0..3).zip(options).collect();
+    let total =
+        |slot: usize| bytemuck::cast_slice::<_, Constraints>(&search.constraints)[slot].phrases().flatten().count();
+    let slots: Vec<(u32, SlotOptions)> = options
+        .into_iter()
+        .enumerate()
+        .map(|(slot, options)| {
+            (slot as u32, SlotOptions { constraints: options.banned * total(slot) as u32, ..options })
+        })
+        .collect();
     beam_step::start_slots(&slots, &mut search);
     for _ in 0..SHAPE.max_len - 1 {
         let noise: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -4.0, 3.0);
@@ -68,9 +84,9 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
         let found = on_device(case.context, &search)?;
         processors::processors(&mut search);
         processors::repetition_penalty(&mut search);
-        compare(case, "device", &found, &expected, vocab_size, &noise);
-        let fast = (search.bans.clone(), search.ranked.clone());
-        compare(case, "CPU", &fast, &expected, vocab_size, &noise);
+        compare(case, "device", &found, &expected, &search, vocab_size, &noise);
+        let fast = (search.bans.clone(), search.banks.clone(), search.ranked.clone());
+        compare(case, "CPU", &fast, &expected, &search, vocab_size, &noise);
         beam_step::beam_step(&noise, &[0.1; SHAPE.rows * SHAPE.max_src_len], &mut search);
         if search.rows.live().is_empty() {
             break;
@@ -79,18 +95,27 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
     Ok(())
 }
 
-type Expected = [(Option<Vec<bool>>, Option<Vec<f32>>)];
+/// What a run leaves: bans, banks and what ranks.
+type Found = (Vec<u32>, Vec<u32>, Vec<f32>);
 
 fn compare(
     case: &mut Case<'_>,
     name: &str,
-    (bans, ranked): &(Vec<u32>, Vec<f32>),
-    expected: &Expected,
+    (bans, banks, ranked): &Found,
+    expected: &[RowRules],
+    search: &Search<Cpu>,
     vocab_size: usize,
     noise: &[f32],
 ) {
     let words = vocab_size.div_ceil(32);
-    for (r, (banned, penalized)) in expected.iter().enumerate() {
+    for (r, (rules, row)) in expected.iter().zip(search.rows.live()).enumerate() {
+        let RowRules { bans: banned, banks: expected_banks, ranked: penalized } = rules;
+        if let Some(expected) = expected_banks {
+            let constraints = &bytemuck::cast_slice::<_, Constraints>(&search.constraints)[row.slot as usize];
+            let place = |token: usize| constraints.tokens().iter().position(|t| *t as usize == token);
+            let bank = |token: usize| banks[r * BANK_WORDS + place(token).map_or(0, |place| place + 1)];
+            case.same(&format!("{name}, banks of row {r}"), &(0..vocab_size).map(bank).collect::<Vec<_>>(), expected);
+        }
         if let Some(banned) = banned {
             let bit = |token: usize| bans[r * words + token / 32] >> (token % 32) & 1 != 0;
             case.same(&format!("{name}, bans of row {r}"), &(0..vocab_size).map(bit).collect::<Vec<_>>(), banned);
@@ -101,8 +126,8 @@ fn compare(
     }
 }
 
-/// The bans and the penalised rows of a device with this state.
-fn on_device(context: &Context, search: &Search<Cpu>) -> Result<(Vec<u32>, Vec<f32>)> {
+/// The bans, the banks and the penalised rows of a device with this state.
+fn on_device(context: &Context, search: &Search<Cpu>) -> Result<Found> {
     let cuda = Cuda::<f32>::new(context.clone());
     let (shape, vocab_size, stride) = (search.shape, search.vocab_size, cuda.logits_stride(search.vocab_size));
     let mut device = Search::open(&cuda, shape, vocab_size, search.ids)?;
@@ -110,7 +135,7 @@ fn on_device(context: &Context, search: &Search<Cpu>) -> Result<(Vec<u32>, Vec<f
     macro_rules! copy {
         ($($field:ident),*) => { $(context.write(device.$field.view_mut(), &search.$field)?;)* };
     }
-    copy!(options, step, live, tokens, parents, ancestry, always_banned, prefixes, sequences);
+    copy!(options, step, live, tokens, parents, ancestry, always_banned, prefixes, sequences, constraints);
     context.write(device.rows.entries.view_mut(), &search.rows.entries)?;
     context.write(device.rows.count.view_mut(), &search.rows.count)?;
     device.rows.bucket = search.rows.live().len();
@@ -123,5 +148,5 @@ fn on_device(context: &Context, search: &Search<Cpu>) -> Result<(Vec<u32>, Vec<f
     cuda.repetition_penalty(&mut device)?;
     let ranked = context.download(device.ranked.view())?;
     let ranked = ranked.chunks(stride).flat_map(|row| row[..vocab_size].to_vec()).collect();
-    Ok((context.download(device.bans.view())?, ranked))
+    Ok((context.download(device.bans.view())?, context.download(device.banks.view())?, ranked))
 }

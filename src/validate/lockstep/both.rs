@@ -103,7 +103,8 @@ macro_rules! search_fields {
     ($callback:ident, $($rest:tt)*) => {
         $callback!($($rest)*, [
             options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage, attention, finished,
-            finished_count, failures, ranked, bans, always_banned, prefixes, sequences, picks
+            finished_count, failures, ranked, bans, always_banned, prefixes, sequences, constraints,
+            banks, picks
         ])
     };
 }

@@ -37,6 +37,7 @@ fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
 }
 
 fn update(twin: &Twin, dropout: f32) -> Update<'_> {
+    let dropout = crate::train::twin::Rates::of_sublayers(dropout);
     Update { twin, number: 1, seed: 5, dropout, smoothing: 0.1, tokens: 25, sentences: 3 }
 }
 
@@ -125,6 +126,43 @@ fn a_moving_average_follows_and_is_saved() {
     let mut tensors = Tensors::new();
     distill(options(Teacher::Frozen, Prefixes::Gold)).save(&mut tensors).expect("saved");
     assert!(tensors.is_empty());
+}
+
+#[test]
+fn several_teachers_are_one_of_their_mean_weights() {
+    let (root, tokenizer) = (Path::new(env!("CARGO_MANIFEST_DIR")), Tokenizer::open(&dir()).expect("a tokenizer"));
+    let other = tempfile::tempdir().expect("a directory");
+    let twin = Twin::open(&dir()).expect("a model");
+    let doubled = scaled(&twin, 2.0);
+    crate::train::checkpoint::write_model(&dir(), other.path(), doubled.parameters().tensors().expect("tensors"))
+        .expect("written");
+    let mean = average(&[dir(), other.path().to_path_buf()], &tokenizer).expect("a teacher");
+    let values = |twin: &Twin| twin.parameters().values().expect("values").concat();
+    for (mean, own) in values(&mean).iter().zip(values(&twin)) {
+        assert!((mean - 1.5 * own).abs() <= 1e-6 * own.abs());
+    }
+    // Its own sentences are those of the mean, too, not those of the first.
+    let pairs = pairs();
+    let twins = |dirs: &[PathBuf]| average(dirs, &tokenizer).expect("a teacher");
+    let said = |teacher: Twin| {
+        let session = || Rollouts::open(&dir()).expect("a session");
+        let models = Teacher::Models(vec![dir()]);
+        let mut distill = Distill::new(options(models, Prefixes::Teacher), teacher, session(), session());
+        distill.sentences(&update(&twin, 0.0), &examples(&pairs)).expect("sentences")
+    };
+    assert_eq!(said(twins(&[dir()])), said(twins(&[dir(), dir()])));
+    assert_eq!(said(scaled(&twin, 0.5)), said(twins(&[dir(), zeroed(&twin, other.path())])));
+    let amateur = root.join("models/m30k-en-de-amateur");
+    let message = average(&[dir(), amateur], &tokenizer).map(drop).unwrap_err().to_string();
+    assert!(message.starts_with("average teachers: expected models of the architecture of "), "{message}");
+}
+
+/// Writes a model all of whose weights are 0.
+fn zeroed(twin: &Twin, dir_of: &Path) -> PathBuf {
+    let zeros = scaled(twin, 0.0);
+    crate::train::checkpoint::write_model(&dir(), dir_of, zeros.parameters().tensors().expect("tensors"))
+        .expect("written");
+    dir_of.to_path_buf()
 }
 
 #[test]

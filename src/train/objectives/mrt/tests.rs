@@ -35,7 +35,8 @@ fn options(samples: usize) -> Options {
 
 fn update<'a>(twin: &'a Twin, pairs: &[Pair]) -> Update<'a> {
     let tokens = pairs.iter().map(|p| p.target.len()).sum();
-    Update { twin, number: 1, seed: 5, dropout: 0.1, smoothing: 0.1, tokens, sentences: pairs.len() }
+    let dropout = crate::train::twin::Rates::of_sublayers(0.1);
+    Update { twin, number: 1, seed: 5, dropout, smoothing: 0.1, tokens, sentences: pairs.len() }
 }
 
 fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
