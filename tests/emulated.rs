@@ -179,15 +179,21 @@ fn differing_lines(dtype: Dtype, sources: &[String]) -> Vec<(String, f32)> {
     pairs.iter().map(|(actual, expected)| (expected.source.clone(), score(expected) - score(actual))).collect()
 }
 
+/// The scores of lines that differ lie less than this apart in the median.
+const MOST_APART: f32 = 0.05;
+
+/// Of 60 lines at least this share has the tokens of f32. In f16 the scores of the others are close to f32's own; in bf16 they are only no
+/// worse: now and then the search finds another translation that f32 itself prefers by far.
 fn assert_agreement(dtype: Dtype, least: f64) {
     let sources = sources(60);
     let mut differing = differing_lines(dtype, &sources);
-    differing.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let apart = |difference: f32| if dtype == Dtype::F16 { difference.abs() } else { difference };
+    differing.sort_by(|one, other| apart(one.1).total_cmp(&apart(other.1)));
     let agreement = 1.0 - differing.len() as f64 / sources.len() as f64;
     println!("{dtype:?}: {:.1}% of {} lines as in f32; the others: {differing:#?}", 100.0 * agreement, sources.len());
     assert!(sources.len() == 60 && agreement >= least, "{dtype:?}: {agreement}, {differing:#?}");
-    let median = differing.get(differing.len() / 2).map_or(0.0, |(_, difference)| *difference);
-    assert!(median < 0.05, "{dtype:?}: {differing:#?}");
+    let median = differing.get(differing.len() / 2).map_or(0.0, |(_, difference)| apart(*difference));
+    assert!(median < MOST_APART, "{dtype:?}: {differing:#?}");
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn the_emulated_device_passes_and_the_report_says_what_was_checked() {
             "lockstep f32",
             "lockstep f16",
             "lockstep bf16",
+            "lockstep mixed f32",
             "translations f32"
         ]
     );

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::model_dir::ModelName;
 use crate::cli::output::{Output, json, print};
 use crate::cli::{Ending, complain, interrupt};
+use crate::validate::lockstep::{MIXTURE, Requests};
 use crate::validate::report::CheckRow;
 use crate::validate::{self, Options, Report, report, translations};
 use crate::{Device, Dtype, Result};
@@ -89,7 +90,12 @@ impl Arguments {
             checks.push(Box::new(move || validate::check_rows(options, dir, dtype)));
         }
         for (dtype, count) in dtypes {
-            checks.push(Box::new(move || validate::check_decode(options, dir, &lines(count), dtype)));
+            checks.push(Box::new(move || validate::check_decode(options, dir, &lines(count), Requests::Plain, dtype)));
+        }
+        // Each kind of request once; on the emulated device in f32 alone.
+        for &(dtype, _) in &dtypes[..if options.full { dtypes.len() } else { 1 }] {
+            checks
+                .push(Box::new(move || validate::check_decode(options, dir, &lines(MIXTURE), Requests::Mixed, dtype)));
         }
         // On the emulated device the narrower types take as long again: the kernels have been held to the CPU in each already.
         let whole_dtypes = if validate::is_real(options.device) { &dtypes[..] } else { &dtypes[..1] };

@@ -34,7 +34,7 @@ use crate::cuda::{self, Context};
 use crate::text::Tokenizer;
 use crate::{Device, Error, Result};
 use kernels::{STEMS, Stem};
-use lockstep::Decode;
+use lockstep::{Decode, Requests};
 use probe::{Grid, Probe, unknown_stem};
 use report::{CheckRow, KernelRow};
 
@@ -122,11 +122,17 @@ pub fn check_rows(options: &Options, dir: &Path, dtype: Dtype) -> Result<CheckRo
 ///
 /// # Errors
 /// The model cannot be read; the device failed.
-pub fn check_decode(options: &Options, dir: &Path, lines: &[&str], dtype: Dtype) -> Result<CheckRow> {
+pub fn check_decode(
+    options: &Options,
+    dir: &Path,
+    lines: &[&str],
+    requests: Requests,
+    dtype: Dtype,
+) -> Result<CheckRow> {
     let context = open(options.device)?;
     let tokenizer = Tokenizer::open(dir)?;
     let sources: Vec<Vec<u32>> = lines.iter().map(|line| tokenizer.encode_source(line)).collect();
-    let decode = Decode { dir, sources: &sources };
+    let decode = Decode { dir, sources: &sources, requests };
     match dtype {
         Dtype::F16 => lockstep::check::<f16>(context, decode),
         Dtype::Bf16 => lockstep::check::<bf16>(context, decode),

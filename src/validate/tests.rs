@@ -36,7 +36,7 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     // As many as slots, so that the last block is never an idle one's.
     let tokenizer = Tokenizer::open(&dir)?;
     let sources = ["Two dogs run.", "A man sleeps.", "A child sings."].map(|line| tokenizer.encode_source(line));
-    let decode = Decode { dir: &dir, sources: &sources };
+    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain };
     let first = |stem: &'static str| -> Result<String> {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(stem);
@@ -52,6 +52,32 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     starts("beam_step", "step 1, beam_step: ")?;
     let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 200, "{sound:?}");
+    Ok(())
+}
+
+/// The same for what may not be taken and what repeats itself, in sentences that ask for different things.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de");
+    let tokenizer = Tokenizer::open(&dir)?;
+    let lines =
+        ["Two dogs run.", "A man sleeps.", "A child sings.", "It rains.", "A red car.", "Snow falls.", "A boat."];
+    let sources = lines.map(|line| tokenizer.encode_source(line));
+    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Mixed };
+    let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
+    assert!(sound.failures.is_empty() && sound.compared > 1000, "{sound:?}");
+    for (symbol, kind, operation) in
+        [("processors_u32", 0, "processors"), ("processors_repetition", 1, "repetition_penalty")]
+    {
+        let context = open(Device::Emulated)?;
+        context.lose_blocks_of(symbol);
+        // Alike, so that now and then the last block is that of a row which takes part.
+        let decode = Decode { requests: Requests::Alike(kind), ..decode };
+        let found = lockstep::check::<f32>(context, decode)?.failures;
+        let is_named = |what: &String| what.starts_with("step ") && what.contains(&format!(", {operation}: "));
+        assert!(found.first().is_some_and(is_named), "{symbol}, kind {kind}: {found:?}");
+    }
     Ok(())
 }
 

@@ -109,6 +109,11 @@ fn encoder<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribu
     let live = 47;
     let bucket = live + idle_rows(distribution, 6);
     let mut qkv: Vec<T> = distribution.draw(&mut Values::new(width as u64), live * 3 * width, 0.0, 1.0);
+    // A sentence whose scores lie beyond what exp can take, and for each row all alike.
+    for row in qkv[..12 * 3 * width].chunks_mut(3 * width).skip(1) {
+        row[..width].fill(T::from_f32(32.0));
+        row[width..2 * width].fill(T::from_f32(16.0));
+    }
     // Beyond the live rows lies what would show.
     qkv.resize(bucket * 3 * width, T::from_f32(f32::NAN));
     let plain = stored(&qkv);
@@ -327,13 +332,13 @@ fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distributi
         mean.resize(max_len, 0.0);
         expected_weights[r * max_len..][..max_len].copy_from_slice(&mean);
     }
-    // A slot that is not there.
-    rows[4].slot = SLOTS as u32;
-    expected[4 * width..5 * width].fill(f32::NAN);
-    expected_weights[4 * max_len..5 * max_len].fill(f32::NAN);
+    // A slot that is not there, and one whose source is longer than there is room for.
+    (rows[4].slot, rows[5].slot) = (SLOTS as u32 + 1, SLOTS as u32);
+    expected[4 * width..6 * width].fill(f32::NAN);
+    expected_weights[4 * max_len..6 * max_len].fill(f32::NAN);
 
     let (source_rows, from) = (DeviceRows::upload(context, &source, source.len())?, context.upload(&kv)?);
-    let len = SLOTS * max_len * width;
+    let len = (SLOTS + 1) * max_len * width;
     let (mut keys, mut kept) = (context.allocate(len)?, context.allocate(len)?);
     Store {
         rows: source_rows.list(),
@@ -346,8 +351,9 @@ fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distributi
         beam_size: 1,
     }
     .launch_with(context, width, threads)?;
-    let options: Vec<SlotOptions> =
+    let mut options: Vec<SlotOptions> =
         lengths.iter().map(|&src_len| SlotOptions { src_len, ..bytemuck::Zeroable::zeroed() }).collect();
+    options.push(SlotOptions { src_len: max_len as u32 + 1, ..bytemuck::Zeroable::zeroed() });
     let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
     let (list, mut queries) = (DeviceRows::upload(context, &rows, live)?, context.upload(&queries)?);
     let mut weights = context.upload(&vec![UNTOUCHED; rows.len() * max_len])?;

@@ -33,7 +33,8 @@ pub enum Spread {
     /// The same for all.
     Equal,
     /// As ties; the expert has NaN at the end of the first row, +infinity at that of the second, and nothing but -infinity in the
-    /// third.
+    /// third. The amateur has NaN, then +infinity, where the expert's fourth and fifth rows are best, and nothing but -infinity in
+    /// the sixth.
     NotFinite,
 }
 
@@ -80,6 +81,77 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         };
         probe.case(variant, T::DTYPE, format!("{spread:?} logits, {rows:?}"), |case| rows.run::<T>(case, spread))?;
     }
+    for form in [ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source] {
+        let what = format!("{form:?}, given tokens, lengths that are cut, slots of other voices");
+        probe.case("joined", T::DTYPE, what, |case| joined::<T>(case, form))?;
+    }
+    Ok(())
+}
+
+/// The first of the largest.
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// The token that V_head admits in any case: the given one, end of sentence at the limit, none where the length is cut; and rows of
+/// slots that contrast with another voice, or not at all.
+fn joined<T: Element>(case: &mut Case<'_>, form: ContrastiveForm) -> Result<()> {
+    const STRIDE: usize = 64;
+    const VOCAB: usize = 61;
+    const MAX_LEN: usize = 9;
+    let contrast = ContrastiveOptions { log_mask: -2.0, voice: 1, ..ContrastiveOptions::new(form, 0.625, 0.1, 0.75) };
+    let own = SlotOptions { contrast, max_len: MAX_LEN as u32, ..SlotOptions::default() };
+    let other = ContrastiveOptions { voice: 2, ..contrast };
+    let options = [
+        SlotOptions { prefix_len: 3, ..own },
+        SlotOptions { max_len: 4, cut: 1, ..own },
+        SlotOptions { contrast: other, ..own },
+        SlotOptions { contrast: bytemuck::Zeroable::zeroed(), ..own },
+    ];
+    let places: [(u32, u32); 8] = [(0, 0), (0, 2), (0, 3), (0, 8), (1, 2), (1, 3), (2, 0), (3, 0)];
+    let rows: Vec<Row> = places.map(|(slot, position)| Row { slot, position, ..Row::default() }).to_vec();
+    let draw = |seed, ruled_out| logits::<T>(Spread::Ties, seed, STRIDE, ruled_out)[..rows.len() * STRIDE].to_vec();
+    let (expert, amateur) = (draw(1, f32::NEG_INFINITY), draw(2, 3.0));
+    let (plain, plain_amateur) = (stored(&expert), stored(&amateur));
+    let (mut prefixes, mut expected) = (vec![0u32; options.len() * MAX_LEN], vec![UNTOUCHED; amateur.len()]);
+    for (r, row) in rows.iter().enumerate().take(6) {
+        let z = &plain[r * STRIDE..][..VOCAB];
+        // Far outside of V_head.
+        let given = (0..VOCAB).filter(|v| z[*v].is_finite()).min_by(|a, b| z[*a].total_cmp(&z[*b])).unwrap_or(0) as u32;
+        prefixes[row.slot as usize * MAX_LEN + row.position as usize] = given;
+        let (joins, at_limit) = match places[r] {
+            (0, position) if position < 3 => (given, true),
+            (0, 8) => (EOS, true),
+            _ => (0, false),
+        };
+        // To the reference a token joins at the limit alone.
+        let alone = SlotOptions { max_len: if at_limit { 1 } else { 99 }, ..own };
+        let out = &mut expected[r * STRIDE..][..VOCAB];
+        out.copy_from_slice(&plain_amateur[r * STRIDE..][..VOCAB]);
+        reference(&[Row::default()], &[alone], VOCAB, joins, z, out, &mut [0.0]);
+    }
+    let context = case.context;
+    let (row_list, count) = (context.upload(&rows)?, context.upload(&[rows.len() as u32])?);
+    let (options, prefixes) = (context.upload(&options)?, context.upload(&prefixes)?);
+    let (expert, amateur) = (context.upload(&expert)?, context.upload(&amateur)?);
+    let mut out = context.upload(&vec![UNTOUCHED; expected.len()])?;
+    let kernel = Contrastive {
+        rows: row_list.view(),
+        count: count.view(),
+        options: options.view(),
+        expert: expert.view(),
+        amateur: Some(amateur.view()),
+        out: out.view_mut(),
+        normalizers: None,
+        eos_id: EOS,
+        prefixes: Some((prefixes.view(), MAX_LEN)),
+        voice: 1,
+    };
+    let bytes = rows.len() * VOCAB * (2 * size_of::<T>() + size_of::<f32>());
+    case.launch(bytes, |context| kernel.launch_with(context, VOCAB, STRIDE, 32))?;
+    // As shares: what `source` leaves of a difference has an absolute error. What is untouched has none to speak of, so it stays.
+    let share = |values: &[f32]| values.iter().map(|l| if *l == UNTOUCHED { *l } else { l.exp() }).collect::<Vec<_>>();
+    case.close("out, as shares", &share(&context.download(out.view())?), &share(&expected), Tolerance::new(1e-6, 1e-5));
     Ok(())
 }
 
@@ -160,11 +232,16 @@ impl Rows {
     fn run<T: Element>(&self, case: &mut Case<'_>, spread: Spread) -> Result<()> {
         let &Rows { form, vocab_size, stride, .. } = self;
         let mut expert: Vec<T> = logits(spread, stride as u64, stride, f32::NEG_INFINITY);
-        let amateur: Vec<T> = logits(spread, stride as u64 + 1, stride, 3.0);
+        let mut amateur: Vec<T> = logits(spread, stride as u64 + 1, stride, 3.0);
         if spread == Spread::NotFinite {
             expert[vocab_size - 1] = T::from_f32(f32::NAN);
             expert[stride + vocab_size - 1] = T::from_f32(f32::INFINITY);
             expert[2 * stride..2 * stride + vocab_size].fill(T::from_f32(f32::NEG_INFINITY));
+            // Where V_head is: beyond it what the amateur holds may go unseen.
+            for (row, value) in [(3, f32::NAN), (4, f32::INFINITY)] {
+                amateur[row * stride + best(&stored(&expert[row * stride..][..vocab_size]))] = T::from_f32(value);
+            }
+            amateur[5 * stride..5 * stride + vocab_size].fill(T::from_f32(f32::NEG_INFINITY));
         }
         let ([out, normalizers], time) = self.launch(case.context, &expert, &amateur)?;
         let bytes = self.live() * vocab_size * (2 * size_of::<T>() + size_of::<f32>());

@@ -1,7 +1,7 @@
 //! Cases of the stem `ensemble`.
 
 use crate::Result;
-use crate::backend::{Backend, Dtype, Search, SessionShape, SlotOptions, Stages};
+use crate::backend::{Backend, ContrastiveForm, ContrastiveOptions, Dtype, Search, SessionShape, SlotOptions, Stages};
 use crate::check::Tolerance;
 use crate::cpu::{Cpu, beam_step, ensemble};
 use crate::cuda::Cuda;
@@ -9,7 +9,7 @@ use crate::cuda::testing::Values;
 use crate::validate::kernels::beam_step::IDS;
 use crate::validate::probe::{Case, Probe};
 
-const SLOTS: usize = 5;
+const SLOTS: usize = 8;
 const SHAPE: SessionShape =
     SessionShape { slots: SLOTS, beam_size: 1, max_len: 3, max_src_len: 2, rows: SLOTS, keep_attention: false };
 
@@ -35,11 +35,18 @@ fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
         // The second voice alone is not finite: the third row does not know.
         SlotOptions { ensemble: weights(&[0.5, 0.0, 0.75]), ..base },
         SlotOptions { ensemble: weights(&[1.0, 1.0]), ..base },
+        // The stem `contrastive` ranks.
+        SlotOptions { contrast: ContrastiveOptions::new(ContrastiveForm::Li, 0.5, 0.1, 1.0), ..base },
+        // +infinity in one voice; then nothing but -infinity in another.
+        SlotOptions { ensemble: weights(&[0.5, 0.5]), ..base },
+        SlotOptions { ensemble: weights(&[0.5, 0.0, 0.5]), ..base },
     ];
     let mut values = Values::new(vocab_size as u64);
     let mut voices: Vec<Vec<f32>> = (0..3).map(|_| values.elements(SLOTS * vocab_size, 1.0, 3.0)).collect();
     voices.iter_mut().for_each(|z| z.iter_mut().skip(1).step_by(7).for_each(|z| *z = f32::NEG_INFINITY));
     voices[1][3 * vocab_size + 2] = f32::NAN;
+    voices[1][7 * vocab_size - 1] = f32::INFINITY;
+    voices[2][7 * vocab_size..].fill(f32::NEG_INFINITY);
     let slots: Vec<(u32, SlotOptions)> = (0..).zip(options).collect();
     let stages = Stages { ranked: true, ..Stages::default() };
 
@@ -70,7 +77,8 @@ fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
         let own = if options.is_ensemble() { options.ensemble } else { weights(&[1.0]) };
         let mixed: Vec<(&[f32], f32)> =
             (0..3).filter(|voice| own[*voice] != 0.0).map(|voice| (row(voice), own[voice])).collect();
-        let expected = if options.ranked == 0 { vec![0.0; vocab_size] } else { ensemble::reference(&mixed) };
+        let is_left_alone = options.ranked == 0 || options.contrast.form != 0;
+        let expected = if is_left_alone { vec![0.0; vocab_size] } else { ensemble::reference(&mixed) };
         case.close(&format!("row {r}"), &found[r * stride..][..vocab_size], &expected, Tolerance::new(2e-6, 1e-6));
         let fast = &fast.ranked[r * vocab_size..][..vocab_size];
         case.close(&format!("row {r} on the CPU"), fast, &expected, Tolerance::new(2e-6, 1e-6));

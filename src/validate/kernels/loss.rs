@@ -50,6 +50,14 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
             probe.case("divergence", T::DTYPE, what, |case| diverge::<T>(case, shape, divergence, threads))?;
         }
     }
+    for smoothing in SMOOTHINGS {
+        let what = format!("tokens of probability 0, broken rows, smoothing {smoothing}");
+        probe.case("nll", T::DTYPE, what, |case| extreme_likelihood::<T>(case, smoothing))?;
+    }
+    for divergence in DIVERGENCES {
+        let what = format!("tokens of probability 0, broken rows, {divergence:?}");
+        probe.case("divergence", T::DTYPE, what, |case| extreme_divergence::<T>(case, divergence))?;
+    }
     Ok(())
 }
 
@@ -70,6 +78,46 @@ fn diverge<T: Element>(case: &mut Case<'_>, shape: RowShape, divergence: Diverge
     let weights = WEIGHTS.map(f64::from);
     let expected = reference_divergence(shape.vocab_size, divergence, &wide, &wide_teacher, &MASK, &weights);
     compare(case, shape, &student, (&gradient, &loss), expected);
+    Ok(())
+}
+
+const EXTREMES: RowShape = RowShape { vocab_size: 61, stride: 64 };
+
+/// A target of probability 0, another token of probability 0, a target that is not there, NaN, and nothing but -infinity.
+fn extreme_likelihood<T: Element>(case: &mut Case<'_>, smoothing: f32) -> Result<()> {
+    let RowShape { vocab_size, stride } = EXTREMES;
+    let (mut logits, _) = rows::<T>(EXTREMES);
+    let mut targets = targets(vocab_size);
+    let never = T::from_f32(f32::NEG_INFINITY);
+    logits[targets[0] as usize] = never;
+    logits[2 * stride + vocab_size - 1] = never;
+    targets[4] = vocab_size as u32;
+    logits[5 * stride + 7] = T::from_f32(f32::NAN);
+    logits[6 * stride..6 * stride + vocab_size].fill(never);
+    let (gradient, loss) = launch_nll(case.context, EXTREMES, &logits, &targets, smoothing, 32)?;
+    let (smoothing, weights) = (f64::from(smoothing), WEIGHTS.map(f64::from));
+    let mut expected = reference_nll(vocab_size, smoothing, &used(&logits, EXTREMES), &targets, &MASK, &weights);
+    expected.0[4] = f64::NAN;
+    expected.1[4 * vocab_size..5 * vocab_size].fill(f64::NAN);
+    compare(case, EXTREMES, &logits, (&gradient, &loss), expected);
+    Ok(())
+}
+
+/// Tokens of probability 0 to both, to the teacher and to the student; NaN, and nothing but -infinity.
+fn extreme_divergence<T: Element>(case: &mut Case<'_>, divergence: Divergence) -> Result<()> {
+    let RowShape { vocab_size, stride } = EXTREMES;
+    let (mut student, mut teacher) = rows::<T>(EXTREMES);
+    let never = T::from_f32(f32::NEG_INFINITY);
+    (student[1], teacher[1]) = (never, never);
+    teacher[2 * stride + vocab_size - 1] = never;
+    student[4 * stride] = never;
+    teacher[5 * stride + 7] = T::from_f32(f32::NAN);
+    student[6 * stride..6 * stride + vocab_size].fill(never);
+    let (gradient, loss) = launch_divergence(case.context, EXTREMES, (&student, &teacher), divergence, 32)?;
+    let (wide, wide_teacher) = (used(&student, EXTREMES), used(&teacher, EXTREMES));
+    let weights = WEIGHTS.map(f64::from);
+    let expected = reference_divergence(vocab_size, divergence, &wide, &wide_teacher, &MASK, &weights);
+    compare(case, EXTREMES, &student, (&gradient, &loss), expected);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ pub mod processors;
 pub mod risk;
 pub mod sample;
 pub mod scheduled_sampling;
+pub mod start_slots;
 pub mod stats;
 
 use super::probe::Probe;
@@ -39,13 +40,19 @@ pub const STEMS: &[Stem] = &[
     Stem { name: "contrastive", check: contrastive::check },
     Stem { name: "ensemble", check: ensemble::check },
     Stem { name: "processors", check: processors::check },
-    Stem { name: "beam_step", check: beam_step::check },
+    Stem { name: "beam_step", check: beam_step_and_start },
     Stem { name: "sample", check: sample::check },
     Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
     Stem { name: "loss", check: loss::check },
     Stem { name: "risk", check: risk::check },
     Stem { name: "checksum", check: checksum::check },
 ];
+
+/// Both kernels of `kernels/beam_step.cu`.
+fn beam_step_and_start(probe: &mut Probe<'_>) -> Result<()> {
+    beam_step::check(probe)?;
+    start_slots::check(probe)
+}
 
 /// What stands where a kernel may not write.
 const UNTOUCHED: f32 = -77.0;

@@ -17,6 +17,43 @@ const ALPHAS: [f32; 2] = [0.005, 1.0];
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     for alpha in ALPHAS {
         probe.case("", Dtype::F32, format!("alpha {alpha}"), |case| run(case, alpha))?;
+        probe.case("", Dtype::F32, format!("broken sources, alpha {alpha}"), |case| broken(case, alpha))?;
+    }
+    probe.case("", Dtype::F32, "two largest coefficients", two_largest)
+}
+
+/// NaN among the log-probabilities or the risks, +infinity, and nothing but -infinity: each breaks its source, and no other.
+fn broken(case: &mut Case<'_>, alpha: f32) -> Result<()> {
+    const COUNT: usize = 40;
+    let mut log_probs: Vec<f32> = (0..5 * COUNT).map(|i| -((i * 7919 % 101) as f32)).collect();
+    let mut risks: Vec<f32> = (0..5 * COUNT).map(|i| (i * 31 % 17) as f32 / 17.0).collect();
+    log_probs[COUNT - 1] = f32::NAN;
+    risks[2 * COUNT - 1] = f32::NAN;
+    log_probs[2 * COUNT] = f32::INFINITY;
+    log_probs[3 * COUNT..4 * COUNT].fill(f32::NEG_INFINITY);
+    let starts: Vec<u32> = (0..6).map(|source| source * COUNT as u32).collect();
+    let (coefficients, outcomes) = launch(case.context, alpha, &log_probs, &risks, &starts)?;
+    for (source, (outcome, coefficients)) in outcomes.iter().zip(coefficients.chunks(COUNT)).enumerate() {
+        let is_nan: Vec<bool> =
+            coefficients.iter().chain([&outcome.risk, &outcome.effective_samples]).map(|x| x.is_nan()).collect();
+        case.same(&format!("NaN of source {source}"), &is_nan, &[source < 4; COUNT + 2]);
+    }
+    Ok(())
+}
+
+/// What rounding leaves goes to the first of two coefficients that are the largest alike.
+fn two_largest(case: &mut Case<'_>) -> Result<()> {
+    let risks = [0.9f32, 0.9, 0.11, 0.23, 0.37, 0.41, 0.53];
+    let log_probs = [-1.0f32; 7];
+    let (found, _) = launch(case.context, 1.0, &log_probs, &risks, &[0, 7])?;
+    let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let (_, exact, ..) = reference(1.0, &wide(&log_probs), &wide(&risks));
+    let mut expected: Vec<f32> = exact.iter().map(|c| *c as f32).collect();
+    let left: f64 = wide(&expected).iter().sum();
+    expected[0] = (f64::from(expected[0]) - left) as f32;
+    case.same_bits("coefficients", &found, &expected);
+    if expected[0] == expected[1] {
+        case.wrong("rounding leaves nothing".to_owned());
     }
     Ok(())
 }

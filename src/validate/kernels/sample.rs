@@ -29,7 +29,7 @@ const PLAIN: SampleOptions = SampleOptions {
 };
 
 /// Each filter alone, and together.
-const FILTERS: [SampleOptions; 8] = [
+const FILTERS: [SampleOptions; 9] = [
     PLAIN,
     SampleOptions { temperature: 0.7, ..PLAIN },
     SampleOptions { temperature: 0.0, ..PLAIN },
@@ -37,6 +37,8 @@ const FILTERS: [SampleOptions; 8] = [
     SampleOptions { top_p: 0.8, ..PLAIN },
     SampleOptions { min_p: 0.1, ..PLAIN },
     SampleOptions { epsilon: 0.02, ..PLAIN },
+    // Two limits, of which the other one counts.
+    SampleOptions { min_p: 0.5, epsilon: 1e-4, ..PLAIN },
     SampleOptions { temperature: 1.3, top_k: 40, top_p: 0.9, min_p: 0.05, epsilon: 0.03, ..PLAIN },
 ];
 
@@ -47,7 +49,7 @@ enum Spread {
     Ties,
     /// The same for all: cut by id.
     Equal,
-    /// As ties; the last token of the first row is NaN.
+    /// As ties; the last token of the first row is NaN, of what ranks that of the next two NaN and +infinity.
     NotANumber,
     /// Nothing but -inf.
     Nothing,
@@ -102,6 +104,7 @@ fn run(
             strategy: strategy as u32,
             beam_size: BEAMS as u32,
             max_len: if at_limit { position + 1 } else { 9 },
+            min_len: salt as u32 % 3 * 3,
             cut: salt as u32 & 1,
             ranked,
             banned,
@@ -117,7 +120,11 @@ fn run(
     rows.extend((spread != Spread::Equal).then(|| row(0, 0)));
     let words = vocab_size.div_ceil(32);
     let logits = logits(spread, rows.len(), (vocab_size, stride), salt);
-    let ranks = self::logits(Spread::Ties, rows.len(), (vocab_size, stride), salt + 1);
+    let mut ranks = self::logits(Spread::Ties, rows.len(), (vocab_size, stride), salt + 1);
+    if spread == Spread::NotANumber {
+        // Of the second and third row what ranks is broken, at the last token.
+        (ranks[stride + vocab_size - 1], ranks[2 * stride + vocab_size - 1]) = (f32::NAN, f32::INFINITY);
+    }
     let bans: Vec<u32> =
         (0..rows.len() * words).map(|i| (i as u32 + 1).wrapping_mul(0x9E37_79B1) & 0x1111_1110).collect();
     let ancestry: Vec<u32> = (0..options.len() * BEAMS * MAX_LEN).map(|i| (i * 13 % 11) as u32).collect();

@@ -8,8 +8,8 @@ use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, 
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache, SessionShape, SlotOptions,
-    StepKey, TokenStats, words,
+    Activation, Backend, ContrastiveForm, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache,
+    SessionShape, SlotOptions, StepKey, TokenStats, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -52,6 +52,8 @@ pub struct Twins<C, D> {
 /// What f32 sums of attention and layer norms err by, relative to values around 1; as in the kernels' own cases.
 const ATTENTION: f64 = 2e-5;
 const LAYER_NORM: f64 = 2e-4;
+/// What ranks, over logits of up to a few tens; as in the kernels' own cases.
+const RANKED: Tolerance = Tolerance::new(1e-5, 2e-6);
 
 fn rounded<T: Element>(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&value| T::from_f32(value).to_f32()).collect()
@@ -157,6 +159,55 @@ impl<T: Element> Lockstep<T> {
 }
 
 impl<T: Element> Lockstep<T> {
+    /// Holds what ranks the rows of the slots that an operation writes for to the CPU's, and takes it over.
+    fn settle_ranked(
+        &self,
+        operation: &str,
+        cpu: &mut Search<Cpu>,
+        device: &Search<Cuda<T>>,
+        is_written: impl Fn(&SlotOptions) -> bool,
+    ) -> Result<()> {
+        let (vocab_size, stride) = (cpu.vocab_size, self.device.logits_stride(cpu.vocab_size));
+        let options: Vec<SlotOptions> = bytemuck::cast_slice(&cpu.options).to_vec();
+        let rows = cpu.rows.live().iter().map(|row| options[row.slot as usize]).collect::<Vec<_>>();
+        let apart = self.context.download(device.ranked.view())?;
+        let (mut actual, mut expected) = (Vec::new(), Vec::new());
+        for (r, options) in rows.iter().enumerate().filter(|(_, options)| is_written(options)) {
+            let own = &apart[r * stride..][..vocab_size];
+            let ranked = &mut cpu.ranked[r * vocab_size..][..vocab_size];
+            // A difference of two probabilities has an absolute error, as in the kernel's own cases.
+            let is_share = options.contrast.form == ContrastiveForm::Source as u32;
+            let shown = |z: &f32| if is_share { z.exp() } else { *z };
+            actual.extend(own.iter().map(shown));
+            expected.extend(ranked.iter().map(shown));
+            ranked.copy_from_slice(own);
+        }
+        let mut log = self.log();
+        log.leave_layers();
+        if !actual.is_empty() {
+            log.compare(operation, &actual, &expected, RANKED);
+        }
+        Ok(())
+    }
+
+    /// Holds what the rows of the slots that ban tokens may not take to the CPU's.
+    fn settle_bans(&self, cpu: &Search<Cpu>, device: &Search<Cuda<T>>) -> Result<()> {
+        let words = cpu.vocab_size.div_ceil(32);
+        let options: &[SlotOptions] = bytemuck::cast_slice(&cpu.options);
+        let found = self.context.download(device.bans.view())?;
+        let mut log = self.log();
+        log.leave_layers();
+        let bans = |row: &Row| options[row.slot as usize].banned != 0;
+        for r in (0..cpu.rows.live().len()).filter(|&r| bans(&cpu.rows.live()[r])) {
+            let (own, expected) = (&found[r * words..][..words], &cpu.bans[r * words..][..words]);
+            let wrong = own.iter().zip(expected).position(|(own, expected)| own != expected);
+            let said =
+                |at: usize| format!("row {r}, tokens from {}: {:#x}, on the CPU {:#x}", at * 32, own[at], expected[at]);
+            log.keep("processors", wrong.map_or(Ok(()), |at| Err(said(at))));
+        }
+        Ok(())
+    }
+
     /// Holds the device's search to the CPU's, and takes its state over.
     fn settle_search(&self, operation: &str, cpu: &mut Search<Cpu>, device: &Search<Cuda<T>>) -> Result<()> {
         let expected = take_over(&self.context, device, cpu)?;
@@ -190,7 +241,8 @@ impl<T: Element> Backend for Lockstep<T> {
     }
 
     fn tensor(&self, len: usize) -> Result<Tensor<T>> {
-        Ok(Both::new(self.cpu.tensor(len)?, self.device.tensor(len)?))
+        // NaN on both: rows of slots that a voice does not listen to read places that nothing was stored at.
+        Ok(Both::new(vec![f32::NAN; len], self.context.upload(&vec![T::from_f32(f32::NAN); len])?))
     }
 
     fn floats(&self, len: usize) -> Result<Floats> {
@@ -264,6 +316,7 @@ impl<T: Element> Backend for Lockstep<T> {
     }
 
     fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Tensor<T>) -> Result<()> {
+        self.log().begin_pass();
         with_rows(rows, |cpu_rows, rows| {
             let (cpu, device) = &mut *out.get_mut();
             self.cpu.embedding(&table.cpu, cpu_rows, cpu)?;
@@ -436,7 +489,8 @@ impl<T: Element> Backend for Lockstep<T> {
     fn processors(&self, search: &mut Search<Self>) -> Result<()> {
         with_searches::<_, T, _>(search, |cpu, device| {
             self.cpu.processors(cpu)?;
-            self.device.processors(device)
+            self.device.processors(device)?;
+            self.settle_bans(cpu, device)
         })
     }
 
@@ -444,7 +498,9 @@ impl<T: Element> Backend for Lockstep<T> {
         let (expert, amateur) = (&*expert.get(), &*amateur.get());
         with_searches::<_, T, _>(search, |cpu, device| {
             self.cpu.contrastive(&expert.0, &amateur.0, voice, cpu)?;
-            self.device.contrastive(&expert.1, &amateur.1, voice, device)
+            self.device.contrastive(&expert.1, &amateur.1, voice, device)?;
+            let is_written = |options: &SlotOptions| options.contrast.form != 0 && options.contrast.voice == voice;
+            self.settle_ranked("contrastive", cpu, device, is_written)
         })
     }
 
@@ -454,14 +510,17 @@ impl<T: Element> Backend for Lockstep<T> {
         let own_voices: Vec<_> = voices.iter().map(|voice| voice.as_ref().map(|voice| &voice.1)).collect();
         with_searches::<_, T, _>(search, |cpu, device| {
             self.cpu.ensemble(&cpu_voices, cpu)?;
-            self.device.ensemble(&own_voices, device)
+            self.device.ensemble(&own_voices, device)?;
+            let is_written = |options: &SlotOptions| options.ranked != 0 && options.contrast.form == 0;
+            self.settle_ranked("ensemble", cpu, device, is_written)
         })
     }
 
     fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
         with_searches::<_, T, _>(search, |cpu, device| {
             self.cpu.repetition_penalty(cpu)?;
-            self.device.repetition_penalty(device)
+            self.device.repetition_penalty(device)?;
+            self.settle_ranked("repetition_penalty", cpu, device, |options| options.repetition_penalty != 0.0)
         })
     }
 

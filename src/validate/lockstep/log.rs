@@ -19,6 +19,8 @@ pub enum Phase {
 pub struct Log {
     phase: Phase,
     encoder_layers: usize,
+    /// Passes over a model's layers since the phase began: one for each voice that takes part.
+    passes: usize,
     /// Sublayers that have ended since the pass began: a layer norm ends each.
     sublayers: usize,
     /// Whether the pass has left the layers for the logits and the search.
@@ -35,6 +37,7 @@ impl Log {
         Log {
             phase: Phase::Encode,
             encoder_layers,
+            passes: 0,
             sublayers: 0,
             is_past_layers: false,
             compared: 0,
@@ -42,9 +45,14 @@ impl Log {
         }
     }
 
-    /// A pass over the layers begins.
+    /// What follows is of this phase.
     pub fn begin(&mut self, phase: Phase) {
-        (self.phase, self.sublayers, self.is_past_layers) = (phase, 0, false);
+        (self.phase, self.passes, self.sublayers, self.is_past_layers) = (phase, 0, 0, false);
+    }
+
+    /// A pass over a model's layers begins.
+    pub fn begin_pass(&mut self) {
+        (self.passes, self.sublayers, self.is_past_layers) = (self.passes + 1, 0, false);
     }
 
     /// A layer norm has been run.
@@ -74,7 +82,9 @@ impl Log {
             Phase::Step(step) => format!("step {step}"),
         };
         let layer = self.layer().map(|layer| format!(", {layer}")).unwrap_or_default();
-        format!("{phase}{layer}, {operation}")
+        let voice =
+            if self.passes > 1 && !self.is_past_layers { format!(", voice {}", self.passes) } else { String::new() };
+        format!("{phase}{voice}{layer}, {operation}")
     }
 
     /// Holds numbers to the CPU's.

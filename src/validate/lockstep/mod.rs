@@ -6,22 +6,28 @@ mod log;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use backend::Lockstep;
+pub use both::take_over;
 pub use log::{Log, Phase};
 
 use super::report::CheckRow;
 use crate::Result;
-use crate::backend::{Backend, SessionShape};
+use crate::backend::{Backend, ContrastiveForm, SessionShape};
 use crate::cuda::{Context, Element};
 use crate::decode::session::{Admission, Session};
-use crate::decode::{DecodeOptions, Hypothesis, Request};
+use crate::decode::{Bans, Contrastive, DecodeOptions, Hypothesis, Request, Sampling};
 use crate::model::{Marian, Seq2Seq, config::ModelConfig};
 
 /// Sentences decoded at once: fewer than there are, so that slots are refilled at different steps.
 const SLOTS: usize = 3;
 const BEAMS: usize = 4;
+/// Kinds of requests in a mixture.
+pub const MIXTURE: usize = 7;
+/// The voice that reads another source: behind those of two models.
+const OTHER_SOURCE: usize = 2;
 
 /// What is decoded.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +36,20 @@ pub struct Decode<'a> {
     pub dir: &'a Path,
     /// Source ids, end of sentence included.
     pub sources: &'a [Vec<u32>],
+    /// What the sentences ask for.
+    pub requests: Requests,
+}
+
+/// What sentences ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// Beam search, all of them.
+    Plain,
+    /// Each something else, in turn: bans and a prefix, a penalty on repetition, two forms of contrast, an ensemble, samples, groups
+    /// of beams. Slots that ask for different things are decoded together.
+    Mixed,
+    /// All of them the same one of the mixture.
+    Alike(usize),
 }
 
 /// Translates sources, every operation compared on equal inputs.
@@ -40,15 +60,23 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     let start = Instant::now();
     let config = ModelConfig::open(decode.dir)?;
     let backend = Lockstep::<T>::new(context, Log::new(config.encoder.layers))?;
-    let model = Marian::open(&backend, decode.dir)?;
-    let translated = translate(&backend, &model, decode.sources)?;
+    let mut models = vec![Marian::open(&backend, decode.dir)?];
+    if decode.requests != Requests::Plain {
+        // A companion with the same weights: each operation is compared on its own, so it need not be another one.
+        models.push(Marian::open(&backend, decode.dir)?);
+    }
+    let requests = requests(&models[0], decode)?;
+    let translated = translate(&backend, &models, &requests)?;
     let mut log = backend.log();
     let compared = log.compared;
     if translated < decode.sources.len() {
         log.differences.push(format!("{translated} of {} sentences came to an end", decode.sources.len()));
     }
     Ok(CheckRow {
-        name: format!("lockstep {}", T::DTYPE.name()),
+        name: match decode.requests {
+            Requests::Plain => format!("lockstep {}", T::DTYPE.name()),
+            Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
+        },
         compared,
         unit: "operations",
         seconds: start.elapsed().as_secs_f64(),
@@ -57,26 +85,80 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     })
 }
 
-/// Runs all sentences through a session; returns how many ended well.
-fn translate<T: Element>(backend: &Lockstep<T>, model: &Marian<Lockstep<T>>, sources: &[Vec<u32>]) -> Result<usize> {
-    let options = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
-    let request = |source: &Vec<u32>| Request {
-        source: source.clone(),
-        options: options.for_slot(source.len(), model.max_len()),
-        n_best: 1,
-        ..Request::default()
+/// A request for each source.
+fn requests<T: Element>(model: &Marian<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
+    let Decode { sources, requests, .. } = decode;
+    let plain = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
+    let request = |options: &DecodeOptions, source: &Vec<u32>| {
+        let request = Request::new(options, source.clone(), None, model.max_len());
+        Request { n_best: 1, attention: false, ..request }
     };
-    let requests: Vec<Request> = sources.iter().map(request).collect();
+    let kind = |i: usize| match requests {
+        Requests::Plain => None,
+        Requests::Mixed => Some(i % MIXTURE),
+        Requests::Alike(kind) => Some(kind),
+    };
+    let vocab_size = model.vocab_size();
+    let each = |(i, source): (usize, &Vec<u32>)| match kind(i) {
+        None => Ok(request(&plain, source)),
+        Some(kind) => mixed(kind, (source, &sources[(i + 1) % sources.len()]), &plain, vocab_size, request),
+    };
+    sources.iter().enumerate().map(each).collect()
+}
+
+/// One kind of a mixture; `other` is the source that it may be contrasted with.
+fn mixed(
+    kind: usize,
+    (source, other): (&Vec<u32>, &[u32]),
+    plain: &DecodeOptions,
+    vocab_size: usize,
+    request: impl Fn(&DecodeOptions, &Vec<u32>) -> Request,
+) -> Result<Request> {
+    let contrast = |form: ContrastiveForm, voice| {
+        let contrastive = Contrastive::new(form);
+        let mut asked = request(&DecodeOptions { contrastive: Some(contrastive), ..plain.clone() }, source);
+        asked.options.contrast = contrastive.for_voice(voice);
+        asked
+    };
+    Ok(match kind {
+        0 => {
+            let bans = Bans::new(vocab_size, &[5, 17], None, &[vec![7, 8], vec![9, 10, 11]])?;
+            let options = DecodeOptions { no_repeat_ngram: 2, bans: Some(Arc::new(bans)), ..plain.clone() };
+            let mut asked = request(&options, source);
+            asked.bans.clone_from(&options.bans);
+            // Whatever they mean.
+            asked.prefix = vec![12, 13];
+            (asked.options.prefix_len, asked.options.banned) = (2, 1);
+            asked
+        }
+        1 => request(&DecodeOptions { repetition_penalty: 1.3, ..plain.clone() }, source),
+        2 => contrast(ContrastiveForm::Li, 1),
+        3 => {
+            let mut asked = contrast(ContrastiveForm::Source, OTHER_SOURCE);
+            asked.contrast_source = other.to_vec();
+            asked
+        }
+        4 => request(&DecodeOptions { ensemble: vec![0.5, 0.75], ..plain.clone() }, source),
+        5 => {
+            let sampling = Sampling { samples: 3, top_p: 0.9, seed: 11, ..Sampling::default() };
+            request(&DecodeOptions { sampling: Some(sampling), ..DecodeOptions::default() }, source)
+        }
+        _ => request(&DecodeOptions { groups: 2, coverage_penalty: 0.0, ..plain.clone() }, source),
+    })
+}
+
+/// Runs all sentences through a session; returns how many ended well.
+fn translate<T: Element>(backend: &Lockstep<T>, models: &[Marian<Lockstep<T>>], requests: &[Request]) -> Result<usize> {
     let longest = requests.iter().map(|request| request.options.max_len as usize).max().unwrap_or(1);
+    let sources = requests.iter().map(|request| request.source.len().max(request.contrast_source.len()));
     let shape = SessionShape {
         slots: SLOTS,
         beam_size: BEAMS,
         max_len: longest,
-        max_src_len: sources.iter().map(Vec::len).max().unwrap_or(1),
+        max_src_len: sources.max().unwrap_or(1),
         rows: SLOTS * BEAMS,
         keep_attention: false,
     };
-    let models = std::slice::from_ref(model);
     let mut session = Session::open(backend, models, shape)?;
     let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
     let (mut ended, mut steps) = (0, 0);
