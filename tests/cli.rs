@@ -216,6 +216,23 @@ fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {
         assert!(html.contains(&format!("<td>{:.4}</td>", hypothesis.hypothesis.score)), "{hypothesis:?}");
         assert!(html.contains(&format!("score {:.3}<", hypothesis.hypothesis.score)), "{hypothesis:?}");
     }
+    // The first line's own options, and what else it brings, are the search that is drawn.
+    let line = br#"{"source": "A dog runs.", "target_prefix": "Zwei", "seed": 7, "options": {"beam_size": 3, "word_reward": 0.5}}
+{"source": "Two men sit."}"#;
+    let first = run(&["translate", "--explain", &page, "--format", "jsonl", "--patience", "1.5"], line).ok().objects();
+    let html = std::fs::read_to_string(&page).expect("written");
+    let text = first[0]["hypotheses"][0]["text"].as_str().expect("a text");
+    for present in [
+        &format!("<h1>{text}</h1>"),
+        "beams <b>3</b>",
+        "word reward <b>0.5</b>",
+        "patience <b>1.5</b>",
+        "prefix <b>Zwei</b>",
+        "seed of the sentence <b>7</b>",
+    ] {
+        assert!(html.contains(present), "{present}");
+    }
+    assert!(text.starts_with("Zwei") && !html.contains("coverage penalty <b>"), "{text}");
     // A sentence that cannot be translated has its error, and an empty page.
     std::fs::remove_file(&page).expect("it was there");
     let failed = run(&["translate", "--explain", &page, &too_long()], b"");
@@ -312,7 +329,11 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--beam-groups", "3"], "option beam-groups: expected a divisor of beam-size 4, got 3"),
         (vec!["--sample", "--top-p", "0"], "option top-p"),
         (vec!["--sample", "--n-best", "2"], "option n-best: expected 1 with sampling"),
-        (vec!["--temperature", "0.5"], "--sample"),
+        (vec!["--temperature", "0.5"], "option temperature: expected --sample beside it, got 0.5"),
+        (
+            vec!["--sample=false", "--top-k", "5", "--diversity", "1"],
+            "option diversity: expected beam-groups of 2 or more",
+        ),
         (vec!["--batch-size", "0"], "option batch-size"),
         (vec!["--batch-size", "18446744073709551615"], "option batch-size"),
         (vec!["--threads", "9999"], "option threads"),
@@ -321,7 +342,6 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--no-such-option"], "--no-such-option"),
         (vec!["--alignment", "1.5"], "option alignment: expected hard, soft, or a weight from 0 to below 1, got 1.5"),
         (vec!["--alignment", "hard", "--format", "jsonl"], "option alignment: expected format text or nbest"),
-        (vec!["--explain", &missing], "<TEXT>"),
         (vec!["--explain", &missing, "A dog runs.", "Two dogs run."], "option explain: expected one sentence, got 2"),
         (vec!["--explain", &kept, "A dog runs."], "option explain: expected a file other than the output"),
         (vec!["--input", &kept, "A dog runs."], "--input"),

@@ -124,9 +124,11 @@ class CTranslate2:
         return [[(tokens, None) for tokens in result.hypotheses] for result in found]
 
     def prefixes(self):
-        """The first two words of each line's translation."""
+        """The first word of each line's translation, if it is one piece. Of a longer prefix in front of alternatives its Marian
+        decoder zeroes all embeddings but the last, where it means the start token's alone."""
         found = self.engine.translate_batch(self.sources, beam_size=1, max_batch_size=32)
-        return [' '.join(self.target.decode(result.hypotheses[0]).split()[:2]) for result in found]
+        words = [self.target.decode(result.hypotheses[0]).split()[:1] for result in found]
+        return [word[0] if word and len(self.target.encode(word[0])) == 1 else '' for word in words]
 
 
 def ours(binary, preset, model, items, flags):

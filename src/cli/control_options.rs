@@ -9,7 +9,7 @@ use crate::cli::input::read_all;
 use crate::{Bans, Contrastive, ContrastiveForm, DecodeOptions, EngineOptions, Error, Result, Translator};
 
 /// What ranks beside the model's own probabilities, and what may not come.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Control")]
 pub(super) struct ControlArguments {
     /// Rank by the contrast of the model with an amateur; the form source takes the model itself reading another sentence: the JSON
@@ -75,7 +75,7 @@ impl ControlArguments {
     }
 
     /// Adds what was asked for to the options of search.
-    pub(super) fn apply(&self, translator: &Translator, options: &mut DecodeOptions) -> Result<()> {
+    pub(super) fn apply(&self, options: &mut DecodeOptions) -> Result<()> {
         options.contrastive = self.contrastive()?;
         options.no_repeat_ngram = self.no_repeat_ngram.unwrap_or(options.no_repeat_ngram);
         options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
@@ -85,9 +85,6 @@ impl ControlArguments {
                 true => vec![1.0 / members as f32; members],
                 false => self.ensemble_weights.clone(),
             };
-        }
-        if let Some(bans) = self.bans(translator)? {
-            options.bans = Some(Arc::new(bans));
         }
         Ok(())
     }
@@ -129,7 +126,8 @@ impl ControlArguments {
         }
     }
 
-    fn bans(&self, translator: &Translator) -> Result<Option<Bans>> {
+    /// What never comes.
+    pub(super) fn bans(&self, translator: &Translator) -> Result<Option<Arc<Bans>>> {
         let tokenizer = translator.tokenizer();
         if self.suppress.is_empty() && self.bad_texts.is_none() && self.shortlist.is_none() {
             return Ok(None);
@@ -160,7 +158,8 @@ impl ControlArguments {
                 Some(ids)
             }
         };
-        Bans::new(tokenizer.target_vocab_size(), &suppressed, shortlist.as_deref(), &sequences).map(Some)
+        Bans::new(tokenizer.target_vocab_size(), &suppressed, shortlist.as_deref(), &sequences)
+            .map(|bans| Some(Arc::new(bans)))
     }
 }
 

@@ -6,8 +6,8 @@ mod search_graph;
 use std::fmt;
 
 use crate::text::Tokenizer;
-use crate::translator::Explanation;
-use crate::{DecodeOptions, LengthPenalty, Stop, TextHypothesis};
+use crate::translator::{Explanation, Sentence};
+use crate::{Contrastive, DecodeOptions, LengthPenalty, Sampling, Stop, TextHypothesis};
 use attention_map::AttentionMap;
 use search_graph::SearchGraph;
 
@@ -15,6 +15,7 @@ use search_graph::SearchGraph;
 pub(super) struct Page<'a> {
     pub explanation: &'a Explanation,
     pub options: &'a DecodeOptions,
+    pub sentence: &'a Sentence,
     pub tokenizer: &'a Tokenizer,
 }
 
@@ -66,32 +67,103 @@ impl fmt::Display for Page<'_> {
     }
 }
 
+/// How many of [`listed`] a page always shows.
+const ALWAYS: usize = 3;
+
+/// All options in words.
+fn listed(options: &DecodeOptions) -> Vec<(&'static str, String)> {
+    let DecodeOptions {
+        beam_size,
+        n_best,
+        length_penalty,
+        coverage_penalty,
+        word_reward,
+        stop,
+        patience,
+        shrink,
+        max_length: _, // as it came out for this sentence
+        min_length,
+        forced_eos_free,
+        renormalize,
+        contrastive,
+        repetition_penalty,
+        no_repeat_ngram,
+        bans,
+        ensemble,
+        attention: _, // always drawn
+        cut,
+        groups,
+        diversity,
+        sampling,
+        mbr,
+        truncate_source,
+    } = options;
+    let penalty = match length_penalty {
+        LengthPenalty::None => "none".to_string(),
+        LengthPenalty::Gnmt { alpha } => format!("((5 + length) / 6)^{alpha}"),
+        LengthPenalty::Power { alpha } => format!("length^{alpha}"),
+        LengthPenalty::PowerOfAll { alpha } => format!("length^{alpha}, of the reward too"),
+    };
+    let stop = match stop {
+        Stop::First => "first",
+        Stop::Heuristic => "heuristic",
+        Stop::Exact => "exact",
+        Stop::Top => "top",
+    };
+    let contrast = contrastive.map_or("none".to_string(), |Contrastive { form, weight, mask, temperature }| {
+        let form = format!("{form:?}").to_lowercase();
+        format!("{form}, weight {weight}, mask {mask}, temperature of the amateur {temperature}")
+    });
+    let draws = sampling.as_ref().map_or("none".to_string(), |sampling| {
+        let Sampling { samples, temperature, top_k, top_p, min_p, epsilon, seed } = sampling;
+        format!(
+            "{samples} samples, temperature {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, epsilon {epsilon}, \
+             seed {seed}"
+        )
+    });
+    let weights = ensemble.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
+    vec![
+        ("beams", beam_size.to_string()),
+        ("length penalty", penalty),
+        ("stop", stop.to_string()),
+        ("n-best", n_best.to_string()),
+        ("coverage penalty", coverage_penalty.to_string()),
+        ("word reward", word_reward.to_string()),
+        ("patience", patience.to_string()),
+        ("shrinking beam", shrink.to_string()),
+        ("minimum length", min_length.to_string()),
+        ("forced end of sentence free", forced_eos_free.to_string()),
+        ("renormalized", renormalize.to_string()),
+        ("contrast", contrast),
+        ("repetition penalty", repetition_penalty.to_string()),
+        ("no n-gram twice, n", no_repeat_ngram.to_string()),
+        ("bans", if bans.is_some() { "some" } else { "none" }.to_string()),
+        ("ensemble, weights", weights),
+        ("cut", cut.to_string()),
+        ("beam groups", groups.to_string()),
+        ("diversity", diversity.to_string()),
+        ("sampling", draws),
+        ("minimum Bayes risk", mbr.map_or("no".to_string(), |utility| format!("{utility:?}").to_lowercase())),
+        ("cuts long sources", truncate_source.to_string()),
+    ]
+}
+
 impl Page<'_> {
+    /// The options that say most about a search, the others where they are not the default, and what the sentence brings.
     fn options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DecodeOptions { beam_size, coverage_penalty, word_reward, min_length, .. } = self.options;
-        let penalty = match self.options.length_penalty {
-            LengthPenalty::None => "none".to_string(),
-            LengthPenalty::Gnmt { alpha } => format!("((5 + length) / 6)^{alpha}"),
-            LengthPenalty::Power { alpha } => format!("length^{alpha}"),
-            LengthPenalty::PowerOfAll { alpha } => format!("length^{alpha}, of the reward too"),
-        };
-        let stop = match self.options.stop {
-            Stop::First => "first",
-            Stop::Heuristic => "heuristic",
-            Stop::Exact => "exact",
-            Stop::Top => "top",
-        };
+        let default = listed(&DecodeOptions::default());
+        let own = listed(self.options).into_iter().zip(default).enumerate();
+        let mut shown: Vec<(&str, String)> =
+            own.filter(|(at, (own, default))| *at < ALWAYS || own != default).map(|(_, (own, _))| own).collect();
+        shown.insert(ALWAYS, ("maximum length", self.explanation.max_length.to_string()));
+        let Sentence { source: _, options: _, prefix, contrast_source, constraints, seed } = self.sentence;
+        shown.extend(prefix.clone().map(|text| ("prefix", text)));
+        shown.extend(constraints.iter().map(|phrase| ("must contain", phrase.clone())));
+        shown.extend(contrast_source.clone().map(|text| ("contrasted with", text)));
+        shown.extend(seed.map(|seed| ("seed of the sentence", seed.to_string())));
         f.write_str("<ul class=\"options\">\n")?;
-        for (name, value) in [
-            ("beams", beam_size.to_string()),
-            ("length penalty", penalty),
-            ("coverage penalty", coverage_penalty.to_string()),
-            ("word reward", word_reward.to_string()),
-            ("stop", stop.to_string()),
-            ("minimum length", min_length.to_string()),
-            ("maximum length", self.explanation.max_length.to_string()),
-        ] {
-            writeln!(f, "<li class=\"quiet\">{name} <b>{value}</b></li>")?;
+        for (name, value) in shown {
+            writeln!(f, "<li class=\"quiet\">{name} <b>{}</b></li>", Escaped(&value))?;
         }
         f.write_str("</ul>\n")
     }
@@ -116,6 +188,9 @@ impl Page<'_> {
         let (count, needed) = (steps.len(), self.options.finished_needed());
         if count >= *max_length {
             return format!("Ended after step {count}, the maximum length.");
+        }
+        if self.options.sampling.is_some() {
+            return format!("Ended after step {count}: all samples had ended.");
         }
         if translation.hypotheses.len() < needed || self.options.shrink {
             return format!("Ended after step {count}: no hypothesis was left to extend.");

@@ -47,6 +47,8 @@ pub(super) struct Item {
     pub contrast_source: Option<String>,
     /// Phrases that its translations contain.
     pub constraints: Vec<String>,
+    /// Its own options of search, to be read.
+    pub options: Option<Box<RawValue>>,
     pub other: Fields,
 }
 
@@ -153,10 +155,15 @@ fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
         source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
     })?;
     match form {
-        Form::Text => {
-            let (seed, target_prefix, contrast_source, constraints) = (None, None, None, Vec::new());
-            Ok(Item { source: text, seed, target_prefix, contrast_source, constraints, other: Fields::new() })
-        }
+        Form::Text => Ok(Item {
+            source: text,
+            seed: None,
+            target_prefix: None,
+            contrast_source: None,
+            constraints: Vec::new(),
+            options: None,
+            other: Fields::new(),
+        }),
         Form::Json => parse_json(&text),
     }
 }
@@ -184,6 +191,7 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             .map_err(|_| bad(format!("read line: {field}: expected a string, got {value}"), Some(source.clone()))),
     };
     let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
+    let options = other.get("options").filter(|value| value.get() != "null").cloned();
     let constraints = match other.get("constraints").filter(|value| value.get() != "null") {
         None => Vec::new(),
         Some(value) => serde_json::from_str(value.get()).map_err(|_| {
@@ -191,7 +199,7 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
             bad(message, Some(source.clone()))
         })?,
     };
-    Ok(Item { source, seed, target_prefix, contrast_source, constraints, other })
+    Ok(Item { source, seed, target_prefix, contrast_source, constraints, options, other })
 }
 
 #[cfg(test)]

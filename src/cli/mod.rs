@@ -12,6 +12,7 @@ mod explain;
 mod info;
 mod input;
 mod interrupt;
+mod item_options;
 mod model_dir;
 mod output;
 mod pairing;

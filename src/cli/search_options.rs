@@ -1,19 +1,21 @@
 //! The options of search: a preset, and what overrides it.
 
+use std::sync::Arc;
+
 use clap::ValueEnum;
 
 use crate::cli::control_options::ControlArguments;
 use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
-use crate::{DecodeOptions, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
+use crate::{Bans, DecodeOptions, Error, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
 
 /// How to search.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Search")]
 pub(super) struct SearchArguments {
-    /// Options to start from; those below override it.
-    #[arg(long, value_enum, default_value_t = PresetName::Default)]
-    preset: PresetName,
+    /// Options to start from; those below override it [default: default].
+    #[arg(long, value_enum)]
+    preset: Option<PresetName>,
     /// Hypotheses kept alive per sentence; 1 is greedy search [default preset: 4].
     #[arg(long, value_name = "K")]
     beam_size: Option<usize>,
@@ -58,16 +60,16 @@ pub(super) struct SearchArguments {
     #[arg(long, value_name = "N")]
     min_length: Option<usize>,
     /// Cut a source that is longer than the model's position table, and flag it, instead of refusing it.
-    #[arg(long)]
-    truncate: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    truncate: Option<bool>,
     /// Add each hypothesis' attention and word alignment to JSON lines.
-    #[arg(long)]
-    attention: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    attention: Option<bool>,
     /// Groups that the beams are split into, each kept apart from those before it: diverse beam search [default: 1].
     #[arg(long, value_name = "G")]
     beam_groups: Option<usize>,
     /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
-    #[arg(long, value_name = "D", requires = "beam_groups", allow_negative_numbers = true)]
+    #[arg(long, value_name = "D", allow_negative_numbers = true)]
     diversity: Option<f32>,
     #[command(flatten)]
     sampling: SamplingArguments,
@@ -75,9 +77,10 @@ pub(super) struct SearchArguments {
     pub control: ControlArguments,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum PresetName {
     /// GNMT length penalty 0.7.
+    #[default]
     Default,
     /// GNMT length penalty 0.7, coverage penalty 0.2.
     Production,
@@ -111,7 +114,13 @@ enum StopName {
 impl SearchArguments {
     /// The options for this model, checked.
     pub(super) fn resolve(&self, translator: &Translator) -> Result<DecodeOptions> {
-        let mut options = translator.preset(match self.preset {
+        self.resolve_with(translator, self.control.bans(translator)?)
+    }
+
+    /// The same, with bans that have been read.
+    pub(super) fn resolve_with(&self, translator: &Translator, bans: Option<Arc<Bans>>) -> Result<DecodeOptions> {
+        let preset = self.preset.unwrap_or_default();
+        let mut options = translator.preset(match preset {
             PresetName::Default => Preset::Default,
             PresetName::Production => Preset::Production,
             PresetName::Hf => Preset::Hf,
@@ -129,13 +138,17 @@ impl SearchArguments {
         options.shrink = self.shrink.unwrap_or(options.shrink);
         options.cut = self.cut.unwrap_or(options.cut);
         options.renormalize = self.renormalize.unwrap_or(options.renormalize);
-        options.truncate_source = self.truncate;
-        options.attention = self.attention;
+        options.truncate_source = self.truncate.unwrap_or(options.truncate_source);
+        options.attention = self.attention.unwrap_or(options.attention);
         options.groups = self.beam_groups.unwrap_or(options.groups);
         options.diversity = self.diversity.unwrap_or(options.diversity);
-        options.sampling = self.sampling.sampling();
+        if let (Some(diversity), 1) = (self.diversity, options.groups) {
+            let expected = "beam-groups of 2 or more beside it".into();
+            return Err(Error::Option { option: "diversity", expected, got: diversity.to_string() });
+        }
+        options.sampling = self.sampling.sampling()?;
         options.mbr = self.sampling.mbr();
-        options.stop = match (self.stop, self.preset) {
+        options.stop = match (self.stop, preset) {
             (Some(StopName::First), _) => Stop::First,
             (Some(StopName::Heuristic), _) => Stop::Heuristic,
             (Some(StopName::Exact), _) => Stop::Exact,
@@ -149,7 +162,8 @@ impl SearchArguments {
         if let Some(max_length) = &self.max_length {
             options.max_length = max_length.parse::<MaxLength>()?;
         }
-        self.control.apply(translator, &mut options)?;
+        self.control.apply(&mut options)?;
+        options.bans = bans.or(options.bans);
         options.validate()?;
         Ok(options)
     }

@@ -7,7 +7,8 @@ use clap::ValueEnum;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::explain::Page;
-use crate::cli::input::{Fields, Form, Item, Line, Lines};
+use crate::cli::input::{BadLine, Fields, Form, Item, Line, Lines};
+use crate::cli::item_options::ItemOptions;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::pairing::Paired;
@@ -52,8 +53,8 @@ pub(super) struct Arguments {
     /// Leave out alternatives whose token is less probable than this [default: 0].
     #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true)]
     min_alternative_prob: Option<f32>,
-    /// Draw the search for the one sentence given as argument: an HTML page that needs nothing but itself.
-    #[arg(long, value_name = "FILE", requires = "text")]
+    /// Draw the search for the first sentence: an HTML page that needs nothing but itself.
+    #[arg(long, value_name = "FILE")]
     explain: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArguments,
@@ -102,6 +103,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         lines: HashMap::new(),
         ready: Vec::new(),
         options: &options,
+        own_options: ItemOptions::new(&translator, &arguments.search, &options),
+        first: None,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
         output,
@@ -111,8 +114,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
-    if let (Some(page), [text], false) = (page, &arguments.text[..], work.bad_lines) {
-        explain(text, &options, &translator, page)?;
+    if let (Some(page), Some(first)) = (page, work.first.take()) {
+        explain(first, &options, &translator, page)?;
     }
     Ok(match (interrupt::asked(), work.bad_lines) {
         (true, _) => Ending::Interrupted,
@@ -134,7 +137,7 @@ impl Arguments {
         if self.alternatives.is_some() && self.explain.is_some() {
             return refuse("explain", "one search", "alternatives, which are several".into());
         }
-        if self.explain.is_some() && self.text.len() != 1 {
+        if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
         }
         if self.explain.is_some() && self.explain == self.output {
@@ -154,10 +157,12 @@ impl Arguments {
     }
 }
 
-/// Writes the page that shows the search for `text`.
-fn explain(text: &str, options: &DecodeOptions, translator: &Translator, mut page: Output) -> Result<()> {
-    let explanation = translator.explain(text, options)?;
-    page.line(Page { explanation: &explanation, options, tokenizer: translator.tokenizer() }.to_string())?;
+/// Writes the page that shows the search for a sentence.
+fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator, mut page: Output) -> Result<()> {
+    let options = sentence.options.as_deref().unwrap_or(options);
+    let explanation = translator.explain(sentence.clone(), options)?;
+    let tokenizer = translator.tokenizer();
+    page.line(Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
     page.flush()
 }
 
@@ -169,6 +174,9 @@ struct Work<'a> {
     /// Lines that the batch has no part in: that could not be read, or that want alternatives.
     ready: Vec<(u64, Done)>,
     options: &'a DecodeOptions,
+    own_options: ItemOptions<'a>,
+    /// The first line's sentence, once it has been translated.
+    first: Option<Sentence>,
     alternatives: Option<Alternatives>,
     target_prefix: Option<String>,
     output: Output,
@@ -200,12 +208,25 @@ impl Work<'_> {
         Some(Done { number, bytes, source: Some(source), other, result })
     }
 
+    /// The sentence of a line, under its own options if it brings some, and what passes through.
+    fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
+        let Item { source, seed, target_prefix, contrast_source, constraints, options, other } = item;
+        let options = match options.map(|given| self.own_options.resolve(&given)).transpose() {
+            Ok(options) => options,
+            Err(error) => {
+                return Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) });
+            }
+        };
+        let prefix = target_prefix.or_else(|| self.target_prefix.clone());
+        Ok((Sentence { source, seed, prefix, contrast_source, constraints, options }, other))
+    }
+
     /// Finds the alternatives of a window's sentences, which are under way together.
-    fn find_alternatives(&mut self, asked: Vec<(u64, Sentence)>) {
-        let Some(wanted) = &self.alternatives else { return };
-        let (tags, sentences): (Vec<u64>, Vec<Sentence>) = asked.into_iter().unzip();
+    fn find_alternatives(&mut self, sentences: Vec<(u64, Sentence, Vec<u32>)>, wanted: Alternatives) {
+        let (tags, sentences): (Vec<u64>, Vec<Sentence>) =
+            sentences.into_iter().map(|(tag, sentence, _)| (tag, sentence)).unzip();
         let told = |error: &Error| (error.kind(), error.to_string());
-        let found = match self.translator.alternatives(sentences, wanted, self.options) {
+        let found = match self.translator.alternatives(sentences, &wanted, self.options) {
             Ok(found) => found.into_iter().map(|result| result.map_err(|error| told(&error))).collect(),
             // What concerns them all.
             Err(error) => vec![Err(told(&error)); tags.len()],
@@ -223,9 +244,11 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut readable = Vec::with_capacity(window.len());
         for (tag, Line { number, bytes, content }) in window {
-            match content {
-                Ok(item) => {
-                    readable.push((tag, number, bytes, self.translator.tokenizer().encode_source(&item.source), item))
+            match content.and_then(|item| self.sentence(item)) {
+                Ok((sentence, other)) => {
+                    let ids = self.translator.tokenizer().encode_source(&sentence.source);
+                    self.lines.insert(tag, Tag { number, bytes, source: sentence.source.clone(), other });
+                    readable.push((tag, sentence, ids));
                 }
                 Err(bad) => {
                     let result = Err((bad.kind, bad.message));
@@ -233,20 +256,15 @@ impl stream::Work for Work<'_> {
                 }
             }
         }
-        // The longest first: slots that free up towards the end of a window then wait for short sentences only.
-        readable.sort_by_key(|(_, _, _, ids, _)| std::cmp::Reverse(ids.len()));
-        let mut asked = Vec::new();
-        for (tag, number, bytes, ids, item) in readable {
-            let Item { source, seed, target_prefix, contrast_source, constraints, other } = item;
-            self.lines.insert(tag, Tag { number, bytes, source: source.clone(), other });
-            let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-            let sentence = Sentence { source, seed, prefix, contrast_source, constraints, options: None };
-            match self.alternatives {
-                None => self.batch.push_encoded(tag, sentence, ids),
-                Some(_) => asked.push((tag, sentence)),
-            }
+        if let Some((_, sentence, ids)) = readable.iter().find(|(tag, ..)| *tag == 0) {
+            self.first = (ids.len() > 1).then(|| sentence.clone());
         }
-        self.find_alternatives(asked);
+        // The longest first: slots that free up towards the end of a window then wait for short sentences only.
+        readable.sort_by_key(|(_, _, ids)| std::cmp::Reverse(ids.len()));
+        match self.alternatives {
+            Some(wanted) => self.find_alternatives(readable, wanted),
+            None => readable.into_iter().for_each(|(tag, sentence, ids)| self.batch.push_encoded(tag, sentence, ids)),
+        }
     }
 
     fn finish_one(&mut self) -> Option<(u64, Done)> {
@@ -274,6 +292,8 @@ impl stream::Work for Work<'_> {
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;
+                // Nothing to draw.
+                self.first.take_if(|_| number == 1);
                 self.progress.note(&format!("line {number}: {message}"));
                 self.output.line(match self.format {
                     Format::Text | Format::Nbest => String::new(),
