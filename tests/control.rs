@@ -56,6 +56,50 @@ fn what_is_banned_does_not_come() {
 }
 
 #[test]
+fn the_hf_preset_obeys_what_the_generation_config_bans() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (demo, repeating) = (common::demo_model(), r#"{"source": "A dog and a dog and a dog and a dog."}"#);
+    for entry in std::fs::read_dir(&demo).expect("the demo model") {
+        let path = entry.expect("a file").path();
+        std::fs::copy(&path, dir.path().join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let config = std::fs::read_to_string(demo.join("generation_config.json")).expect("a config");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    let with = |field: &str, value: Value| {
+        let mut config = config.clone();
+        config[field] = value;
+        file(&dir, "generation_config.json", &config.to_string());
+        let model = dir.path().to_str().expect("UTF-8").to_string();
+        best(&["--model", &model, "--preset", "hf", "--format", "jsonl"], repeating)
+    };
+    let flags = |flags: &[&str]| {
+        let args = [&["--preset", "hf", "--format", "jsonl"], flags].concat();
+        best(&args, repeating)
+    };
+    let plain = flags(&[]);
+    // In the demo model 95 is ▁Hund, 8000 padding, 0 the end of sentence, which may not be banned.
+    for (field, value, same) in [
+        ("no_repeat_ngram_size", serde_json::json!(1), &["--no-repeat-ngram", "1"]),
+        ("repetition_penalty", serde_json::json!(3.0), &["--repetition-penalty", "3"]),
+        ("suppress_tokens", serde_json::json!([95]), &["--suppress", "▁Hund"]),
+        ("bad_words_ids", serde_json::json!([[8000], [0], [95]]), &["--suppress", "▁Hund"]),
+    ] {
+        let found = with(field, value);
+        assert_eq!(found, flags(same), "{field}");
+        assert_ne!(found, plain, "{field}");
+    }
+    assert_eq!(with("bad_words_ids", serde_json::json!([[8000], [0]])), plain);
+    let (code, _, err) = {
+        with("num_beams", serde_json::json!(4));
+        let one = serde_json::json!({ "num_beams": 1, "repetition_penalty": 2.0, "bad_words_ids": [[8000]],
+            "forced_eos_token_id": 0 });
+        file(&dir, "generation_config.json", &one.to_string());
+        translate(&["--model", dir.path().to_str().expect("UTF-8"), "--preset", "hf"], "A dog.")
+    };
+    assert!(code == Some(2) && err.contains("repetition_penalty = 2 with num_beams = 1"), "{err}");
+}
+
+#[test]
 fn an_amateur_and_an_ensemble_change_what_ranks_and_not_what_a_score_is() {
     let amateur = amateur();
     for args in [

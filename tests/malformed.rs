@@ -396,12 +396,9 @@ fn bad_shard_indexes() {
 fn searches_that_the_hf_preset_does_not_do() {
     for (field, value) in [
         ("do_sample", json!(true)),
-        ("no_repeat_ngram_size", json!(3)),
-        ("repetition_penalty", json!(1.2)),
         ("num_beam_groups", json!(2)),
         ("max_new_tokens", json!(20)),
-        ("suppress_tokens", json!([5])),
-        ("bad_words_ids", json!([[8000], [7]])),
+        ("bad_words_ids", json!([[7]])),
         ("bad_words_ids", Value::Null),
         ("forced_eos_token_id", Value::Null),
         ("forced_bos_token_id", json!(4)),
@@ -419,7 +416,16 @@ fn searches_that_the_hf_preset_does_not_do() {
         let Err(error) = translator.preset(Preset::Hf) else { panic!("{field}: accepted") };
         assert_error(&error, "option", &["preset", &format!("{field} = {value}")]);
     }
-    for (field, value) in [("num_beams", json!(0)), ("early_stopping", json!("soon")), ("length_penalty", json!("x"))] {
+    for (field, value) in [
+        ("num_beams", json!(0)),
+        ("early_stopping", json!("soon")),
+        ("length_penalty", json!("x")),
+        ("no_repeat_ngram_size", json!(-1)),
+        ("repetition_penalty", json!([1])),
+        ("bad_words_ids", json!([[VOCAB]])),
+        ("bad_words_ids", json!([[]])),
+        ("suppress_tokens", json!("x")),
+    ] {
         let tiny = Tiny::new();
         write(&tiny, "generation_config.json", json!({ field: value }).to_string());
         refused(&tiny, "config", &["generation_config.json", field]);

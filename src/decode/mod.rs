@@ -11,6 +11,7 @@ mod hypothesis;
 pub mod options;
 #[cfg(test)]
 mod preset_tests;
+pub mod presets;
 mod request;
 pub mod sampling;
 #[cfg(test)]
@@ -25,7 +26,8 @@ pub use bans::Bans;
 pub use constraints::Constraint;
 pub use engine::{Engine, Job, Work};
 pub use hypothesis::Hypothesis;
-pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop};
+pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Stop};
+pub use presets::Preset;
 pub use request::Request;
 pub use sampling::Sampling;
 pub use session::Session;

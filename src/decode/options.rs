@@ -10,7 +10,6 @@ use crate::backend::{
 };
 use crate::decode::bans::Bans;
 use crate::metrics::Utility;
-use crate::model::config::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
 
 /// The options of beam search; `DecodeOptions::default()` is the `default` preset.
@@ -257,86 +256,7 @@ impl FromStr for MaxLength {
     }
 }
 
-/// A named set of options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preset {
-    /// GNMT length penalty 0.7, no coverage penalty.
-    Default,
-    /// GNMT length penalty 0.7, coverage penalty 0.2.
-    Production,
-    /// What transformers' `generate` does with the model's `generation_config.json`.
-    Hf,
-    /// What CTranslate2's `translate_batch` does.
-    CTranslate2,
-    /// What fairseq's `SequenceGenerator` does.
-    Fairseq,
-    /// What marian-decoder does.
-    Marian,
-}
-
 impl DecodeOptions {
-    /// The options of a preset; `generation` is the model's own generation config, which `hf` follows.
-    ///
-    /// # Errors
-    /// [`Error::Option`] if `hf` is asked for and the generation config wants a search that this crate does not do.
-    pub fn preset(preset: Preset, generation: &GenerationConfig) -> Result<Self> {
-        let default = DecodeOptions::default();
-        match preset {
-            Preset::Default => Ok(default),
-            Preset::Production => Ok(DecodeOptions { coverage_penalty: 0.2, ..default }),
-            Preset::Hf if generation.unsupported.is_empty() => Ok(DecodeOptions {
-                beam_size: generation.beam_size,
-                length_penalty: LengthPenalty::Power { alpha: generation.length_penalty },
-                stop: match generation.early_stopping {
-                    // With one beam transformers searches greedily, whatever else is set.
-                    _ if generation.beam_size == 1 => Stop::First,
-                    EarlyStopping::Yes => Stop::First,
-                    EarlyStopping::No => Stop::Heuristic,
-                    EarlyStopping::Never => Stop::Exact,
-                },
-                max_length: MaxLength::Absolute(generation.max_len),
-                min_length: generation.min_len,
-                forced_eos_free: true,
-                renormalize: generation.renormalize,
-                ..default
-            }),
-            Preset::CTranslate2 => Ok(DecodeOptions {
-                beam_size: 2,
-                length_penalty: LengthPenalty::Power { alpha: 1.0 },
-                stop: Stop::First,
-                max_length: MaxLength::Absolute(256),
-                // It asks for one token before the end of sentence, and leaves what is masked out of the softmax.
-                min_length: 2,
-                renormalize: true,
-                cut: true,
-                ..default
-            }),
-            Preset::Fairseq => Ok(DecodeOptions {
-                beam_size: 5,
-                length_penalty: LengthPenalty::Power { alpha: 1.0 },
-                stop: Stop::First,
-                // 200 tokens and the end of sentence; and one token before that at least.
-                max_length: MaxLength::Absolute(201),
-                min_length: 2,
-                ..default
-            }),
-            Preset::Marian => Ok(DecodeOptions {
-                beam_size: 12,
-                length_penalty: LengthPenalty::PowerOfAll { alpha: 0.0 },
-                stop: Stop::First,
-                shrink: true,
-                max_length: MaxLength::Relative { factor: 3.0, offset: 0 },
-                cut: true,
-                ..default
-            }),
-            Preset::Hf => Err(Error::Option {
-                option: "preset",
-                expected: "a generation config that asks for plain beam search".into(),
-                got: generation.unsupported.join(", "),
-            }),
-        }
-    }
-
     /// Checks that every value, and their combination, makes sense.
     ///
     /// # Errors

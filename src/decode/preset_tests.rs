@@ -14,6 +14,11 @@ fn preset(preset: Preset) -> DecodeOptions {
         max_len: 7,
         min_len: 0,
         renormalize: false,
+        repetition_penalty: 1.0,
+        no_repeat_ngram: 0,
+        suppressed: Vec::new(),
+        bad_words: Vec::new(),
+        vocab_size: 0,
         unsupported: vec!["nothing of this matters".into()],
     };
     DecodeOptions::preset(preset, &generation).expect("these presets ask nothing of the model")

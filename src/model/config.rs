@@ -62,6 +62,16 @@ pub struct GenerationConfig {
     pub min_len: usize,
     /// `renormalize_logits`: masked tokens give their probability to the others before ranking.
     pub renormalize: bool,
+    /// `repetition_penalty`; 1 switches it off.
+    pub repetition_penalty: f32,
+    /// `no_repeat_ngram_size`; 0 switches it off.
+    pub no_repeat_ngram: usize,
+    /// `suppress_tokens`.
+    pub suppressed: Vec<u32>,
+    /// `bad_words_ids`, padding and end of sentence alone left out: the one is never generated, the other may not be banned.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Tokens that the ids above are of.
+    pub vocab_size: usize,
     /// Settings that ask for a search this crate does not do, as `name = value`.
     pub unsupported: Vec<String>,
 }
@@ -119,6 +129,20 @@ impl<'a> Fields<'a> {
 
     fn size(&self, field: &str, default: u64, most: u64) -> Result<usize> {
         Ok(self.integer(field, Some(default), 1..=most)? as usize)
+    }
+
+    /// A list of token ids; empty where there is none.
+    fn ids(&self, field: &str, vocab_size: usize) -> Result<Vec<u32>> {
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        ids(value, vocab_size).ok_or_else(|| self.error(field, format!("a list of token ids below {vocab_size}")))
+    }
+
+    /// A list of lists of token ids, none of them empty.
+    fn id_lists(&self, field: &str, vocab_size: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        let list = |value: &Value| ids(value, vocab_size).filter(|ids| !ids.is_empty());
+        let lists = value.as_array().and_then(|lists| lists.iter().map(list).collect());
+        lists.ok_or_else(|| self.error(field, format!("lists of token ids below {vocab_size}, none of them empty")))
     }
 
     fn flag(&self, field: &str, default: bool) -> Result<bool> {
@@ -324,31 +348,53 @@ impl GenerationConfig {
         if forced_eos.as_ref().and_then(Value::as_u64) != Some(model.ids.eos_id.into()) {
             unsupported.push(format!("forced_eos_token_id = {}", forced_eos.unwrap_or(Value::Null)));
         }
+        let beam_size = fields.size("num_beams", 1, 1 << 10)?;
+        let repetition_penalty = number("repetition_penalty", 1.0)? as f32;
+        if beam_size == 1 && repetition_penalty != 1.0 {
+            // There it acts on logits, here on log-probabilities.
+            unsupported.push(format!("repetition_penalty = {repetition_penalty} with num_beams = 1"));
+        }
+        let vocab_size = model.decoder_vocab_size;
+        let mut bad_words = fields.id_lists("bad_words_ids", vocab_size)?;
+        // Transformers generates padding unless it is told not to; the search here never does.
+        if !bad_words.contains(&vec![model.ids.pad_id]) {
+            let value = fields.get("bad_words_ids").unwrap_or(&Value::Null);
+            unsupported.push(format!("bad_words_ids = {value}"));
+        }
+        bad_words.retain(|ids| ![[model.ids.pad_id], [model.ids.eos_id]].iter().any(|alone| ids == alone));
         Ok(GenerationConfig {
-            beam_size: fields.size("num_beams", 1, 1 << 10)?,
+            beam_size,
             length_penalty: number("length_penalty", 1.0)? as f32,
             early_stopping,
             // max_length counts the start token; 20 is transformers' own default.
             max_len: fields.integer("max_length", Some(20), 2..=MAX_LENGTH)? as usize - 1,
             min_len: fields.integer("min_length", Some(0), 0..=MAX_LENGTH)? as usize,
             renormalize: fields.flag("renormalize_logits", false)?,
+            repetition_penalty,
+            no_repeat_ngram: fields.integer("no_repeat_ngram_size", Some(0), 0..=MAX_LENGTH)? as usize,
+            suppressed: fields.ids("suppress_tokens", vocab_size)?,
+            bad_words,
+            vocab_size,
             unsupported,
         })
     }
 }
 
-/// What each setting of generation must be, if it is there, for plain beam search.
-const NEUTRAL: [(&str, &[f64]); 20] = [
+/// The token ids of a JSON list.
+fn ids(value: &Value, vocab_size: usize) -> Option<Vec<u32>> {
+    let id = |id: &Value| id.as_u64().filter(|id| *id < vocab_size as u64).map(|id| id as u32);
+    value.as_array()?.iter().map(id).collect()
+}
+
+/// What each other setting of generation must be, if it is there.
+const NEUTRAL: [(&str, &[f64]); 17] = [
     ("num_return_sequences", &[1.0]),
     ("num_beam_groups", &[1.0]),
     ("diversity_penalty", &[0.0]),
     ("penalty_alpha", &[]),
-    ("repetition_penalty", &[1.0]),
     ("encoder_repetition_penalty", &[1.0]),
-    ("no_repeat_ngram_size", &[0.0]),
     ("encoder_no_repeat_ngram_size", &[0.0]),
     ("guidance_scale", &[1.0]),
-    ("suppress_tokens", &[]),
     ("begin_suppress_tokens", &[]),
     ("forced_bos_token_id", &[]),
     ("force_words_ids", &[]),
@@ -361,7 +407,7 @@ const NEUTRAL: [(&str, &[f64]); 20] = [
     ("stop_strings", &[]),
 ];
 
-/// The settings that ask for more than plain beam search, as `name = value`.
+/// The settings that ask for more than this crate does, as `name = value`.
 fn unsupported_settings(fields: &Fields<'_>, model: &ModelConfig) -> Vec<String> {
     let null = Value::Null;
     let value = |field: &str| fields.get(field).unwrap_or(&null);
@@ -380,11 +426,6 @@ fn unsupported_settings(fields: &Fields<'_>, model: &ModelConfig) -> Vec<String>
         if ![Value::Null, Value::Bool(false)].contains(value(field)) {
             wrong.push(field);
         }
-    }
-    // The search never generates padding; transformers does unless it is told not to.
-    let padding = [[model.ids.pad_id]];
-    if *value("bad_words_ids") != serde_json::json!(padding) {
-        wrong.push("bad_words_ids");
     }
     let ids = &model.ids;
     for (field, id) in

@@ -15,6 +15,9 @@ use crate::validate::probe::{Case, Probe};
 const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 3, max_len: 12, max_src_len: 2, rows: 9, keep_attention: false };
 
+/// What stands where nothing may be written.
+const UNTOUCHED: u32 = 0xA5A5_A5A5;
+
 /// Vocabulary, n-gram, prefix, penalty.
 const CASES: [(usize, u32, u32, f32); 6] =
     [(5, 2, 0, 1.5), (6, 3, 0, 0.7), (33, 1, 2, 1.2), (64, 2, 3, 1.0), (70, 0, 1, 2.0), (7, 4, 0, 1.3)];
@@ -80,6 +83,7 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
     for _ in 0..SHAPE.max_len - 1 {
         let noise: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -4.0, 3.0);
         search.ranked.copy_from_slice(&noise);
+        search.bans.fill(UNTOUCHED);
         let expected = processors::reference(&search);
         let found = on_device(case.context, &search)?;
         processors::processors(&mut search);
@@ -116,9 +120,12 @@ fn compare(
             let bank = |token: usize| banks[r * BANK_WORDS + place(token).map_or(0, |place| place + 1)];
             case.same(&format!("{name}, banks of row {r}"), &(0..vocab_size).map(bank).collect::<Vec<_>>(), expected);
         }
+        let bans = &bans[r * words..][..words];
         if let Some(banned) = banned {
-            let bit = |token: usize| bans[r * words + token / 32] >> (token % 32) & 1 != 0;
+            let bit = |token: usize| bans[token / 32] >> (token % 32) & 1 != 0;
             case.same(&format!("{name}, bans of row {r}"), &(0..vocab_size).map(bit).collect::<Vec<_>>(), banned);
+        } else {
+            case.same(&format!("{name}, bans of row {r}, which has none"), bans, &vec![UNTOUCHED; words]);
         }
         let part = r * vocab_size..(r + 1) * vocab_size;
         let expected = penalized.as_deref().unwrap_or(&noise[part.clone()]);
@@ -135,7 +142,7 @@ fn on_device(context: &Context, search: &Search<Cpu>) -> Result<Found> {
     macro_rules! copy {
         ($($field:ident),*) => { $(context.write(device.$field.view_mut(), &search.$field)?;)* };
     }
-    copy!(options, step, live, tokens, parents, ancestry, always_banned, prefixes, sequences, constraints);
+    copy!(options, step, live, tokens, parents, ancestry, always_banned, prefixes, sequences, constraints, bans);
     context.write(device.rows.entries.view_mut(), &search.rows.entries)?;
     context.write(device.rows.count.view_mut(), &search.rows.count)?;
     device.rows.bucket = search.rows.live().len();
