@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use beamfuse::Result;
 use beamfuse::backend::{
-    CrossCache, Heads, LengthPenaltyKind, Pick, Row, Schedule, ScheduledSampling, Search, SelfCache, SessionShape,
-    SlotOptions, SpecialIds, StopKind, TokenPlace, TokenStats,
+    ContrastiveForm, ContrastiveOptions, CrossCache, Divergence, Heads, LengthPenaltyKind, Pick, Row, RowShape,
+    SampleOptions, SamplePick, Schedule, ScheduledSampling, Search, SelfCache, SessionShape, SlotOptions, SpecialIds,
+    StopKind, Strategy, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
-use beamfuse::cpu::{Cpu, attention, beam_step, embedding, layer_norm, scheduled_sampling, stats};
+use beamfuse::cpu::{
+    Cpu, attention, beam_step, contrastive, embedding, layer_norm, loss, risk, sample, scheduled_sampling, stats,
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// A model's sizes, as far as the stems see them.
@@ -287,6 +290,129 @@ fn scheduled_sampling_rows(criterion: &mut Criterion) {
     }
 }
 
+/// Every row's amateur is another model; the four forms.
+fn contrasts(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let (expert, amateur) = (values(ROWS * vocab_size, 1), values(ROWS * vocab_size, 2));
+        for (stem, form) in [
+            ("contrastive_seed", ContrastiveForm::Seed),
+            ("contrastive_li", ContrastiveForm::Li),
+            ("contrastive_obrien", ContrastiveForm::Obrien),
+            ("contrastive_source", ContrastiveForm::Source),
+        ] {
+            let contrast = ContrastiveOptions::new(form, 0.5, 0.1, 1.0);
+            let options = vec![SlotOptions { max_len: 2 * LEN as u32, contrast, ..SlotOptions::default() }; SLOTS];
+            let (mut out, mut expected) = (amateur.clone(), amateur.clone());
+            let (mut normalizers, mut expected_normalizers) = (vec![0.0; ROWS], vec![0.0; ROWS]);
+            contrastive::contrastive(&rows(), &options, vocab_size, 0, &expert, &mut out, &mut normalizers);
+            contrastive::reference(&rows(), &options, vocab_size, 0, &expert, &mut expected, &mut expected_normalizers);
+            assert_close(&out, &expected, CLOSE);
+            let rows = rows();
+            time(criterion, stem, model, 2 * expert.len(), || {
+                // It stands in the amateur's place; copying it there is part of the figure.
+                out.copy_from_slice(&amateur);
+                contrastive::contrastive(&rows, &options, vocab_size, 0, &expert, &mut out, &mut normalizers);
+            });
+        }
+    }
+}
+
+/// Every row is a sample: from the whole distribution, and from its top.
+fn samples(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let (logits, rows) = (values(ROWS * vocab_size, 1), rows());
+        let ancestry: Vec<u32> = (0..ROWS * LEN).map(|i| (i / LEN % BEAMS) as u32).collect();
+        let whole = SampleOptions { seed_low: 7, temperature: 1.0, top_p: 1.0, ..SampleOptions::default() };
+        for (stem, sampling) in [
+            ("sample_whole", whole),
+            ("sample_top_k", SampleOptions { top_k: 50, ..whole }),
+            ("sample_top_p", SampleOptions { top_p: 0.9, ..whole }),
+        ] {
+            let (beam_size, max_len) = (BEAMS as u32, 2 * LEN as u32);
+            let own = SlotOptions {
+                strategy: Strategy::Sample as u32,
+                beam_size,
+                max_len,
+                sampling,
+                ..SlotOptions::default()
+            };
+            let options = vec![own; SLOTS];
+            let step = sample::Step {
+                rows: &rows,
+                options: &options,
+                ancestry: &ancestry,
+                logits: &logits,
+                ranked: &[],
+                bans: &[],
+                vocab_size,
+                stride: vocab_size,
+                beam_size: BEAMS,
+                max_len: LEN,
+                ids: SpecialIds { eos_id: 0, pad_id: vocab_size as u32 - 1, decoder_start_id: vocab_size as u32 - 1 },
+            };
+            let none = SamplePick { token: SamplePick::NONE, log_prob: 0.0, ranked_log_prob: 0.0 };
+            let (mut picks, mut expected) = (vec![none; ROWS], vec![none; ROWS]);
+            sample::sample(&step, &mut picks);
+            sample::reference(&step, &mut expected);
+            let tokens = |picks: &[SamplePick]| picks.iter().map(|pick| pick.token).collect::<Vec<_>>();
+            assert_eq!(tokens(&picks), tokens(&expected));
+            time(criterion, stem, model, logits.len(), || sample::sample(&step, &mut picks));
+        }
+    }
+}
+
+/// Losses with their gradients, which come in place of the logits; copying these there is part of the figure.
+fn losses(criterion: &mut Criterion) {
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let shape = RowShape { vocab_size, stride: vocab_size };
+        let (student, teacher) = (values(ROWS * vocab_size, 1), values(ROWS * vocab_size, 2));
+        let targets: Vec<u32> = (0..ROWS).map(|r| (r * 613 % vocab_size) as u32).collect();
+        let (mask, weights) = (vec![1; ROWS], vec![1.0; ROWS]);
+        let wide = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+        let (wide_student, wide_weights) = (wide(&student), wide(&weights));
+        let (mut gradient, mut loss) = (student.clone(), vec![0.0; ROWS]);
+
+        let nll = |gradient: &mut [f32], loss: &mut [f32]| {
+            gradient.copy_from_slice(&student);
+            loss::weighted_nll(shape, 0.1, gradient, &targets, &mask, &weights, loss).expect("shapes that fit");
+        };
+        nll(&mut gradient, &mut loss);
+        let expected = loss::reference_nll(vocab_size, 0.1, &wide_student, &targets, &mask, &wide_weights);
+        assert_close(&loss, &expected.0.iter().map(|v| *v as f32).collect::<Vec<_>>(), CLOSE);
+        time(criterion, "loss_nll", model, student.len(), || nll(&mut gradient, &mut loss));
+
+        let divergence = Divergence { temperature: 2.0, beta: 0.0 };
+        let forward = |gradient: &mut [f32], loss: &mut [f32]| {
+            gradient.copy_from_slice(&student);
+            loss::tempered_divergence(shape, divergence, gradient, &teacher, &mask, &weights, loss)
+                .expect("shapes that fit");
+        };
+        forward(&mut gradient, &mut loss);
+        let (wide_teacher, reference) = (wide(&teacher), loss::reference_divergence);
+        let expected = reference(vocab_size, divergence, &wide_student, &wide_teacher, &mask, &wide_weights);
+        assert_close(&loss, &expected.0.iter().map(|v| *v as f32).collect::<Vec<_>>(), CLOSE);
+        time(criterion, "loss_kl", model, 2 * student.len(), || forward(&mut gradient, &mut loss));
+    }
+}
+
+/// A hundred candidates for each of a thousand sources; no vocabulary is read.
+fn risks(criterion: &mut Criterion) {
+    let (sources, candidates) = (1000, 100);
+    let (log_probs, risks) = (values(sources * candidates, 1), values(sources * candidates, 2));
+    let starts: Vec<u32> = (0..=sources).map(|i| (i * candidates) as u32).collect();
+    let mut coefficients = vec![0.0; log_probs.len()];
+    let found = risk::expected_risk(0.5, &log_probs, &risks, &starts, &mut coefficients).expect("shapes that fit");
+    let wide = |values: &[f32]| values[..candidates].iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+    let expected = risk::reference(0.5, &wide(&log_probs), &wide(&risks));
+    assert_close(&[found[0].risk], &[expected.2 as f32], CLOSE);
+    time(criterion, "risk", &MODELS[0], log_probs.len(), || {
+        let _ = risk::expected_risk(0.5, &log_probs, &risks, &starts, &mut coefficients);
+    });
+}
+
 criterion_group!(
     benches,
     embeddings,
@@ -296,6 +422,10 @@ criterion_group!(
     cross_attention,
     beam_steps,
     token_stats,
-    scheduled_sampling_rows
+    scheduled_sampling_rows,
+    contrasts,
+    samples,
+    losses,
+    risks
 );
 criterion_main!(benches);
