@@ -399,6 +399,8 @@ fn searches_that_the_hf_preset_does_not_do() {
         ("num_beam_groups", json!(2)),
         ("max_new_tokens", json!(20)),
         ("bad_words_ids", json!([[7]])),
+        ("bad_words_ids", json!([[VOCAB - 1], [VOCAB]])),
+        ("suppress_tokens", json!([VOCAB])),
         ("bad_words_ids", Value::Null),
         ("forced_eos_token_id", Value::Null),
         ("forced_bos_token_id", json!(4)),
@@ -422,7 +424,6 @@ fn searches_that_the_hf_preset_does_not_do() {
         ("length_penalty", json!("x")),
         ("no_repeat_ngram_size", json!(-1)),
         ("repetition_penalty", json!([1])),
-        ("bad_words_ids", json!([[VOCAB]])),
         ("bad_words_ids", json!([[]])),
         ("suppress_tokens", json!("x")),
     ] {

@@ -132,17 +132,17 @@ impl<'a> Fields<'a> {
     }
 
     /// A list of token ids; empty where there is none.
-    fn ids(&self, field: &str, vocab_size: usize) -> Result<Vec<u32>> {
+    fn ids(&self, field: &str) -> Result<Vec<u32>> {
         let Some(value) = self.get(field) else { return Ok(Vec::new()) };
-        ids(value, vocab_size).ok_or_else(|| self.error(field, format!("a list of token ids below {vocab_size}")))
+        ids(value).ok_or_else(|| self.error(field, "a list of token ids"))
     }
 
     /// A list of lists of token ids, none of them empty.
-    fn id_lists(&self, field: &str, vocab_size: usize) -> Result<Vec<Vec<u32>>> {
+    fn id_lists(&self, field: &str) -> Result<Vec<Vec<u32>>> {
         let Some(value) = self.get(field) else { return Ok(Vec::new()) };
-        let list = |value: &Value| ids(value, vocab_size).filter(|ids| !ids.is_empty());
+        let list = |value: &Value| ids(value).filter(|ids| !ids.is_empty());
         let lists = value.as_array().and_then(|lists| lists.iter().map(list).collect());
-        lists.ok_or_else(|| self.error(field, format!("lists of token ids below {vocab_size}, none of them empty")))
+        lists.ok_or_else(|| self.error(field, "lists of token ids, none of them empty"))
     }
 
     fn flag(&self, field: &str, default: bool) -> Result<bool> {
@@ -355,11 +355,16 @@ impl GenerationConfig {
             unsupported.push(format!("repetition_penalty = {repetition_penalty} with num_beams = 1"));
         }
         let vocab_size = model.decoder_vocab_size;
-        let mut bad_words = fields.id_lists("bad_words_ids", vocab_size)?;
-        // Transformers generates padding unless it is told not to; the search here never does.
-        if !bad_words.contains(&vec![model.ids.pad_id]) {
-            let value = fields.get("bad_words_ids").unwrap_or(&Value::Null);
-            unsupported.push(format!("bad_words_ids = {value}"));
+        let (suppressed, mut bad_words) = (fields.ids("suppress_tokens")?, fields.id_lists("bad_words_ids")?);
+        let unknown = |id: &u32| *id as usize >= vocab_size;
+        for (field, wrong) in [
+            // Transformers generates padding unless it is told not to; the search here never does.
+            ("bad_words_ids", !bad_words.contains(&vec![model.ids.pad_id]) || bad_words.iter().flatten().any(unknown)),
+            ("suppress_tokens", suppressed.iter().any(unknown)),
+        ] {
+            if wrong {
+                unsupported.push(format!("{field} = {}", fields.get(field).unwrap_or(&Value::Null)));
+            }
         }
         bad_words.retain(|ids| ![[model.ids.pad_id], [model.ids.eos_id]].iter().any(|alone| ids == alone));
         Ok(GenerationConfig {
@@ -372,7 +377,7 @@ impl GenerationConfig {
             renormalize: fields.flag("renormalize_logits", false)?,
             repetition_penalty,
             no_repeat_ngram: fields.integer("no_repeat_ngram_size", Some(0), 0..=MAX_LENGTH)? as usize,
-            suppressed: fields.ids("suppress_tokens", vocab_size)?,
+            suppressed,
             bad_words,
             vocab_size,
             unsupported,
@@ -381,9 +386,8 @@ impl GenerationConfig {
 }
 
 /// The token ids of a JSON list.
-fn ids(value: &Value, vocab_size: usize) -> Option<Vec<u32>> {
-    let id = |id: &Value| id.as_u64().filter(|id| *id < vocab_size as u64).map(|id| id as u32);
-    value.as_array()?.iter().map(id).collect()
+fn ids(value: &Value) -> Option<Vec<u32>> {
+    value.as_array()?.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
 }
 
 /// What each other setting of generation must be, if it is there.
