@@ -149,11 +149,6 @@ impl Record {
             log_probs: bytemuck::cast_slice(log_probs).to_vec(),
             attention: bytemuck::cast_slice(attention).to_vec(),
         };
-        if history.options.samples() {
-            let mut finished = std::mem::take(&mut history.finished);
-            finished.sort_by_key(|finished| history.first_beam(finished, self.shape.beam_size));
-            history.finished = finished;
-        }
         if self.options.samples() {
             let mut finished = std::mem::take(&mut history.finished);
             finished.sort_by_key(|finished| history.origin(finished, self.shape.beam_size));
@@ -220,12 +215,6 @@ impl History {
             token_ids,
             token_log_probs,
         }
-    }
-
-    /// The beam whose row made the first token: the number of a sample.
-    fn first_beam(&self, finished: &Finished, k: usize) -> usize {
-        let steps = 0..finished.length as usize - usize::from(finished.has_eos != 0);
-        steps.rev().fold(finished.beam as usize, |beam, step| self.parents[step * k + beam] as usize)
     }
 
     fn attention(&self, makers: &[usize], max_src_len: usize, k: usize) -> Vec<Vec<f32>> {
