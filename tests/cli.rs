@@ -2,90 +2,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::time::Duration;
 
-use beamfuse::{DecodeOptions, Translator};
+use beamfuse::DecodeOptions;
+use common::command::{command, run};
+use common::{greedy, too_long, translator};
 use serde_json::{Map, Value};
-
-/// What a finished command left.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Finished {
-    fn lines(&self) -> Vec<&str> {
-        self.out.lines().collect()
-    }
-
-    fn objects(&self) -> Vec<Map<String, Value>> {
-        self.out.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect()
-    }
-
-    fn ok(self) -> Self {
-        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{}", self.out);
-        self
-    }
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Runs the command to its end with `input` as standard input.
-fn run(args: &[&str], input: &[u8]) -> Finished {
-    let mut child = command(args).spawn().expect("the binary starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    std::thread::scope(|scope| {
-        // A command that refuses its options never reads.
-        scope.spawn(move || drop(stdin.write_all(input)));
-        let output = child.wait_with_output().expect("the command ends");
-        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
-        Finished { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    })
-}
-
-/// Kills a child that hangs, so that a broken build fails instead of waiting for ever.
-fn watch(child: &Child) {
-    let id = child.id().to_string();
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(240));
-        Command::new("kill").args(["-KILL", &id]).status()
-    });
-}
-
-fn translator() -> &'static Translator {
-    static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
-    TRANSLATOR.get_or_init(|| Translator::open(common::demo_model()).expect("the demo model opens"))
-}
-
-/// Greedy translations of the own lines by the library.
-fn greedy() -> &'static [String] {
-    static GREEDY: OnceLock<Vec<String>> = OnceLock::new();
-    GREEDY.get_or_init(|| {
-        let options = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
-        let sources = common::lines("own/own.en");
-        let translations = translator().translate(&sources, &options).expect("valid options");
-        translations.iter().map(|t| t.text().to_string()).collect()
-    })
-}
-
-fn own_text() -> String {
-    std::fs::read_to_string(common::data("own/own.en")).expect("the test data is there")
-}
-
-/// A line that the demo model's position table does not hold.
-fn too_long() -> String {
-    "dog ".repeat(300)
-}
 
 fn keys(object: &Value) -> Vec<&str> {
     object.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -190,54 +112,6 @@ fn alignment_stands_behind_the_text() {
     let weights: Vec<Vec<f32>> =
         parts[2].split(' ').map(|row| row.split(',').map(|w| w.parse().expect("a weight")).collect()).collect();
     assert_eq!(Some(weights), translation.hypothesis.attention);
-}
-
-#[test]
-fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let page = dir.path().join("page.html").to_str().expect("UTF-8").to_string();
-    let source = "A dog </svg><script>alert(1)</script> \"runs\" & jumps.";
-    let output = run(&["translate", "--explain", &page, source], b"").ok();
-    let translations = translator().explain(source, &DecodeOptions::default()).expect("valid options").translation;
-    assert_eq!(output.lines(), [translations.text()]);
-    let html = std::fs::read_to_string(&page).expect("written");
-    assert!(html.contains("A dog &lt;/svg&gt;&lt;script&gt;alert(1)&lt;/script&gt; &quot;runs&quot; &amp; jumps."));
-    for absent in ["<script", "http:", "https:", "url(", "@import", "src=", "href=", "onload"] {
-        assert!(!html.contains(absent), "{absent}");
-    }
-    for present in
-        ["prefers-color-scheme: dark", "default-src 'none'", "aria-label=\"beam search\"", ">step 1<", "</html>"]
-    {
-        assert!(html.contains(present), "{present}");
-    }
-    assert_eq!(html.matches("<svg").count(), 2);
-    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
-    for hypothesis in &translations.hypotheses {
-        assert!(html.contains(&format!("<td>{:.4}</td>", hypothesis.hypothesis.score)), "{hypothesis:?}");
-        assert!(html.contains(&format!("score {:.3}<", hypothesis.hypothesis.score)), "{hypothesis:?}");
-    }
-    // The first line's own options, and what else it brings, are the search that is drawn.
-    let line = br#"{"source": "A dog runs.", "target_prefix": "Zwei", "seed": 7, "options": {"beam_size": 3, "word_reward": 0.5}}
-{"source": "Two men sit."}"#;
-    let first = run(&["translate", "--explain", &page, "--format", "jsonl", "--patience", "1.5"], line).ok().objects();
-    let html = std::fs::read_to_string(&page).expect("written");
-    let text = first[0]["hypotheses"][0]["text"].as_str().expect("a text");
-    for present in [
-        &format!("<h1>{text}</h1>"),
-        "beams <b>3</b>",
-        "word reward <b>0.5</b>",
-        "patience <b>1.5</b>",
-        "prefix <b>Zwei</b>",
-        "seed of the sentence <b>7</b>",
-    ] {
-        assert!(html.contains(present), "{present}");
-    }
-    assert!(text.starts_with("Zwei") && !html.contains("coverage penalty <b>"), "{text}");
-    // A sentence that cannot be translated has its error, and an empty page.
-    std::fs::remove_file(&page).expect("it was there");
-    let failed = run(&["translate", "--explain", &page, &too_long()], b"");
-    assert_eq!((failed.code, failed.out.as_str()), (Some(1), "\n"));
-    assert_eq!(std::fs::read_to_string(&page).expect("created"), "");
 }
 
 #[test]
@@ -384,102 +258,6 @@ fn the_input_is_never_written_over() {
         assert_eq!(status.code(), Some(2));
     }
     assert_eq!(std::fs::read_to_string(&file).expect("still there"), "A dog runs.\n");
-}
-
-#[test]
-fn whoever_closes_the_output_ends_the_work_quietly() {
-    let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
-    watch(&child);
-    let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-    let writer = std::thread::spawn(move || {
-        let text = own_text();
-        while stdin.write_all(text.as_bytes()).is_ok() {}
-    });
-    let mut first = String::new();
-    BufReader::with_capacity(64, stdout).read_line(&mut first).expect("a line");
-    assert_eq!(first.trim_end(), greedy()[0]);
-    let output = child.wait_with_output().expect("the command ends");
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
-    writer.join().expect("no panic");
-}
-
-#[test]
-fn closed_stderr_stops_nothing() {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    let mut child = command(&["translate", "--beam-size", "1"]).stderr(writer).spawn().expect("the binary starts");
-    child.stdin.take().expect("a pipe").write_all(b"\xff\nA man is riding a bike.\n").expect("it reads");
-    let output = child.wait_with_output().expect("the command ends");
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("\n{}\n", greedy()[0]));
-}
-
-#[test]
-fn an_interrupt_finishes_the_lines_under_way() {
-    let mut child =
-        command(&["translate", "--beam-size", "1", "--batch-size", "2"]).spawn().expect("the binary starts");
-    watch(&child);
-    let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-    let writer = std::thread::spawn(move || {
-        let text = own_text();
-        while stdin.write_all(text.as_bytes()).is_ok() {}
-    });
-    let mut stdout = BufReader::new(stdout);
-    let mut out = String::new();
-    stdout.read_line(&mut out).expect("a line");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
-    assert!(killed.success());
-    stdout.read_to_string(&mut out).expect("the rest");
-    let output = child.wait_with_output().expect("the command ends");
-    assert_eq!(output.status.code(), Some(130));
-    assert_eq!(
-        String::from_utf8_lossy(&output.stderr),
-        "beamfuse: interrupted: finishing the lines under way; interrupt again to quit at once\n"
-    );
-    assert!(out.ends_with('\n'));
-    for (line, expected) in out.lines().zip(greedy().iter().cycle()) {
-        assert_eq!(line, expected);
-    }
-    writer.join().expect("no panic");
-}
-
-#[test]
-fn an_interrupt_is_seen_while_input_is_awaited() {
-    let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
-    watch(&child);
-    let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(b"A man is riding a bike.\n").expect("it reads");
-    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-    let mut out = String::new();
-    stdout.read_line(&mut out).expect("a line");
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
-    stdout.read_to_string(&mut out).expect("the rest");
-    assert_eq!(child.wait().expect("the command ends").code(), Some(130));
-    assert_eq!(out.trim_end(), greedy()[0]);
-    drop(stdin);
-}
-
-#[test]
-fn each_answer_comes_before_the_next_question() {
-    for (args, question) in
-        [(["translate", "--beam-size", "1"], None), (["score", "--threads", "1"], Some("\tEin Hund."))]
-    {
-        let mut child = command(&args).spawn().expect("the binary starts");
-        watch(&child);
-        let mut stdin = child.stdin.take().expect("a pipe");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        for (source, expected) in common::lines("own/own.en").iter().zip(greedy()).take(4) {
-            writeln!(stdin, "{source}{}", question.unwrap_or("")).expect("it reads");
-            let mut answer = String::new();
-            stdout.read_line(&mut answer).expect("an answer");
-            match question {
-                None => assert_eq!(answer.trim_end(), expected),
-                Some(_) => assert!(answer.contains("\"log_prob\":-"), "{answer}"),
-            }
-        }
-        drop(stdin);
-        assert_eq!(child.wait().expect("the command ends").code(), Some(0));
-    }
 }
 
 #[test]

@@ -2,22 +2,15 @@
 
 mod common;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
+use common::command::{Finished, run};
 use serde_json::Value;
 
 /// Exit code, standard output and standard error of `translate` with `input` as standard input.
 fn translate(args: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
-    command.arg("translate").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the binary starts");
-    // A command that refuses its options never reads.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("the command ends");
-    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    let Finished { code, out, err } = run(&[&["translate"], args].concat(), input.as_bytes());
+    (code, out, err)
 }
 
 fn best(args: &[&str], text: &str) -> String {
@@ -272,6 +265,34 @@ fn constraints_are_contained_on_every_device_and_other_lines_stay_as_they_are() 
         found.push(lines.iter().map(ids).collect::<Vec<_>>());
     }
     assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn constraints_hold_beside_ensembles_penalties_and_shortlists() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let few = file(&dir, "few", "▁Ein\n▁Hund\n▁rennt\n▁schnell\n▁und\n.\n");
+    let constrained = "{\"source\": \"A dog and a dog and a dog.\", \"constraints\": [\"schnell\"]}";
+    let text = |line: &Value| line["hypotheses"][0]["text"].as_str().unwrap_or_default().to_owned();
+    for args in [
+        vec!["--ensemble", &amateur()],
+        vec!["--repetition-penalty", "4"],
+        vec!["--no-repeat-ngram", "1", "--min-length", "9"],
+        vec!["--shortlist", &few],
+    ] {
+        let run = |input: &str, device: &str| {
+            let (code, lines) = json_lines(&[&args[..], &["--device", device]].concat(), input);
+            assert_eq!((code, lines.len()), (Some(0), 1), "{args:?}: {lines:?}");
+            lines
+        };
+        let found = text(&run(constrained, "cpu")[0]);
+        assert!(found.contains("schnell"), "{args:?}: {found}");
+        assert_eq!(text(&run(constrained, "emulated")[0]), found, "{args:?}");
+        // The other option shows: in the words, or in what the same words score.
+        let plain = json_lines(&[], constrained).1.remove(0);
+        let with = run(constrained, "cpu").remove(0);
+        assert_ne!(plain["hypotheses"][0]["score"], with["hypotheses"][0]["score"], "{args:?}");
+    }
 }
 
 #[test]

@@ -2,29 +2,21 @@
 
 mod common;
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
 use beamfuse::{
-    Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Sentence, Stop,
-    Translation, Translator,
+    Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength,
+    Sentence, Stop, Translation, Translator,
 };
+use common::command::run;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 
 /// Exit code and output lines of `translate` over JSON lines.
 fn translate(args: &[&str], lines: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
-    command.args(["translate", "--format", "jsonl"]).args(args);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts");
-    child.stdin.take().expect("a pipe").write_all(lines.join("\n").as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("the command ends");
-    let text = String::from_utf8(output.stdout).expect("output is UTF-8");
-    (output.status.code(), text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
+    let done = run(&[&["translate", "--format", "jsonl"], args].concat(), lines.join("\n").as_bytes());
+    (done.code, done.objects().into_iter().map(Value::Object).collect())
 }
 
 #[test]
@@ -189,25 +181,35 @@ fn sentence(vocab: usize) -> impl Strategy<Value = Sentence> {
         Just(""),
     ];
     let prefix = proptest::option::of(prop_oneof![Just(""), Just("Ein"), Just("Zwei")]);
-    let made = (source, prefix, proptest::option::of(any::<u64>()), options(vocab));
-    made.prop_map(|(source, prefix, seed, options)| Sentence {
-        source: source.to_owned(),
-        seed,
-        contrast_source: Some("Two cats sleep.".to_owned()),
-        prefix: prefix.map(str::to_owned),
-        options: Some(Box::new(options)),
-        ..Sentence::default()
+    let phrases = proptest::sample::subsequence(vec!["schnell", "rot"], 0..=2);
+    let made = (source, prefix, phrases, proptest::option::of(any::<u64>()), options(vocab));
+    made.prop_map(|(source, prefix, phrases, seed, options)| {
+        let DecodeOptions { sampling, groups, contrastive, shrink, .. } = &options;
+        let constrainable = sampling.is_none() && *groups == 1 && contrastive.is_none() && !shrink;
+        let phrases = phrases.into_iter().filter(|_| constrainable);
+        Sentence {
+            source: source.to_owned(),
+            seed,
+            contrast_source: Some("Two cats sleep.".to_owned()),
+            prefix: prefix.map(str::to_owned),
+            constraints: phrases.map(str::to_owned).collect(),
+            options: Some(Box::new(options)),
+        }
     })
 }
 
-/// Translates sentences that are all under way at once.
-fn together(translator: &Translator, sentences: &[Sentence]) -> Vec<Translation> {
+/// Translates sentences that are all under way at once. Only a constraint can end without a translation.
+fn together(translator: &Translator, sentences: &[Sentence]) -> Vec<Option<Translation>> {
     let of_all = DecodeOptions::default();
     let mut batch = translator.batch(&of_all).expect("allowed");
     sentences.iter().zip(0..).for_each(|(sentence, tag)| batch.push(tag, sentence.clone()));
     let mut found: Vec<_> = std::iter::from_fn(|| batch.next()).collect();
     found.sort_by_key(|(tag, _)| *tag);
-    found.into_iter().map(|(_, translation)| translation.expect("a translation")).collect()
+    let outcome = |found: Result<Translation, Error>| match found {
+        Err(Error::UnmetConstraint { .. }) => None,
+        found => Some(found.expect("a translation")),
+    };
+    found.into_iter().map(|(_, found)| outcome(found)).collect()
 }
 
 /// Runs the property on one device over this many mixed batches.
@@ -220,6 +222,10 @@ fn each_sentence_is_what_it_is_alone(device: Device, cases: u32, at_most: usize)
         for (sentence, found) in sentences.iter().zip(together(&crowded, &sentences)) {
             let own = together(&alone, std::slice::from_ref(sentence)).remove(0);
             prop_assert_eq!(&found, &own, "{:?}", sentence);
+            let Some(found) = found else {
+                prop_assert!(!sentence.constraints.is_empty());
+                continue;
+            };
             for h in found.hypotheses.iter().map(|h| &h.hypothesis).filter(|h| h.length > 0) {
                 let score = &alone.score_ids(&[(found.source_ids.clone(), h.token_ids.clone())])[0];
                 prop_assert_eq!(score.as_ref().expect("ids fit").log_prob, h.log_prob, "{:?}", sentence);

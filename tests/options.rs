@@ -4,56 +4,79 @@ mod common;
 
 use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
-use beamfuse::{DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Stop, Translation, Translator};
+use beamfuse::{
+    DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sentence, Stop, TextHypothesis, Translation,
+    Translator,
+};
+
+/// How one sentence is searched.
+#[derive(Clone, Debug, Default)]
+struct Case {
+    options: DecodeOptions,
+    constraints: Vec<String>,
+}
+
+impl Case {
+    fn is_allowed(&self) -> bool {
+        let DecodeOptions { sampling, groups, shrink, .. } = &self.options;
+        let constrainable = sampling.is_none() && *groups == 1 && !shrink;
+        self.options.validate().is_ok() && (self.constraints.is_empty() || constrainable)
+    }
+}
 
 /// A value of an option: its name, and what it changes.
-type Value = (&'static str, fn(&mut DecodeOptions));
+type Value = (&'static str, fn(&mut Case));
 
 /// The options, each with its values.
 fn options() -> Vec<Vec<Value>> {
     vec![
-        vec![("beam 1", |o| o.beam_size = 1), ("beam 2", |o| o.beam_size = 2), ("beam 4", |o| o.beam_size = 4)],
         vec![
-            ("no penalty", |o| o.length_penalty = LengthPenalty::None),
-            ("gnmt", |o| o.length_penalty = LengthPenalty::Gnmt { alpha: 0.7 }),
-            ("power", |o| o.length_penalty = LengthPenalty::Power { alpha: 1.0 }),
-            ("power of all", |o| o.length_penalty = LengthPenalty::PowerOfAll { alpha: 0.8 }),
+            ("beam 1", |c| c.options.beam_size = 1),
+            ("beam 2", |c| c.options.beam_size = 2),
+            ("beam 4", |c| c.options.beam_size = 4),
         ],
         vec![
-            ("first", |o| o.stop = Stop::First),
-            ("heuristic", |o| o.stop = Stop::Heuristic),
-            ("exact", |o| o.stop = Stop::Exact),
-            ("top", |o| o.stop = Stop::Top),
+            ("no penalty", |c| c.options.length_penalty = LengthPenalty::None),
+            ("gnmt", |c| c.options.length_penalty = LengthPenalty::Gnmt { alpha: 0.7 }),
+            ("power", |c| c.options.length_penalty = LengthPenalty::Power { alpha: 1.0 }),
+            ("power of all", |c| c.options.length_penalty = LengthPenalty::PowerOfAll { alpha: 0.8 }),
         ],
-        vec![("no coverage", |_| ()), ("coverage", |o| o.coverage_penalty = 0.2)],
-        vec![("no reward", |_| ()), ("reward", |o| o.word_reward = 0.3)],
-        vec![("patience 1", |_| ()), ("patience 2", |o| o.patience = 2.0)],
-        vec![("replace", |_| ()), ("shrink", |o| o.shrink = true)],
-        vec![("long", |_| ()), ("short", |o| o.max_length = MaxLength::Absolute(5))],
-        vec![("any length", |_| ()), ("five at least", |o| o.min_length = 5)],
-        vec![("close", |_| ()), ("cut", |o| o.cut = true), ("free end", |o| o.forced_eos_free = true)],
-        vec![("whole softmax", |_| ()), ("renormalize", |o| o.renormalize = true)],
-        vec![("one group", |_| ()), ("groups", |o| o.groups = 2)],
+        vec![
+            ("first", |c| c.options.stop = Stop::First),
+            ("heuristic", |c| c.options.stop = Stop::Heuristic),
+            ("exact", |c| c.options.stop = Stop::Exact),
+            ("top", |c| c.options.stop = Stop::Top),
+        ],
+        vec![("no coverage", |_| ()), ("coverage", |c| c.options.coverage_penalty = 0.2)],
+        vec![("no reward", |_| ()), ("reward", |c| c.options.word_reward = 0.3)],
+        vec![("patience 1", |_| ()), ("patience 2", |c| c.options.patience = 2.0)],
+        vec![("replace", |_| ()), ("shrink", |c| c.options.shrink = true)],
+        vec![("long", |_| ()), ("short", |c| c.options.max_length = MaxLength::Absolute(5))],
+        vec![("any length", |_| ()), ("five at least", |c| c.options.min_length = 5)],
+        vec![("close", |_| ()), ("cut", |c| c.options.cut = true), ("free end", |c| c.options.forced_eos_free = true)],
+        vec![("whole softmax", |_| ()), ("renormalize", |c| c.options.renormalize = true)],
+        vec![("one group", |_| ()), ("groups", |c| c.options.groups = 2)],
         vec![
             ("search", |_| ()),
-            ("sample", |o| o.sampling = Some(Sampling { samples: 3, top_k: 20, ..Sampling::default() })),
+            ("sample", |c| c.options.sampling = Some(Sampling { samples: 3, top_k: 20, ..Sampling::default() })),
         ],
-        vec![("repeating", |_| ()), ("no token twice", |o| o.no_repeat_ngram = 1)],
-        vec![("no penalty", |_| ()), ("repetition penalty", |o| o.repetition_penalty = 1.3)],
-        vec![("best", |_| ()), ("mbr", |o| o.mbr = Some(Utility::Chrf))],
-        vec![("alone", |_| ()), ("attention", |o| o.attention = true)],
+        vec![("repeating", |_| ()), ("no token twice", |c| c.options.no_repeat_ngram = 1)],
+        vec![("no penalty", |_| ()), ("repetition penalty", |c| c.options.repetition_penalty = 1.3)],
+        vec![("best", |_| ()), ("mbr", |c| c.options.mbr = Some(Utility::Chrf))],
+        vec![("alone", |_| ()), ("attention", |c| c.options.attention = true)],
+        vec![("any words", |_| ()), ("constraints", |c| c.constraints = vec!["schnell".to_owned(), "Hund".to_owned()])],
     ]
 }
 
-fn build(options: &[Vec<Value>], choice: &[usize]) -> DecodeOptions {
-    let mut built = DecodeOptions::default();
+fn build(options: &[Vec<Value>], choice: &[usize]) -> Case {
+    let mut built = Case::default();
     options.iter().zip(choice).for_each(|(values, at)| values[*at].1(&mut built));
     built
 }
 
 /// Choices of values in which every pair that is allowed stands together: each pair not seen yet is completed by values that
 /// keep the whole allowed.
-fn covering(options: &[Vec<Value>]) -> Vec<DecodeOptions> {
+fn covering(options: &[Vec<Value>]) -> Vec<Case> {
     let mut seen = std::collections::HashSet::new();
     let mut found = Vec::new();
     let places: Vec<(usize, usize)> =
@@ -81,7 +104,7 @@ fn complete(options: &[Vec<Value>], fixed: &[(usize, usize)], start: usize) -> O
     // Beams enough for what is fixed: two groups need two.
     let beams = fixed.iter().find(|(option, _)| *option == 0).map_or(2, |(_, value)| *value);
     choice[0] = beams;
-    if build(options, &choice).validate().is_err() {
+    if !build(options, &choice).is_allowed() {
         // The stop rule, and the penalty, may be what is in the way.
         let ways = (0..options[1].len()).flat_map(|p| (0..options[2].len()).map(move |s| (p, s)));
         let is_fixed = |option: usize| fixed.iter().any(|(fixed, _)| *fixed == option);
@@ -95,7 +118,7 @@ fn complete(options: &[Vec<Value>], fixed: &[(usize, usize)], start: usize) -> O
             }
             other
         });
-        choice = tried.into_iter().find(|choice| build(options, choice).validate().is_ok())?;
+        choice = tried.into_iter().find(|choice| build(options, choice).is_allowed())?;
     }
     for (option, values) in options.iter().enumerate().skip(1) {
         if fixed.iter().any(|(fixed, _)| *fixed == option) {
@@ -103,7 +126,7 @@ fn complete(options: &[Vec<Value>], fixed: &[(usize, usize)], start: usize) -> O
         }
         let before = choice[option];
         choice[option] = (start + option) % values.len();
-        if build(options, &choice).validate().is_err() {
+        if !build(options, &choice).is_allowed() {
             choice[option] = before;
         }
     }
@@ -112,23 +135,42 @@ fn complete(options: &[Vec<Value>], fixed: &[(usize, usize)], start: usize) -> O
 
 const SENTENCES: [&str; 2] = ["A dog runs.", "Two men sit on a bench."];
 
-/// Translates the sentences under all options, all of them under way at once.
-fn translate(translator: &Translator, cases: &[DecodeOptions]) -> Vec<Vec<Translation>> {
-    let mut batches: Vec<_> = cases.iter().map(|options| translator.batch(options).expect("allowed")).collect();
-    for batch in &mut batches {
-        SENTENCES.iter().zip(0..).for_each(|(text, tag)| batch.push(tag, text.to_string()));
-    }
-    let drain = |batch: &mut beamfuse::translator::Batch<'_>| {
-        let mut found: Vec<_> = std::iter::from_fn(|| batch.next()).collect();
-        found.sort_by_key(|(tag, _)| *tag);
-        found.into_iter().map(|(_, translation)| translation.expect("a translation")).collect()
+/// Every sentence under every case.
+fn jobs(cases: &[Case]) -> Vec<(&Case, &str)> {
+    cases.iter().flat_map(|case| SENTENCES.map(|source| (case, source))).collect()
+}
+
+/// Translates sentences under options of their own, all under way at once. Only a constraint can end without a translation.
+fn translate(translator: &Translator, jobs: &[(&Case, &str)]) -> Vec<Option<Translation>> {
+    let start = |(case, source): &(&Case, &str)| {
+        let mut batch = translator.batch(&case.options).expect("allowed");
+        let (source, constraints) = (source.to_string(), case.constraints.clone());
+        batch.push(0, Sentence { source, constraints, ..Sentence::default() });
+        batch
     };
-    batches.iter_mut().map(drain).collect()
+    let mut batches: Vec<_> = jobs.iter().map(start).collect();
+    let outcome = |batch: &mut beamfuse::translator::Batch<'_>| match batch.next().expect("one was pushed").1 {
+        Err(Error::UnmetConstraint { .. }) => None,
+        found => Some(found.expect("a translation")),
+    };
+    batches.iter_mut().map(outcome).collect()
 }
 
 fn open(device: Device) -> Translator {
     let options = EngineOptions { device, slots: 8, ..EngineOptions::default() };
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
+}
+
+/// What holds of each hypothesis, however it was searched.
+fn check(translator: &Translator, case: &Case, translation: &Translation) {
+    for TextHypothesis { hypothesis: h, text, .. } in &translation.hypotheses {
+        let score = &translator.score_ids(&[(translation.source_ids.clone(), h.token_ids.clone())])[0];
+        assert_eq!(score.as_ref().expect("ids fit").log_prob, h.log_prob, "{case:?}: {h:?}");
+        assert!(h.score.is_finite() && h.length == h.token_ids.len(), "{case:?}: {h:?}");
+        let limit = case.options.max_length.resolve(translation.source_ids.len(), 256);
+        assert!(h.length <= limit && (h.truncated || h.length >= case.options.min_length), "{case:?}: {h:?}");
+        assert!(case.constraints.iter().all(|phrase| text.contains(phrase)), "{case:?}: {text}");
+    }
 }
 
 #[test]
@@ -137,34 +179,31 @@ fn all_pairs_of_options_work_together_and_a_batch_changes_nothing() {
     // Two options of four values have 16 pairs, so fewer searches than that cannot hold them all.
     assert!((16..400).contains(&cases.len()), "{} searches", cases.len());
     let translator = open(Device::Cpu);
-    let together = translate(&translator, &cases);
-    for (options, found) in cases.iter().zip(&together) {
-        for (text, translation) in SENTENCES.iter().zip(found) {
-            let alone = translator.translate(&[*text], options).expect("allowed");
-            assert_eq!(&alone[0], translation, "{options:?}");
-            for hypothesis in &translation.hypotheses {
-                let h = &hypothesis.hypothesis;
-                let score = &translator.score_ids(&[(translation.source_ids.clone(), h.token_ids.clone())])[0];
-                assert_eq!(score.as_ref().expect("ids fit").log_prob, h.log_prob, "{options:?}: {h:?}");
-                assert!(h.score.is_finite() && h.length == h.token_ids.len(), "{options:?}: {h:?}");
-                let limit = options.max_length.resolve(translation.source_ids.len(), 256);
-                assert!(h.length <= limit && (h.truncated || h.length >= options.min_length), "{options:?}: {h:?}");
-            }
-        }
+    let jobs = jobs(&cases);
+    let together = translate(&translator, &jobs);
+    for (job, found) in jobs.iter().zip(&together) {
+        assert_eq!(&translate(&translator, &[*job])[0], found, "{job:?}");
+        found.iter().for_each(|translation| check(&translator, job.0, translation));
     }
+    let is_constrained = |(case, _): &(&Case, &str)| !case.constraints.is_empty();
+    let (constrained, free) = jobs.iter().zip(&together).partition::<Vec<_>, _>(|(job, _)| is_constrained(job));
+    assert!(free.iter().all(|(_, found)| found.is_some()));
+    let unmet = constrained.iter().filter(|(_, found)| found.is_none()).count();
+    assert!(5 * unmet < constrained.len(), "{unmet} of {} without their phrases", constrained.len());
 }
 
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn the_kernels_give_the_same_tokens_under_all_pairs_of_options() {
     // Every fifth: together they hold every value, and most pairs.
-    let cases: Vec<DecodeOptions> = covering(&options()).into_iter().step_by(5).collect();
+    let cases: Vec<Case> = covering(&options()).into_iter().step_by(5).collect();
     let (cpu, emulated) = (open(Device::Cpu), open(Device::Emulated));
-    for ((options, ours), theirs) in cases.iter().zip(translate(&cpu, &cases)).zip(translate(&emulated, &cases)) {
-        let ids = |found: &[Translation]| -> Vec<Vec<Vec<u32>>> {
-            let of = |t: &Translation| t.hypotheses.iter().map(|h| h.hypothesis.token_ids.clone()).collect();
-            found.iter().map(of).collect()
+    let jobs = jobs(&cases);
+    for ((job, ours), theirs) in jobs.iter().zip(translate(&cpu, &jobs)).zip(translate(&emulated, &jobs)) {
+        let ids = |found: &Option<Translation>| -> Option<Vec<Vec<u32>>> {
+            let hypotheses = &found.as_ref()?.hypotheses;
+            Some(hypotheses.iter().map(|h| h.hypothesis.token_ids.clone()).collect())
         };
-        assert_eq!(ids(&ours), ids(&theirs), "{options:?}");
+        assert_eq!(ids(&ours), ids(&theirs), "{job:?}");
     }
 }

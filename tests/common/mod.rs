@@ -1,7 +1,12 @@
 //! What several integration tests need.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod command;
+
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use beamfuse::{DecodeOptions, Translator};
 
 /// The demo model's directory.
 pub fn demo_model() -> PathBuf {
@@ -22,4 +27,31 @@ pub fn lines(path: &str) -> Vec<String> {
 /// A file of JSON lines.
 pub fn json_lines(path: &str) -> Vec<serde_json::Value> {
     lines(path).iter().map(|line| serde_json::from_str(line).expect("the test data is JSON")).collect()
+}
+
+/// The demo model on the CPU.
+pub fn translator() -> &'static Translator {
+    static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
+    TRANSLATOR.get_or_init(|| Translator::open(demo_model()).expect("the demo model opens"))
+}
+
+/// Greedy translations of the own lines by the library.
+pub fn greedy() -> &'static [String] {
+    static GREEDY: OnceLock<Vec<String>> = OnceLock::new();
+    GREEDY.get_or_init(|| {
+        let options = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
+        let sources = lines("own/own.en");
+        let translations = translator().translate(&sources, &options).expect("valid options");
+        translations.iter().map(|t| t.text().to_string()).collect()
+    })
+}
+
+/// The text of the own lines.
+pub fn own_text() -> String {
+    std::fs::read_to_string(data("own/own.en")).expect("the test data is there")
+}
+
+/// A line that the demo model's position table does not hold.
+pub fn too_long() -> String {
+    "dog ".repeat(300)
 }
