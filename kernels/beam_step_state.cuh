@@ -81,7 +81,7 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.before = s.step[step.slot];
     const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
     const bool only_eos = at_limit && options.cut == 0, forced = only_eos && options.forced_eos != 0;
-    const bool renormalizes = options.renormalize != 0;
+    const bool renormalizes = options.renormalize != 0 || (options.free_first != 0 && step.before == 0);
     step.flags = (only_eos ? ONLY_EOS : 0) | (only_eos || step.before + 1 >= options.min_len ? EOS_ALLOWED : 0) |
                  (forced ? FORCED_EOS : 0) |
                  // With nothing else left, renormalising comes to the same.

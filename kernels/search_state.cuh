@@ -56,6 +56,7 @@ struct SlotOptions {
     unsigned min_len;
     unsigned max_len;
     unsigned forced_eos;
+    unsigned free_first;
     unsigned renormalize;
     unsigned src_len;
     unsigned strategy;

@@ -546,7 +546,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// 1. Candidates are (live beam, token) pairs, worth `cum_log_prob + log_softmax(logits)`, or, where the slot's options say
     ///    so, `cum_log_prob +` [`Search::ranked`]. Padding and what [`Search::bans`] holds is masked, end of sentence is before
     ///    `min_len`, all but end of sentence is at `max_len`, unless the slot cuts there; masks act after the softmax. With
-    ///    `renormalize` what ranks is divided by the probability of the tokens that are left.
+    ///    `renormalize`, and with `free_first` at the first step, what ranks is divided by the probability of the tokens that are
+    ///    left.
     /// 2. The 2K best are ranked, ties to the lower `beam * vocab_size + token`. -inf is no candidate.
     /// 3. End of sentence among the first K ranks finishes. The first K others stay live; at `max_len` a slot that cuts ends
     ///    these as they are, truncated.

@@ -76,6 +76,7 @@ fn the_hf_preset_obeys_what_the_generation_config_bans() {
         ("repetition_penalty", serde_json::json!(3.0), &["--repetition-penalty", "3"]),
         ("suppress_tokens", serde_json::json!([95]), &["--suppress", "▁Hund"]),
         ("bad_words_ids", serde_json::json!([[8000], [0], [95]]), &["--suppress", "▁Hund"]),
+        ("forced_bos_token_id", serde_json::json!(95), &["--forced-bos", "▁Hund"]),
     ] {
         let found = with(field, value);
         assert_eq!(found, flags(same), "{field}");
@@ -90,6 +91,34 @@ fn the_hf_preset_obeys_what_the_generation_config_bans() {
         translate(&["--model", dir.path().to_str().expect("UTF-8"), "--preset", "hf"], "A dog.")
     };
     assert!(code == Some(2) && err.contains("repetition_penalty = 2 with num_beams = 1"), "{err}");
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn a_forced_first_token_comes_first_and_is_free_under_hf_alone() {
+    let first = |args: &[&str], line: &str| {
+        let mut lines = json_lines(&[&["--forced-bos", "▁Zwei"], args].concat(), line).1;
+        lines.remove(0)["hypotheses"][0].take()
+    };
+    let line = "{\"source\": \"A dog runs.\"}";
+    let plain = first(&[], line);
+    assert_eq!((&plain["tokens"][0], &plain["search_log_prob"]), (&"▁Zwei".into(), &plain["log_prob"]));
+    // As if the line had asked for it.
+    let given = json_lines(&[], "{\"source\": \"A dog runs.\", \"target_prefix\": \"Zwei\"}").1;
+    assert_eq!(given[0]["hypotheses"][0], plain);
+    let free = first(&["--preset", "hf"], line);
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let cost = number(&free["log_prob"]) - number(&free["search_log_prob"]);
+    assert!(free["tokens"][0] == "▁Zwei" && (cost - number(&free["token_log_probs"][0])).abs() < 1e-5, "{free}");
+    assert_eq!(first(&["--preset", "hf", "--device", "emulated"], line)["tokens"], free["tokens"]);
+    // In front of a line's own prefix, unless it begins with it.
+    for (prefix, begins) in [("Hunde", "Zwei Hunde"), ("Zwei Hunde", "Zwei Hunde")] {
+        let line = format!("{{\"source\": \"A dog runs.\", \"target_prefix\": \"{prefix}\"}}");
+        let text = first(&[], &line)["text"].as_str().expect("a text").to_owned();
+        assert!(text.starts_with(begins) && !text.starts_with("Zwei Zwei"), "{text}");
+    }
+    let (code, _, err) = translate(&["--forced-bos", "Zweifelsohne"], "A dog.");
+    assert!(code == Some(2) && err.contains("option forced-bos: expected pieces of the model's target"), "{err}");
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
             ids.map(|ids| Bans::new(vocab, &ids[1..], None, &[ids[..1].to_vec()]).expect("they fit").into())
         });
     let numbers = (1..6usize, 0..7usize, prop_oneof![Just(0.0f32), Just(0.2)], prop_oneof![Just(0.0f32), Just(-0.2)]);
-    let control = (prop_oneof![Just(1.0f32), Just(1.4), Just(0.7)], 0..3usize, bans, 1..3usize);
+    let forced_bos = proptest::option::weighted(0.2, prop_oneof![Just(12u32), Just(95)]);
+    let control = (prop_oneof![Just(1.0f32), Just(1.4), Just(0.7)], 0..3usize, bans, 1..3usize, forced_bos);
     let mbr = prop_oneof![Just(None), Just(Some(Utility::Chrf))];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), mbr);
     let several = (numbers, control, flags, penalty, stop, max_length, contrastive, sampling);
@@ -145,8 +146,8 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
         contrastive,
         sampling,
     )| {
-        let ((repetition_penalty, no_repeat_ngram, bans, groups), (shrink, cut, forced_eos_free, renormalize, mbr)) =
-            (control, flags);
+        let (repetition_penalty, no_repeat_ngram, bans, groups, forced_bos) = control;
+        let (shrink, cut, forced_free, renormalize, mbr) = flags;
         DecodeOptions {
             beam_size,
             length_penalty,
@@ -156,7 +157,8 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
             shrink,
             max_length,
             min_length,
-            forced_eos_free,
+            forced_bos,
+            forced_free,
             renormalize,
             contrastive,
             repetition_penalty,

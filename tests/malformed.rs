@@ -403,7 +403,8 @@ fn searches_that_the_hf_preset_does_not_do() {
         ("suppress_tokens", json!([VOCAB])),
         ("bad_words_ids", Value::Null),
         ("forced_eos_token_id", Value::Null),
-        ("forced_bos_token_id", json!(4)),
+        ("forced_bos_token_id", json!(VOCAB)),
+        ("forced_bos_token_id", json!([4])),
         ("eos_token_id", json!([0, 2])),
         ("decoder_start_token_id", json!(0)),
     ] {

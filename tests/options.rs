@@ -53,7 +53,8 @@ fn options() -> Vec<Vec<Value>> {
         vec![("replace", |_| ()), ("shrink", |c| c.options.shrink = true)],
         vec![("long", |_| ()), ("short", |c| c.options.max_length = MaxLength::Absolute(5))],
         vec![("any length", |_| ()), ("five at least", |c| c.options.min_length = 5)],
-        vec![("close", |_| ()), ("cut", |c| c.options.cut = true), ("free end", |c| c.options.forced_eos_free = true)],
+        vec![("close", |_| ()), ("cut", |c| c.options.cut = true), ("free end", |c| c.options.forced_free = true)],
+        vec![("any start", |_| ()), ("forced start", |c| c.options.forced_bos = Some(95))],
         vec![("whole softmax", |_| ()), ("renormalize", |c| c.options.renormalize = true)],
         vec![("one group", |_| ()), ("groups", |c| c.options.groups = 2)],
         vec![

@@ -73,6 +73,8 @@ pub struct SlotOptions {
     pub max_len: u32,
     /// 1: end of sentence at `max_len` enters the search score with log-probability 0.
     pub forced_eos: u32,
+    /// 1: the first token, which the prefix gives, enters the search score with log-probability 0.
+    pub free_first: u32,
     /// 1: what is ranked is normalised over the tokens that masks leave.
     pub renormalize: u32,
     /// Source tokens, end of sentence included.

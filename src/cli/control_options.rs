@@ -40,6 +40,9 @@ pub(super) struct ControlArguments {
     /// Multiplies the log-probability of tokens that have come before; above 1 they rank lower [default: 1].
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
+    /// Piece that every translation begins with, as in --forced-bos '▁Der'.
+    #[arg(long, value_name = "PIECE")]
+    forced_bos: Option<String>,
     /// Pieces that never come, as in --suppress '▁nicht,▁kein'.
     #[arg(long, value_name = "PIECE,..", value_delimiter = ',')]
     suppress: Vec<String>,
@@ -75,10 +78,13 @@ impl ControlArguments {
     }
 
     /// Adds what was asked for to the options of search.
-    pub(super) fn apply(&self, options: &mut DecodeOptions) -> Result<()> {
+    pub(super) fn apply(&self, translator: &Translator, options: &mut DecodeOptions) -> Result<()> {
         options.contrastive = self.contrastive()?;
         options.no_repeat_ngram = self.no_repeat_ngram.unwrap_or(options.no_repeat_ngram);
         options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
+        if let Some(piece) = &self.forced_bos {
+            options.forced_bos = Some(piece_id(&target_pieces(translator), "forced-bos", piece)?);
+        }
         let members = 1 + self.ensemble.len();
         if members > 1 {
             options.ensemble = match self.ensemble_weights.is_empty() {
@@ -132,14 +138,9 @@ impl ControlArguments {
         if self.suppress.is_empty() && self.bad_texts.is_none() && self.shortlist.is_none() {
             return Ok(None);
         }
-        let pieces: Vec<&str> =
-            (0..tokenizer.target_vocab_size() as u32).map(|id| tokenizer.target_piece(id)).collect();
-        let id = |option: &'static str, piece: &str| {
-            let found = pieces.iter().position(|own| *own == piece).map(|id| id as u32);
-            let expected = "pieces of the model's target vocabulary".to_string();
-            found.ok_or_else(|| Error::Option { option, expected, got: format!("{piece:?}") })
-        };
-        let suppressed: Vec<u32> = self.suppress.iter().map(|piece| id("suppress", piece)).collect::<Result<_>>()?;
+        let pieces = target_pieces(translator);
+        let suppressed = self.suppress.iter().map(|piece| piece_id(&pieces, "suppress", piece));
+        let suppressed: Vec<u32> = suppressed.collect::<Result<_>>()?;
         let lines = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read_filled);
         let bad_texts = lines(&self.bad_texts)?;
         let sequences = bad_texts.iter().map(|text| {
@@ -152,8 +153,10 @@ impl ControlArguments {
         let shortlist = match &self.shortlist {
             None => None,
             Some(path) => {
-                let mut ids: Vec<u32> =
-                    read_filled(path)?.iter().map(|piece| id("shortlist", piece)).collect::<Result<_>>()?;
+                let mut ids: Vec<u32> = read_filled(path)?
+                    .iter()
+                    .map(|piece| piece_id(&pieces, "shortlist", piece))
+                    .collect::<Result<_>>()?;
                 ids.push(tokenizer.eos_id());
                 Some(ids)
             }
@@ -161,6 +164,18 @@ impl ControlArguments {
         Bans::new(tokenizer.target_vocab_size(), &suppressed, shortlist.as_deref(), &sequences)
             .map(|bans| Some(Arc::new(bans)))
     }
+}
+
+fn target_pieces(translator: &Translator) -> Vec<&str> {
+    let tokenizer = translator.tokenizer();
+    (0..tokenizer.target_vocab_size() as u32).map(|id| tokenizer.target_piece(id)).collect()
+}
+
+/// The id of a piece that an option names.
+fn piece_id(pieces: &[&str], option: &'static str, piece: &str) -> Result<u32> {
+    let found = pieces.iter().position(|own| *own == piece).map(|id| id as u32);
+    let expected = "pieces of the model's target vocabulary".to_string();
+    found.ok_or_else(|| Error::Option { option, expected, got: format!("{piece:?}") })
 }
 
 /// The lines of a file that are not blank.

@@ -162,7 +162,7 @@ impl SearchArguments {
         if let Some(max_length) = &self.max_length {
             options.max_length = max_length.parse::<MaxLength>()?;
         }
-        self.control.apply(&mut options)?;
+        self.control.apply(translator, &mut options)?;
         options.bans = bans.or(options.bans);
         options.validate()?;
         Ok(options)

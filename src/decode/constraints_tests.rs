@@ -165,9 +165,9 @@ fn the_limit_leaves_just_the_phrase_or_says_what_is_missing() {
     let found = one(&MODEL, request(&source(2), &cut, &[&[9, 9, 5]])).expect("a translation");
     assert!(found.iter().all(|hypothesis| contains(hypothesis, &[9, 9, 5])));
     // Banned phrases, and an end of sentence that scores 0 at the limit without them.
-    for forced_eos_free in [false, true] {
+    for forced_free in [false, true] {
         let bans = Bans::new(MODEL.vocab_size, &[5], None, &[]).expect("they fit");
-        let options = DecodeOptions { forced_eos_free, bans: Some(Arc::new(bans)), ..options.clone() };
+        let options = DecodeOptions { forced_free, bans: Some(Arc::new(bans)), ..options.clone() };
         let mut request = request(&source(2), &options, &[&[9, 9], &[5]]);
         request.bans.clone_from(&options.bans);
         match one(&MODEL, request) {

@@ -42,8 +42,12 @@ pub struct DecodeOptions {
     pub max_length: MaxLength,
     /// Generated tokens, end of sentence included, below which none ends. Default 0.
     pub min_length: usize,
-    /// Whether the end of sentence at `max_length` costs nothing in `search_log_prob`, as in transformers. Default false.
-    pub forced_eos_free: bool,
+    /// The token that every translation begins with, in front of a sentence's own prefix if that does not begin with it; as
+    /// transformers' `forced_bos_token_id`. Default none.
+    pub forced_bos: Option<u32>,
+    /// Whether `forced_bos`, and the end of sentence at `max_length`, cost nothing in `search_log_prob`, as in transformers.
+    /// Default false.
+    pub forced_free: bool,
     /// Whether masked tokens give their probability to the others before ranking, as transformers' `renormalize_logits`.
     /// Default false.
     pub renormalize: bool,
@@ -93,7 +97,8 @@ impl Default for DecodeOptions {
             shrink: false,
             max_length: MaxLength::default(),
             min_length: 0,
-            forced_eos_free: false,
+            forced_bos: None,
+            forced_free: false,
             renormalize: false,
             contrastive: None,
             repetition_penalty: 1.0,
@@ -336,7 +341,7 @@ impl DecodeOptions {
         if self.shrink && self.sampling.is_some() {
             return refuse("shrink", "beam search".into(), "sample".into());
         }
-        if self.cut && self.forced_eos_free {
+        if self.cut && self.forced_free {
             return refuse("cut", "no preset hf, which ends sentences for free".into(), "both".into());
         }
         let of_all = matches!(self.length_penalty, LengthPenalty::PowerOfAll { .. });
@@ -412,7 +417,8 @@ impl DecodeOptions {
             finish: if self.shrink { FinishKind::Shrink } else { FinishKind::Replace } as u32,
             min_len: self.min_length.min(max_len) as u32,
             max_len: max_len as u32,
-            forced_eos: u32::from(self.forced_eos_free),
+            forced_eos: u32::from(self.forced_free),
+            free_first: u32::from(self.forced_free && self.forced_bos.is_some()),
             renormalize: u32::from(self.renormalize),
             src_len: src_len as u32,
             banned: u32::from(self.bans.is_some() || self.no_repeat_ngram > 0),
@@ -490,7 +496,7 @@ mod tests {
             (DecodeOptions { patience: 0.5, n_best: 3, ..base() }, "n-best"),
             (DecodeOptions { shrink: true, groups: 2, ..base() }, "shrink"),
             (DecodeOptions { shrink: true, sampling: Some(Sampling::default()), ..base() }, "shrink"),
-            (DecodeOptions { cut: true, forced_eos_free: true, ..base() }, "cut"),
+            (DecodeOptions { cut: true, forced_free: true, ..base() }, "cut"),
             (DecodeOptions { stop: Stop::Top, ..base() }, "stop"),
             (
                 DecodeOptions { stop: Stop::Top, length_penalty: LengthPenalty::None, word_reward: 0.5, ..base() },

@@ -16,6 +16,7 @@ fn preset(preset: Preset) -> DecodeOptions {
         renormalize: false,
         repetition_penalty: 1.0,
         no_repeat_ngram: 0,
+        forced_bos: None,
         suppressed: Vec::new(),
         bad_words: Vec::new(),
         vocab_size: 0,

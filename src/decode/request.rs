@@ -38,11 +38,15 @@ impl Request {
             slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
         }
         let (n_best, attention) = (options.candidates(), options.attention);
-        Request { source, options: slot, n_best, attention, ..Request::default() }
+        let mut request = Request { source, options: slot, n_best, attention, ..Request::default() };
+        request.force(options.forced_bos.into_iter().collect());
+        request
     }
 
-    /// Makes every hypothesis start with these tokens.
-    pub fn force(&mut self, prefix: Vec<u32>) {
+    /// Makes every hypothesis start with these tokens, behind the one that the options force where it is not the first of them.
+    pub fn force(&mut self, mut prefix: Vec<u32>) {
+        let forced = self.prefix.first().filter(|forced| prefix.first() != Some(forced));
+        prefix.splice(0..0, forced.copied());
         self.options.prefix_len = prefix.len() as u32;
         self.options.banned = u32::from(self.options.banned != 0 || !prefix.is_empty());
         self.prefix = prefix;

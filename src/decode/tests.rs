@@ -420,7 +420,7 @@ fn the_limit_truncates_and_says_so() {
         // Its own log-probability, however small.
         assert!(h.token_log_probs[4] < -25.0 && h.score < -10.0, "{h:?}");
     }
-    let free = DecodeOptions { forced_eos_free: true, ..options };
+    let free = DecodeOptions { forced_free: true, ..options };
     for h in translate_one(&model, &source(3), &free) {
         assert!(h.search_log_prob > h.log_prob + 25.0, "{h:?}");
     }

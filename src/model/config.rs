@@ -66,6 +66,8 @@ pub struct GenerationConfig {
     pub repetition_penalty: f32,
     /// `no_repeat_ngram_size`; 0 switches it off.
     pub no_repeat_ngram: usize,
+    /// `forced_bos_token_id`.
+    pub forced_bos: Option<u32>,
     /// `suppress_tokens`.
     pub suppressed: Vec<u32>,
     /// `bad_words_ids`, padding and end of sentence alone left out: the one is never generated, the other may not be banned.
@@ -357,10 +359,13 @@ impl GenerationConfig {
         let vocab_size = model.decoder_vocab_size;
         let (suppressed, mut bad_words) = (fields.ids("suppress_tokens")?, fields.id_lists("bad_words_ids")?);
         let unknown = |id: &u32| *id as usize >= vocab_size;
+        let forced_bos = fields.get("forced_bos_token_id").filter(|value| !value.is_null());
+        let first = forced_bos.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok()).filter(|id| !unknown(id));
         for (field, wrong) in [
             // Transformers generates padding unless it is told not to; the search here never does.
             ("bad_words_ids", !bad_words.contains(&vec![model.ids.pad_id]) || bad_words.iter().flatten().any(unknown)),
             ("suppress_tokens", suppressed.iter().any(unknown)),
+            ("forced_bos_token_id", forced_bos.is_some() && first.is_none()),
         ] {
             if wrong {
                 unsupported.push(format!("{field} = {}", fields.get(field).unwrap_or(&Value::Null)));
@@ -377,6 +382,7 @@ impl GenerationConfig {
             renormalize: fields.flag("renormalize_logits", false)?,
             repetition_penalty,
             no_repeat_ngram: fields.integer("no_repeat_ngram_size", Some(0), 0..=MAX_LENGTH)? as usize,
+            forced_bos: first,
             suppressed,
             bad_words,
             vocab_size,
@@ -391,7 +397,7 @@ fn ids(value: &Value) -> Option<Vec<u32>> {
 }
 
 /// What each other setting of generation must be, if it is there.
-const NEUTRAL: [(&str, &[f64]); 17] = [
+const NEUTRAL: [(&str, &[f64]); 16] = [
     ("num_return_sequences", &[1.0]),
     ("num_beam_groups", &[1.0]),
     ("diversity_penalty", &[0.0]),
@@ -400,7 +406,6 @@ const NEUTRAL: [(&str, &[f64]); 17] = [
     ("encoder_no_repeat_ngram_size", &[0.0]),
     ("guidance_scale", &[1.0]),
     ("begin_suppress_tokens", &[]),
-    ("forced_bos_token_id", &[]),
     ("force_words_ids", &[]),
     ("constraints", &[]),
     ("sequence_bias", &[]),

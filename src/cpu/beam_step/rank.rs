@@ -115,6 +115,8 @@ pub(super) struct Rules {
 impl Rules {
     fn new(options: &SlotOptions, step: u32, eos_id: u32, pad_id: u32) -> Self {
         let only_eos = step >= options.max_len && options.cut == 0;
+        // A prefix leaves one token: then its share of what is left is all of it.
+        let renormalize = options.renormalize != 0 || (options.free_first != 0 && step == 1);
         Rules {
             keep: 2 * options.group_width() as usize,
             diversity: options.diversity,
@@ -125,8 +127,8 @@ impl Rules {
             only_eos,
             forced_eos: only_eos && options.forced_eos != 0,
             // With nothing else left, renormalising comes to the same.
-            free_eos: only_eos && (options.forced_eos != 0 || options.renormalize != 0),
-            renormalize: options.renormalize != 0,
+            free_eos: only_eos && (options.forced_eos != 0 || renormalize),
+            renormalize,
         }
     }
 

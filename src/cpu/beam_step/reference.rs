@@ -298,7 +298,9 @@ fn list_candidates(
             let log_prob = (f64::from(row[token]) - everything) as f32;
             let ranked = match () {
                 () if last && options.forced_eos != 0 => 0.0,
-                () if options.renormalize != 0 => (f64::from(ranking[token]) - left) as f32,
+                () if options.renormalize != 0 || (options.free_first != 0 && length == 1) => {
+                    (f64::from(ranking[token]) - left) as f32
+                }
                 () if options.ranked != 0 => ranking[token],
                 () => log_prob,
             };

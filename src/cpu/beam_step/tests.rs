@@ -106,6 +106,7 @@ pub fn option_cases() -> Vec<SlotOptions> {
         cases.push(SlotOptions {
             forced_eos: u32::from(flags & 1 != 0),
             renormalize: u32::from(flags & 2 != 0),
+            free_first: u32::from(flags & 5 == 4),
             word_reward: [0.0, 0.3, -0.2][flags % 3],
             coverage_penalty: if flags & 4 != 0 { 0.0 } else { 0.7 },
             ..options
