@@ -13,7 +13,7 @@ use crate::{Error, Result, Score, TextHypothesis, Translation};
 /// A file or standard output.
 pub(super) struct Output {
     path: PathBuf,
-    writer: BufWriter<Box<dyn Write>>,
+    writer: BufWriter<Box<dyn Write + Send>>,
 }
 
 impl Output {

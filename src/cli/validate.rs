@@ -1,19 +1,23 @@
 //! `validate`: holds a device to the CPU.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::cli::model_dir::ModelName;
 use crate::cli::output::{Output, json, print};
 use crate::cli::{Ending, complain, interrupt};
+use crate::validate::kernels::Stem;
 use crate::validate::lockstep::{MIXTURE, Requests};
 use crate::validate::report::CheckRow;
+use crate::validate::watch::{Beat, Stuck, Watchdog};
 use crate::validate::{self, Options, Report, report, translations};
 use crate::{Device, Dtype, Result};
 
 /// Hold a device to the CPU: every kernel over many shapes, types and kinds of numbers, then the model's matrix products and whole
 /// decodes.
 ///
-/// Exits with 1 if anything fails, and names it.
+/// Exits with 1 if anything fails or does not end, and names it.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Differences are to the CPU's plain computation in f64. max ulp counts in units of the storage type's last place. \
@@ -34,6 +38,9 @@ pub(super) struct Arguments {
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
     #[arg(long, value_name = "N", conflicts_with = "stems")]
     lines: Option<usize>,
+    /// Give up on a kernel's case, an operation of a decode or a line that has been running for so long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
     #[command(flatten)]
     model: ModelName,
     /// Write the results to this file as JSON.
@@ -42,35 +49,39 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let Arguments { device, full, ref stems, ref json, .. } = *arguments;
-    let options = Options { device, full, stems: stems.clone() };
+    let Arguments { device, full, timeout, ref stems, ref json, .. } = *arguments;
+    let options = Options { device, full, stems: stems.clone(), beat: Beat::default() };
     let stems = validate::stems(&options.stems)?;
     let name = validate::open(device)?.name().to_owned();
     let output = json.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
     interrupt::listen();
-    let mut found = Report::new(name, validate::is_real(device), full);
-    print(&format!("device  {}\n\n{}", found.device, report::HEAD))?;
-    for stem in stems {
-        if interrupt::asked() {
-            return Ok(Ending::Interrupted);
+    let report = Report::new(name, validate::is_real(device), full);
+    print(&format!("device  {}\n\n{}", report.device, report::HEAD))?;
+    let found = Arc::new(Mutex::new(Found { report, output }));
+    let own = Arc::clone(&found);
+    let give_up = move |stuck| {
+        // What has been found so far is lost if it cannot be written: the process ends in any case.
+        if let Err(error) = lock(&own).give_up(stuck) {
+            complain(&error.to_string());
         }
-        let rows = validate::check_stem(&options, stem)?;
-        rows.iter().try_for_each(|row| print(&report::line(row)))?;
-        found.kernels.extend(rows);
+        std::process::exit(1)
+    };
+    let watchdog = Watchdog::start(&options.beat, Duration::from_secs(timeout.into()), give_up);
+    if !arguments.check(&options, &stems, &found)? {
+        return Ok(Ending::Interrupted);
     }
-    if options.stems.is_empty() {
-        let dir = arguments.model.resolve()?;
-        print("")?;
-        for check in arguments.model_checks(&options, &dir) {
-            if interrupt::asked() {
-                return Ok(Ending::Interrupted);
-            }
-            let check = check()?;
-            report::check_lines(&check).iter().try_for_each(|line| print(line))?;
-            found.checks.push(check);
-        }
-    }
-    finish(&found, output)
+    drop(watchdog);
+    lock(&found).finish()
+}
+
+/// What the checks have come to so far, and the JSON file.
+struct Found {
+    report: Report,
+    output: Option<Output>,
+}
+
+fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Short English sentences.
@@ -79,6 +90,34 @@ const SENTENCES: &str = include_str!("bench/sentences.txt");
 type Check<'a> = Box<dyn FnOnce() -> Result<CheckRow> + 'a>;
 
 impl Arguments {
+    /// Runs all checks; whether it got to the end.
+    fn check(&self, options: &Options, stems: &[&Stem], found: &Mutex<Found>) -> Result<bool> {
+        for stem in stems {
+            if interrupt::asked() {
+                return Ok(false);
+            }
+            let rows = validate::check_stem(options, stem)?;
+            options.beat.rest();
+            rows.iter().try_for_each(|row| print(&report::line(row)))?;
+            lock(found).report.kernels.extend(rows);
+        }
+        if !options.stems.is_empty() {
+            return Ok(true);
+        }
+        let dir = self.model.resolve()?;
+        print("")?;
+        for check in self.model_checks(options, &dir) {
+            if interrupt::asked() {
+                return Ok(false);
+            }
+            let check = check()?;
+            options.beat.rest();
+            report::check_lines(&check).iter().try_for_each(|line| print(line))?;
+            lock(found).report.checks.push(check);
+        }
+        Ok(true)
+    }
+
     /// The checks of the whole model, to be run in this order.
     fn model_checks<'a>(&self, options: &'a Options, dir: &'a Path) -> Vec<Check<'a>> {
         let lines = |count: usize| SENTENCES.lines().take(count).collect::<Vec<_>>();
@@ -100,7 +139,8 @@ impl Arguments {
         // On the emulated device the narrower types take as long again: the kernels have been held to the CPU in each already.
         let whole_dtypes = if validate::is_real(options.device) { &dtypes[..] } else { &dtypes[..1] };
         for &(dtype, _) in whole_dtypes.iter().filter(|_| whole > 0) {
-            checks.push(Box::new(move || translations::check(options.device, dir, &lines(whole), dtype)));
+            checks
+                .push(Box::new(move || translations::check(options.device, dir, &lines(whole), dtype, &options.beat)));
         }
         checks
     }
@@ -109,21 +149,51 @@ impl Arguments {
 /// Failures of a kernel that are told on stderr; the JSON file has a few more.
 const TOLD: usize = 2;
 
-/// Says what failed, writes the JSON file.
-fn finish(found: &Report, output: Option<Output>) -> Result<Ending> {
-    if let Some(mut output) = output {
-        output.line(json(found)?)?;
-        output.flush()?;
+impl Found {
+    /// Says what failed, writes the JSON file.
+    fn finish(&mut self) -> Result<Ending> {
+        let Found { report, output } = self;
+        if let Some(output) = output {
+            output.line(json(report)?)?;
+            output.flush()?;
+        }
+        for row in report.kernels.iter().filter(|row| row.failed > 0) {
+            let name = format!("{} {} {}", row.stem, row.variant, row.dtype);
+            row.failures.iter().take(TOLD).for_each(|failure| complain(&format!("{name}: {failure}")));
+        }
+        let failed = report.failed();
+        if failed.is_empty() {
+            print("\nall checks passed")?;
+            return Ok(Ending::Complete);
+        }
+        complain(&format!("failed: {}", failed.join(", ")));
+        Ok(Ending::Failed)
     }
-    let failed = found.failed();
-    for row in found.kernels.iter().filter(|row| row.failed > 0) {
-        let name = format!("{} {} {}", row.stem, row.variant, row.dtype);
-        row.failures.iter().take(TOLD).for_each(|failure| complain(&format!("{name}: {failure}")));
+
+    /// As above, with what has been found so far and a check that did not end.
+    fn give_up(&mut self, stuck: Stuck) -> Result<Ending> {
+        complain(&format!("{}: {}", stuck.check, stuck.what));
+        self.report.checks.push(stuck.row());
+        self.finish()
     }
-    if failed.is_empty() {
-        print("\nall checks passed")?;
-        return Ok(Ending::Complete);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_end_is_a_failure_in_the_whole_report() -> Result<()> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("validate.json");
+        let report = Report::new("emulated".to_owned(), false, false);
+        let mut found = Found { report, output: Some(Output::create(Some(&file), None)?) };
+        let (check, what) = ("beam_step".to_owned(), "sizes f32: 1 token: still running after 600 s".to_owned());
+        assert_eq!(found.give_up(Stuck { check, what })?, Ending::Failed);
+        let written: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).expect("the file")).expect("JSON");
+        assert_eq!(written["checks"][0]["name"], "beam_step");
+        assert_eq!(written["checks"][0]["failures"][0], "sizes f32: 1 token: still running after 600 s");
+        Ok(())
     }
-    complain(&format!("failed: {}", failed.join(", ")));
-    Ok(Ending::Failed)
 }

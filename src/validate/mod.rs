@@ -10,6 +10,7 @@
 //! | `translations` | whole translations, each device on its own |
 //! | `speed` | how fast kernels are on a GPU, against its memory |
 //! | `report` | the table, and what goes into JSON |
+//! | `watch` | what runs, and noticing that it does not end |
 
 pub mod cases;
 pub mod kernels;
@@ -19,6 +20,7 @@ pub mod report;
 pub mod row_bits;
 pub mod speed;
 pub mod translations;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use kernels::{STEMS, Stem};
 use lockstep::{Decode, Requests};
 use probe::{Grid, Probe, unknown_stem};
 use report::{CheckRow, KernelRow};
+use watch::Beat;
 
 /// What to hold to what.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct Options {
     pub full: bool,
     /// The stems to check; empty for all.
     pub stems: Vec<String>,
+    /// Where checks say what they are at.
+    pub beat: Beat,
 }
 
 /// Opens the device that is to be checked.
@@ -83,15 +88,15 @@ pub fn stems(names: &[String]) -> Result<Vec<&'static Stem>> {
 /// The device cannot be opened.
 pub fn check_stem(options: &Options, stem: &Stem) -> Result<Vec<KernelRow>> {
     let grid = if options.full { Grid::Full } else { Grid::Pairwise };
-    let mut rows = check_stem_on(&open(options.device)?, grid, stem);
+    let mut rows = check_stem_on(&open(options.device)?, grid, stem, &options.beat);
     if is_real(options.device) {
         rows.iter_mut().for_each(|row| row.gb_per_second = (row.best_rate > 0.0).then_some(row.best_rate));
     }
     Ok(rows)
 }
 
-fn check_stem_on(context: &Context, grid: Grid, stem: &Stem) -> Vec<KernelRow> {
-    let mut probe = Probe::new(context, grid, stem.name);
+fn check_stem_on(context: &Context, grid: Grid, stem: &Stem, beat: &Beat) -> Vec<KernelRow> {
+    let mut probe = Probe::new(context, grid, stem.name, beat);
     let ended = (stem.check)(&mut probe);
     probe.finish(ended)
 }
@@ -110,11 +115,11 @@ fn most_rows(options: &Options) -> usize {
 /// # Errors
 /// The model cannot be read; the device failed.
 pub fn check_rows(options: &Options, dir: &Path, dtype: Dtype) -> Result<CheckRow> {
-    let (context, most) = (open(options.device)?, most_rows(options));
+    let (context, most, beat) = (open(options.device)?, most_rows(options), &options.beat);
     match dtype {
-        Dtype::F16 => row_bits::check::<f16>(&context, dir, most),
-        Dtype::Bf16 => row_bits::check::<bf16>(&context, dir, most),
-        Dtype::F32 | Dtype::I8 => row_bits::check::<f32>(&context, dir, most),
+        Dtype::F16 => row_bits::check::<f16>(&context, dir, most, beat),
+        Dtype::Bf16 => row_bits::check::<bf16>(&context, dir, most, beat),
+        Dtype::F32 | Dtype::I8 => row_bits::check::<f32>(&context, dir, most, beat),
     }
 }
 
@@ -132,7 +137,7 @@ pub fn check_decode(
     let context = open(options.device)?;
     let tokenizer = Tokenizer::open(dir)?;
     let sources: Vec<Vec<u32>> = lines.iter().map(|line| tokenizer.encode_source(line)).collect();
-    let decode = Decode { dir, sources: &sources, requests };
+    let decode = Decode { dir, sources: &sources, requests, beat: &options.beat };
     match dtype {
         Dtype::F16 => lockstep::check::<f16>(context, decode),
         Dtype::Bf16 => lockstep::check::<bf16>(context, decode),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::report::KernelRow;
+use super::watch::Beat;
 use crate::backend::Dtype;
 use crate::check::{self, Tolerance};
 use crate::cuda::Context;
@@ -89,13 +90,14 @@ pub struct Probe<'a> {
     context: &'a Context,
     grid: Grid,
     stem: &'static str,
+    beat: &'a Beat,
     rows: Vec<KernelRow>,
 }
 
 impl<'a> Probe<'a> {
-    /// For the cases of one stem.
-    pub fn new(context: &'a Context, grid: Grid, stem: &'static str) -> Self {
-        Probe { context, grid, stem, rows: Vec::new() }
+    /// For the cases of one stem, each of which is said to `beat`.
+    pub fn new(context: &'a Context, grid: Grid, stem: &'static str, beat: &'a Beat) -> Self {
+        Probe { context, grid, stem, beat, rows: Vec::new() }
     }
 
     /// The device.
@@ -124,6 +126,7 @@ impl<'a> Probe<'a> {
             self.rows.push(KernelRow::new(self.stem, variant, dtype));
             self.rows.len() - 1
         });
+        self.beat.now(self.stem, format!("{variant} {}: {what}", dtype.name()).trim_start());
         let mut case = Case { context: self.context, dtype, row: &mut self.rows[at], wrong: None };
         let outcome = run(&mut case);
         let wrong = match &outcome {
@@ -277,7 +280,8 @@ impl Closeness {
 /// The device failed.
 #[cfg(test)]
 pub fn assert_all_pass(context: &Context, stem: &'static str, check: fn(&mut Probe<'_>) -> Result<()>) -> Result<()> {
-    let mut probe = Probe::new(context, Grid::Pairwise, stem);
+    let beat = Beat::default();
+    let mut probe = Probe::new(context, Grid::Pairwise, stem, &beat);
     let ended = check(&mut probe);
     let rows = probe.finish(ended);
     let failures: Vec<&String> = rows.iter().flat_map(|row| &row.failures).collect();

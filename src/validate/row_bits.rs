@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::report::CheckRow;
+use super::watch::Beat;
 use crate::Result;
 use crate::backend::{Activation, Backend, Row, Rows};
 use crate::cuda::testing::Values;
@@ -30,17 +31,18 @@ fn shapes(config: &ModelConfig) -> Vec<Shape> {
 ///
 /// # Errors
 /// The model's configuration cannot be read; the device failed.
-pub fn check<T: Element>(context: &Context, dir: &Path, most: usize) -> Result<CheckRow> {
+pub fn check<T: Element>(context: &Context, dir: &Path, most: usize, beat: &Beat) -> Result<CheckRow> {
     let start = Instant::now();
+    let name = format!("row bits {}", T::DTYPE.name());
     let shapes = shapes(&ModelConfig::open(dir)?);
     let (mut compared, mut failures) = (0, Vec::new());
     for &shape in &shapes {
-        let (rows, wrong) = check_shape::<T>(context, shape, most)?;
+        let (rows, wrong) = check_shape::<T>(context, shape, most, |place| beat.now(&name, place))?;
         compared += rows;
         failures.extend(wrong);
     }
     Ok(CheckRow {
-        name: format!("row bits {}", T::DTYPE.name()),
+        name,
         compared,
         unit: "rows",
         seconds: start.elapsed().as_secs_f64(),
@@ -50,7 +52,12 @@ pub fn check<T: Element>(context: &Context, dir: &Path, most: usize) -> Result<C
 }
 
 /// Rows compared, and the first number of rows at which one differs.
-fn check_shape<T: Element>(context: &Context, shape: Shape, most: usize) -> Result<(usize, Option<String>)> {
+fn check_shape<T: Element>(
+    context: &Context,
+    shape: Shape,
+    most: usize,
+    beat: impl Fn(String),
+) -> Result<(usize, Option<String>)> {
     let (out_dim, in_dim, is_logits) = shape;
     let backend = Cuda::<T>::new(context.clone());
     let mut values = Values::new((out_dim * 31 + in_dim) as u64);
@@ -60,6 +67,7 @@ fn check_shape<T: Element>(context: &Context, shape: Shape, most: usize) -> Resu
     let x: Vec<T> = values.elements(most * in_dim, 0.0, 1.0);
     let x = context.upload(&x)?;
     let product = |rows: usize| -> Result<Vec<u32>> {
+        beat(format!("linear {in_dim} to {out_dim}, {rows} rows"));
         let mut list = Rows::with_capacity(&backend, rows)?;
         list.set(&backend, &vec![Row::default(); rows])?;
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();

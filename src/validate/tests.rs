@@ -21,7 +21,7 @@ fn a_kernel_that_loses_its_last_block_fails_and_is_named() -> Result<()> {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(stem.name);
         let mut found = Report::new(context.name().to_owned(), false, false);
-        found.kernels = check_stem_on(&context, Grid::Pairwise, stem);
+        found.kernels = check_stem_on(&context, Grid::Pairwise, stem, &Beat::default());
         assert_eq!(found.failed(), [stem.name]);
         let told = found.kernels.iter().flat_map(|row| &row.failures).next();
         assert!(told.is_some_and(|what| !what.is_empty()), "{}: nothing is said about it", stem.name);
@@ -36,7 +36,7 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     // As many as slots, so that the last block is never an idle one's.
     let tokenizer = Tokenizer::open(&dir)?;
     let sources = ["Two dogs run.", "A man sleeps.", "A child sings."].map(|line| tokenizer.encode_source(line));
-    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain };
+    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain, beat: &Beat::default() };
     let first = |stem: &'static str| -> Result<String> {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(stem);
@@ -64,7 +64,7 @@ fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Res
     let lines =
         ["Two dogs run.", "A man sleeps.", "A child sings.", "It rains.", "A red car.", "Snow falls.", "A boat."];
     let sources = lines.map(|line| tokenizer.encode_source(line));
-    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Mixed };
+    let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Mixed, beat: &Beat::default() };
     let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 1000, "{sound:?}");
     for (symbol, kind, operation) in

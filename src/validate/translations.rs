@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::report::CheckRow;
+use super::watch::Beat;
 use crate::backend::Dtype;
 use crate::{DecodeOptions, Device, EngineOptions, Result, Translation, Translator};
 
@@ -23,16 +24,43 @@ fn tokens(translation: &Translation) -> &[u32] {
     translation.hypotheses.first().map_or(&[], |best| &best.hypothesis.token_ids)
 }
 
+/// Translates lines, saying how many are done as they come.
+fn translate(
+    by: &Translator,
+    lines: &[&str],
+    options: &DecodeOptions,
+    tell: impl Fn(usize),
+) -> Result<Vec<Translation>> {
+    let mut batch = by.batch(options)?;
+    for (tag, &line) in lines.iter().enumerate() {
+        batch.push(tag as u64, line);
+    }
+    let mut results = Vec::with_capacity(lines.len());
+    tell(0);
+    while let Some((tag, result)) = batch.next() {
+        results.push((tag, result?));
+        tell(results.len());
+    }
+    results.sort_by_key(|(tag, _)| *tag);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
 /// Translates lines with the default search, on the device in `dtype` and on the CPU in f32.
 ///
 /// # Errors
 /// The model or the device cannot be opened; a line cannot be translated.
-pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype) -> Result<CheckRow> {
+pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype, beat: &Beat) -> Result<CheckRow> {
     let start = Instant::now();
     let open = |device, dtype| Translator::open_with(dir, &EngineOptions { device, dtype, ..EngineOptions::default() });
     let (own, cpu) = (open(device, dtype)?, open(Device::Cpu, Dtype::F32)?);
     let options = DecodeOptions { beam_size: 4, ..DecodeOptions::default() };
-    let (actual, expected) = (own.translate(lines, &options)?, cpu.translate(lines, &options)?);
+    let name = format!("translations {}", dtype.name());
+    let all = |by: &Translator, who: &str| {
+        translate(by, lines, &options, |done| {
+            beat.now(&name, format_args!("after {done} of {} lines on {who}", lines.len()));
+        })
+    };
+    let (actual, expected) = (all(&own, &device.to_string())?, all(&cpu, "the CPU")?);
     let differing: Vec<usize> =
         (0..lines.len()).filter(|&line| tokens(&actual[line]) != tokens(&expected[line])).collect();
     let (mut notes, mut apart) = (Vec::new(), Vec::new());
@@ -55,12 +83,5 @@ pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype) -> Result
     if let Some(median) = apart.get(apart.len() / 2).filter(|median| **median >= MOST_APART || median.is_nan()) {
         failures.push(format!("the scores of lines that differ are {median:.4} apart in the median"));
     }
-    Ok(CheckRow {
-        name: format!("translations {}", dtype.name()),
-        compared: lines.len(),
-        unit: "lines",
-        seconds: start.elapsed().as_secs_f64(),
-        notes,
-        failures,
-    })
+    Ok(CheckRow { name, compared: lines.len(), unit: "lines", seconds: start.elapsed().as_secs_f64(), notes, failures })
 }

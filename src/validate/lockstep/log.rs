@@ -1,6 +1,7 @@
 //! Where a decode in lockstep is, and what has differed so far.
 
 use crate::check::{Tolerance, compare};
+use crate::validate::watch::Beat;
 
 /// How many differences are told in words.
 const TOLD: usize = 3;
@@ -17,6 +18,8 @@ pub enum Phase {
 /// What has been compared.
 #[derive(Debug)]
 pub struct Log {
+    name: String,
+    beat: Beat,
     phase: Phase,
     encoder_layers: usize,
     /// Passes over a model's layers since the phase began: one for each voice that takes part.
@@ -32,9 +35,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Of a model with so many encoder layers.
-    pub fn new(encoder_layers: usize) -> Self {
+    /// Of the check of this name, of a model with so many encoder layers; what has been compared is said to `beat`.
+    pub fn new(name: String, encoder_layers: usize, beat: Beat) -> Self {
         Log {
+            name,
+            beat,
             phase: Phase::Encode,
             encoder_layers,
             passes: 0,
@@ -48,6 +53,7 @@ impl Log {
     /// What follows is of this phase.
     pub fn begin(&mut self, phase: Phase) {
         (self.phase, self.passes, self.sublayers, self.is_past_layers) = (phase, 0, 0, false);
+        self.beat.now(&self.name, self.phase());
     }
 
     /// A pass over a model's layers begins.
@@ -75,12 +81,16 @@ impl Log {
         }
     }
 
-    /// The step, layer and operation, in words.
-    fn place(&self, operation: &str) -> String {
-        let phase = match self.phase {
+    fn phase(&self) -> String {
+        match self.phase {
             Phase::Encode => "encoding".to_owned(),
             Phase::Step(step) => format!("step {step}"),
-        };
+        }
+    }
+
+    /// The step, layer and operation, in words.
+    fn place(&self, operation: &str) -> String {
+        let phase = self.phase();
         let layer = self.layer().map(|layer| format!(", {layer}")).unwrap_or_default();
         let voice =
             if self.passes > 1 && !self.is_past_layers { format!(", voice {}", self.passes) } else { String::new() };
@@ -96,6 +106,7 @@ impl Log {
     /// Keeps the outcome of a comparison.
     pub fn keep(&mut self, operation: &str, outcome: Result<(), String>) {
         self.compared += 1;
+        self.beat.now(&self.name, format_args!("behind {}", self.place(operation)));
         if let Err(what) = outcome
             && self.differences.len() < TOLD
         {

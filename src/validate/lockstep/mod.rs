@@ -14,6 +14,7 @@ pub use both::take_over;
 pub use log::{Log, Phase};
 
 use super::report::CheckRow;
+use super::watch::Beat;
 use crate::Result;
 use crate::backend::{Backend, ContrastiveForm, SessionShape};
 use crate::cuda::{Context, Element};
@@ -38,6 +39,8 @@ pub struct Decode<'a> {
     pub sources: &'a [Vec<u32>],
     /// What the sentences ask for.
     pub requests: Requests,
+    /// Where it says what it is at.
+    pub beat: &'a Beat,
 }
 
 /// What sentences ask for.
@@ -59,7 +62,12 @@ pub enum Requests {
 pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRow> {
     let start = Instant::now();
     let config = ModelConfig::open(decode.dir)?;
-    let backend = Lockstep::<T>::new(context, Log::new(config.encoder.layers))?;
+    let name = match decode.requests {
+        Requests::Plain => format!("lockstep {}", T::DTYPE.name()),
+        Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
+    };
+    let log = Log::new(name.clone(), config.encoder.layers, decode.beat.clone());
+    let backend = Lockstep::<T>::new(context, log)?;
     let mut models = vec![Marian::open(&backend, decode.dir)?];
     if decode.requests != Requests::Plain {
         // A companion with the same weights: each operation is compared on its own, so it need not be another one.
@@ -73,10 +81,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
         log.differences.push(format!("{translated} of {} sentences came to an end", decode.sources.len()));
     }
     Ok(CheckRow {
-        name: match decode.requests {
-            Requests::Plain => format!("lockstep {}", T::DTYPE.name()),
-            Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
-        },
+        name,
         compared,
         unit: "operations",
         seconds: start.elapsed().as_secs_f64(),
