@@ -3,14 +3,15 @@
 //     that would repeat an n-gram, and those that would complete a banned sequence; within a given prefix all but its next token.
 //     banks[row, :] = the constraint tokens that are met with the next one, if it is none of the constraints' tokens, and for each
 //     of these; end of sentence is banned until all are.
-//   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated before.
+//   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated before; or
+//     logits[row, v] is, and ranked[row, v] moves with it.
 // Rows of slots that ask for neither are left alone.
 //
 // Shapes: the state as in search_state.cuh; bans [rows, words], always [S, words] with words = ceil(vocab_size / 32); prefixes
-// [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked [rows, stride].
+// [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked, logits [rows, stride].
 // Parallelisation: a block per row. History lies in shared memory: the token at each position is that of the beam that the ancestry
 // table names, so all are read at once. Threads take positions, then sequences, in turn; for banks positions, then tokens.
-// Numerics: integers, but for one product per token; each token is penalised once, by the thread of its first occurrence.
+// Numerics: integers, but for one product per token and what it changes; each token is penalised once, by the thread of its first occurrence.
 // Reference: src/cpu/processors.rs
 #include "search_state.cuh"
 
@@ -28,6 +29,7 @@ struct ProcessorsArguments {
 struct RepetitionArguments {
     Search search;
     float* ranked;
+    const float* logits;
     unsigned bucket;
     unsigned stride;
 };
@@ -127,15 +129,18 @@ __device__ void processors_repetition(const RepetitionArguments& a) {
     if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
     const uint4 row = s.rows[blockIdx.x];
     const float penalty = s.options[row.x].repetition_penalty;
+    const bool penalizes_logits = s.options[row.x].penalizes_logits != 0;
     if (penalty == 0.0f || penalty == 1.0f) return;
     load_history(s, row, history);
-    float* ranked = a.ranked + static_cast<std::size_t>(blockIdx.x) * a.stride;
+    const std::size_t at = static_cast<std::size_t>(blockIdx.x) * a.stride;
+    float* ranked = a.ranked + at;
     for (unsigned t = threadIdx.x; t < row.z; t += blockDim.x) {
         bool is_first = true;
         for (unsigned earlier = 0; is_first && earlier < t; ++earlier) is_first = history[earlier] != history[t];
         if (!is_first) continue;
-        const float value = ranked[history[t]];
-        ranked[history[t]] = value < 0.0f ? value * penalty : value / penalty;
+        const float before = ranked[history[t]], value = penalizes_logits ? a.logits[at + history[t]] : before;
+        const float penalized = value < 0.0f ? value * penalty : value / penalty;
+        ranked[history[t]] = penalizes_logits ? before + (penalized - value) : penalized;
     }
 }
 

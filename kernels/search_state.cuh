@@ -68,6 +68,7 @@ struct SlotOptions {
     unsigned no_repeat_ngram;
     unsigned ranked;
     float repetition_penalty;
+    unsigned penalizes_logits;
     ContrastiveOptions contrast;
     float ensemble[MAX_VOICES];
     unsigned groups;

@@ -536,8 +536,9 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn ensemble(&self, voices: &[Option<&Self::Floats>], search: &mut Search<Self>) -> Result<()>;
 
     /// Stem `processors`: in `search.ranked`, multiplies what a row has generated before by its slot's `repetition_penalty`, or
-    /// divides what is not negative by it.
-    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()>;
+    /// divides what is not negative by it. Where the options say so, it adds what that changes in the logits instead: `logits`
+    /// `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
+    fn repetition_penalty(&self, logits: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
     /// Stem `beam_step`: one step of the search in every live slot.
     ///

@@ -83,14 +83,15 @@ fn the_hf_preset_obeys_what_the_generation_config_bans() {
         assert_ne!(found, plain, "{field}");
     }
     assert_eq!(with("bad_words_ids", serde_json::json!([[8000], [0]])), plain);
-    let (code, _, err) = {
-        with("num_beams", serde_json::json!(4));
-        let one = serde_json::json!({ "num_beams": 1, "repetition_penalty": 2.0, "bad_words_ids": [[8000]],
-            "forced_eos_token_id": 0 });
-        file(&dir, "generation_config.json", &one.to_string());
-        translate(&["--model", dir.path().to_str().expect("UTF-8"), "--preset", "hf"], "A dog.")
-    };
-    assert!(code == Some(2) && err.contains("repetition_penalty = 2 with num_beams = 1"), "{err}");
+    // Greedy search penalises logits.
+    let greedy = serde_json::json!({ "num_beams": 1, "repetition_penalty": 2.0, "bad_words_ids": [[8000]],
+        "forced_eos_token_id": 0, "max_length": 60 });
+    file(&dir, "generation_config.json", &greedy.to_string());
+    let model = dir.path().to_str().expect("UTF-8");
+    let found = best(&["--model", model, "--preset", "hf", "--format", "jsonl"], repeating);
+    let one = ["--beam-size", "1", "--repetition-penalty", "2", "--max-length", "59"];
+    assert_eq!(found, flags(&[&one[..], &["--penalize-logits"]].concat()));
+    assert_ne!(found, flags(&[&one[..], &["--penalize-logits=false"]].concat()));
 }
 
 #[test]

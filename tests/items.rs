@@ -132,7 +132,8 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
         });
     let numbers = (1..6usize, 0..7usize, prop_oneof![Just(0.0f32), Just(0.2)], prop_oneof![Just(0.0f32), Just(-0.2)]);
     let forced_bos = proptest::option::weighted(0.2, prop_oneof![Just(12u32), Just(95)]);
-    let control = (prop_oneof![Just(1.0f32), Just(1.4), Just(0.7)], 0..3usize, bans, 1..3usize, forced_bos);
+    let control =
+        (prop_oneof![Just(1.0f32), Just(1.4), Just(0.7)], any::<bool>(), 0..3usize, bans, 1..3usize, forced_bos);
     let mbr = prop_oneof![Just(None), Just(Some(Utility::Chrf))];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), mbr);
     let several = (numbers, control, flags, penalty, stop, max_length, contrastive, sampling);
@@ -146,7 +147,7 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
         contrastive,
         sampling,
     )| {
-        let (repetition_penalty, no_repeat_ngram, bans, groups, forced_bos) = control;
+        let (repetition_penalty, penalize_logits, no_repeat_ngram, bans, groups, forced_bos) = control;
         let (shrink, cut, forced_free, renormalize, mbr) = flags;
         DecodeOptions {
             beam_size,
@@ -162,6 +163,7 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
             renormalize,
             contrastive,
             repetition_penalty,
+            penalize_logits,
             no_repeat_ngram,
             bans,
             cut,

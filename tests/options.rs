@@ -63,6 +63,7 @@ fn options() -> Vec<Vec<Value>> {
         ],
         vec![("repeating", |_| ()), ("no token twice", |c| c.options.no_repeat_ngram = 1)],
         vec![("no penalty", |_| ()), ("repetition penalty", |c| c.options.repetition_penalty = 1.3)],
+        vec![("penalty on log-probs", |_| ()), ("penalty on logits", |c| c.options.penalize_logits = true)],
         vec![("best", |_| ()), ("mbr", |c| c.options.mbr = Some(Utility::Chrf))],
         vec![("alone", |_| ()), ("attention", |c| c.options.attention = true)],
         vec![("any words", |_| ()), ("constraints", |c| c.constraints = vec!["schnell".to_owned(), "Hund".to_owned()])],

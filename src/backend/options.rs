@@ -99,6 +99,8 @@ pub struct SlotOptions {
     /// What the negative ranked log-probability of a token is multiplied by that has been generated before; 0 and 1 switch it
     /// off (Keskar et al. 2019).
     pub repetition_penalty: f32,
+    /// 1: `repetition_penalty` acts on logits. What ranks is then the model's own distribution, and renormalised.
+    pub penalizes_logits: u32,
     /// Contrastive decoding.
     pub contrast: ContrastiveOptions,
     /// Weight of each voice's log-probability in what ranks; all 0: no ensemble.

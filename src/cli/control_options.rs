@@ -40,6 +40,9 @@ pub(super) struct ControlArguments {
     /// Multiplies the log-probability of tokens that have come before; above 1 they rank lower [default: 1].
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
+    /// Let it act on logits, before a softmax over the tokens that may come [preset ctranslate2, and hf with one beam: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    penalize_logits: Option<bool>,
     /// Piece that every translation begins with, as in --forced-bos '▁Der'.
     #[arg(long, value_name = "PIECE")]
     forced_bos: Option<String>,
@@ -82,6 +85,7 @@ impl ControlArguments {
         options.contrastive = self.contrastive()?;
         options.no_repeat_ngram = self.no_repeat_ngram.unwrap_or(options.no_repeat_ngram);
         options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
+        options.penalize_logits = self.penalize_logits.unwrap_or(options.penalize_logits);
         if let Some(piece) = &self.forced_bos {
             options.forced_bos = Some(piece_id(&target_pieces(translator), "forced-bos", piece)?);
         }

@@ -148,6 +148,10 @@ impl SearchArguments {
         }
         options.sampling = self.sampling.sampling()?;
         options.mbr = self.sampling.mbr();
+        if matches!(preset, PresetName::Hf) {
+            // With one beam transformers searches greedily, and ranks logits.
+            options.penalize_logits = options.beam_size == 1;
+        }
         options.stop = match (self.stop, preset) {
             (Some(StopName::First), _) => Stop::First,
             (Some(StopName::Heuristic), _) => Stop::Heuristic,

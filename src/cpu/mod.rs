@@ -316,8 +316,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
-        processors::repetition_penalty(search);
+    fn repetition_penalty(&self, logits: &Vec<f32>, search: &mut Search<Self>) -> Result<()> {
+        processors::repetition_penalty(logits, search);
         Ok(())
     }
 

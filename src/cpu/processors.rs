@@ -110,11 +110,12 @@ pub fn processors(search: &mut Search<Cpu>) {
 }
 
 /// Penalises what has been generated before; see [`crate::backend::Backend::repetition_penalty`].
-pub fn repetition_penalty(search: &mut Search<Cpu>) {
+pub fn repetition_penalty(logits: &[f32], search: &mut Search<Cpu>) {
     let vocab_size = search.vocab_size;
     let parts = parts!(search);
     let rows = search.rows.live();
-    search.ranked.par_chunks_mut(vocab_size).zip(rows).for_each_init(Vec::new, |past, (ranked, row)| {
+    let all = search.ranked.par_chunks_mut(vocab_size).zip(logits.par_chunks(vocab_size)).zip(rows);
+    all.for_each_init(Vec::new, |past, ((ranked, logits), row)| {
         let options = &parts.options[row.slot as usize];
         if !options.penalizes_repetition() {
             return;
@@ -123,8 +124,11 @@ pub fn repetition_penalty(search: &mut Search<Cpu>) {
         past.sort_unstable();
         past.dedup();
         for token in past.iter() {
-            let value = &mut ranked[*token as usize];
-            *value = penalized(*value, options.repetition_penalty);
+            let (value, logit) = (&mut ranked[*token as usize], logits[*token as usize]);
+            *value = match options.penalizes_logits {
+                0 => penalized(*value, options.repetition_penalty),
+                _ => *value + (penalized(logit, options.repetition_penalty) - logit),
+            };
         }
     });
 }
@@ -146,7 +150,7 @@ pub struct RowRules {
 }
 
 /// The naive computation of all that, token by token and with histories walked back through the parents.
-pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
+pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
     let (k, max_len, vocab_size) = (search.shape.beam_size, search.shape.max_len, search.vocab_size);
     let all: &[SlotOptions] = bytemuck::cast_slice(&search.options);
     let of_row = |(r, row): (usize, &Row)| {
@@ -185,8 +189,14 @@ pub fn reference(search: &Search<Cpu>) -> Vec<RowRules> {
             always[token as usize / 32] >> (token % 32) & 1 != 0 || repeats || completes || too_early
         };
         let bans = (options.banned != 0).then(|| (0..vocab_size as u32).map(is_banned).collect());
+        let logit = |token: usize| f64::from(logits[r * vocab_size + token]);
+        let further = |value: f64| {
+            let penalty = f64::from(options.repetition_penalty);
+            if value < 0.0 { value * penalty } else { value / penalty }
+        };
         let penalize = |(token, value): (usize, &f32)| match past.contains(&(token as u32)) {
-            true => penalized(*value, options.repetition_penalty),
+            true if options.penalizes_logits != 0 => (f64::from(*value) - logit(token) + further(logit(token))) as f32,
+            true => further(f64::from(*value)) as f32,
             false => *value,
         };
         let row = &search.ranked[r * vocab_size..][..vocab_size];

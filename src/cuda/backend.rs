@@ -524,10 +524,10 @@ impl<T: Element> Backend for Cuda<T> {
         ensemble::Ensemble { search, scratch, voices, stride, bucket }.launch(&self.context)
     }
 
-    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+    fn repetition_penalty(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
         let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
         let (search, scratch, _) = views(search);
-        processors::RepetitionPenalty { search, scratch, stride, bucket }.launch(&self.context)
+        processors::RepetitionPenalty { search, scratch, logits: logits.view(), stride, bucket }.launch(&self.context)
     }
 
     fn beam_step(&self, logits: &Buffer<f32>, attention: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {

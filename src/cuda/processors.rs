@@ -90,7 +90,9 @@ pub struct RepetitionPenalty<'a> {
     pub search: SearchViews<'a>,
     /// As allocated for this search.
     pub scratch: &'a mut BeamStepScratch,
-    /// Elements between the starts of two rows of what ranks.
+    /// `[rows, vocab_size]`.
+    pub logits: View<'a, f32>,
+    /// Elements between the starts of two rows of logits, and of what ranks.
     pub stride: usize,
     /// No more rows than this are live.
     pub bucket: usize,
@@ -102,6 +104,7 @@ pub struct RepetitionPenalty<'a> {
 struct RepetitionArguments {
     search: SearchArguments,
     ranked: u64,
+    logits: u64,
     bucket: u32,
     stride: u32,
 }
@@ -115,12 +118,14 @@ impl RepetitionPenalty<'_> {
         let search = self.search.arguments(REPETITION, context, self.scratch)?;
         at_least(REPETITION, "stride", self.search.vocab_size, self.stride)?;
         at_least(REPETITION, "ranked", self.bucket * self.stride, self.search.ranked.len())?;
+        at_least(REPETITION, "logits", self.bucket * self.stride, self.logits.len())?;
         if self.bucket == 0 {
             return Ok(());
         }
         let arguments = RepetitionArguments {
             search,
             ranked: context.address_mut(&self.search.ranked)?,
+            logits: context.address(&self.logits)?,
             bucket: to_u32(REPETITION, "rows", self.bucket)?,
             stride: to_u32(REPETITION, "stride", self.stride)?,
         };
@@ -128,7 +133,7 @@ impl RepetitionPenalty<'_> {
         let launch =
             Launch { symbol: "processors_repetition_f32", grid: [arguments.bucket, 1, 1], block: THREADS, shared };
         // SAFETY: mirrors `processors_repetition_f32(RepetitionArguments)`. A block changes its own row of `ranked`, below `bucket`,
-        // at tokens of its history, which are below `vocab_size`; the length was checked above.
+        // at tokens of its history, which are below `vocab_size`, and reads its logits there; the lengths were checked above.
         unsafe { context.launch(&launch, &arguments) }
     }
 }

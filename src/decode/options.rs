@@ -56,6 +56,9 @@ pub struct DecodeOptions {
     /// What the log-probability of a token is multiplied by that has been generated before, as transformers does in beam search
     /// (Keskar et al. 2019): above 1 repetition ranks lower. Default 1, which switches it off.
     pub repetition_penalty: f32,
+    /// Whether `repetition_penalty` acts on logits, before a softmax over the tokens that masks leave, as in CTranslate2 and in
+    /// transformers' greedy search; not where samples are drawn or several models ranked. Default false.
+    pub penalize_logits: bool,
     /// No sequence of so many tokens is generated twice. Default 0, which switches it off.
     pub no_repeat_ngram: usize,
     /// Tokens and sequences that are never generated. Default none.
@@ -102,6 +105,7 @@ impl Default for DecodeOptions {
             renormalize: false,
             contrastive: None,
             repetition_penalty: 1.0,
+            penalize_logits: false,
             no_repeat_ngram: 0,
             bans: None,
             ensemble: Vec::new(),
@@ -406,6 +410,8 @@ impl DecodeOptions {
             Stop::Top => StopKind::Top,
         };
         let max_len = self.max_length.resolve(src_len, table);
+        let is_alone = self.contrastive.is_none() && self.ensemble.is_empty() && self.sampling.is_none();
+        let penalizes_logits = self.penalize_logits && self.repetition_penalty != 1.0 && is_alone;
         SlotOptions {
             beam_size: self.sampling.as_ref().map_or(self.beam_size, |sampling| sampling.samples) as u32,
             length_penalty: kind as u32,
@@ -419,7 +425,7 @@ impl DecodeOptions {
             max_len: max_len as u32,
             forced_eos: u32::from(self.forced_free),
             free_first: u32::from(self.forced_free && self.forced_bos.is_some()),
-            renormalize: u32::from(self.renormalize),
+            renormalize: u32::from(self.renormalize || penalizes_logits),
             src_len: src_len as u32,
             banned: u32::from(self.bans.is_some() || self.no_repeat_ngram > 0),
             no_repeat_ngram: u32::try_from(self.no_repeat_ngram).unwrap_or(u32::MAX),
@@ -427,6 +433,7 @@ impl DecodeOptions {
                 self.contrastive.is_some() || !self.ensemble.is_empty() || self.repetition_penalty != 1.0,
             ),
             repetition_penalty: self.repetition_penalty,
+            penalizes_logits: u32::from(penalizes_logits),
             ensemble: std::array::from_fn(|voice| self.ensemble.get(voice).copied().unwrap_or(0.0)),
             cut: u32::from(self.cut),
             groups: if self.groups > 1 { self.groups as u32 } else { 0 },

@@ -59,6 +59,7 @@ impl DecodeOptions {
                 forced_free: true,
                 renormalize: generation.renormalize,
                 repetition_penalty: generation.repetition_penalty,
+                penalize_logits: generation.beam_size == 1,
                 no_repeat_ngram: generation.no_repeat_ngram,
                 bans: bans(generation)?,
                 ..default
@@ -71,6 +72,7 @@ impl DecodeOptions {
                 // It asks for one token before the end of sentence, and leaves what is masked out of the softmax.
                 min_length: 2,
                 renormalize: true,
+                penalize_logits: true,
                 cut: true,
                 ..default
             }),

@@ -325,7 +325,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             }
         }
         if stages.repetition {
-            backend.repetition_penalty(search)?;
+            backend.repetition_penalty(first.logits(backend, models), search)?;
         }
         if stages.samples {
             backend.sample(model.logits(&first.state), search)?;

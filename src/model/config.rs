@@ -350,12 +350,6 @@ impl GenerationConfig {
         if forced_eos.as_ref().and_then(Value::as_u64) != Some(model.ids.eos_id.into()) {
             unsupported.push(format!("forced_eos_token_id = {}", forced_eos.unwrap_or(Value::Null)));
         }
-        let beam_size = fields.size("num_beams", 1, 1 << 10)?;
-        let repetition_penalty = number("repetition_penalty", 1.0)? as f32;
-        if beam_size == 1 && repetition_penalty != 1.0 {
-            // There it acts on logits, here on log-probabilities.
-            unsupported.push(format!("repetition_penalty = {repetition_penalty} with num_beams = 1"));
-        }
         let vocab_size = model.decoder_vocab_size;
         let (suppressed, mut bad_words) = (fields.ids("suppress_tokens")?, fields.id_lists("bad_words_ids")?);
         let unknown = |id: &u32| *id as usize >= vocab_size;
@@ -373,14 +367,14 @@ impl GenerationConfig {
         }
         bad_words.retain(|ids| ![[model.ids.pad_id], [model.ids.eos_id]].iter().any(|alone| ids == alone));
         Ok(GenerationConfig {
-            beam_size,
+            beam_size: fields.size("num_beams", 1, 1 << 10)?,
             length_penalty: number("length_penalty", 1.0)? as f32,
             early_stopping,
             // max_length counts the start token; 20 is transformers' own default.
             max_len: fields.integer("max_length", Some(20), 2..=MAX_LENGTH)? as usize - 1,
             min_len: fields.integer("min_length", Some(0), 0..=MAX_LENGTH)? as usize,
             renormalize: fields.flag("renormalize_logits", false)?,
-            repetition_penalty,
+            repetition_penalty: number("repetition_penalty", 1.0)? as f32,
             no_repeat_ngram: fields.integer("no_repeat_ngram_size", Some(0), 0..=MAX_LENGTH)? as usize,
             forced_bos: first,
             suppressed,

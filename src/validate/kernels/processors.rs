@@ -18,17 +18,25 @@ const SHAPE: SessionShape =
 /// What stands where nothing may be written.
 const UNTOUCHED: u32 = 0xA5A5_A5A5;
 
-/// Vocabulary, n-gram, prefix, penalty.
-const CASES: [(usize, u32, u32, f32); 6] =
-    [(5, 2, 0, 1.5), (6, 3, 0, 0.7), (33, 1, 2, 1.2), (64, 2, 3, 1.0), (70, 0, 1, 2.0), (7, 4, 0, 1.3)];
+/// Vocabulary, n-gram, prefix, penalty, whether on logits.
+const CASES: [(usize, u32, u32, f32, u32); 7] = [
+    (5, 2, 0, 1.5, 0),
+    (6, 3, 0, 0.7, 1),
+    (33, 1, 2, 1.2, 0),
+    (64, 2, 3, 1.0, 1),
+    (70, 0, 1, 2.0, 0),
+    (7, 4, 0, 1.3, 1),
+    (9, 0, 0, 1.8, 1),
+];
 
 /// Histories, step by step, with the CPU's fast path and a device beside the reference.
 ///
 /// # Errors
 /// The device failed.
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
-    for (seed, &(vocab_size, ngram, prefix_len, penalty)) in CASES.iter().enumerate() {
-        let what = format!("{vocab_size} tokens, {ngram}-grams, prefix of {prefix_len}, penalty {penalty}");
+    for (seed, &(vocab_size, ngram, prefix_len, penalty, penalizes_logits)) in CASES.iter().enumerate() {
+        let of = if penalizes_logits == 0 { "log-probabilities" } else { "logits" };
+        let what = format!("{vocab_size} tokens, {ngram}-grams, prefix of {prefix_len}, penalty {penalty} on {of}");
         probe.case("", Dtype::F32, what, |case| {
             let own = SlotOptions {
                 beam_size: 3,
@@ -41,6 +49,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
                 prefix_len,
                 no_repeat_ngram: ngram,
                 repetition_penalty: penalty,
+                penalizes_logits,
                 ..SlotOptions::default()
             };
             // A slot that asks for nothing stands between two that do.
@@ -83,11 +92,12 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
     for _ in 0..SHAPE.max_len - 1 {
         let noise: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -4.0, 3.0);
         search.ranked.copy_from_slice(&noise);
+        let logits: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -3.0, 3.0);
         search.bans.fill(UNTOUCHED);
-        let expected = processors::reference(&search);
-        let found = on_device(case.context, &search)?;
+        let expected = processors::reference(&logits, &search);
+        let found = on_device(case.context, &logits, &search)?;
         processors::processors(&mut search);
-        processors::repetition_penalty(&mut search);
+        processors::repetition_penalty(&logits, &mut search);
         compare(case, "device", &found, &expected, &search, vocab_size, &noise);
         let fast = (search.bans.clone(), search.banks.clone(), search.ranked.clone());
         compare(case, "CPU", &fast, &expected, &search, vocab_size, &noise);
@@ -134,7 +144,7 @@ fn compare(
 }
 
 /// The bans, the banks and the penalised rows of a device with this state.
-fn on_device(context: &Context, search: &Search<Cpu>) -> Result<Found> {
+fn on_device(context: &Context, logits: &[f32], search: &Search<Cpu>) -> Result<Found> {
     let cuda = Cuda::<f32>::new(context.clone());
     let (shape, vocab_size, stride) = (search.shape, search.vocab_size, cuda.logits_stride(search.vocab_size));
     let mut device = Search::open(&cuda, shape, vocab_size, search.ids)?;
@@ -146,13 +156,14 @@ fn on_device(context: &Context, search: &Search<Cpu>) -> Result<Found> {
     context.write(device.rows.entries.view_mut(), &search.rows.entries)?;
     context.write(device.rows.count.view_mut(), &search.rows.count)?;
     device.rows.bucket = search.rows.live().len();
-    let mut apart = vec![f32::NAN; shape.rows * stride];
-    for (to, from) in apart.chunks_mut(stride).zip(search.ranked.chunks(vocab_size)) {
-        to[..vocab_size].copy_from_slice(from);
-    }
-    context.write(device.ranked.view_mut(), &apart)?;
+    let apart = |rows: &[f32]| -> Vec<f32> {
+        let beyond = vec![f32::NAN; stride - vocab_size];
+        rows.chunks(vocab_size).flat_map(|row| [row, &beyond].concat()).collect()
+    };
+    context.write(device.ranked.view_mut(), &apart(&search.ranked))?;
+    let logits = context.upload(&apart(logits))?;
     cuda.processors(&mut device)?;
-    cuda.repetition_penalty(&mut device)?;
+    cuda.repetition_penalty(&logits, &mut device)?;
     let ranked = context.download(device.ranked.view())?;
     let ranked = ranked.chunks(stride).flat_map(|row| row[..vocab_size].to_vec()).collect();
     Ok((context.download(device.bans.view())?, context.download(device.banks.view())?, ranked))

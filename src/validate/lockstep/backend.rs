@@ -516,10 +516,11 @@ impl<T: Element> Backend for Lockstep<T> {
         })
     }
 
-    fn repetition_penalty(&self, search: &mut Search<Self>) -> Result<()> {
+    fn repetition_penalty(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
+        let logits = &*logits.get();
         with_searches::<_, T, _>(search, |cpu, device| {
-            self.cpu.repetition_penalty(cpu)?;
-            self.device.repetition_penalty(device)?;
+            self.cpu.repetition_penalty(&logits.0, cpu)?;
+            self.device.repetition_penalty(&logits.1, device)?;
             self.settle_ranked("repetition_penalty", cpu, device, |options| options.repetition_penalty != 0.0)
         })
     }
