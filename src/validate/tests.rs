@@ -67,9 +67,14 @@ fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Res
     let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Mixed, beat: &Beat::default() };
     let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 1000, "{sound:?}");
-    for (symbol, kind, operation) in
-        [("processors_u32", 0, "processors"), ("processors_repetition", 1, "repetition_penalty")]
-    {
+    for (symbol, kind, operation) in [
+        ("processors_u32", 0, "processors"),
+        ("processors_repetition", 1, "repetition_penalty"),
+        ("contrastive", 2, "contrastive"),
+        ("contrastive", 3, "contrastive"),
+        ("ensemble", 4, "ensemble"),
+        ("sample", 5, "sample"),
+    ] {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(symbol);
         // Alike, so that now and then the last block is that of a row which takes part.
