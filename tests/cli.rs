@@ -344,6 +344,18 @@ fn info_plans_memory_for_a_device_that_need_not_be_there() {
     let line = text.lines().find(|line| line.contains("of 4096 sentences at once fit 1024.0 MiB")).expect("a line");
     let fit: usize = line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
     assert!((1..4096).contains(&fit), "{text}");
+    let mebibytes = |text: &str, part: &str| -> f64 {
+        let number = text.split(&format!("{part} ")).nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{part}: {text}"))
+    };
+    let alone = plan(&["--device", "cuda"]);
+    let demo = common::demo_model();
+    let amateur = demo.with_file_name("m30k-en-de-amateur");
+    let (demo, amateur) = (demo.to_str().expect("UTF-8"), amateur.to_str().expect("UTF-8"));
+    let all = plan(&["--device", "cuda", "--ensemble", demo, "--amateur", amateur]);
+    let (one, three) = (mebibytes(&alone, "weights"), mebibytes(&all, "weights"));
+    assert!(three > 2.0 * one + 1.0, "{alone}{all}");
+    assert!((mebibytes(&all, "logits") - 3.0 * mebibytes(&alone, "logits")).abs() < 0.2, "{alone}{all}");
     for wrong in [&["--memory-budget", "much"][..], &["--beam-size", "0"], &["--device", "cuda", "--dtype", "i8"]] {
         assert_eq!(run(&[&["info"], wrong].concat(), b"").code, Some(2), "{wrong:?}");
     }

@@ -222,7 +222,7 @@ fn memory_and_the_number_of_devices_change_no_result() {
     assert_eq!(replicas.translate(&sources, &options).expect("valid options"), expected);
 
     let size = SearchSize { slots: 2, beam_size: 2, length: 64 };
-    let plan = MemoryPlan::new(replicas.config(), Device::Emulated, Dtype::F32, size).expect("a type of the device");
+    let plan = MemoryPlan::new(&[replicas.config()], Device::Emulated, Dtype::F32, size).expect("a type of the device");
     let tight = with(Device::Emulated, Some(plan.total())).expect("the model fits");
     assert_eq!(tight.translate(&sources, &options).expect("there is room for two"), expected);
     assert!(tight.counters().is_some_and(|counters| counters.live_bytes <= plan.total()));
@@ -233,5 +233,22 @@ fn memory_and_the_number_of_devices_change_no_result() {
     for device in [Device::Emulated, Device::Cpu] {
         let error = with(device, Some(plan.weights / 2)).map(drop).expect_err("not even the model fits");
         assert_eq!(error.kind(), "out_of_memory", "{error}");
+    }
+    // A further model's weights count before anything is loaded.
+    for device in [Device::Emulated, Device::Cpu] {
+        let budget = plan.weights + plan.weights / 2;
+        let engine = EngineOptions {
+            device,
+            memory_budget: Some(budget),
+            ensemble: vec![common::demo_model()],
+            ..EngineOptions::default()
+        };
+        let error = Translator::open_with(common::demo_model(), &engine).map(drop).expect_err("only one of two fits");
+        let (operation, needed) = ("load the model", 2 * plan.weights);
+        let is_that = |error: &Error| {
+            matches!(error, Error::OutOfMemory { operation: o, needed: n, available, .. }
+            if *o == operation && (*n == needed || device == Device::Cpu) && *available == budget)
+        };
+        assert!(is_that(&error), "{error}");
     }
 }

@@ -1,8 +1,10 @@
 //! `info`: what a model directory holds and what it needs.
 
+use std::path::PathBuf;
+
 use crate::cli::Ending;
 use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
-use crate::model::config::{GenerationConfig, StackConfig};
+use crate::model::config::{GenerationConfig, ModelConfig, StackConfig};
 use crate::text::Tokenizer;
 use crate::translator::{EngineOptions, MemoryPlan, ModelInfo, SearchSize};
 use crate::{DecodeOptions, Device, Result};
@@ -27,6 +29,12 @@ pub(super) struct Arguments {
     /// Tokens of the longest source and of the longest translation.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     length: usize,
+    /// Plan for an amateur beside the model: its model directory.
+    #[arg(long, value_name = "DIR")]
+    amateur: Option<PathBuf>,
+    /// Plan for another member of an ensemble, a model directory; may be given several times.
+    #[arg(long, value_name = "DIR")]
+    ensemble: Vec<PathBuf>,
     /// Say how many of the sentences fit so much memory.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory_budget: Option<u64>,
@@ -79,11 +87,14 @@ fn lines(
     Ok(lines)
 }
 
-/// What the model and a search take, in total, then by part; and how much of it fits a budget.
+/// What the models and a search take, in total, then by part; and how much of it fits a budget.
 fn memory(info: &ModelInfo, arguments: &Arguments) -> Result<String> {
     let &Arguments { device, dtype, batch_size: slots, beam_size, length, memory_budget, .. } = arguments;
     let size = SearchSize { slots, beam_size, length };
-    let plan = MemoryPlan::new(&info.config, device, dtype.dtype(), size)?;
+    let companions = arguments.ensemble.iter().chain(&arguments.amateur);
+    let companions = companions.map(|dir| ModelConfig::open(dir)).collect::<Result<Vec<_>>>()?;
+    let models: Vec<&ModelConfig> = std::iter::once(&info.config).chain(&companions).collect();
+    let plan = MemoryPlan::new(&models, device, dtype.dtype(), size)?;
     let parts = [
         ("weights", plan.weights),
         ("caches", plan.caches),
@@ -100,7 +111,7 @@ fn memory(info: &ModelInfo, arguments: &Arguments) -> Result<String> {
         parts.join(", ")
     );
     if let Some(budget) = memory_budget {
-        let fit = MemoryPlan::slots_within(&info.config, device, dtype.dtype(), size, budget)?;
+        let fit = MemoryPlan::slots_within(&models, device, dtype.dtype(), size, budget)?;
         text += &format!("\n{fit} of {slots} sentences at once fit {}", mebibytes(budget));
     }
     Ok(indented(&text))

@@ -382,6 +382,10 @@ impl Device for CudaDevice {
         })
     }
 
+    fn own_bytes(&self) -> u64 {
+        (WORKSPACES * WORKSPACE_BYTES) as u64
+    }
+
     unsafe fn free(&self, address: u64) {
         let mut state = self.state();
         if state.capturing {

@@ -10,6 +10,15 @@ use crate::Result;
 #[derive(Default)]
 pub struct DryDevice {
     allocated: AtomicU64,
+    own_bytes: u64,
+}
+
+#[cfg(test)]
+impl DryDevice {
+    /// One that has taken so much for itself.
+    pub fn with_own_bytes(own_bytes: u64) -> Self {
+        DryDevice { own_bytes, ..DryDevice::default() }
+    }
 }
 
 /// Where the first allocation lies: no address is 0, and all are multiples of this.
@@ -27,6 +36,10 @@ impl Device for DryDevice {
 
     fn free_memory(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.own_bytes
     }
 
     unsafe fn free(&self, _: u64) {}
@@ -92,4 +105,26 @@ impl Device for DryDevice {
     }
 
     fn free_pinned(&self, _: PinnedId) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Context;
+    use super::*;
+
+    #[test]
+    fn what_a_device_takes_for_itself_counts_under_a_limit() -> Result<()> {
+        let context = Context::new(Box::new(DryDevice::with_own_bytes(600)));
+        assert_eq!(context.free_memory()?, None);
+        context.limit_memory(1000);
+        assert_eq!(context.free_memory()?, Some(400));
+        let some = context.allocate::<u8>(300)?;
+        let error = context.allocate::<u8>(101).expect_err("100 are left");
+        assert!(error.to_string().contains("101") && error.to_string().contains("100"), "{error}");
+        drop(some);
+        context.allocate::<u8>(400)?;
+        context.limit_memory(500);
+        assert_eq!(context.free_memory()?, Some(0));
+        Ok(())
+    }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::EngineOptions;
+use super::memory::weight_bytes;
 use crate::backend::{Backend, Dtype};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Context, Cuda, Element};
 use crate::decode::engine::Engine;
 use crate::model::Marian;
 use crate::model::config::ModelConfig;
-use crate::model::size::WeightCounts;
 use crate::model::weights::Weights;
 use crate::{Error, Result};
 
@@ -131,10 +131,12 @@ pub(super) type Started = (Engine, DeviceChoice, Vec<Context>);
 /// Starts an engine over a model on the device that the options ask for.
 pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Weights) -> Result<Started> {
     let (opened, choice) = open(options)?;
-    let counts = WeightCounts::of(config);
+    let companions = options.companions().map(ModelConfig::open).collect::<Result<Vec<_>>>()?;
+    let all: Vec<&ModelConfig> = std::iter::once(config).chain(&companions).collect();
+    let needed = weight_bytes(&all, choice.device, options.dtype);
     match opened {
         Opened::Cpu(workers) => {
-            let workers = limited(workers, counts.on_cpu(options.dtype.size() as u64), options.memory_budget)?;
+            let workers = limited(workers, needed, options.memory_budget)?;
             let models = models(&workers[0], options, config, weights)?;
             Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
         }
@@ -142,7 +144,6 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
             if let Some(budget) = options.memory_budget {
                 contexts.iter().for_each(|context| context.limit_memory(budget));
             }
-            let needed = counts.on_device(options.dtype.size() as u64);
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
             let engine = match options.dtype {
                 Dtype::F32 => start_on::<f32>(&contexts, options, config, weights),
@@ -182,7 +183,7 @@ fn start_on<T: Element>(
     Engine::start_replicas(replicas, config.vocab_size, options.slots)
 }
 
-/// Checks that a device has room for the model.
+/// Checks that a device has room for the models.
 fn check_room(context: &Context, needed: u64) -> Result<()> {
     match context.free_memory()? {
         Some(available) if available < needed => Err(no_room(context.name(), needed, available)),
@@ -190,7 +191,7 @@ fn check_room(context: &Context, needed: u64) -> Result<()> {
     }
 }
 
-/// The CPU's workers, each with its share of what the model leaves of the budget.
+/// The CPU's workers, each with its share of what the models leave of the budget.
 fn limited(workers: Vec<Cpu>, weights: u64, budget: Option<u64>) -> Result<Vec<Cpu>> {
     let Some(budget) = budget else { return Ok(workers) };
     let left = budget.checked_sub(weights).ok_or_else(|| no_room("cpu", weights, budget))?;

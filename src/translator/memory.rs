@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::Device;
-use crate::backend::{Backend, Dtype, Search, SessionShape};
+use crate::backend::{Backend, Dtype, Search, SessionShape, Stages};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda};
 use crate::model::MarianState;
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Bytes by what they hold. A device allocates exactly these; on the CPU `weights` is about right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// The model.
+    /// The models.
     pub weights: u64,
     /// Keys and values of the sentences being decoded.
     pub caches: u64,
@@ -29,29 +29,28 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of `slots` sentences at `beam_size` beams, sources and translations of at most `length` tokens, `keep_attention`
-    /// whether their attention is kept.
+    /// The plan for a search of this size; `models` are the translator's own, then those that every sentence ranks by as well.
     ///
     /// # Errors
     /// [`Error::Option`] for a type that the device does not compute in.
-    pub fn new(config: &ModelConfig, device: Device, dtype: Dtype, size: SearchSize) -> Result<Self> {
+    pub fn new(models: &[&ModelConfig], device: Device, dtype: Dtype, size: SearchSize) -> Result<Self> {
         let shape = size.shape();
         let element = dtype.size() as u64;
-        let weights = WeightCounts::of(config);
+        let weights = weight_bytes(models, device, dtype);
         if device == Device::Cpu {
             let dry = Cpu::new(1, dtype)?.dry();
-            let plan = dry.map_or(Ok(MemoryPlan::default()), |dry| session(&dry, config, 4, shape))?;
-            return Ok(MemoryPlan { weights: weights.on_cpu(element), ..plan });
+            let plan = dry.map_or(Ok(MemoryPlan::default()), |dry| session(&dry, models, 4, shape))?;
+            return Ok(MemoryPlan { weights, ..plan });
         }
         let plan = match dtype {
-            Dtype::F32 => session(&Cuda::<f32>::new(cuda::open_dry()), config, element, shape),
-            Dtype::F16 => session(&Cuda::<f16>::new(cuda::open_dry()), config, element, shape),
-            Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), config, element, shape),
+            Dtype::F32 => session(&Cuda::<f32>::new(cuda::open_dry()), models, element, shape),
+            Dtype::F16 => session(&Cuda::<f16>::new(cuda::open_dry()), models, element, shape),
+            Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), models, element, shape),
             Dtype::I8 => Err(super::device::no_i8(device)),
         }?;
         let on_gpu = matches!(device, Device::Cuda(_) | Device::Cudas(_));
         let workspace = if on_gpu { (cuda::WORKSPACES * cuda::WORKSPACE_BYTES) as u64 } else { 0 };
-        Ok(MemoryPlan { weights: weights.on_device(element), workspace, ..plan })
+        Ok(MemoryPlan { weights, workspace, ..plan })
     }
 
     /// All of it.
@@ -65,14 +64,14 @@ impl MemoryPlan {
     /// # Errors
     /// As [`MemoryPlan::new`].
     pub fn slots_within(
-        config: &ModelConfig,
+        models: &[&ModelConfig],
         device: Device,
         dtype: Dtype,
         size: SearchSize,
         budget: u64,
     ) -> Result<usize> {
         let fits = |slots: usize| {
-            Ok::<_, Error>(Self::new(config, device, dtype, SearchSize { slots, ..size })?.total() <= budget)
+            Ok::<_, Error>(Self::new(models, device, dtype, SearchSize { slots, ..size })?.total() <= budget)
         };
         let (mut fit, mut too_many) = (0, size.slots + 1);
         while too_many - fit > 1 {
@@ -81,6 +80,16 @@ impl MemoryPlan {
         }
         Ok(fit)
     }
+}
+
+/// Bytes of the weights of all models.
+pub(super) fn weight_bytes(models: &[&ModelConfig], device: Device, dtype: Dtype) -> u64 {
+    let element = dtype.size() as u64;
+    let bytes = |counts: WeightCounts| match device {
+        Device::Cpu => counts.on_cpu(element),
+        _ => counts.on_device(element),
+    };
+    models.iter().map(|config| bytes(WeightCounts::of(config))).sum()
 }
 
 /// What a session is planned for.
@@ -103,17 +112,22 @@ impl SearchSize {
 }
 
 /// The parts of a plan that a session takes, from the code that allocates it.
-fn session<B: Backend>(dry: &B, config: &ModelConfig, element: u64, shape: SessionShape) -> Result<MemoryPlan> {
-    let state = MarianState::open(dry, config, shape)?;
-    let model = dry.allocated();
-    let search = Search::open(dry, shape, config.decoder_vocab_size, config.ids)?;
+fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: SessionShape) -> Result<MemoryPlan> {
+    let states: Vec<_> = models.iter().map(|config| MarianState::open(dry, config, shape)).collect::<Result<_>>()?;
+    let voices = dry.allocated();
+    let mut search = Search::open(dry, shape, models[0].decoder_vocab_size, models[0].ids)?;
+    if models.len() > 1 {
+        search.equip(dry, Stages { ranked: true, ..Stages::default() })?;
+    }
     let total = dry.allocated();
-    drop((state, search));
+    drop((states, search));
     let SessionShape { slots, beam_size, max_len, max_src_len, rows, .. } = shape;
-    let positions = (config.decoder.layers * slots * (beam_size * max_len + max_src_len)) as u64;
-    let caches = 2 * positions * config.d_model as u64 * element;
-    let logits = (rows * dry.logits_stride(config.decoder_vocab_size)) as u64 * 4;
-    let (activations, search) = (model - caches - logits, total - model);
+    let positions = |config: &ModelConfig| config.decoder.layers * slots * (beam_size * max_len + max_src_len);
+    let caches = |config: &ModelConfig| (2 * positions(config) * config.d_model) as u64 * element;
+    let logits = |config: &ModelConfig| (rows * dry.logits_stride(config.decoder_vocab_size)) as u64 * 4;
+    let caches = models.iter().map(|config| caches(config)).sum();
+    let logits = models.iter().map(|config| logits(config)).sum();
+    let (activations, search) = (voices - caches - logits, total - voices);
     Ok(MemoryPlan { caches, logits, activations, search, ..MemoryPlan::default() })
 }
 
@@ -121,7 +135,8 @@ fn session<B: Backend>(dry: &B, config: &ModelConfig, element: u64, shape: Sessi
 mod tests {
     use super::*;
     use crate::cuda::Element;
-    use crate::decode::Session;
+    use crate::decode::session::Admission;
+    use crate::decode::{DecodeOptions, Request, Session};
     use crate::model::Marian;
 
     fn demo() -> std::path::PathBuf {
@@ -132,7 +147,7 @@ mod tests {
 
     fn a_plan_is_what_is_allocated<T: Element>() {
         let config = ModelConfig::open(&demo()).expect("the demo model is there");
-        let plan = MemoryPlan::new(&config, Device::Emulated, T::DTYPE, SIZE).expect("a type of the device");
+        let plan = MemoryPlan::new(&[&config], Device::Emulated, T::DTYPE, SIZE).expect("a type of the device");
         let context = cuda::open_emulated().expect("there is an emulator");
         let backend = Cuda::<T>::new(context.clone());
         let model = Marian::open(&backend, &demo()).expect("it fits");
@@ -158,23 +173,48 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+    fn a_plan_of_several_models_is_what_is_allocated_once_they_rank() {
+        let dirs = [demo(), demo().with_file_name("m30k-en-de-amateur")];
+        let configs = dirs.clone().map(|dir| ModelConfig::open(&dir).expect("the model is there"));
+        let plan = |models: &[&ModelConfig]| {
+            MemoryPlan::new(models, Device::Emulated, Dtype::F16, SIZE).expect("a type of the device")
+        };
+        let (one, both) = (plan(&[&configs[0]]), plan(&[&configs[0], &configs[1]]));
+        assert!(both.weights > one.weights && both.caches > one.caches && both.activations > one.activations);
+        assert_eq!(both.logits, 2 * one.logits);
+
+        let context = cuda::open_emulated().expect("there is an emulator");
+        let backend = Cuda::<f16>::new(context.clone());
+        let models = dirs.map(|dir| Marian::open(&backend, &dir).expect("it fits"));
+        assert_eq!(context.counters().live_bytes, both.weights);
+        let mut session = Session::open(&backend, &models, SIZE.shape()).expect("it fits");
+        let options = DecodeOptions { beam_size: SIZE.beam_size, ensemble: vec![0.5, 0.5], ..DecodeOptions::default() };
+        let mut request = Request::new(&options, vec![5, 6, 0], None, SIZE.length);
+        request.options.max_len = request.options.max_len.min(SIZE.length as u32);
+        let admission = Admission { slot: 0, ticket: 0, request: &request };
+        session.admit(&backend, &models, &[admission]).expect("it fits");
+        assert_eq!(context.counters().live_bytes, both.total());
+    }
+
+    #[test]
     fn a_budget_gives_the_most_sentences_that_fit() {
         let config = ModelConfig::open(&demo()).expect("the demo model is there");
         for (device, dtype) in [(Device::Cuda(0), Dtype::F16), (Device::Cpu, Dtype::I8), (Device::Cpu, Dtype::F32)] {
             let total = |slots: usize| {
-                MemoryPlan::new(&config, device, dtype, SearchSize { slots, ..SIZE })
+                MemoryPlan::new(&[&config], device, dtype, SearchSize { slots, ..SIZE })
                     .expect("a type of the device")
                     .total()
             };
             let within = |budget: u64| {
-                MemoryPlan::slots_within(&config, device, dtype, SIZE, budget).expect("a type of the device")
+                MemoryPlan::slots_within(&[&config], device, dtype, SIZE, budget).expect("a type of the device")
             };
             assert!(total(3) < total(4));
             assert_eq!([within(total(4)), within(total(4) - 1), within(total(7)), within(u64::MAX)], [4, 3, 7, 7]);
             assert_eq!([within(total(1) - 1), within(0)], [0, 0]);
         }
         assert!(
-            MemoryPlan::new(&config, Device::Cuda(0), Dtype::I8, SIZE).is_err_and(|error| error.kind() == "option")
+            MemoryPlan::new(&[&config], Device::Cuda(0), Dtype::I8, SIZE).is_err_and(|error| error.kind() == "option")
         );
     }
 }
