@@ -1,0 +1,133 @@
+//! What works on rows of activations.
+
+use super::{BEAMS, Bench, FFN, HEADS, LEN, Moves, SpeedRow};
+use crate::Result;
+use crate::backend::{Activation, Row, SlotOptions};
+use crate::cuda::Element;
+use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
+use crate::cuda::embedding::Embedding;
+use crate::cuda::layer_norm::LayerNorm;
+use crate::cuda::linear::Epilogue;
+use crate::cuda::testing::DeviceRows;
+
+impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
+    /// All of it, in a storage type.
+    pub(super) fn activations<T: Element>(&mut self) -> Result<()> {
+        for rows in self.effort.rows.clone() {
+            self.embedding::<T>(rows)?;
+            self.linear::<T>(rows)?;
+            self.layer_norm::<T>(rows)?;
+            self.encoder_attention::<T>(rows)?;
+            self.decoder_attention::<T>(rows)?;
+        }
+        Ok(())
+    }
+
+    fn embedding<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let (context, width, vocab) = (self.context, HEADS.width(), self.effort.vocab_size);
+        let (table, positions) = (self.numbers::<T>(vocab * width)?, self.numbers::<T>(LEN * width)?);
+        let row = |r: usize| Row { position: (r % LEN) as u32, token: (r * 7919 % vocab) as u32, ..Row::default() };
+        let list = DeviceRows::upload(context, &(0..rows).map(row).collect::<Vec<_>>(), rows)?;
+        let mut out = context.allocate::<T>(rows * width)?;
+        let seconds = self.time(|| {
+            let (table, positions) = (table.view(), positions.view());
+            Embedding { table, positions, scale: 16.0, rows: list.list(), out: out.view_mut() }.launch(context, width)
+        })?;
+        // The positions' rows are few, and read from the cache.
+        let moved = (Moves::ReadsAndWrites, 2 * rows * width * size_of::<T>());
+        self.add(("embedding", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
+    }
+
+    fn linear<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let context = self.context;
+        let (mut x, bias) = (self.numbers::<T>(rows * FFN)?, context.zeros::<f32>(FFN)?);
+        let seconds = self.time(|| {
+            let (x, bias) = (x.view_mut(), Some(bias.view()));
+            Epilogue { x, bias, activation: Activation::Silu, residual: None }.launch(context, rows, FFN)
+        })?;
+        let moved = (Moves::ReadsAndWrites, 2 * rows * FFN * size_of::<T>());
+        self.add(("linear", "epilogue", T::DTYPE.name()), format!("{rows} x {FFN}"), moved, seconds)
+    }
+
+    fn layer_norm<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let (context, width) = (self.context, HEADS.width());
+        let (mut x, delta) = (self.numbers::<T>(rows * width)?, self.numbers::<T>(rows * width)?);
+        let (gain, bias) = (self.numbers::<T>(width)?, self.numbers::<T>(width)?);
+        let seconds = self.time(|| {
+            let (x, delta, gain, bias) = (x.view_mut(), delta.view(), gain.view(), bias.view());
+            LayerNorm { x, delta, delta_bias: None, gain, bias, eps: 1e-5 }.launch(context, rows, width)
+        })?;
+        let moved = (Moves::ReadsAndWrites, 3 * rows * width * size_of::<T>());
+        self.add(("layer_norm", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
+    }
+
+    /// Sentences of [`LEN`] tokens.
+    fn encoder_attention<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let (context, width) = (self.context, HEADS.width());
+        // The kernel sizes its memory by the rows: at most as many as the encoder takes in one pass.
+        let live = rows.next_multiple_of(LEN).min(1024);
+        let starts: Vec<u32> = (0..=live / LEN).map(|sentence| (sentence * LEN) as u32).collect();
+        let list = DeviceRows::upload(context, &vec![Row::default(); live], live)?;
+        let (starts, qkv) = (context.upload(&starts)?, self.numbers::<T>(live * 3 * width)?);
+        let mut out = context.allocate::<T>(live * width)?;
+        let seconds = self.time(|| {
+            let (starts, qkv) = (starts.view(), qkv.view());
+            Encoder { rows: list.list(), starts, qkv, out: out.view_mut() }.launch(context, HEADS)
+        })?;
+        let moved = (Moves::ReadsAndWrites, 4 * live * width * size_of::<T>());
+        let shape = format!("{live} rows in sentences of {LEN}, {width}");
+        self.add(("attention", "encoder", T::DTYPE.name()), shape, moved, seconds)
+    }
+
+    /// Every beam of every slot at the last position.
+    fn decoder_attention<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let (context, width, slots) = (self.context, HEADS.width(), rows.div_ceil(BEAMS));
+        let rows = slots * BEAMS;
+        let row = |r: usize| Row {
+            slot: (r / BEAMS) as u32,
+            beam: (r % BEAMS) as u32,
+            position: LEN as u32 - 1,
+            ..Row::default()
+        };
+        let list = DeviceRows::upload(context, &(0..rows).map(row).collect::<Vec<_>>(), rows)?;
+        let qkv = self.numbers::<T>(rows * 3 * width)?;
+        let mut keys = self.numbers::<T>(rows * LEN * width)?;
+        let mut values = self.numbers::<T>(rows * LEN * width)?;
+        let mut out = context.allocate::<T>(rows * width)?;
+        let dtype = T::DTYPE.name();
+        let row_bytes = rows * width * size_of::<T>();
+        let seconds = self.time(|| {
+            let (keys, values) = (keys.view_mut(), values.view_mut());
+            let (stride, key_offset) = (3 * width, width);
+            let (rows, from) = (list.list(), qkv.view());
+            Store { rows, from, stride, key_offset, keys, values, max_len: LEN, beam_size: BEAMS }
+                .launch(context, width)
+        })?;
+        let shape = format!("{rows} rows, {width}");
+        self.add(("attention", "store", dtype), shape, (Moves::ReadsAndWrites, 4 * row_bytes), seconds)?;
+
+        // A prefix of its own for every beam: no position is shared.
+        let ancestry: Vec<u32> = (0..rows * LEN).map(|i| (i / LEN % BEAMS) as u32).collect();
+        let ancestry = context.upload(&ancestry)?;
+        let seconds = self.time(|| {
+            let cache = Cache { keys: keys.view(), values: values.view(), max_len: LEN, beam_size: BEAMS };
+            let (ancestry, qkv) = (ancestry.view(), qkv.view());
+            Own { rows: list.list(), qkv, cache, ancestry, out: out.view_mut() }.launch(context, HEADS)
+        })?;
+        let shape = format!("{rows} rows at position {LEN}, {width}");
+        self.add(("attention", "self", dtype), shape.clone(), (Moves::Reads, (2 * LEN + 2) * row_bytes), seconds)?;
+
+        let options: Vec<SlotOptions> = vec![SlotOptions { src_len: LEN as u32, ..SlotOptions::default() }; slots];
+        let options = context.upload(bytemuck::cast_slice::<_, u32>(&options))?;
+        let source = slots * LEN * width;
+        let seconds = self.time(|| {
+            let (keys, values) = (keys.view().slice(0..source)?, values.view().slice(0..source)?);
+            let cache = Cache { keys, values, max_len: LEN, beam_size: 1 };
+            let (queries, options) = (qkv.view().slice(0..rows * width)?, options.view());
+            let out = out.view_mut();
+            Cross { rows: list.list(), queries, bias: None, cache, options, weights: None, out }.launch(context, HEADS)
+        })?;
+        let bytes = 2 * source * size_of::<T>() + 2 * row_bytes;
+        self.add(("attention", "cross", dtype), shape, (Moves::Reads, bytes), seconds)
+    }
+}
