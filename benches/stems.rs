@@ -9,11 +9,12 @@ use beamfuse::Result;
 use beamfuse::backend::{
     ContrastiveForm, ContrastiveOptions, CrossCache, Divergence, Heads, LengthPenaltyKind, Pick, Row, RowShape,
     SampleOptions, SamplePick, Schedule, ScheduledSampling, Search, SelfCache, SessionShape, SlotOptions, SpecialIds,
-    StopKind, Strategy, TokenPlace, TokenStats,
+    Stages, StopKind, Strategy, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
 use beamfuse::cpu::{
-    Cpu, attention, beam_step, contrastive, embedding, layer_norm, loss, risk, sample, scheduled_sampling, stats,
+    Cpu, attention, beam_step, contrastive, embedding, ensemble, layer_norm, loss, processors, risk, sample,
+    scheduled_sampling, stats,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -198,7 +199,7 @@ fn options() -> SlotOptions {
 }
 
 /// A search with a sentence in every slot, none of them begun.
-fn search(backend: &Cpu, vocab_size: usize) -> Result<Search<Cpu>> {
+fn search(backend: &Cpu, vocab_size: usize, own: SlotOptions) -> Result<Search<Cpu>> {
     let shape = SessionShape {
         slots: SLOTS,
         beam_size: BEAMS,
@@ -209,7 +210,7 @@ fn search(backend: &Cpu, vocab_size: usize) -> Result<Search<Cpu>> {
     };
     let ids = SpecialIds { eos_id: 0, pad_id: vocab_size as u32 - 1, decoder_start_id: vocab_size as u32 - 1 };
     let mut search = Search::open(backend, shape, vocab_size, ids)?;
-    let slots: Vec<(u32, SlotOptions)> = (0..SLOTS as u32).map(|slot| (slot, options())).collect();
+    let slots: Vec<(u32, SlotOptions)> = (0..SLOTS as u32).map(|slot| (slot, own)).collect();
     beam_step::start_slots(&slots, &mut search);
     Ok(search)
 }
@@ -219,7 +220,9 @@ fn beam_steps(criterion: &mut Criterion) {
     for model in &MODELS {
         let vocab_size = model.vocab_size;
         let (logits, weights) = (values(ROWS * vocab_size, 1), vec![1.0 / LEN as f32; ROWS * LEN]);
-        let (Ok(mut fast), Ok(mut naive)) = (search(&backend, vocab_size), search(&backend, vocab_size)) else {
+        let (Ok(mut fast), Ok(mut naive)) =
+            (search(&backend, vocab_size, options()), search(&backend, vocab_size, options()))
+        else {
             return;
         };
         for _ in 0..2 {
@@ -315,6 +318,66 @@ fn contrasts(criterion: &mut Criterion) {
                 contrastive::contrastive(&rows, &options, vocab_size, 0, &expert, &mut out, &mut normalizers);
             });
         }
+    }
+}
+
+/// A search some steps in, all beams live, whose slots rank something other than the logits: as yet `ranked`.
+fn begun(backend: &Cpu, vocab_size: usize, own: SlotOptions, ranked: &[f32]) -> Result<Search<Cpu>> {
+    let mut search = search(backend, vocab_size, SlotOptions { ranked: 1, ..own })?;
+    search.equip(backend, Stages { bans: true, ranked: true, ..Stages::default() })?;
+    search.ranked.copy_from_slice(ranked);
+    for _ in 0..LEN / 2 {
+        beam_step::beam_step(ranked, &vec![1.0 / LEN as f32; ROWS * LEN], &mut search);
+    }
+    assert_eq!(search.rows.live().len(), ROWS);
+    Ok(search)
+}
+
+/// What histories of a dozen tokens ban, and what they penalise; copying what ranks to its place is part of that figure.
+fn histories(criterion: &mut Criterion) {
+    let Ok(backend) = Cpu::new(1, beamfuse::Dtype::F32) else { return };
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let logits = values(ROWS * vocab_size, 1);
+        let own = SlotOptions { no_repeat_ngram: 2, repetition_penalty: 1.3, ..options() };
+        let Ok(mut search) = begun(&backend, vocab_size, own, &logits) else { return };
+        // Only from here on: nothing has filled the bans before.
+        bytemuck::cast_slice_mut::<_, SlotOptions>(&mut search.options).iter_mut().for_each(|own| own.banned = 1);
+        let expected = processors::reference(&logits, &search);
+        processors::processors(&mut search);
+        processors::repetition_penalty(&logits, &mut search);
+        for (r, rules) in expected.iter().enumerate() {
+            let words = &search.bans[r * vocab_size.div_ceil(32)..];
+            let bans = (0..vocab_size).map(|token| words[token / 32] >> (token % 32) & 1 != 0).collect();
+            assert_eq!(rules.bans, Some(bans));
+            assert_close(&search.ranked[r * vocab_size..][..vocab_size], rules.ranked.as_deref().unwrap_or(&[]), CLOSE);
+        }
+        time(criterion, "processors", model, ROWS * vocab_size, || processors::processors(&mut search));
+        time(criterion, "repetition_penalty", model, logits.len(), || {
+            search.ranked.copy_from_slice(&logits);
+            processors::repetition_penalty(&logits, &mut search);
+        });
+    }
+}
+
+/// Two models.
+fn ensembles(criterion: &mut Criterion) {
+    let Ok(backend) = Cpu::new(1, beamfuse::Dtype::F32) else { return };
+    for model in &MODELS {
+        let vocab_size = model.vocab_size;
+        let (one, other) = (values(ROWS * vocab_size, 1), values(ROWS * vocab_size, 2));
+        let weights = std::array::from_fn(|voice| if voice < 2 { 0.5 } else { 0.0 });
+        let Ok(mut search) = begun(&backend, vocab_size, SlotOptions { ensemble: weights, ..options() }, &one) else {
+            return;
+        };
+        let voices = [Some(&one), Some(&other)];
+        ensemble::ensemble(&voices, &mut search);
+        for (r, mixed) in search.ranked.chunks(vocab_size).enumerate() {
+            let part = r * vocab_size..(r + 1) * vocab_size;
+            let (one, other) = (&one[part.clone()], &other[part]);
+            assert_close(mixed, &ensemble::reference(&[(one, 0.5), (other, 0.5)]), CLOSE);
+        }
+        time(criterion, "ensemble", model, 2 * one.len(), || ensemble::ensemble(&voices, &mut search));
     }
 }
 
@@ -424,6 +487,8 @@ criterion_group!(
     token_stats,
     scheduled_sampling_rows,
     contrasts,
+    histories,
+    ensembles,
     samples,
     losses,
     risks
