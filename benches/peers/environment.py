@@ -2,7 +2,7 @@
 
 PEERS_PYTHON names another Python that has them already.
 """
-import os, pathlib, subprocess, sys
+import importlib, importlib.metadata, importlib.util, os, pathlib, subprocess, sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = ROOT / 'target' / 'peers'
@@ -23,3 +23,17 @@ def enter():
         subprocess.run([python, '-m', 'pip', 'install', '-q', *PACKAGES], check=True)
     os.environ[ENTERED] = '1'
     os.execv(python, [str(python), *sys.argv])
+
+
+def need(module, requirement):
+    """Installs what few runs want, unless it is there already."""
+    if importlib.util.find_spec(module):
+        return
+    if 'PEERS_PYTHON' in os.environ:
+        sys.exit(f'PEERS_PYTHON: {sys.executable} lacks {requirement}')
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', requirement], check=True)
+    importlib.invalidate_caches()
+
+
+def versions(*packages):
+    return {package: importlib.metadata.version(package) for package in packages}

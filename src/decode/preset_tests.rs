@@ -25,20 +25,19 @@ fn preset(preset: Preset) -> DecodeOptions {
     DecodeOptions::preset(preset, &generation).expect("these presets ask nothing of the model")
 }
 
-/// The log-probabilities of tokens that may come next; `renormalized` over these alone.
-fn allowed(source: &[u32], prefix: &[u32], eos: bool, renormalized: bool) -> Vec<(u32, f64)> {
+/// The log-probabilities of tokens that may come next, over these alone.
+fn allowed(source: &[u32], prefix: &[u32], eos: bool) -> Vec<(u32, f64)> {
     let row =
         log_probs(&MODEL, source, prefix).into_iter().enumerate().map(|(token, log_prob)| (token as u32, log_prob));
     let row: Vec<(u32, f64)> = row.filter(|(token, _)| *token != PAD && (eos || *token != EOS)).collect();
     let mass: f64 = row.iter().map(|(_, log_prob)| log_prob.exp()).sum();
-    let removed = if renormalized { mass.ln() } else { 0.0 };
-    row.into_iter().map(|(token, log_prob)| (token, log_prob - removed)).collect()
+    row.into_iter().map(|(token, log_prob)| (token, log_prob - mass.ln())).collect()
 }
 
 /// All continuations of all live prefixes, best first.
-fn candidates(source: &[u32], live: &[Scored], eos: bool, renormalized: bool) -> Vec<Scored> {
+fn candidates(source: &[u32], live: &[Scored], eos: bool) -> Vec<Scored> {
     let extended = |(sum, prefix): &Scored| {
-        let next = allowed(source, prefix, eos, renormalized);
+        let next = allowed(source, prefix, eos);
         let one = |(token, log_prob)| (sum + log_prob, prefix.iter().copied().chain([token]).collect());
         next.into_iter().map(one).collect::<Vec<Scored>>()
     };
@@ -61,7 +60,7 @@ fn ctranslate2(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<S
     let most = (k as f64 * f64::from(options.patience)).round() as usize;
     let (mut live, mut done, mut top_finished) = (vec![(0.0, Vec::new())], Vec::new(), false);
     for step in 0..max_len {
-        let found = candidates(source, &live, step >= 1, true);
+        let found = candidates(source, &live, step >= 1);
         let (first, mut spare) = (found[..k.min(found.len())].to_vec(), found.iter().skip(k).take(k));
         live.clear();
         for (place, (sum, tokens)) in first.into_iter().enumerate() {
@@ -82,14 +81,14 @@ fn ctranslate2(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<S
     ranked(done, options.n_best)
 }
 
-/// As Marian does it: as many candidates as there are live beams, of which those that end leave for good.
+/// As Marian does it: as many candidates as there are live beams, of which those that end leave for good. It knows no padding token.
 fn marian(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
     let (alpha, penalty) = (f64::from(options.alpha()), -f64::from(options.word_reward));
     let score = |sum: f64, length: usize| (sum - penalty * length as f64) / (length as f64).powf(alpha);
     let (mut live, mut done) = (vec![(0.0, Vec::new())], Vec::new());
     for step in 1..=max_len {
         let beams = if step == 1 { options.beam_size } else { live.len() };
-        let mut found = candidates(source, &live, true, false);
+        let mut found = candidates(source, &live, true);
         found.truncate(beams);
         let (ended, open): (Vec<Scored>, Vec<Scored>) =
             found.into_iter().partition(|(_, tokens)| step == max_len || tokens.last() == Some(&EOS));

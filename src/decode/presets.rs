@@ -91,6 +91,8 @@ impl DecodeOptions {
                 stop: Stop::First,
                 shrink: true,
                 max_length: MaxLength::Relative { factor: 3.0, offset: 0 },
+                // Its models have no padding token that could take part in the softmax.
+                renormalize: true,
                 cut: true,
                 ..default
             }),
