@@ -7,7 +7,7 @@
 Two models: the one given (default: the demo model) on the lines of TEXT.en, and random weights of OPUS-MT base shape (6+6 layers,
 d_model 512, feed-forward 2048, 58,101 pieces) at a fixed length. Beam 4, batch 1 and 32. The batch is what one worker decodes at
 once: with two of them, of either engine, twice as many sentences are under way. Engines take turns, so that a slow moment of the
-machine hits all. Each runs at several settings of threads and workers, from the second round on at those within a fifth of its
+machine hits all. `--peer marian` lets Marian take part, in f32 on the text. Each runs at several settings of threads and workers, from the second round on at those within a fifth of its
 best, and its best is compared. Tokens are those of the best translations; loading and tokenisation are not timed.
 
 Then, for the model given: the most memory that each process held, the time of a whole process that loads the model and translates
@@ -15,7 +15,7 @@ one line, and BLEU.
 """
 import argparse, importlib.metadata, json, os, pathlib, platform, random, shutil, statistics, subprocess, sys, time
 
-import environment
+import environment, peer_marian
 from environment import HOME, ROOT
 
 BEAM = 4
@@ -50,6 +50,7 @@ def opus_shape(source):
 
 class CTranslate2:
     name = 'CTranslate2'
+    PRECISIONS = ['f32', 'int8']
     SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, sources, length):
@@ -94,6 +95,7 @@ engine.translate_batch(json.load(open({str(sources)!r})), beam_size={BEAM}, max_
 
 class Transformers:
     name = 'transformers'
+    PRECISIONS = ['f32']
     SETTINGS = [dict(workers=1, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, sources, length):
@@ -119,8 +121,30 @@ class Transformers:
         return tokens, time.perf_counter() - start
 
 
+class Marian:
+    """It has no minimum length, so that it cannot decode at a fixed one. Its threads are workers with a batch each."""
+    name = 'Marian'
+    PRECISIONS = ['f32']
+    SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1)]
+
+    def __init__(self, model, sources):
+        environment.need('pymarian', peer_marian.REQUIREMENT)
+        self.directory, self.sources = peer_marian.converted(model), [' '.join(s[:-1]) for s in sources]
+
+    def run(self, precision, setting, batch, count):
+        engine = peer_marian.open_engine(self.directory, cpu_threads=setting['workers'], beam_size=BEAM, mini_batch=batch,
+                                         maxi_batch=100, maxi_batch_sort='src')
+        engine.translate(self.sources[:batch])
+        start = time.perf_counter()
+        results = engine.translate(self.sources[:count])
+        seconds = time.perf_counter() - start
+        # The end of sentence is not among its tokens.
+        return sum(len(line.split()) + 1 for line in results), seconds
+
+
 class Beamfuse:
     name = 'beamfuse'
+    PRECISIONS = ['f32', 'int8']
     SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, lines, length):
@@ -151,7 +175,7 @@ def measure(engines, counts, rounds):
         for batch, count in counts.items():
             for precision in ('f32', 'int8'):
                 for engine in engines:
-                    if precision == 'int8' and engine.name == Transformers.name:
+                    if precision not in engine.PRECISIONS:
                         continue
                     for setting in promising(rows, engine, precision, batch):
                         tokens, seconds = engine.run(precision, setting, batch, count)
@@ -206,7 +230,7 @@ def memory(best, ours, theirs, lines, sources):
     python = peak_memory([sys.executable, '-c', 'import json, sys, time; time.sleep(0.2)'])
     rows = dict(python=python)
     for row in best:
-        if row['batch'] == 32 and row['engine'] != Transformers.name:
+        if row['batch'] == 32 and row['engine'] in (ours.name, theirs.name):
             engine, file = (ours, lines) if row['engine'] == ours.name else (theirs, sources)
             peak = peak_memory(engine.program(row['precision'], row['setting'], 32, file))
             rows[f"{row['engine']} {row['precision']}"] = peak
@@ -252,11 +276,11 @@ def markdown(report):
     out = []
     for name, workload in report['workloads'].items():
         rows = {(r['batch'], r['precision'], r['engine']): r for r in workload['best']}
-        out += [f'{name}:', '', '| batch | | beamfuse | CTranslate2 | transformers | beamfuse : CTranslate2 |',
-                '|---|---|---|---|---|---|']
+        engines = [e.name for e in (Beamfuse, CTranslate2, Transformers, Marian) if any(key[2] == e.name for key in rows)]
+        out += [f'{name}:', '', f"| batch | | {' | '.join(engines)} | beamfuse : CTranslate2 |", '|---' * (len(engines) + 3) + '|']
         for batch, precision in sorted({key[:2] for key in rows}):
             cells = []
-            for engine in (Beamfuse.name, CTranslate2.name, Transformers.name):
+            for engine in engines:
                 row = rows.get((batch, precision, engine))
                 setting = row and row['setting']
                 cells.append(f"{row['tokens_per_second']:,} ({setting['workers']} x {setting['threads']})" if row else '')
@@ -277,6 +301,7 @@ def main():
     parser.add_argument('--model', type=pathlib.Path, default=ROOT / 'models' / 'm30k-en-de')
     parser.add_argument('--lines', type=pathlib.Path, required=True, help='source text, one sentence per line')
     parser.add_argument('--reference', type=pathlib.Path, help='its translation: adds BLEU')
+    parser.add_argument('--peer', action='append', default=[], choices=['marian'], help='beside CTranslate2 and transformers')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--sentences', type=int, default=1000, help='of the text, at batch 32; a fifth at batch 1')
     parser.add_argument('--output', type=pathlib.Path, required=True)
@@ -305,7 +330,11 @@ def main():
                   versions={p: importlib.metadata.version(p) for p in ('ctranslate2', 'transformers', 'torch')}, workloads={})
     for name, (model, sources_of, length, counts) in workloads.items():
         ours, theirs = Beamfuse(model, arguments.lines, length), CTranslate2(model, sources_of, length)
-        rows = measure([ours, theirs, Transformers(model, sources_of, length)], counts, arguments.rounds)
+        engines = [ours, theirs, Transformers(model, sources_of, length)]
+        if 'marian' in arguments.peer and length is None:
+            engines.append(Marian(model, sources_of))
+            report['versions'] |= environment.versions('pymarian')
+        rows = measure(engines, counts, arguments.rounds)
         best = summarise(rows)
         workload = report['workloads'][name] = dict(length=length, sentences=counts, best=best)
         if length is None:

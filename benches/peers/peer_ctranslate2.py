@@ -32,6 +32,7 @@ class CTranslate2:
         # It counts without the end of sentence here.
         ('beam 4, 14 tokens at least', dict(beam_size=4, min_decoding_length=13), ['--beam-size', 4, '--min-length', 14]),
         ('beam 4, no bigram twice', dict(beam_size=4, no_repeat_ngram_size=2), ['--beam-size', 4, '--no-repeat-ngram', 2]),
+        ('beam 4, repetition penalty 1.3', dict(beam_size=4, repetition_penalty=1.3), ['--beam-size', 4, '--repetition-penalty', 1.3]),
         # It searches on behind the prefix as if there were none: under a length penalty other hypotheses win there.
         ('greedy, 5 alternatives', dict(beam_size=1, alternatives=5), ['--beam-size', 1, '--alternatives', 5]),
         ('beam 4, no penalty, 5 alternatives', dict(beam_size=4, length_penalty=0, alternatives=5),

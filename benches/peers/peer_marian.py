@@ -9,7 +9,8 @@ import json, shutil
 import environment
 from environment import HOME
 
-SENTENCE = dict(self_attn='self', encoder_attn='context')
+REQUIREMENT = 'pymarian==1.12.42'
+ATTENTION = dict(self_attn='self', encoder_attn='context')
 PROJECTION = dict(q_proj='q', k_proj='k', v_proj='v', out_proj='o')
 
 
@@ -25,13 +26,13 @@ def name_in_marian(name):
     if block == 'final_layer_norm':
         return f"{front}ffn_ffn_ln_{'scale' if kind == 'weight' else 'bias'}", False
     if block.endswith('_layer_norm'):
-        attention = SENTENCE[block.removesuffix('_layer_norm')]
+        attention = ATTENTION[block.removesuffix('_layer_norm')]
         return f"{front}{attention}_Wo_ln_{'scale' if kind == 'weight' else 'bias'}", False
     letter = 'W' if kind == 'weight' else 'b'
     if block in ('fc1', 'fc2'):
         return f'{front}ffn_{letter}{block[-1]}', kind == 'weight'
     attention, projection = block.split('.')
-    return f'{front}{SENTENCE[attention]}_{letter}{PROJECTION[projection]}', kind == 'weight'
+    return f'{front}{ATTENTION[attention]}_{letter}{PROJECTION[projection]}', kind == 'weight'
 
 
 def model_yml(config, pieces):
@@ -79,6 +80,20 @@ def convert(model, directory):
     (directory / 'vocab.yml').write_text(''.join(quoted), encoding='utf8')
 
 
+def converted(model):
+    """The directory of the model for Marian, made on first use."""
+    directory = HOME / ('marian-' + model.name)
+    if not (directory / 'vocab.yml').exists():
+        convert(model, directory)
+    return directory
+
+
+def open_engine(directory, **options):
+    import pymarian
+    return pymarian.Translator(models=str(directory / 'model.npz'), vocabs=[str(directory / 'vocab.yml')] * 2, quiet=True,
+                               quiet_translation=True, **options)
+
+
 class Marian:
     preset = 'marian'
     # Of sums over a sentence: its layer norm adds 1e-6 to the variance where that of transformers and beamfuse adds 1e-5.
@@ -103,26 +118,21 @@ class Marian:
     ]
 
     def __init__(self, model, pieces):
-        environment.need('pymarian', 'pymarian==1.12.42')
+        environment.need('pymarian', REQUIREMENT)
         import sentencepiece
         self.target = sentencepiece.SentencePieceProcessor(str(model / 'target.spm'))
-        self.directory = HOME / ('marian-' + model.name)
-        if not (self.directory / 'vocab.yml').exists():
-            convert(model, self.directory)
+        self.directory = converted(model)
         self.model, self.sources = self.directory / 'checkpoint', [' '.join(source[:-1]) for source in pieces]
 
     def versions(self):
         return environment.versions('pymarian')
 
     def search(self, options):
-        import pymarian
         prefix = ' '.join(self.target.encode(options.get('prefix', ''), out_type=str))
         forced = dict(force_decode=True, tsv=True, tsv_fields=2) if prefix else {}
         rest = {name: value for name, value in options.items() if name != 'prefix'}
         # Its limit of length follows the longest source of a batch: one sentence each.
-        engine = pymarian.Translator(models=str(self.directory / 'model.npz'), vocabs=[str(self.directory / 'vocab.yml')] * 2,
-                                     cpu_threads=1, n_best=True, mini_batch=1, maxi_batch=1, quiet=True, quiet_translation=True,
-                                     **forced, **rest)
+        engine = open_engine(self.directory, cpu_threads=1, n_best=True, mini_batch=1, maxi_batch=1, **forced, **rest)
         results = [[] for _ in self.sources]
         for line in engine.translate([f'{source}\t{prefix}' if prefix else source for source in self.sources]):
             number, rest = line.split(' ||| ', 1)
