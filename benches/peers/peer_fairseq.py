@@ -32,7 +32,6 @@ def sequence_generator():
     sys.modules['fairseq'].__path__ = [str(directory)]
     sys.modules['fairseq'].utils = sys.modules['fairseq.utils']
     sys.modules['fairseq.data'].data_utils = sys.modules['fairseq.data.data_utils']
-    # A decoder that is none of these is given the whole prefix at every step.
     sys.modules['fairseq.models'].FairseqIncrementalDecoder = type('FairseqIncrementalDecoder', (), {})
     return importlib.import_module('fairseq.sequence_generator').SequenceGenerator
 
@@ -40,6 +39,7 @@ def sequence_generator():
 def wrapped(marian):
     """A MarianMTModel as the generator asks for models; sources of a batch are equally long."""
     import torch
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     class Encoder(torch.nn.Module):
         def forward_torchscript(self, net_input):
@@ -48,10 +48,14 @@ def wrapped(marian):
         def reorder_encoder_out(self, states, order):
             return states.index_select(0, order)
 
-    class Decoder(torch.nn.Module):
-        def forward(self, tokens, encoder_out):
-            states = marian.model.decoder(tokens, encoder_hidden_states=encoder_out, use_cache=False).last_hidden_state
-            return marian.lm_head(states[:, -1:]) + marian.final_logits_bias, None
+    class Decoder(torch.nn.Module, sys.modules['fairseq.models'].FairseqIncrementalDecoder):
+        def forward(self, tokens, encoder_out, incremental_state):
+            cache = incremental_state.setdefault('cache', EncoderDecoderCache(DynamicCache(), DynamicCache()))
+            states = marian.model.decoder(tokens[:, -1:], encoder_hidden_states=encoder_out, past_key_values=cache, use_cache=True)
+            return marian.lm_head(states.last_hidden_state) + marian.final_logits_bias, None
+
+        def reorder_incremental_state_scripting(self, incremental_state, order):
+            incremental_state['cache'].reorder_cache(order)
 
     class Model(torch.nn.Module):
         def __init__(self):

@@ -49,7 +49,7 @@ pub(super) struct SearchArguments {
     /// At the maximum length return hypotheses as they are, without end of sentence [presets but ctranslate2 and marian: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     cut: Option<bool>,
-    /// Give the probability of tokens that may not come next to those that may, before ranking [preset ctranslate2: true].
+    /// Give the probability of tokens that may not come next to those that may, before ranking [presets ctranslate2 and marian: true].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     renormalize: Option<bool>,
     /// Generated tokens, end of sentence included, at which a sentence is ended: a number, or a*S+b with S the source's tokens
