@@ -345,7 +345,7 @@ fn info_plans_memory_for_a_device_that_need_not_be_there() {
     let fit: usize = line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number");
     assert!((1..4096).contains(&fit), "{text}");
     let mebibytes = |text: &str, part: &str| -> f64 {
-        let number = text.split(&format!("{part} ")).nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let number = text.split(&format!("{part} ")).skip(1).find_map(|rest| rest.split(' ').next()?.parse().ok());
         number.unwrap_or_else(|| panic!("{part}: {text}"))
     };
     let alone = plan(&["--device", "cuda"]);
