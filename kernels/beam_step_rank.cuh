@@ -160,7 +160,10 @@ __device__ __forceinline__ Key constraint_key(const BeamStepArguments& a, const 
     bank = bank_of(a, step, beam, 1 + place);
     if (step.is(ONLY_EOS) || token == a.search.pad_id || w.normalizer[beam] == -INFINITY) return 0;
     if (step.is(BANNED) && (bans_at(a, step, beam, token) & 1) != 0) return 0;
-    return make_key(score_of(step, w, beam, __ldg(ranked_of(a, step, beam) + token)), beam * a.search.vocab_size + token);
+    const float value = __ldg(ranked_of(a, step, beam) + token);
+    // Where masks leave no other token either, what it would be normalised by is -infinity, too.
+    if (value == -INFINITY) return 0;
+    return make_key(score_of(step, w, beam, value), beam * a.search.vocab_size + token);
 }
 
 // Candidate i of the group's parts as (score, flat index).
