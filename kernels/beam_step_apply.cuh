@@ -27,7 +27,9 @@ __device__ __forceinline__ void split(const BeamStepArguments& a, const Step& st
         unsigned group = NO_TOKEN;
         // Ranks of a group that count.
         unsigned taking = step.is(CUTS) ? step.width : 2 * step.width;
-        if (a.search.options[step.slot].finish == SHRINK) taking = min(taking, step.before == 0 ? step.beams : step.live);
+        const auto& options = a.search.options[step.slot];
+        // Behind a prefix, of which one hypothesis is left, the beams open again.
+        if (options.finish == SHRINK) taking = min(taking, step.before <= options.prefix_len ? step.beams : step.live);
         unsigned ending = step.width;  // ranks at which end of sentence counts
         // What banks leave counts, all of it.
         if (step.is(CONSTRAINED)) taking = count, ending = count;

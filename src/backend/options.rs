@@ -170,7 +170,8 @@ impl SlotOptions {
     pub fn ranks_that_count(&self, step: u32, live: u32, cuts: bool) -> u32 {
         let most = if cuts { self.group_width() } else { 2 * self.group_width() };
         match self.finish == FinishKind::Shrink as u32 {
-            true => most.min(if step == 0 { self.beam_size } else { live }),
+            // Behind a prefix, of which one hypothesis is left, the beams open again.
+            true => most.min(if step <= self.prefix_len { self.beam_size } else { live }),
             false => most,
         }
     }

@@ -81,13 +81,16 @@ fn ctranslate2(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<S
     ranked(done, options.n_best)
 }
 
-/// As Marian does it: as many candidates as there are live beams, of which those that end leave for good. It knows no padding token.
+/// As Marian does it: as many candidates as there are live beams, of which those that end leave for good. It knows no padding token,
+/// and what is forced in front costs nothing.
 fn marian(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
     let (alpha, penalty) = (f64::from(options.alpha()), -f64::from(options.word_reward));
     let score = |sum: f64, length: usize| (sum - penalty * length as f64) / (length as f64).powf(alpha);
-    let (mut live, mut done) = (vec![(0.0, Vec::new())], Vec::new());
-    for step in 1..=max_len {
-        let beams = if step == 1 { options.beam_size } else { live.len() };
+    let forced: Vec<u32> = options.forced_bos.into_iter().collect();
+    let first = forced.len() + 1;
+    let (mut live, mut done) = (vec![(0.0, forced)], Vec::new());
+    for step in first..=max_len {
+        let beams = if step == first { options.beam_size } else { live.len() };
         let mut found = candidates(source, &live, true);
         found.truncate(beams);
         let (ended, open): (Vec<Scored>, Vec<Scored>) =
@@ -150,11 +153,10 @@ fn ctranslate2_leaves_early_where_it_does() {
 fn marian_is_followed() {
     for beam_size in [1, 2, 5, 12] {
         for (alpha, word_reward) in [(0.0, 0.0), (1.0, 0.0), (0.6, -0.3), (0.0, 0.5)] {
-            for max_length in [MaxLength::Absolute(6), MaxLength::Absolute(14)] {
-                let length_penalty = LengthPenalty::PowerOfAll { alpha };
-                let n_best = beam_size;
-                let base = preset(Preset::Marian);
-                check(&DecodeOptions { beam_size, n_best, length_penalty, word_reward, max_length, ..base }, marian);
+            for (tokens, forced_bos) in [(6, None), (14, None), (14, Some(3))] {
+                let (length_penalty, max_length) = (LengthPenalty::PowerOfAll { alpha }, MaxLength::Absolute(tokens));
+                let base = DecodeOptions { forced_bos, max_length, ..preset(Preset::Marian) };
+                check(&DecodeOptions { beam_size, n_best: beam_size, length_penalty, word_reward, ..base }, marian);
             }
         }
     }

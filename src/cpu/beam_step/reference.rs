@@ -83,7 +83,7 @@ fn step(slot: usize, first_row: usize, logits: &[f32], attention: &[f32], search
     for (i, &(cum, log_prob, beam, token)) in candidates.iter().enumerate() {
         let group = origins[beam];
         let rank = candidates[..i].iter().filter(|before| origins[before.2] == group).count();
-        let beyond_the_living = shrinks && rank >= if before == 0 { own_k } else { alive };
+        let beyond_the_living = shrinks && rank >= if before <= options.prefix_len as usize { own_k } else { alive };
         // Banks have left nothing but what counts.
         let chosen = options.constraints != 0;
         if !chosen && (beyond_the_living || (cuts && rank >= width)) {

@@ -118,6 +118,7 @@ pub fn option_cases() -> Vec<SlotOptions> {
             word_reward: [0.2, -0.3, 0.0][i % 3],
             stop: if i % 4 < 2 { StopKind::Top as u32 } else { options.stop },
             finish: if i % 5 < 2 { FinishKind::Shrink as u32 } else { FinishKind::Replace as u32 },
+            prefix_len: [0, 2, 0, 1][i % 4],
             patience: [0, 1, 4, 5][i / 2 % 4],
             cut: (i / 3 % 2) as u32,
             ..options
