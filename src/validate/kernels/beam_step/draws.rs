@@ -37,6 +37,12 @@ pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
     for z in &mut search.ranked {
         *z = if noise.uniform() < 0.1 { f32::NEG_INFINITY } else { -9.0 * noise.uniform() };
     }
+    // A mixture with a voice that is not finite is NaN throughout.
+    for row in search.ranked.chunks_mut(vocab_size) {
+        if noise.uniform() < 0.004 {
+            row.fill(f32::NAN);
+        }
+    }
     for word in search.bans.iter_mut() {
         let density = if noise.uniform() < 0.05 { 1.0 } else { 0.3 };
         *word = (0..32).fold(0, |word, bit| word | u32::from(noise.uniform() < density) << bit);

@@ -127,6 +127,7 @@ impl Say {
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_options(probe)?;
     check_banks(probe)?;
+    check_groups(probe)?;
     check_sizes(probe)?;
     check_many_slots(probe)?;
     near_ties::check(probe)
@@ -198,6 +199,23 @@ pub fn check_banks(probe: &mut Probe<'_>) -> Result<()> {
                 search(case, SHAPE, sizes, threads, &slots, (10 * i + seed) as u64, Say::Usual)
             })?;
         }
+    }
+    Ok(())
+}
+
+/// Groups of several beams, over so many steps that the beams of a group come from different ones of the step before.
+pub fn check_groups(probe: &mut Probe<'_>) -> Result<()> {
+    let shape = SessionShape { beam_size: 6, rows: 3 * 6, ..SHAPE };
+    for (seed, (vocab_size, groups)) in
+        [(12, 2), (12, 3), (331, 2), (331, 3), (1100, 2), (1100, 3)].into_iter().enumerate()
+    {
+        let own = SlotOptions { beam_size: 6, groups, diversity: 0.31, min_len: 6, coverage_penalty: 0.0, ..options() };
+        let ranked = SlotOptions { ranked: 1, banned: 1, groups: 5 - groups, ..own };
+        probe.case("groups", Dtype::F32, format!("{groups} of 6 beams, {vocab_size} tokens"), |case| {
+            let slots = [(0, own), (1, ranked), (2, SlotOptions { cut: 1, renormalize: 1, ..own })];
+            let (sizes, threads) = ([vocab_size, vocab_size], BLOCKS[seed % BLOCKS.len()]);
+            search(case, shape, sizes, threads, &slots, 70 + seed as u64, Say::Usual)
+        })?;
     }
     Ok(())
 }
