@@ -10,7 +10,7 @@ pub use run::{Outcome, compare_states, run_all};
 
 use crate::Result;
 use crate::backend::{
-    Dtype, LengthPenaltyKind, Search, SessionShape, SlotOptions, SpecialIds, Stages, StopKind, Strategy,
+    Dtype, FinishKind, LengthPenaltyKind, Search, SessionShape, SlotOptions, SpecialIds, Stages, StopKind, Strategy,
 };
 use crate::cpu::Cpu;
 use crate::validate::kernels::near_ties;
@@ -56,13 +56,17 @@ pub fn options() -> SlotOptions {
 }
 
 /// A length penalty with its exponent.
-const PENALTIES: [(LengthPenaltyKind, f32); 4] = [
+const PENALTIES: [(LengthPenaltyKind, f32); 5] = [
     (LengthPenaltyKind::None, 0.7),
     (LengthPenaltyKind::Gnmt, 0.7),
     (LengthPenaltyKind::Gnmt, -0.4),
     (LengthPenaltyKind::Power, 1.3),
+    (LengthPenaltyKind::PowerOfAll, 0.8),
 ];
-const STOPS: [StopKind; 3] = [StopKind::First, StopKind::Heuristic, StopKind::Exact];
+const STOPS: [StopKind; 4] = [StopKind::First, StopKind::Heuristic, StopKind::Exact, StopKind::Top];
+/// Which candidates count, and how many must have finished; 0: as many as there are beams.
+const FINISHES: [(FinishKind, u32); 4] =
+    [(FinishKind::Replace, 0), (FinishKind::Shrink, 0), (FinishKind::Replace, 3), (FinishKind::Shrink, 5)];
 const BEAMS: [u32; 3] = [1, 2, 5];
 const LENGTHS: [(u32, u32); 4] = [(0, 9), (4, 11), (0, 1), (3, 3)];
 const COVERAGE: [f32; 3] = [0.2, 0.0, 0.7];
@@ -146,16 +150,22 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
         SAYS.len(),
         4,
         KINDS.len(),
+        FINISHES.len(),
     ];
     // All combinations would be a hundred thousand searches: in pairs on every grid.
     for (seed, chosen) in crate::validate::probe::Grid::Pairwise.combine(sizes).into_iter().enumerate() {
-        let [penalty, stop, beams, lengths, coverage, reward, flags, say, size, kind_of] = chosen;
+        let [penalty, stop, beams, lengths, coverage, reward, flags, say, size, kind_of, finish] = chosen;
         let (strategy, ranked, banned, cut, groups, constraints) = KINDS[kind_of];
+        // A search in groups does not shrink, and samples all go on.
+        let is_plain = strategy == Strategy::Beam && groups == 0;
+        let (finish, patience) = if is_plain { FINISHES[finish] } else { FINISHES[0] };
         let ((kind, alpha), (min_len, max_len)) = (PENALTIES[penalty], LENGTHS[lengths]);
         let own = SlotOptions {
             length_penalty: kind as u32,
             alpha,
             stop: STOPS[stop] as u32,
+            finish: finish as u32,
+            patience,
             beam_size: if groups == 0 { BEAMS[beams] } else { 4 },
             groups,
             diversity: 0.7777,
