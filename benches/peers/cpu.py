@@ -7,8 +7,9 @@
 Two models: the one given (default: the demo model) on the lines of TEXT.en, and random weights of OPUS-MT base shape (6+6 layers,
 d_model 512, feed-forward 2048, 58,101 pieces) at a fixed length. Beam 4, batch 1 and 32. The batch is what one worker decodes at
 once: with two of them, of either engine, twice as many sentences are under way. Engines take turns, so that a slow moment of the
-machine hits all. `--peer marian` lets Marian take part, in f32 on the text. Each runs at several settings of threads and workers, from the second round on at those within a fifth of its
-best, and its best is compared. Tokens are those of the best translations; loading and tokenisation are not timed.
+machine hits all. `--peer marian` lets Marian take part, in f32 on the text. Each runs at several settings of threads and workers,
+from the second round on at those within a fifth of its best, and its best is compared. Tokens are those of the best translations;
+loading and tokenisation are not timed.
 
 Then, for the model given: the most memory that each process held, the time of a whole process that loads the model and translates
 one line, and BLEU.

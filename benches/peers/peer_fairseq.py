@@ -1,7 +1,7 @@
 """fairseq beside the preset `fairseq`.
 
-What runs is fairseq's own `SequenceGenerator`, out of the source package on PyPI. The package as a whole no longer installs on
-today's Python, so that four of its files are taken and the modules that they import for other purposes stand in as empty ones. The
+What runs is fairseq's own `SequenceGenerator`, out of the source package on PyPI. The package as a whole cannot be imported by Python
+3.11 and later, so that four of its files are taken and the modules that they import for other purposes stand in as empty ones. The
 model is transformers', behind the interface that the generator expects.
 """
 import hashlib, importlib, io, json, sys, tarfile, types, urllib.request

@@ -137,5 +137,6 @@ class Marian:
         for line in engine.translate([f'{source}\t{prefix}' if prefix else source for source in self.sources]):
             number, rest = line.split(' ||| ', 1)
             tokens, _, score = rest.rsplit(' ||| ', 2)
-            results[int(number)].append((tokens.split(), float(score)))
+            # Its scores count a prefix, which costs nothing here.
+            results[int(number)].append((tokens.split(), None if prefix else float(score)))
         return results

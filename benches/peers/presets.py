@@ -104,7 +104,7 @@ def main():
         chosen = [setting for setting in peer.settings if (arguments.only or '') in setting[0]]
         rows += [measure(engine, setting, lines, arguments) for setting in chosen]
     if arguments.json:
-        report = dict(command=sys.argv, versions=versions, text=arguments.text.name, rows=rows)
+        report = dict(versions=versions, text=arguments.text.name, rows=rows)
         arguments.json.write_text(json.dumps(report, indent=1) + '\n')
     sys.exit(0 if all(row['ok'] for row in rows) else 1)
 
