@@ -54,8 +54,12 @@ pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
     for pick in bytemuck::cast_slice_mut::<_, SamplePick>(&mut search.picks) {
         let log_prob = -4.0 * noise.uniform();
         let any = (1.0 + noise.uniform() * (vocab_size - 1) as f32) as u32;
+        let none = |log_prob| SamplePick { token: SamplePick::NONE, log_prob, ranked_log_prob: 0.0 };
         *pick = match noise.uniform() {
-            u if u < 0.05 => SamplePick { token: SamplePick::NONE, log_prob: f32::NEG_INFINITY, ranked_log_prob: 0.0 },
+            // What a row gets that cannot be sampled from.
+            u if u < 0.004 => none(f32::NAN),
+            u if u < 0.008 => none(f32::INFINITY),
+            u if u < 0.05 => none(f32::NEG_INFINITY),
             u if u < 0.2 => SamplePick { token: eos_id, log_prob, ranked_log_prob: 2.0 * log_prob },
             _ => SamplePick { token: any, log_prob, ranked_log_prob: log_prob - 0.25 },
         };

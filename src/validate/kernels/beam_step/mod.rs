@@ -102,9 +102,11 @@ enum Say {
     Nothing,
     /// NaN at the last token of the first row in the second step.
     NotANumber,
+    /// +infinity there.
+    Infinity,
 }
 
-const SAYS: [Say; 5] = [Say::Usual, Say::Equal, Say::Ties, Say::Nothing, Say::NotANumber];
+const SAYS: [Say; 6] = [Say::Usual, Say::Equal, Say::Ties, Say::Nothing, Say::NotANumber, Say::Infinity];
 
 impl Say {
     fn change(self, step: usize, logits: &mut [f32]) {
@@ -122,7 +124,8 @@ impl Say {
             }
             Say::Nothing if step == 2 => logits.fill(f32::NEG_INFINITY),
             Say::NotANumber if step == 1 => logits[logits.len() / SHAPE.rows - 1] = f32::NAN,
-            Say::Nothing | Say::NotANumber => {}
+            Say::Infinity if step == 1 => logits[logits.len() / SHAPE.rows - 1] = f32::INFINITY,
+            Say::Nothing | Say::NotANumber | Say::Infinity => {}
         }
     }
 }
@@ -132,6 +135,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_options(probe)?;
     check_banks(probe)?;
     check_groups(probe)?;
+    check_stops(probe)?;
     check_sizes(probe)?;
     check_many_slots(probe)?;
     near_ties::check(probe)
@@ -226,6 +230,26 @@ pub fn check_groups(probe: &mut Probe<'_>) -> Result<()> {
             let (sizes, threads) = ([vocab_size, vocab_size], BLOCKS[seed % BLOCKS.len()]);
             search(case, shape, sizes, threads, &slots, 70 + seed as u64, Say::Usual)
         })?;
+    }
+    Ok(())
+}
+
+/// Each rule of stopping with each of what counts as finished, in searches that end by it: plain, in groups, with constraints.
+pub fn check_stops(probe: &mut Probe<'_>) -> Result<()> {
+    let rules = STOPS.into_iter().flat_map(|stop| FINISHES.map(|finish| (stop, finish)));
+    for (seed, (stop, (finish, patience))) in rules.enumerate() {
+        let length_penalty = LengthPenaltyKind::Power as u32;
+        let own = SlotOptions { stop: stop as u32, patience, max_len: 11, length_penalty, ..options() };
+        let plain = SlotOptions { finish: finish as u32, ..own };
+        let groups = SlotOptions { beam_size: 4, groups: 2, diversity: 1.31, ..own };
+        let constrained = SlotOptions { constraints: 1, ..own };
+        for (turn, vocab_size) in [9, 40, 331].into_iter().enumerate() {
+            let what = format!("{stop:?}, {finish:?}, patience {patience}, {vocab_size} tokens");
+            probe.case("stops", Dtype::F32, what, |case| {
+                let slots = [(0, plain), (1, groups), (2, constrained)];
+                search(case, SHAPE, [vocab_size, vocab_size], 32, &slots, (100 + 3 * seed + turn) as u64, Say::Usual)
+            })?;
+        }
     }
     Ok(())
 }
