@@ -238,12 +238,15 @@ pub fn check_groups(probe: &mut Probe<'_>) -> Result<()> {
 pub fn check_stops(probe: &mut Probe<'_>) -> Result<()> {
     let rules = STOPS.into_iter().flat_map(|stop| FINISHES.map(|finish| (stop, finish)));
     for (seed, (stop, (finish, patience))) in rules.enumerate() {
-        let length_penalty = LengthPenaltyKind::Power as u32;
-        let own = SlotOptions { stop: stop as u32, patience, max_len: 11, length_penalty, ..options() };
+        let own = SlotOptions { stop: stop as u32, patience, max_len: 11, ..options() };
         let plain = SlotOptions { finish: finish as u32, ..own };
-        let groups = SlotOptions { beam_size: 4, groups: 2, diversity: 1.31, ..own };
+        // Little diversity, so that at times a later group is ahead.
+        let groups = SlotOptions { beam_size: 4, groups: 2, diversity: 0.0531, ..own };
         let constrained = SlotOptions { constraints: 1, ..own };
-        for (turn, vocab_size) in [9, 40, 331].into_iter().enumerate() {
+        let turns = [(9, 0.7, 0.3), (40, -0.4, 0.0), (331, 0.7, -0.2)];
+        for (turn, (vocab_size, alpha, word_reward)) in turns.into_iter().enumerate() {
+            let [plain, groups, constrained] =
+                [plain, groups, constrained].map(|own| SlotOptions { alpha, word_reward, ..own });
             let what = format!("{stop:?}, {finish:?}, patience {patience}, {vocab_size} tokens");
             probe.case("stops", Dtype::F32, what, |case| {
                 let slots = [(0, plain), (1, groups), (2, constrained)];

@@ -46,8 +46,9 @@ pub fn run_all(
             }
         }
         change(steps, &mut logits);
-        draw_extras(&mut fast, steps as u64);
-        draw_extras(&mut naive, steps as u64);
+        let extras = 1000 * seed + steps as u64;
+        draw_extras(&mut fast, extras);
+        draw_extras(&mut naive, extras);
         device.write_extras(&fast)?;
         cpu::beam_step(&logits, &attention, &mut fast);
         cpu::reference(&logits, &attention, &mut naive);
@@ -95,6 +96,8 @@ pub fn compare_states(actual: &Search<Cpu>, expected: &Search<Cpu>) -> Result<Cl
     same("parents", &actual.parents, &expected.parents)?;
     same("ancestry", &actual.ancestry, &expected.ancestry)?;
     same("finished count", &actual.finished_count, &expected.finished_count)?;
+    // Before the rows: as many are looked at.
+    same("row count", &actual.rows.count, &expected.rows.count)?;
     same("rows", bytemuck::cast_slice(actual.rows.live()), bytemuck::cast_slice(expected.rows.live()))?;
     close("cum_log_probs", &actual.cum_log_probs, &expected.cum_log_probs)?;
     close("log_probs", &actual.log_probs, &expected.log_probs)?;
