@@ -21,6 +21,11 @@ class Transformers:
         ('beam 4, 14 tokens at least', dict(num_beams=4, min_length=14), ['--min-length', 14]),
         ('beam 4, no bigram twice', dict(num_beams=4, no_repeat_ngram_size=2), ['--no-repeat-ngram', 2]),
         ('beam 4, repetition penalty 1.3', dict(num_beams=4, repetition_penalty=1.3), ['--repetition-penalty', 1.3]),
+        ('greedy, repetition penalty 1.3', dict(num_beams=1, repetition_penalty=1.3),
+         ['--beam-size', 1, '--repetition-penalty', 1.3]),
+        # 95 is ▁Hund in the demo model.
+        ('greedy, forced first token', dict(num_beams=1, forced_bos_token_id=95), ['--beam-size', 1, '--forced-bos', '▁Hund']),
+        ('beam 4, forced first token', dict(num_beams=4, forced_bos_token_id=95), ['--forced-bos', '▁Hund']),
         ('beam 4, renormalized', dict(num_beams=4, renormalize_logits=True), ['--renormalize']),
     ]
 
