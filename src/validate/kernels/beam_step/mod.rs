@@ -243,7 +243,7 @@ pub fn check_stops(probe: &mut Probe<'_>) -> Result<()> {
         // Little diversity, so that at times a later group is ahead.
         let groups = SlotOptions { beam_size: 4, groups: 2, diversity: 0.0531, ..own };
         let constrained = SlotOptions { constraints: 1, ..own };
-        let turns = [(9, 0.7, 0.3), (40, -0.4, 0.0), (331, 0.7, -0.2)];
+        let turns = [(9, 0.7, 0.3), (40, -0.4, 0.0), (331, 0.7, -0.2), (12, 0.7, -1.1)];
         for (turn, (vocab_size, alpha, word_reward)) in turns.into_iter().enumerate() {
             let [plain, groups, constrained] =
                 [plain, groups, constrained].map(|own| SlotOptions { alpha, word_reward, ..own });
