@@ -3,15 +3,17 @@
 //     that would repeat an n-gram, and those that would complete a banned sequence; within a given prefix all but its next token.
 //     banks[row, :] = the constraint tokens that are met with the next one, if it is none of the constraints' tokens, and for each
 //     of these; end of sentence is banned until all are.
-//   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated before; or
-//     logits[row, v] is, and ranked[row, v] moves with it.
+//   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated
+//     before; or logits[row, v] is, and ranked[row, v] moves with it.
 // Rows of slots that ask for neither are left alone.
 //
 // Shapes: the state as in search_state.cuh; bans [rows, words], always [S, words] with words = ceil(vocab_size / 32); prefixes
-// [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids; ranked, logits [rows, stride].
+// [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids;
+// ranked, logits [rows, stride].
 // Parallelisation: a block per row. History lies in shared memory: the token at each position is that of the beam that the ancestry
 // table names, so all are read at once. Threads take positions, then sequences, in turn; for banks positions, then tokens.
-// Numerics: integers, but for one product per token and what it changes; each token is penalised once, by the thread of its first occurrence.
+// Numerics: integers, but for one product per token and what it changes; each token is penalised once, by the thread of its first
+// occurrence.
 // Reference: src/cpu/processors.rs
 #include "search_state.cuh"
 
@@ -140,6 +142,8 @@ __device__ void processors_repetition(const RepetitionArguments& a) {
         if (!is_first) continue;
         const float before = ranked[history[t]], value = penalizes_logits ? a.logits[at + history[t]] : before;
         const float penalized = value < 0.0f ? value * penalty : value / penalty;
+        // No penalty moves -infinity, and the difference would be NaN.
+        if (penalizes_logits && value == -INFINITY) continue;
         ranked[history[t]] = penalizes_logits ? before + (penalized - value) : penalized;
     }
 }

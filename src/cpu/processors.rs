@@ -127,6 +127,8 @@ pub fn repetition_penalty(logits: &[f32], search: &mut Search<Cpu>) {
             let (value, logit) = (&mut ranked[*token as usize], logits[*token as usize]);
             *value = match options.penalizes_logits {
                 0 => penalized(*value, options.repetition_penalty),
+                // No penalty moves it, and the difference would be NaN.
+                _ if logit == f32::NEG_INFINITY => *value,
                 _ => *value + (penalized(logit, options.repetition_penalty) - logit),
             };
         }
@@ -195,6 +197,7 @@ pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
             if value < 0.0 { value * penalty } else { value / penalty }
         };
         let penalize = |(token, value): (usize, &f32)| match past.contains(&(token as u32)) {
+            true if options.penalizes_logits != 0 && logit(token) == f64::NEG_INFINITY => *value,
             true if options.penalizes_logits != 0 => (f64::from(*value) - logit(token) + further(logit(token))) as f32,
             true => further(f64::from(*value)) as f32,
             false => *value,

@@ -92,7 +92,8 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
     for _ in 0..SHAPE.max_len - 1 {
         let noise: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -4.0, 3.0);
         search.ranked.copy_from_slice(&noise);
-        let logits: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -3.0, 3.0);
+        let mut logits: Vec<f32> = values.elements(SHAPE.rows * vocab_size, -3.0, 3.0);
+        logits.iter_mut().step_by(5).for_each(|logit| *logit = f32::NEG_INFINITY);
         search.bans.fill(UNTOUCHED);
         let expected = processors::reference(&logits, &search);
         let found = on_device(case.context, &logits, &search)?;
