@@ -32,7 +32,7 @@ impl MemoryPlan {
     /// The plan for a search of this size; `models` are the translator's own, then those that every sentence ranks by as well.
     ///
     /// # Errors
-    /// [`Error::Option`] for a type that the device does not compute in.
+    /// [`Error::Option`] for a type that the device does not compute in; [`Error::Input`] without any model.
     pub fn new(models: &[&ModelConfig], device: Device, dtype: Dtype, size: SearchSize) -> Result<Self> {
         let shape = size.shape();
         let element = dtype.size() as u64;
@@ -113,9 +113,13 @@ impl SearchSize {
 
 /// The parts of a plan that a session takes, from the code that allocates it.
 fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: SessionShape) -> Result<MemoryPlan> {
+    let Some(own) = models.first() else {
+        let (expected, got) = ("at least one model".into(), "none".into());
+        return Err(Error::Input { operation: "plan memory", expected, got });
+    };
     let states: Vec<_> = models.iter().map(|config| MarianState::open(dry, config, shape)).collect::<Result<_>>()?;
     let voices = dry.allocated();
-    let mut search = Search::open(dry, shape, models[0].decoder_vocab_size, models[0].ids)?;
+    let mut search = Search::open(dry, shape, own.decoder_vocab_size, own.ids)?;
     if models.len() > 1 {
         search.equip(dry, Stages { ranked: true, ..Stages::default() })?;
     }
@@ -216,5 +220,6 @@ mod tests {
         assert!(
             MemoryPlan::new(&[&config], Device::Cuda(0), Dtype::I8, SIZE).is_err_and(|error| error.kind() == "option")
         );
+        assert!(MemoryPlan::new(&[], Device::Cpu, Dtype::F32, SIZE).is_err_and(|error| error.kind() == "input"));
     }
 }
