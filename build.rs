@@ -34,7 +34,7 @@ fn main() -> Result<(), Failure> {
     let sources = cuda_sources(&root.join("kernels"))?;
     let planted = cuda_sources(&root.join("kernels/host/tests"))?;
 
-    let mut listing = format!("pub(super) static STEMS: &[&str] = &{:?};\n", stems(&sources));
+    let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
     let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
     if build_emulator(&root, &out, &all)? {
         println!("cargo::rustc-cfg=emulated");
@@ -63,12 +63,12 @@ fn cuda_sources(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-fn stem(source: &Path) -> &str {
-    source.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+fn op(source: &Path) -> &str {
+    source.file_stem().and_then(|op| op.to_str()).unwrap_or_default()
 }
 
-fn stems(sources: &[PathBuf]) -> Vec<&str> {
-    sources.iter().map(|source| stem(source)).collect()
+fn ops(sources: &[PathBuf]) -> Vec<&str> {
+    sources.iter().map(|source| op(source)).collect()
 }
 
 // ---- The emulator ----
@@ -96,7 +96,7 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     let wrappers = out.join("emulated");
     fs::create_dir_all(&wrappers)?;
     for source in sources {
-        let name = stem(source);
+        let name = op(source);
         let wrapper = wrappers.join(format!("{name}.cpp"));
         // Device functions are a file's own: two files may each have a template of the same name.
         let text = format!(
@@ -142,11 +142,11 @@ fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
 fn list_emulated(listing: &mut String, sources: &[&PathBuf]) -> Result<(), Failure> {
     writeln!(listing, "unsafe extern \"C\" {{")?;
     for source in sources {
-        writeln!(listing, "    safe fn emulated_kernels_{}() -> *const super::emulated::Kernel;", stem(source))?;
+        writeln!(listing, "    safe fn emulated_kernels_{}() -> *const super::emulated::Kernel;", op(source))?;
     }
     writeln!(listing, "}}\npub(super) static EMULATED: &[extern \"C\" fn() -> *const super::emulated::Kernel] = &[")?;
     for source in sources {
-        writeln!(listing, "    emulated_kernels_{},", stem(source))?;
+        writeln!(listing, "    emulated_kernels_{},", op(source))?;
     }
     writeln!(listing, "];")?;
     Ok(())
@@ -191,7 +191,7 @@ fn python_packages() -> Vec<PathBuf> {
     roots.into_iter().map(|root| root.join("nvidia/cu13/bin")).collect()
 }
 
-/// Compiles every source to OUT_DIR/<stem>.fatbin, with the assembler's resource report beside it, several at a time.
+/// Compiles every source to OUT_DIR/<op>.fatbin, with the assembler's resource report beside it, several at a time.
 fn build_device_code(nvcc: &Path, out: &Path, sources: &[PathBuf]) -> Result<(), Failure> {
     let architectures = env::var("BEAMFUSE_CUDA_ARCH").unwrap_or_else(|_| DEFAULT_ARCHITECTURES.to_owned());
     let architectures: Vec<&str> = architectures
@@ -220,7 +220,7 @@ fn build_device_code(nvcc: &Path, out: &Path, sources: &[PathBuf]) -> Result<(),
 }
 
 fn compile_device_code(nvcc: &Path, out: &Path, source: &Path, targets: &[String]) -> Result<(), Failure> {
-    let name = stem(source);
+    let name = op(source);
     let output = Command::new(nvcc)
         .args(["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas", "-v"])
         .args(targets)
@@ -246,11 +246,11 @@ fn compile_device_code(nvcc: &Path, out: &Path, source: &Path, targets: &[String
 fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf]) -> Result<(), Failure> {
     writeln!(listing, "pub(super) static DEVICE_CODE: &[super::DeviceCode] = &[")?;
     for source in sources {
-        let name = stem(source);
+        let name = op(source);
         let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
         writeln!(
             listing,
-            "    super::DeviceCode {{ stem: {name:?}, fatbin: include_bytes!({fatbin:?}), report: include_str!({report:?}) }},"
+            "    super::DeviceCode {{ op: {name:?}, fatbin: include_bytes!({fatbin:?}), report: include_str!({report:?}) }},"
         )?;
     }
     writeln!(listing, "];")?;

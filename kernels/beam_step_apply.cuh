@@ -1,4 +1,4 @@
-// Stem beam_step: what follows from a ranking: histories, ancestry, coverage, the finished set.
+// Op beam_step: what follows from a ranking: histories, ancestry, coverage, the finished set.
 #pragma once
 
 #include "beam_step_state.cuh"

@@ -1,4 +1,4 @@
-// Stem beam_step: ranking where constraints hold. Each candidate stands in the bank of the constraint tokens met with it, and the
+// Op beam_step: ranking where constraints hold. Each candidate stands in the bank of the constraint tokens met with it, and the
 // banks share the beams (Post & Vilar 2018); the contract says how.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Stem beam_step: ranking. A chunk of a row, then what a slot's chunks come to. beam_step.cu says how.
+// Op beam_step: ranking. A chunk of a row, then what a slot's chunks come to. beam_step.cu says how.
 #pragma once
 
 #include "beam_step_state.cuh"

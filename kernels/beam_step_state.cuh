@@ -1,4 +1,4 @@
-// What the parts of the stem beam_step share: its arguments, what a block shares among its threads, a slot and its step.
+// What the parts of the op beam_step share: its arguments, what a block shares among its threads, a slot and its step.
 #pragma once
 
 #include "log_sum_exp.cuh"

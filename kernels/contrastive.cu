@@ -40,7 +40,7 @@ struct ContrastiveArguments {
     unsigned eos_id;
     unsigned vectorized;  // stride is a multiple of VECTOR<T>, and all addresses are of 16 bytes
     unsigned max_len;
-    unsigned voice;  // rows of slots with another amateur are left alone; 0: none is
+    unsigned scorer;  // rows of slots with another amateur are left alone; 0: none is
 };
 
 // What a row's s is computed from, beside the two logits.
@@ -57,7 +57,7 @@ struct Terms {
 
 __device__ __forceinline__ bool admits(const Terms& terms, float e, unsigned token) {
     if (e == -INFINITY) return false;
-    return terms.form == SEED || e - terms.max >= terms.log_mask || token == terms.joining;
+    return terms.form == LOGITS || e - terms.max >= terms.log_mask || token == terms.joining;
 }
 
 // s up to a constant of the row, for a token that is admitted.
@@ -65,7 +65,7 @@ __device__ __forceinline__ float contrast(const Terms& terms, float e, float a) 
     if (a == INFINITY) return NAN;
     a *= terms.inverse_temperature;
     switch (terms.form) {
-        case SEED:
+        case LOGITS:
         case LI: return (e - terms.max) - terms.weight * a;
         case OBRIEN: return (1.0f + terms.weight) * (e - terms.max) - terms.weight * a;
         case SOURCE: {
@@ -164,7 +164,7 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
         const SlotOptions& slot = a.options[entry.slot];
         options = slot.contrast, max_len = slot.max_len, cut = slot.cut, prefix_len = slot.prefix_len;
     }
-    if (a.voice != 0 && (options.form == NO_CONTRAST || options.voice != a.voice)) return;
+    if (a.scorer != 0 && (options.form == NO_CONTRAST || options.scorer != a.scorer)) return;
     terms.form = is_there ? options.form : SOURCE + 1;  // a slot that is not there gives a row of NaN
     terms.weight = options.weight;
     terms.inverse_temperature = 1.0f / options.temperature;

@@ -1,9 +1,9 @@
-// ranked[row, :] = log_softmax(sum over voices of weight * logits), the log-linear mixture of several models; for the rows of slots
-// that rank another distribution than the model's own and contrast nothing. A slot without weights takes voice 0 as it is.
+// ranked[row, :] = log_softmax(sum over scorers of weight * logits), the log-linear mixture of several models; for the rows of slots
+// that rank another distribution than the model's own and contrast nothing. A slot without weights takes scorer 0 as it is.
 //
-// Shapes: each voice's logits and ranked [bucket, stride] f32, of which vocab_size elements of a row are read and written.
+// Shapes: each scorer's logits and ranked [bucket, stride] f32, of which vocab_size elements of a row are read and written.
 // Parallelisation: a block per row, two passes of which the second finds the row in L2.
-// Numerics: f32; what is constant in a row of logits cancels. A voice of weight 0 is not read. NaN or +infinity in a voice that is
+// Numerics: f32; what is constant in a row of logits cancels. A scorer of weight 0 is not read. NaN or +infinity in a scorer that is
 // makes the row NaN throughout. The order of additions depends on vocab_size, alignment and block size alone.
 // Reference: src/cpu/ensemble.rs
 #include "logits.cuh"
@@ -11,7 +11,7 @@
 
 struct EnsembleArguments {
     Search search;
-    const float* voices[MAX_VOICES];  // null where there is none
+    const float* scorers[MAX_SCORERS];  // null where there is none
     float* ranked;
     unsigned bucket;
     unsigned stride;
@@ -25,11 +25,11 @@ __device__ __forceinline__ void mix(const EnsembleArguments& a, const float* wei
 #pragma unroll
     for (unsigned k = 0; k < 4; ++k) sum[k] = first + k < a.search.vocab_size ? 0.0f : -INFINITY;
 #pragma unroll 1
-    for (unsigned voice = 0; voice < MAX_VOICES; ++voice) {
-        const float weight = plain ? static_cast<float>(voice == 0) : weights[voice];
+    for (unsigned scorer = 0; scorer < MAX_SCORERS; ++scorer) {
+        const float weight = plain ? static_cast<float>(scorer == 0) : weights[scorer];
         if (weight == 0.0f) continue;
         float logits[4];
-        load_logits(a.voices[voice] + start, first, a.search.vocab_size, a.vectorized != 0, logits);
+        load_logits(a.scorers[scorer] + start, first, a.search.vocab_size, a.vectorized != 0, logits);
 #pragma unroll
         for (unsigned k = 0; k < 4; ++k) {
             if (first + k < a.search.vocab_size) sum[k] += logits[k] == INFINITY ? NAN : weight * logits[k];
@@ -44,7 +44,7 @@ __device__ void ensemble(const EnsembleArguments& a) {
     const SlotOptions& options = s.options[s.rows[blockIdx.x].x];
     if (options.ranked == 0 || options.contrast.form != NO_CONTRAST) return;
     bool plain = true;
-    for (unsigned voice = 0; voice < MAX_VOICES; ++voice) plain &= options.ensemble[voice] == 0.0f;
+    for (unsigned scorer = 0; scorer < MAX_SCORERS; ++scorer) plain &= options.ensemble[scorer] == 0.0f;
 
     float sum[4], unused;
     LogSum all;

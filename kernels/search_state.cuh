@@ -15,16 +15,16 @@ constexpr unsigned FIRST = 0, HEURISTIC = 1, TOP = 3;      // StopKind
 constexpr unsigned SHRINK = 1;                             // FinishKind
 
 constexpr unsigned SAMPLE = 1;  // Strategy
-constexpr unsigned MAX_VOICES = 8;
+constexpr unsigned MAX_SCORERS = 8;
 constexpr unsigned MAX_CONSTRAINT_TOKENS = 64, BANK_WORDS = 1 + MAX_CONSTRAINT_TOKENS;
 constexpr unsigned NO_TOKEN = 0xFFFFFFFFu;  // SamplePick::NONE
 
 // Mirrors `ContrastiveForm`.
-enum ContrastiveForm : unsigned { NO_CONTRAST, SEED, LI, OBRIEN, SOURCE };
+enum ContrastiveForm : unsigned { NO_CONTRAST, LOGITS, LI, OBRIEN, SOURCE };
 
 struct ContrastiveOptions {
     unsigned form;
-    unsigned voice;
+    unsigned scorer;
     float weight;
     float log_mask;
     float temperature;
@@ -70,7 +70,7 @@ struct SlotOptions {
     float repetition_penalty;
     unsigned penalizes_logits;
     ContrastiveOptions contrast;
-    float ensemble[MAX_VOICES];
+    float ensemble[MAX_SCORERS];
     unsigned groups;
     float diversity;
     unsigned constraints;

@@ -1,4 +1,4 @@
-//! The seam between what is computed and how: one method per stem, each with its contract.
+//! The seam between what is computed and how: one method per op, each with its contract.
 //!
 //! All tensors are contiguous and row-major. Outputs are `&mut` parameters; what they hold beyond the live rows is undefined.
 //! Log-probabilities and scores are f32 on every backend.
@@ -19,8 +19,8 @@ pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenSt
 use crate::Result;
 
 pub use options::{
-    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SampleOptions, SlotOptions, Stages,
-    StopKind, Strategy,
+    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_SCORERS, SampleOptions, SlotOptions,
+    Stages, StopKind, Strategy,
 };
 pub use search::{
     BANK_WORDS, Constraints, Failure, Finished, MAX_CONSTRAINT_TOKENS, MAX_SEQUENCE_WORDS, SamplePick, Search,
@@ -245,13 +245,13 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     type SearchScratch: Send + std::fmt::Debug;
 
     /// The recorded steps of one session.
-    type Recordings: Default + Send + std::fmt::Debug;
+    type GraphCache: Default + Send + std::fmt::Debug;
     /// Host memory for words that are read late.
-    type Late: Send + std::fmt::Debug;
+    type Readback: Send + std::fmt::Debug;
 
     /// How many steps are enqueued behind a step before the host looks at what came of it; 0 where a call returns with its work
     /// done.
-    const LAG: usize;
+    const READBACK_DEPTH: usize;
 
     /// Runs a decoding step: what `enqueue` enqueues, called, or replayed as recorded under the same key.
     ///
@@ -260,9 +260,9 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// Those of `enqueue`; the device failed.
-    fn replayable(
+    fn replay_or_record(
         &self,
-        recordings: &mut Self::Recordings,
+        graphs: &mut Self::GraphCache,
         key: StepKey,
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()>;
@@ -337,13 +337,25 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Waits, then copies values back, starting at `offset`.
     fn read_floats(&self, from: &Self::Floats, offset: usize, values: &mut [f32]) -> Result<()>;
     /// Allocates host memory for `words` words that are read late.
-    fn late(&self, words: usize) -> Result<Self::Late>;
+    fn readback(&self, words: usize) -> Result<Self::Readback>;
     /// Enqueues a copy of a range of words to the host, to word `offset` there.
-    fn post_ints(&self, from: &Self::Ints, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    fn enqueue_read_ints(
+        &self,
+        from: &Self::Ints,
+        range: Range<usize>,
+        to: &mut Self::Readback,
+        offset: usize,
+    ) -> Result<()>;
     /// Enqueues a copy of the bits of a range of values to the host, to word `offset` there.
-    fn post_floats(&self, from: &Self::Floats, range: Range<usize>, to: &mut Self::Late, offset: usize) -> Result<()>;
+    fn enqueue_read_floats(
+        &self,
+        from: &Self::Floats,
+        range: Range<usize>,
+        to: &mut Self::Readback,
+        offset: usize,
+    ) -> Result<()>;
     /// Waits for the last copy posted into `late`, but for nothing enqueued after it, then reads its first words.
-    fn collect(&self, late: &Self::Late, words: &mut [u32]) -> Result<()>;
+    fn wait_readback(&self, readback: &Self::Readback, words: &mut [u32]) -> Result<()>;
 
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
@@ -352,12 +364,12 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`, and positions `[max_len, width]`.
     fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding>;
 
-    /// Stem `embedding`: `out[r] = token_row(rows[r].token) * scale + position_row(rows[r].position)`, `out` `[rows, width]`.
+    /// Op `embedding`: `out[r] = token_row(rows[r].token) * scale + position_row(rows[r].position)`, `out` `[rows, width]`.
     ///
     /// Tokens and positions lie within the tables: the caller has checked them.
     fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Self::Tensor) -> Result<()>;
 
-    /// Stem `linear`: `out = activation(x W^T + bias)`, `x` `[rows, in_dim]`, `out` `[rows, out_dim]`.
+    /// Op `linear`: `out = activation(x W^T + bias)`, `x` `[rows, in_dim]`, `out` `[rows, out_dim]`.
     ///
     /// The bits of an output row depend on its input row and the weights alone: not on the number of rows, nor on their order.
     fn linear(
@@ -374,10 +386,10 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         vocab_size
     }
 
-    /// Stem `linear`, into f32: `out = x W^T + bias`, `out` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
+    /// Op `linear`, into f32: `out = x W^T + bias`, `out` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
     fn logits(&self, matrix: &Self::Matrix, rows: &Rows<Self>, x: &Self::Tensor, out: &mut Self::Floats) -> Result<()>;
 
-    /// Stem `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` with `h = x[r] + delta[r]`
+    /// Op `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` with `h = x[r] + delta[r]`
     /// (Ba et al. 2016), the variance being that of the whole row, in two passes and in f32. All `[rows, width]`.
     fn layer_norm(
         &self,
@@ -387,7 +399,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         x: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// Stem `attention`: every row attends to all rows of its own sentence.
+    /// Op `attention`: every row attends to all rows of its own sentence.
     ///
     /// `qkv` `[rows, 3 * width]` holds query, key and value side by side; sentence i is rows `starts[i]..starts[i + 1]`;
     /// `out` `[rows, width]`.
@@ -401,7 +413,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// Stem `attention`: stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
+    /// Op `attention`: stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
     fn store_cross(
         &self,
         heads: Heads,
@@ -410,7 +422,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         cache: &mut CrossCache<Self>,
     ) -> Result<()>;
 
-    /// Stem `attention`: stores the keys and values within `qkv` `[rows, 3 * width]` at each row's slot, position and beam.
+    /// Op `attention`: stores the keys and values within `qkv` `[rows, 3 * width]` at each row's slot, position and beam.
     fn store_self(
         &self,
         heads: Heads,
@@ -419,7 +431,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         cache: &mut SelfCache<Self>,
     ) -> Result<()>;
 
-    /// Stem `attention`: every row attends to the positions of its own prefix, its own position included.
+    /// Op `attention`: every row attends to the positions of its own prefix, its own position included.
     ///
     /// Position t below the row's own is read from beam `ancestry[slot, beam, t]`, shape `[slots, beam_size, max_len]`; the
     /// queries are the first third of `qkv`; `out` `[rows, width]`.
@@ -433,7 +445,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// Stem `attention`: every row attends to its slot's source, `options[slot].src_len` positions.
+    /// Op `attention`: every row attends to its slot's source, `options[slot].src_len` positions.
     ///
     /// `queries` `[rows, width]`, `out` `[rows, width]`. `weights` `[rows, max_src_len]`, where asked for, receives the
     /// attention, mean over heads, zero beyond the source.
@@ -501,13 +513,13 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         self.cross_attention(heads, rows, queries, cache, options, weights, out)
     }
 
-    /// Stem `beam_step`: takes each slot of `slots` into the search with its options: one live beam that reads the decoder
+    /// Op `beam_step`: takes each slot of `slots` into the search with its options: one live beam that reads the decoder
     /// start token, nothing finished. A sampling slot starts with all of its beams live. Then rebuilds `search.rows`.
     ///
-    /// What the options ask for beyond plain beam search, [`Search::equip`] has made room for.
+    /// What the options ask for beyond plain beam search, [`Search::reserve`] has made room for.
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `processors`: writes `search.bans` for the rows of slots whose options say that bans hold. Reads no logits.
+    /// Op `processors`: writes `search.bans` for the rows of slots whose options say that bans hold. Reads no logits.
     ///
     /// Within a given prefix, everything but its next token. Behind it, what [`Search::always_banned`] has for the slot, each
     /// token that would repeat an n-gram of `no_repeat_ngram` generated tokens, and each that would complete one of
@@ -518,29 +530,29 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// banned until all are met.
     fn processors(&self, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `contrastive`: writes `search.ranked` for the rows of slots whose amateur is `voice`: log_softmax(s), s as
-    /// [`ContrastiveForm`] says, `expert` and `amateur` being the logits of the first voice and of that one.
+    /// Op `contrastive`: writes `search.ranked` for the rows of slots whose amateur is `scorer`: log_softmax(s), s as
+    /// [`ContrastiveForm`] says, `expert` and `amateur` being the logits of the first scorer and of that one.
     ///
     /// End of sentence joins V_head at `max_len`, unless the slot cuts there; the next token of a given prefix joins it too.
     fn contrastive(
         &self,
         expert: &Self::Floats,
         amateur: &Self::Floats,
-        voice: u32,
+        scorer: u32,
         search: &mut Search<Self>,
     ) -> Result<()>;
 
-    /// Stem `ensemble`: writes `search.ranked` for the rows of slots that rank another distribution and contrast nothing:
-    /// `log_softmax(sum_v weight_v * logits_v)`, or, without weights, the first voice's own distribution. A voice that has a
+    /// Op `ensemble`: writes `search.ranked` for the rows of slots that rank another distribution and contrast nothing:
+    /// `log_softmax(sum_v weight_v * logits_v)`, or, without weights, the first scorer's own distribution. A scorer that has a
     /// weight in some live slot is there.
-    fn ensemble(&self, voices: &[Option<&Self::Floats>], search: &mut Search<Self>) -> Result<()>;
+    fn ensemble(&self, scorers: &[Option<&Self::Floats>], search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `processors`: in `search.ranked`, multiplies what a row has generated before by its slot's `repetition_penalty`, or
+    /// Op `processors`: in `search.ranked`, multiplies what a row has generated before by its slot's `repetition_penalty`, or
     /// divides what is not negative by it. Where the options say so, it adds what that changes in the logits instead: `logits`
     /// `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
     fn repetition_penalty(&self, logits: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `beam_step`: one step of the search in every live slot.
+    /// Op `beam_step`: one step of the search in every live slot.
     ///
     /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, and `attention` `[rows, max_src_len]` belong to
     /// `search.rows`. Per slot, with K its own beam size and t the step's number:
@@ -570,7 +582,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// NaN or +infinity among a row's logits, or in what ranks, ends the slot and is recorded in `failures`; other slots carry on.
     fn beam_step(&self, logits: &Self::Floats, attention: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `sample`: draws a token for every row of the slots that sample, into [`Search::picks`].
+    /// Op `sample`: draws a token for every row of the slots that sample, into [`Search::picks`].
     ///
     /// `logits` `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart, belong to `search.rows`. A row draws from the
     /// distribution that its slot ranks, over the tokens that masks and bans leave (here they act before the softmax), after
@@ -581,7 +593,7 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Rows of other slots are not read. NaN and +infinity, and a row without a token to draw, give [`SamplePick::NONE`].
     fn sample(&self, logits: &Self::Floats, search: &mut Search<Self>) -> Result<()>;
 
-    /// Stem `stats`: what each row of `logits` `[rows, vocab_size]`, rows
+    /// Op `stats`: what each row of `logits` `[rows, vocab_size]`, rows
     /// [`Backend::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`]
     /// `[rows]`.
     ///

@@ -6,7 +6,7 @@ mod explain;
 mod ids;
 mod mbr;
 mod memory;
-mod voices;
+mod scorers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::Explanation;
 pub use memory::{MemoryPlan, SearchSize};
-pub use voices::Sentence;
+pub use scorers::Sentence;
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Translator {
         let generation = GenerationConfig::open(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
-        voices::check_companions(options, &config, &tokenizer)?;
+        scorers::check_companions(options, &config, &tokenizer)?;
         let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
         Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
     }

@@ -1,4 +1,4 @@
-//! What the stems of training and diagnosis share as data.
+//! What the ops of training and diagnosis share as data.
 
 use crate::{Error, Result};
 

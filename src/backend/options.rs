@@ -49,7 +49,7 @@ pub enum Strategy {
 }
 
 /// The most models and sources that one step can read: as many as [`SlotOptions::ensemble`] has weights.
-pub const MAX_VOICES: usize = 8;
+pub const MAX_SCORERS: usize = 8;
 
 /// One sentence's search options as they lie in device memory; all zero beyond `src_len` is plain beam search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -103,7 +103,7 @@ pub struct SlotOptions {
     pub penalizes_logits: u32,
     /// Contrastive decoding.
     pub contrast: ContrastiveOptions,
-    /// Weight of each voice's log-probability in what ranks; all 0: no ensemble.
+    /// Weight of each scorer's log-probability in what ranks; all 0: no ensemble.
     pub ensemble: [f32; 8],
     /// Groups that the beams are split into, each kept apart from those before it (Vijayakumar et al. 2018); 0: one.
     pub groups: u32,
@@ -215,10 +215,10 @@ impl SlotOptions {
 pub struct Stages {
     /// Bans are to be gathered: [`Backend::processors`](super::Backend::processors).
     pub bans: bool,
-    /// Voices that are contrasted with the first one, a bit each: [`Backend::contrastive`](super::Backend::contrastive).
+    /// Scorers that are contrasted with the first one, a bit each: [`Backend::contrastive`](super::Backend::contrastive).
     pub contrast: u32,
-    /// Voices that are to be read beside the first one, a bit each.
-    pub voices: u32,
+    /// Scorers that are to be read beside the first one, a bit each.
+    pub scorers: u32,
     /// Samples are to be drawn.
     pub samples: bool,
     /// What ranks is not the model's own distribution.
@@ -232,13 +232,13 @@ pub struct Stages {
 impl Stages {
     /// What one sentence asks for.
     pub fn of(options: &SlotOptions) -> Self {
-        let contrast = if options.contrast.form == 0 { 0 } else { 1 << options.contrast.voice };
+        let contrast = if options.contrast.form == 0 { 0 } else { 1 << options.contrast.scorer };
         let members = options.ensemble.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
-        let ensemble = members.fold(0, |voices, (voice, _)| voices | 1 << voice);
+        let ensemble = members.fold(0, |scorers, (scorer, _)| scorers | 1 << scorer);
         Stages {
             bans: options.banned != 0,
             contrast,
-            voices: (contrast | ensemble) & !1,
+            scorers: (contrast | ensemble) & !1,
             samples: options.samples(),
             ranked: options.ranked != 0,
             mixes: options.ranked != 0 && contrast == 0,
@@ -250,7 +250,7 @@ impl Stages {
     pub fn bits(self) -> u32 {
         let flags = [self.bans, self.samples, self.ranked, self.mixes, self.repetition];
         let flags = flags.iter().enumerate().fold(0, |bits, (i, flag)| bits | u32::from(*flag) << i);
-        flags | self.voices << 8 | self.contrast << 16
+        flags | self.scorers << 8 | self.contrast << 16
     }
 
     /// What two sentences ask for together.
@@ -258,7 +258,7 @@ impl Stages {
         Stages {
             bans: self.bans || other.bans,
             contrast: self.contrast | other.contrast,
-            voices: self.voices | other.voices,
+            scorers: self.scorers | other.scorers,
             samples: self.samples || other.samples,
             ranked: self.ranked || other.ranked,
             mixes: self.mixes || other.mixes,
@@ -275,7 +275,7 @@ impl Stages {
 #[repr(u32)]
 pub enum ContrastiveForm {
     /// z_e - weight * z_a, without V_head.
-    Seed = 1,
+    Logits = 1,
     /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
     Li = 2,
     /// (1 + weight) * log p_e - weight * log p_a on V_head (O'Brien & Lewis 2023, eq. 2).
@@ -290,8 +290,8 @@ pub enum ContrastiveForm {
 pub struct ContrastiveOptions {
     /// A [`ContrastiveForm`]; 0 switches it off.
     pub form: u32,
-    /// The voice that is the amateur.
-    pub voice: u32,
+    /// The scorer that is the amateur.
+    pub scorer: u32,
     /// How strongly the amateur counts.
     pub weight: f32,
     /// Logarithm of the mask: taken once, so that every backend draws V_head's line at the same place.
@@ -301,9 +301,9 @@ pub struct ContrastiveOptions {
 }
 
 impl ContrastiveOptions {
-    /// The options with `log(mask)` in place of the mask; 0 admits every token to V_head. The amateur is voice 1.
+    /// The options with `log(mask)` in place of the mask; 0 admits every token to V_head. The amateur is scorer 1.
     pub fn new(form: ContrastiveForm, weight: f32, mask: f32, temperature: f32) -> Self {
         let log_mask = f64::from(mask).ln() as f32;
-        ContrastiveOptions { form: form as u32, voice: 1, weight, log_mask, temperature }
+        ContrastiveOptions { form: form as u32, scorer: 1, weight, log_mask, temperature }
     }
 }

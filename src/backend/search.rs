@@ -125,12 +125,12 @@ pub struct Search<B: Backend> {
     /// The live beams of all slots, by slot, then beam: what the next decoder step computes.
     pub rows: Rows<B>,
     /// Normalised log-probabilities that rank in place of the model's own, `[rows, logits_stride]`, for the rows of slots whose
-    /// options say so; a row that cannot be ranked is NaN throughout. Empty until [`Search::equip`].
+    /// options say so; a row that cannot be ranked is NaN throughout. Empty until [`Search::reserve`].
     pub ranked: B::Floats,
     /// A bit for each token that a row may not take, `[rows, ceil(vocab_size / 32)]`, for the rows of slots whose options say
-    /// so. Empty until [`Search::equip`].
+    /// so. Empty until [`Search::reserve`].
     pub bans: B::Ints,
-    /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::equip`], as the next four.
+    /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::reserve`], as the next four.
     pub always_banned: B::Ints,
     /// The given first tokens of a slot `[S, T]`, of which `prefix_len` count.
     pub prefixes: B::Ints,
@@ -142,10 +142,10 @@ pub struct Search<B: Backend> {
     /// Constraint tokens that a row's hypothesis has met with its next token, its *bank* `[rows, BANK_WORDS]`: if that is none of
     /// [`Constraints::tokens`], and for each of these. For the rows of slots with constraints.
     pub banks: B::Ints,
-    /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::equip`].
+    /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::reserve`].
     pub picks: B::Ints,
     /// The stages that there is memory for.
-    pub equipped: Stages,
+    pub reserved: Stages,
     /// The backend's own working memory for the step.
     pub scratch: B::SearchScratch,
 }
@@ -184,7 +184,7 @@ impl<B: Backend> Search<B> {
             constraints: backend.ints(0)?,
             banks: backend.ints(0)?,
             picks: backend.ints(0)?,
-            equipped: Stages::default(),
+            reserved: Stages::default(),
             scratch: backend.search_scratch(shape, vocab_size)?,
         })
     }
@@ -193,13 +193,13 @@ impl<B: Backend> Search<B> {
     ///
     /// # Errors
     /// The device has no memory left.
-    pub fn equip(&mut self, backend: &B, stages: Stages) -> Result<()> {
+    pub fn reserve(&mut self, backend: &B, stages: Stages) -> Result<()> {
         let SessionShape { slots, beam_size, max_len, rows, .. } = self.shape;
-        let equipped = self.equipped;
-        if stages.ranked && !equipped.ranked {
+        let reserved = self.reserved;
+        if stages.ranked && !reserved.ranked {
             self.ranked = backend.floats(rows * backend.logits_stride(self.vocab_size))?;
         }
-        if stages.bans && !equipped.bans {
+        if stages.bans && !reserved.bans {
             let bits = self.vocab_size.div_ceil(32);
             self.bans = backend.ints(rows * bits)?;
             self.always_banned = backend.ints(slots * bits)?;
@@ -208,10 +208,10 @@ impl<B: Backend> Search<B> {
             self.constraints = backend.ints(slots * words::<Constraints>())?;
             self.banks = backend.ints(rows * BANK_WORDS)?;
         }
-        if stages.samples && !equipped.samples {
+        if stages.samples && !reserved.samples {
             self.picks = backend.ints(slots * beam_size * words::<SamplePick>())?;
         }
-        self.equipped = equipped.union(stages);
+        self.reserved = reserved.union(stages);
         Ok(())
     }
 }

@@ -60,7 +60,8 @@ pub(super) struct ControlArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum FormName {
     /// logits - weight * the amateur's.
-    Seed,
+    #[value(alias = "seed")]
+    Logits,
     /// log p - weight * log p of the amateur, among the model's own likely tokens.
     Li,
     /// (1 + weight) * log p - weight * log p of the amateur, likewise.
@@ -101,7 +102,7 @@ impl ControlArguments {
 
     fn contrastive(&self) -> Result<Option<Contrastive>> {
         let form = match (self.contrastive, &self.amateur) {
-            (Some(FormName::Seed), _) => ContrastiveForm::Seed,
+            (Some(FormName::Logits), _) => ContrastiveForm::Logits,
             (Some(FormName::Obrien), _) => ContrastiveForm::Obrien,
             (Some(FormName::Source), None) => ContrastiveForm::Source,
             (Some(FormName::Source), Some(_)) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::model_dir::ModelName;
 use crate::cli::output::{Output, json, print};
 use crate::cli::{Ending, complain, interrupt};
-use crate::validate::kernels::Stem;
+use crate::validate::kernels::Op;
 use crate::validate::lockstep::{MIXTURE, Requests};
 use crate::validate::report::CheckRow;
 use crate::validate::watch::{Beat, Stuck, Watchdog};
@@ -33,10 +33,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     full: bool,
     /// Check this kernel alone, without the model; may be given several times.
-    #[arg(long = "kernel", value_name = "STEM")]
-    stems: Vec<String>,
+    #[arg(long = "kernel", value_name = "OP")]
+    ops: Vec<String>,
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
-    #[arg(long, value_name = "N", conflicts_with = "stems")]
+    #[arg(long, value_name = "N", conflicts_with = "ops")]
     lines: Option<usize>,
     /// Give up on a kernel's case, an operation of a decode or a line that has been running for so long.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
@@ -49,9 +49,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let Arguments { device, full, timeout, ref stems, ref json, .. } = *arguments;
-    let options = Options { device, full, stems: stems.clone(), beat: Beat::default() };
-    let stems = validate::stems(&options.stems)?;
+    let Arguments { device, full, timeout, ref ops, ref json, .. } = *arguments;
+    let options = Options { device, full, ops: ops.clone(), beat: Beat::default() };
+    let ops = validate::ops(&options.ops)?;
     let name = validate::open(device)?.name().to_owned();
     let output = json.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
     interrupt::listen();
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         std::process::exit(1)
     };
     let watchdog = Watchdog::start(&options.beat, Duration::from_secs(timeout.into()), give_up);
-    if !arguments.check(&options, &stems, &found)? {
+    if !arguments.check(&options, &ops, &found)? {
         return Ok(Ending::Interrupted);
     }
     drop(watchdog);
@@ -91,17 +91,17 @@ type Check<'a> = Box<dyn FnOnce() -> Result<CheckRow> + 'a>;
 
 impl Arguments {
     /// Runs all checks; whether it got to the end.
-    fn check(&self, options: &Options, stems: &[&Stem], found: &Mutex<Found>) -> Result<bool> {
-        for stem in stems {
+    fn check(&self, options: &Options, ops: &[&Op], found: &Mutex<Found>) -> Result<bool> {
+        for op in ops {
             if interrupt::asked() {
                 return Ok(false);
             }
-            let rows = validate::check_stem(options, stem)?;
+            let rows = validate::check_op(options, op)?;
             options.beat.rest();
             rows.iter().try_for_each(|row| print(&report::line(row)))?;
             lock(found).report.kernels.extend(rows);
         }
-        if !options.stems.is_empty() {
+        if !options.ops.is_empty() {
             return Ok(true);
         }
         let dir = self.model.resolve()?;
@@ -158,7 +158,7 @@ impl Found {
             output.flush()?;
         }
         for row in report.kernels.iter().filter(|row| row.failed > 0) {
-            let name = format!("{} {} {}", row.stem, row.variant, row.dtype);
+            let name = format!("{} {} {}", row.op, row.variant, row.dtype);
             row.failures.iter().take(TOLD).for_each(|failure| complain(&format!("{name}: {failure}")));
         }
         let failed = report.failed();

@@ -1,4 +1,4 @@
-//! Stem `attention`: encoder self-attention, decoder self-attention through the ancestry table, cross-attention; and the
+//! Op `attention`: encoder self-attention, decoder self-attention through the ancestry table, cross-attention; and the
 //! stores that fill their caches. Scaled dot-product attention, Vaswani et al. 2017, eq. 1.
 
 use std::cell::RefCell;

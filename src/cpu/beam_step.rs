@@ -1,4 +1,4 @@
-//! Stem `beam_step`: one step of the search in every live slot; its contract is [`crate::backend::Backend::beam_step`].
+//! Op `beam_step`: one step of the search in every live slot; its contract is [`crate::backend::Backend::beam_step`].
 //!
 //! The fast path reads each row of logits twice while it is in cache: once for its log-sum-exp, once for the candidates that
 //! can still enter the best 2K. Ranking runs in parallel over slots; applying it is a few words per slot and runs serially.

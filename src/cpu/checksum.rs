@@ -1,4 +1,4 @@
-//! Stem `checksum`: the exclusive or of words. It serves to measure how fast memory is read.
+//! Op `checksum`: the exclusive or of words. It serves to measure how fast memory is read.
 
 /// The exclusive or of all words.
 pub fn reference(words: &[u32]) -> u32 {

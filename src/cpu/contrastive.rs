@@ -1,4 +1,4 @@
-//! Stem `contrastive`: the step distribution of contrastive decoding, expert minus amateur.
+//! Op `contrastive`: the step distribution of contrastive decoding, expert minus amateur.
 //!
 //! `contrast` `[rows, vocab_size]` holds the amateur's logits, or those of the expert reading another source, and receives
 //! `log_softmax(s)`, with s as [`ContrastiveForm`] says and the amateur's logits divided by the temperature.
@@ -54,12 +54,12 @@ pub fn reference(
             let (e, a) = (log_p_e[v], log_p_a[v]);
             // In f32, as the definition has it: ties at the line stay in on every backend.
             let in_head = z_e[v] - max >= options.log_mask || (at_limit && v == eos_id as usize);
-            let has_head = options.form != ContrastiveForm::Seed as u32;
+            let has_head = options.form != ContrastiveForm::Logits as u32;
             if z_e[v] == f32::NEG_INFINITY || (has_head && !in_head) {
                 return f64::NEG_INFINITY;
             }
             match options.form {
-                form if form == ContrastiveForm::Seed as u32 => f64::from(z_e[v]) - weight * z_a[v],
+                form if form == ContrastiveForm::Logits as u32 => f64::from(z_e[v]) - weight * z_a[v],
                 form if form == ContrastiveForm::Li as u32 => e - weight * a,
                 form if form == ContrastiveForm::Obrien as u32 => (1.0 + weight) * e - weight * a,
                 form if form == ContrastiveForm::Source as u32 => {
@@ -101,7 +101,7 @@ impl Terms {
         }
         let a = a * self.inverse_temperature;
         match self.form {
-            form if form == ContrastiveForm::Seed as u32 || form == ContrastiveForm::Li as u32 => {
+            form if form == ContrastiveForm::Logits as u32 || form == ContrastiveForm::Li as u32 => {
                 (e - self.max) - self.weight * a
             }
             form if form == ContrastiveForm::Obrien as u32 => (1.0 + self.weight) * (e - self.max) - self.weight * a,
@@ -135,14 +135,14 @@ pub fn contrastive(
     });
 }
 
-/// Contrasts a step's rows whose amateur is `voice`; see [`crate::backend::Backend::contrastive`].
-pub fn contrast_voice(expert: &[f32], amateur: &[f32], voice: u32, search: &mut Search<Cpu>) {
+/// Contrasts a step's rows whose amateur is `scorer`; see [`crate::backend::Backend::contrastive`].
+pub fn contrast_scorer(expert: &[f32], amateur: &[f32], scorer: u32, search: &mut Search<Cpu>) {
     let (vocab_size, max_len, eos_id) = (search.vocab_size, search.shape.max_len, search.ids.eos_id as usize);
     let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
     let (rows, prefixes) = (search.rows.live(), &search.prefixes);
     search.ranked.par_chunks_exact_mut(vocab_size).zip(rows).enumerate().for_each(|(r, (ranked, row))| {
         let (options, position) = (&options[row.slot as usize], row.position as usize);
-        if options.contrast.form == 0 || options.contrast.voice != voice {
+        if options.contrast.form == 0 || options.contrast.scorer != scorer {
             return;
         }
         let at_limit = row.position + 1 >= options.max_len && options.cut == 0;
@@ -179,7 +179,7 @@ fn contrast_row(options: &ContrastiveOptions, eos: Option<usize>, z_e: &[f32], c
             normalizer => normalizer,
         };
     }
-    if options.form == ContrastiveForm::Seed as u32 {
+    if options.form == ContrastiveForm::Logits as u32 {
         contrast.iter_mut().zip(z_e).for_each(|(c, e)| *c = terms.value(*e, *c));
     } else {
         let joined = eos.map(|eos| terms.value(z_e[eos], contrast[eos]));
@@ -204,7 +204,7 @@ mod tests {
     use crate::check::{Tolerance, assert_close, assert_same_bits};
 
     const FORMS: [ContrastiveForm; 4] =
-        [ContrastiveForm::Seed, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
+        [ContrastiveForm::Logits, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
 
     fn slot(contrast: ContrastiveOptions, max_len: u32) -> SlotOptions {
         SlotOptions { contrast, max_len, ..SlotOptions::default() }
@@ -225,7 +225,7 @@ mod tests {
         let source = [-1.634198, -inf, -inf, -26.78386, -0.427406, -inf, -1.879329];
         let source_at_limit = [-1.678384, -inf, -3.141369, -26.82804, -0.4715914, -inf, -1.923515];
         for (form, weight, expected) in [
-            (ContrastiveForm::Seed, 0.5, [seed, seed]),
+            (ContrastiveForm::Logits, 0.5, [seed, seed]),
             (ContrastiveForm::Li, 0.5, [li, li_at_limit]),
             (ContrastiveForm::Obrien, 0.5, [obrien, obrien_at_limit]),
             (ContrastiveForm::Source, 0.7, [source, source_at_limit]),

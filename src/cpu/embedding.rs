@@ -1,4 +1,4 @@
-//! Stem `embedding`: token row times a scale, plus the position's row.
+//! Op `embedding`: token row times a scale, plus the position's row.
 
 use crate::backend::Row;
 use crate::cpu::for_each_row;

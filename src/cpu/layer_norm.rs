@@ -1,4 +1,4 @@
-//! Stem `layer_norm`: residual add and layer norm (Ba et al. 2016).
+//! Op `layer_norm`: residual add and layer norm (Ba et al. 2016).
 
 use crate::cpu::for_each_row;
 use crate::cpu::simd::lanes::{Simd, dispatch};

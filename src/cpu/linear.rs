@@ -1,4 +1,4 @@
-//! Stem `linear`: a matrix product with bias and activation, in f32 or with 8-bit weights.
+//! Op `linear`: a matrix product with bias and activation, in f32 or with 8-bit weights.
 
 use std::sync::{Mutex, PoisonError};
 

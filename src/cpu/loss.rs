@@ -1,4 +1,4 @@
-//! Stem `loss`: what a row of logits costs in training, and the gradient by the logits, which takes their place.
+//! Op `loss`: what a row of logits costs in training, and the gradient by the logits, which takes their place.
 //!
 //! Two gradients carry every objective; w is the row's weight:
 //! * weighted negative log-likelihood, `w * -sum(t * log p)`, t = 1 - s at the target and s / (vocab_size - 1) elsewhere, s the label smoothing

@@ -1,4 +1,4 @@
-//! The CPU backend: one file per stem, each with a naive `reference` and the fast path.
+//! The CPU backend: one file per op, each with a naive `reference` and the fast path.
 //!
 //! Only live rows are computed. Every row's result is computed from that row alone, in an order of operations that depends on
 //! neither the number of rows nor the number of threads, so a sentence gets the same bits in any batch.
@@ -123,12 +123,12 @@ impl Backend for Cpu {
     type Norm = layer_norm::Norm;
     type Embedding = embedding::Embedding;
     type SearchScratch = beam_step::Scratch;
-    type Recordings = ();
-    type Late = Vec<u32>;
+    type GraphCache = ();
+    type Readback = Vec<u32>;
 
-    const LAG: usize = 0;
+    const READBACK_DEPTH: usize = 0;
 
-    fn replayable(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn replay_or_record(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
         enqueue()
     }
 
@@ -180,22 +180,28 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn late(&self, words: usize) -> Result<Vec<u32>> {
+    fn readback(&self, words: usize) -> Result<Vec<u32>> {
         self.zeros(words)
     }
 
-    fn post_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
         to[offset..offset + range.len()].copy_from_slice(&from[range]);
         Ok(())
     }
 
-    fn post_floats(&self, from: &Vec<f32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_floats(
+        &self,
+        from: &Vec<f32>,
+        range: Range<usize>,
+        to: &mut Vec<u32>,
+        offset: usize,
+    ) -> Result<()> {
         to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
         Ok(())
     }
 
-    fn collect(&self, late: &Vec<u32>, words: &mut [u32]) -> Result<()> {
-        words.copy_from_slice(&late[..words.len()]);
+    fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
+        words.copy_from_slice(&readback[..words.len()]);
         Ok(())
     }
 
@@ -306,13 +312,13 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn contrastive(&self, expert: &Vec<f32>, amateur: &Vec<f32>, voice: u32, search: &mut Search<Self>) -> Result<()> {
-        contrastive::contrast_voice(expert, amateur, voice, search);
+    fn contrastive(&self, expert: &Vec<f32>, amateur: &Vec<f32>, scorer: u32, search: &mut Search<Self>) -> Result<()> {
+        contrastive::contrast_scorer(expert, amateur, scorer, search);
         Ok(())
     }
 
-    fn ensemble(&self, voices: &[Option<&Vec<f32>>], search: &mut Search<Self>) -> Result<()> {
-        ensemble::ensemble(voices, search);
+    fn ensemble(&self, scorers: &[Option<&Vec<f32>>], search: &mut Search<Self>) -> Result<()> {
+        ensemble::ensemble(scorers, search);
         Ok(())
     }
 

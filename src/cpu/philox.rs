@@ -1,5 +1,5 @@
 //! Philox4x32-10: random numbers as a function of a key and a counter (Salmon et al. 2011, "Parallel random numbers: as easy as
-//! 1, 2, 3"), so that what a token draws depends on neither batch, order nor device. The kernels' twin is `kernels/philox.cuh`.
+//! 1, 2, 3"), so that what a token draws depends on neither batch, order nor device. The kernels' version is `kernels/philox.cuh`.
 
 const ROUNDS: usize = 10;
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -1,5 +1,5 @@
 //! `exp` and `ln` whose bits are the same on every device, where a library's would differ in the last place: additions and
-//! multiplications of f32 alone, each rounded, in a fixed order. Polynomials: Moshier, Cephes (`expf`, `logf`). The kernels' twin
+//! multiplications of f32 alone, each rounded, in a fixed order. Polynomials: Moshier, Cephes (`expf`, `logf`). The kernels' model
 //! is `kernels/portable_math.cuh`.
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;

@@ -1,4 +1,4 @@
-//! Stem `processors`: what a row's history says about its next token; the contracts are
+//! Op `processors`: what a row's history says about its next token; the contracts are
 //! [`crate::backend::Backend::processors`] and [`crate::backend::Backend::repetition_penalty`].
 
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ fn history(row: &Row, search: &SearchParts<'_>, out: &mut Vec<u32>) {
     out.extend((0..step).map(|t| search.tokens[(slot * max_len + t) * k + beam_at(t)]));
 }
 
-/// What the stem reads of a search.
+/// What the op reads of a search.
 struct SearchParts<'a> {
     beam_size: usize,
     max_len: usize,

@@ -1,4 +1,4 @@
-//! Stem `risk`: minimum risk training's weights of a source's candidates (Shen et al. 2016).
+//! Op `risk`: minimum risk training's weights of a source's candidates (Shen et al. 2016).
 //!
 //! With l the log-probabilities of a source's candidates and r their risks: Q = softmax(alpha * l), the expected risk is
 //! R = sum(Q r), and its gradient by the logits of candidate i's tokens is that of a negative log-likelihood

@@ -1,4 +1,4 @@
-//! Stem `scheduled_sampling`: for each token of a batch, the gold token or the model's own pick (Bengio et al. 2015; for
+//! Op `scheduled_sampling`: for each token of a batch, the gold token or the model's own pick (Bengio et al. 2015; for
 //! Transformers: Mihaylova & Martins 2019).
 //!
 //! Row r predicts the token whose gold is `gold[r]`; its coin keeps that with [`Schedule::gold_probability`]. Padding is always

@@ -1,4 +1,4 @@
-//! Stem `stats`: what a row of logits says about its gold token, and on its own.
+//! Op `stats`: what a row of logits says about its gold token, and on its own.
 
 use rayon::prelude::*;
 

@@ -167,19 +167,19 @@ impl<T: Element> Backend for Cuda<T> {
     type Norm = Norm<T>;
     type Embedding = Embedding<T>;
     type SearchScratch = BeamStepScratch;
-    type Recordings = HashMap<StepKey, Recording>;
-    type Late = Pinned<u32>;
+    type GraphCache = HashMap<StepKey, Recording>;
+    type Readback = Pinned<u32>;
 
     // Two steps enqueued behind the one looked at: the device has work while the host answers and admits.
-    const LAG: usize = 2;
+    const READBACK_DEPTH: usize = 2;
 
-    fn replayable(
+    fn replay_or_record(
         &self,
-        recordings: &mut HashMap<StepKey, Recording>,
+        graphs: &mut HashMap<StepKey, Recording>,
         key: StepKey,
         enqueue: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        self.context.step(recordings.entry(key).or_default(), enqueue)
+        self.context.step(graphs.entry(key).or_default(), enqueue)
     }
 
     fn aside(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -244,20 +244,32 @@ impl<T: Element> Backend for Cuda<T> {
         Ok(())
     }
 
-    fn late(&self, words: usize) -> Result<Pinned<u32>> {
+    fn readback(&self, words: usize) -> Result<Pinned<u32>> {
         self.context.pinned(words)
     }
 
-    fn post_ints(&self, from: &Buffer<u32>, range: Range<usize>, to: &mut Pinned<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_ints(
+        &self,
+        from: &Buffer<u32>,
+        range: Range<usize>,
+        to: &mut Pinned<u32>,
+        offset: usize,
+    ) -> Result<()> {
         self.context.post(from.view().slice(range)?, to, offset)
     }
 
-    fn post_floats(&self, from: &Buffer<f32>, range: Range<usize>, to: &mut Pinned<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_floats(
+        &self,
+        from: &Buffer<f32>,
+        range: Range<usize>,
+        to: &mut Pinned<u32>,
+        offset: usize,
+    ) -> Result<()> {
         self.context.post(from.view().slice(range)?.bits(), to, offset)
     }
 
-    fn collect(&self, late: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
-        self.context.collect(late, words)
+    fn wait_readback(&self, readback: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
+        self.context.wait_readback(readback, words)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
@@ -497,7 +509,7 @@ impl<T: Element> Backend for Cuda<T> {
         &self,
         expert: &Buffer<f32>,
         amateur: &Buffer<f32>,
-        voice: u32,
+        scorer: u32,
         search: &mut Search<Self>,
     ) -> Result<()> {
         let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
@@ -512,16 +524,16 @@ impl<T: Element> Backend for Cuda<T> {
             normalizers: None,
             eos_id: search.ids.eos_id,
             prefixes,
-            voice,
+            scorer,
         }
         .launch(&self.context, search.vocab_size, stride)
     }
 
     fn ensemble(&self, logits: &[Option<&Buffer<f32>>], search: &mut Search<Self>) -> Result<()> {
         let (bucket, stride) = (search.rows.bucket, logits_stride(search.vocab_size));
-        let voices = std::array::from_fn(|voice| logits.get(voice).copied().flatten().map(Buffer::view));
+        let scorers = std::array::from_fn(|scorer| logits.get(scorer).copied().flatten().map(Buffer::view));
         let (search, scratch, _) = views(search);
-        ensemble::Ensemble { search, scratch, voices, stride, bucket }.launch(&self.context)
+        ensemble::Ensemble { search, scratch, scorers, stride, bucket }.launch(&self.context)
     }
 
     fn repetition_penalty(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
@@ -540,14 +552,14 @@ impl<T: Element> Backend for Cuda<T> {
 
     fn sample(&self, logits: &Buffer<f32>, search: &mut Search<Self>) -> Result<()> {
         let (vocab_size, rows) = (search.vocab_size, search.rows.bucket);
-        let (stride, equipped) = (logits_stride(vocab_size), search.equipped);
+        let (stride, reserved) = (logits_stride(vocab_size), search.reserved);
         sample::Sample {
             rows: list(&search.rows),
             options: search.options.view(),
             ancestry: search.ancestry.view(),
             logits: head(logits, rows * stride)?,
-            ranked: equipped.ranked.then(|| head(&search.ranked, rows * stride)).transpose()?,
-            bans: equipped.bans.then(|| head(&search.bans, rows * vocab_size.div_ceil(32))).transpose()?,
+            ranked: reserved.ranked.then(|| head(&search.ranked, rows * stride)).transpose()?,
+            bans: reserved.bans.then(|| head(&search.bans, rows * vocab_size.div_ceil(32))).transpose()?,
             picks: search.picks.view_mut(),
             beam_size: search.shape.beam_size,
             ids: search.ids,

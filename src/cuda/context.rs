@@ -451,7 +451,7 @@ impl Context {
     ///
     /// # Errors
     /// Nothing was posted; `pinned` has fewer elements; a graph is being captured; the device failed.
-    pub fn collect<T: Pod>(&self, pinned: &Pinned<T>, values: &mut [T]) -> Result<()> {
+    pub fn wait_readback<T: Pod>(&self, pinned: &Pinned<T>, values: &mut [T]) -> Result<()> {
         self.check_owner(pinned.context.id())?;
         if values.len() > pinned.len {
             let expected = format!("at least {} elements", values.len());
@@ -459,21 +459,21 @@ impl Context {
         }
         self.check_loss("read pinned memory")?;
         self.count(LATE_READS, 1);
-        self.0.device.collect(pinned.id, bytemuck::cast_slice_mut(values))
+        self.0.device.wait_readback(pinned.id, bytemuck::cast_slice_mut(values))
     }
 }
 
 /// For tests that a wrong kernel is found.
 #[cfg(test)]
 impl Context {
-    /// From here on the launches of kernels whose names begin with `stem` lack their last block.
-    pub fn lose_blocks_of(&self, stem: &'static str) {
-        *self.0.lossy.lock().unwrap_or_else(PoisonError::into_inner) = Some(stem);
+    /// From here on the launches of kernels whose names begin with `op` lack their last block.
+    pub fn lose_blocks_of(&self, op: &'static str) {
+        *self.0.lossy.lock().unwrap_or_else(PoisonError::into_inner) = Some(op);
     }
 
     fn without_last_block(&self, mut launch: Launch) -> Option<Launch> {
         let lossy = *self.0.lossy.lock().unwrap_or_else(PoisonError::into_inner);
-        if !lossy.is_some_and(|stem| launch.symbol.starts_with(stem)) {
+        if !lossy.is_some_and(|op| launch.symbol.starts_with(op)) {
             return Some(launch);
         }
         launch.grid[0] -= 1;

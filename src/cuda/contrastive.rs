@@ -37,7 +37,7 @@ pub struct Contrastive<'a, T> {
     /// The given first tokens of each slot `[slots, max_len]`, the next of which joins them too; with `max_len`.
     pub prefixes: Option<(View<'a, u32>, usize)>,
     /// Rows whose slots have another amateur are left alone; 0: whichever it is.
-    pub voice: u32,
+    pub scorer: u32,
 }
 
 /// Mirrors `ContrastiveArguments`.
@@ -59,7 +59,7 @@ struct Arguments {
     eos_id: u32,
     vectorized: u32,
     max_len: u32,
-    voice: u32,
+    scorer: u32,
 }
 
 impl<T: Element> Contrastive<'_, T> {
@@ -112,7 +112,7 @@ impl<T: Element> Contrastive<'_, T> {
             eos_id: self.eos_id,
             vectorized: 0,
             max_len: to_u32(OPERATION, "max_len", max_len)?,
-            voice: self.voice,
+            scorer: self.scorer,
         };
         let Arguments { expert, amateur, .. } = arguments;
         arguments.vectorized = is_vectorizable::<T>(stride, &[expert, amateur, out]).into();
@@ -203,7 +203,7 @@ mod tests {
             normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
             prefixes: None,
-            voice: 0,
+            scorer: 0,
         }
         .launch(context, vocab_size, vocab_size)?;
         // Two passes over two packs of 16 bytes.
@@ -228,7 +228,7 @@ mod tests {
                 normalizers: Some(normalizers.view_mut()),
                 eos_id: EOS,
                 prefixes: None,
-                voice: 0,
+                scorer: 0,
             };
             Ok(case.launch(context, vocab_size, 8).err().map_or_else(String::new, |error| error.to_string()))
         };

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// A launch of a kernel: which one, and on how many threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The kernel's symbol, `<stem>[_<variant>]_<dtype>`.
+    /// The kernel's symbol, `<op>[_<variant>]_<dtype>`.
     pub symbol: &'static str,
     /// Blocks per dimension, each at least 1.
     pub grid: [u32; 3],
@@ -220,7 +220,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// Nothing was posted; the device failed; a graph is being captured.
-    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()>;
+    fn wait_readback(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()>;
 
     /// Frees page-locked memory once the copies into it have run.
     fn free_pinned(&self, pinned: PinnedId);

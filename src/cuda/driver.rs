@@ -151,7 +151,7 @@ impl CudaDevice {
         for image in images {
             // SAFETY: the image is a complete fatbin, aligned, copied by the call.
             let module = unsafe { result::module::load_data(image.words.as_ptr().cast()) };
-            self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.stem, text(error)))?);
+            self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.op, text(error)))?);
         }
         for workspace in &mut self.workspaces {
             // SAFETY: a context is current.
@@ -520,7 +520,7 @@ impl Device for CudaDevice {
         Ok(())
     }
 
-    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
+    fn wait_readback(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
         let state = self.in_order("read pinned memory")?;
         let Some(memory) = state.pinned.get(&pinned).filter(|memory| memory.posted) else {
             return Err(self.failure("read pinned memory", "nothing was copied there".to_owned()));

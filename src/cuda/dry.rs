@@ -99,7 +99,7 @@ impl Device for DryDevice {
         Ok(())
     }
 
-    fn collect(&self, _: PinnedId, bytes: &mut [u8]) -> Result<()> {
+    fn wait_readback(&self, _: PinnedId, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0);
         Ok(())
     }

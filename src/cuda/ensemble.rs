@@ -7,7 +7,7 @@ use super::buffer::View;
 use super::context::{Context, to_u32};
 use super::{Launch, is_vectorizable};
 use crate::Result;
-use crate::backend::MAX_VOICES;
+use crate::backend::MAX_SCORERS;
 
 const OPERATION: &str = "ensemble";
 const THREADS: u32 = 512;
@@ -18,8 +18,8 @@ pub struct Ensemble<'a> {
     pub search: SearchViews<'a>,
     /// As allocated for this search.
     pub scratch: &'a mut BeamStepScratch,
-    /// Each voice's logits `[bucket, stride]`.
-    pub voices: [Option<View<'a, f32>>; MAX_VOICES],
+    /// Each scorer's logits `[bucket, stride]`.
+    pub scorers: [Option<View<'a, f32>>; MAX_SCORERS],
     /// Elements between the starts of two rows.
     pub stride: usize,
     /// No more rows than this are live.
@@ -31,7 +31,7 @@ pub struct Ensemble<'a> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Arguments {
     search: SearchArguments,
-    voices: [u64; MAX_VOICES],
+    scorers: [u64; MAX_SCORERS],
     ranked: u64,
     bucket: u32,
     stride: u32,
@@ -54,26 +54,26 @@ impl Ensemble<'_> {
         let len = self.bucket * self.stride;
         at_least(OPERATION, "stride", self.search.vocab_size, self.stride)?;
         at_least(OPERATION, "ranked", len, self.search.ranked.len())?;
-        let mut voices = [0; MAX_VOICES];
-        for (address, voice) in voices.iter_mut().zip(&self.voices) {
-            at_least(OPERATION, "voice", len, voice.map_or(len, |voice| voice.len()))?;
-            *address = context.address_or_null(voice.as_ref())?;
+        let mut scorers = [0; MAX_SCORERS];
+        for (address, scorer) in scorers.iter_mut().zip(&self.scorers) {
+            at_least(OPERATION, "scorer", len, scorer.map_or(len, |scorer| scorer.len()))?;
+            *address = context.address_or_null(scorer.as_ref())?;
         }
         if self.bucket == 0 {
             return Ok(());
         }
         let arguments = Arguments {
             search,
-            voices,
+            scorers,
             ranked: context.address_mut(&self.search.ranked)?,
             bucket: to_u32(OPERATION, "rows", self.bucket)?,
             stride: to_u32(OPERATION, "stride", self.stride)?,
-            vectorized: is_vectorizable::<f32>(self.stride, &voices).into(),
+            vectorized: is_vectorizable::<f32>(self.stride, &scorers).into(),
             unused: 0,
         };
         let launch = Launch { symbol: "ensemble_f32", grid: [arguments.bucket, 1, 1], block: threads, shared: 0 };
-        // SAFETY: mirrors `ensemble_f32(EnsembleArguments)`. A block reads its own row of each voice that has a weight and writes its
-        // own row of `ranked`, below `bucket`; the lengths were checked above, and a voice with a weight is there.
+        // SAFETY: mirrors `ensemble_f32(EnsembleArguments)`. A block reads its own row of each scorer that has a weight and writes its
+        // own row of `ranked`, below `bucket`; the lengths were checked above, and a scorer with a weight is there.
         unsafe { context.launch(&launch, &arguments) }
     }
 }

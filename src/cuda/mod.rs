@@ -57,7 +57,7 @@ use crate::Result;
 #[cfg(device_code)]
 struct DeviceCode {
     /// The file's name.
-    stem: &'static str,
+    op: &'static str,
     /// Machine code for each architecture, and PTX for later ones.
     fatbin: &'static [u8],
     /// What the assembler said about registers, stack and spills.
@@ -71,8 +71,8 @@ mod generated {
 }
 
 /// The kernel families of this build: the names of the files in `kernels/`.
-pub fn kernel_stems() -> &'static [&'static str] {
-    generated::STEMS
+pub fn kernel_ops() -> &'static [&'static str] {
+    generated::OPS
 }
 
 /// Elements of a 16-byte pack.
@@ -147,7 +147,7 @@ mod tests {
         #[cfg(device_code)]
         for code in generated::DEVICE_CODE {
             let entries = entries(code.report);
-            assert!(!entries.is_empty(), "{}: the report names no kernel:\n{}", code.stem, code.report);
+            assert!(!entries.is_empty(), "{}: the report names no kernel:\n{}", code.op, code.report);
             for (name, about) in entries {
                 let clean = about.contains("    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
                 assert!(clean, "{name}\n{about}");
@@ -157,11 +157,11 @@ mod tests {
 
     #[test]
     #[cfg_attr(not(device_code), ignore = "needs nvcc")]
-    fn every_stem_is_compiled_for_every_architecture() {
+    fn every_op_is_compiled_for_every_architecture() {
         #[cfg(device_code)]
         {
-            let stems: Vec<&str> = generated::DEVICE_CODE.iter().map(|code| code.stem).collect();
-            assert_eq!(stems, kernel_stems());
+            let ops: Vec<&str> = generated::DEVICE_CODE.iter().map(|code| code.op).collect();
+            assert_eq!(ops, kernel_ops());
             let architectures: Vec<&str> = env!("BEAMFUSE_DEVICE_ARCHITECTURES").split(',').collect();
             for code in generated::DEVICE_CODE {
                 // Names and architectures: 'layer_norm_f32' for 'sm_90'.
@@ -175,9 +175,9 @@ mod tests {
                     names
                 };
                 let first = names(architectures[0]);
-                assert!(first.iter().any(|name| name.ends_with("_f32")), "{}: kernels {first:?}", code.stem);
+                assert!(first.iter().any(|name| name.ends_with("_f32")), "{}: kernels {first:?}", code.op);
                 for architecture in &architectures {
-                    assert_eq!(names(architecture), first, "{} on {architecture}", code.stem);
+                    assert_eq!(names(architecture), first, "{} on {architecture}", code.op);
                 }
             }
         }
@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn every_kernel_file_has_its_launcher() {
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
-        assert!(!kernel_stems().is_empty());
-        for stem in kernel_stems() {
-            assert!(here.join(format!("{stem}.rs")).is_file(), "kernels/{stem}.cu has no src/cuda/{stem}.rs");
+        assert!(!kernel_ops().is_empty());
+        for op in kernel_ops() {
+            assert!(here.join(format!("{op}.rs")).is_file(), "kernels/{op}.cu has no src/cuda/{op}.rs");
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 
-use crate::backend::{Backend, MAX_VOICES, Stages, TokenStats};
+use crate::backend::{Backend, MAX_SCORERS, Stages, TokenStats};
 use crate::decode::hypothesis::Hypothesis;
 use crate::decode::request::Request;
 use crate::decode::score::{self, Pair};
@@ -111,9 +111,9 @@ impl Engine {
         slots: usize,
     ) -> Result<Self> {
         let models = replicas.first().map_or(&[][..], |(_, models)| models);
-        // One voice more than models: the first one can read another source.
-        let Some(first) = models.first().filter(|_| models.len() < MAX_VOICES) else {
-            let (expected, got) = (format!("1 to {}", MAX_VOICES - 1), models.len().to_string());
+        // One scorer more than models: the first one can read another source.
+        let Some(first) = models.first().filter(|_| models.len() < MAX_SCORERS) else {
+            let (expected, got) = (format!("1 to {}", MAX_SCORERS - 1), models.len().to_string());
             return Err(Error::Option { option: "models", expected, got });
         };
         let (jobs, receiver) = mpsc::channel();
@@ -192,8 +192,8 @@ impl Engine {
         self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::EngineStopped)
     }
 
-    /// The voice that is the first model reading another source.
-    pub fn other_source_voice(&self) -> usize {
+    /// The scorer that is the first model reading another source.
+    pub fn other_source_scorer(&self) -> usize {
         self.models
     }
 
@@ -201,12 +201,12 @@ impl Engine {
         let Request { options, contrast_source, prefix, bans, constraints, .. } = request;
         let wrong = |expected: String, got: String| Err(Error::Input { operation: "submit a search", expected, got });
         let stages = Stages::of(options);
-        let reads_another = stages.voices & 1 << self.models != 0;
-        if stages.voices >> (self.models + usize::from(reads_another)) != 0 {
-            return wrong(format!("voices below {}", self.models + 1), format!("{:b} in bits", stages.voices));
+        let reads_another = stages.scorers & 1 << self.models != 0;
+        if stages.scorers >> (self.models + usize::from(reads_another)) != 0 {
+            return wrong(format!("scorers below {}", self.models + 1), format!("{:b} in bits", stages.scorers));
         }
         if stages.contrast & 1 != 0 {
-            return wrong("an amateur beside the first voice".into(), "voice 0".into());
+            return wrong("an amateur beside the first scorer".into(), "scorer 0".into());
         }
         if reads_another {
             self.check("contrast source", contrast_source, self.source_vocab_size)?;

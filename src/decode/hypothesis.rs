@@ -99,20 +99,20 @@ impl Record {
     ///
     /// # Errors
     /// A failed device operation.
-    pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Late) -> Result<()> {
+    pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Readback) -> Result<()> {
         let SessionShape { beam_size, max_len, max_src_len, .. } = self.shape;
         let part = |len: usize| slot * len..(slot + 1) * len;
-        backend.post_ints(&search.finished_count, part(1), to, 0)?;
-        backend.post_ints(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
+        backend.enqueue_read_ints(&search.finished_count, part(1), to, 0)?;
+        backend.enqueue_read_ints(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
         let finished = part(beam_size * words::<Finished>());
-        backend.post_ints(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
+        backend.enqueue_read_ints(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
         let (first, len, at) = (slot * max_len * beam_size, self.history_len(), self.histories());
-        backend.post_ints(&search.tokens, first..first + len, to, at)?;
-        backend.post_ints(&search.parents, first..first + len, to, at + len)?;
-        backend.post_floats(&search.log_probs, first..first + len, to, at + 2 * len)?;
+        backend.enqueue_read_ints(&search.tokens, first..first + len, to, at)?;
+        backend.enqueue_read_ints(&search.parents, first..first + len, to, at + len)?;
+        backend.enqueue_read_floats(&search.log_probs, first..first + len, to, at + 2 * len)?;
         if self.shape.keep_attention {
             let first = first * max_src_len;
-            backend.post_floats(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
+            backend.enqueue_read_floats(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
         }
         Ok(())
     }
@@ -124,12 +124,12 @@ impl Record {
     pub fn read<B: Backend>(
         &self,
         backend: &B,
-        from: &B::Late,
+        from: &B::Readback,
         search: &Search<B>,
         slot: usize,
     ) -> Result<Result<Vec<Hypothesis>>> {
         let mut posted = vec![0u32; self.words()];
-        backend.collect(from, &mut posted)?;
+        backend.wait_readback(from, &mut posted)?;
         let (head, rest) = posted.split_at(HEAD_WORDS);
         let (failure, rest) = rest.split_at(words::<Failure>());
         let &Failure { failed, step, beam, value } = &bytemuck::cast_slice::<u32, Failure>(failure)[0];

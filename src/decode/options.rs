@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::sampling::Sampling;
 use crate::backend::{
-    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_VOICES, SlotOptions, StopKind, Strategy,
+    ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_SCORERS, SlotOptions, StopKind, Strategy,
 };
 use crate::decode::bans::Bans;
 use crate::metrics::Utility;
@@ -130,7 +130,7 @@ pub struct Contrastive {
     pub form: ContrastiveForm,
     /// How strongly the amateur counts, 0..=10.
     pub weight: f32,
-    /// Tokens below this share of the expert's best probability are not taken, 0..=1; not used by [`ContrastiveForm::Seed`].
+    /// Tokens below this share of the expert's best probability are not taken, 0..=1; not used by [`ContrastiveForm::Logits`].
     pub mask: f32,
     /// Divides the amateur's logits; above 0.
     pub temperature: f32,
@@ -143,10 +143,10 @@ impl Contrastive {
         Contrastive { form, weight, mask: 0.1, temperature: 1.0 }
     }
 
-    /// As a slot has it, its amateur being the voice of that number.
-    pub(crate) fn for_voice(&self, voice: usize) -> ContrastiveOptions {
+    /// As a slot has it, its amateur being the scorer of that number.
+    pub(crate) fn for_scorer(&self, scorer: usize) -> ContrastiveOptions {
         let options = ContrastiveOptions::new(self.form, self.weight, self.mask, self.temperature);
-        ContrastiveOptions { voice: voice as u32, ..options }
+        ContrastiveOptions { scorer: scorer as u32, ..options }
     }
 }
 
@@ -313,7 +313,7 @@ impl DecodeOptions {
         let ok = penalty > 0.0 && penalty <= MAX_WEIGHT;
         check(ok, "repetition-penalty", format!("above 0, at most {MAX_WEIGHT}"), penalty.to_string())?;
         let members = self.ensemble.len();
-        check(members < MAX_VOICES, "ensemble", format!("at most {} models", MAX_VOICES - 1), members.to_string())?;
+        check(members < MAX_SCORERS, "ensemble", format!("at most {} models", MAX_SCORERS - 1), members.to_string())?;
         for weight in &self.ensemble {
             let ok = *weight >= 0.0 && *weight <= MAX_WEIGHT;
             check(ok, "ensemble", format!("weights of 0 to {MAX_WEIGHT}"), weight.to_string())?;
@@ -434,7 +434,7 @@ impl DecodeOptions {
             ),
             repetition_penalty: self.repetition_penalty,
             penalizes_logits: u32::from(penalizes_logits),
-            ensemble: std::array::from_fn(|voice| self.ensemble.get(voice).copied().unwrap_or(0.0)),
+            ensemble: std::array::from_fn(|scorer| self.ensemble.get(scorer).copied().unwrap_or(0.0)),
             cut: u32::from(self.cut),
             groups: if self.groups > 1 { self.groups as u32 } else { 0 },
             diversity: if self.groups > 1 { self.diversity } else { 0.0 },

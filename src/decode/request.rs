@@ -15,7 +15,7 @@ pub struct Request {
     pub source: Vec<u32>,
     /// How to search.
     pub options: SlotOptions,
-    /// Ids of the source that the model's second voice reads; empty without one.
+    /// Ids of the source that the model's second scorer reads; empty without one.
     pub contrast_source: Vec<u32>,
     /// First tokens that every hypothesis has; fewer than `options.max_len`.
     pub prefix: Vec<u32>,

@@ -12,19 +12,19 @@ use crate::{Error, Result};
 ///
 /// Sentences come and go independently: a slot's result does not depend on what the other slots hold.
 ///
-/// What ranks may come from several *voices*, each a model with its own caches, all reading the same prefixes. Voice 0 is the
-/// first model and gives every result its `log_prob`; voice i is model i; the last voice is the first model once more, reading
-/// another source of the same sentence. Voices other than the first are opened when a sentence first asks for them.
+/// What ranks may come from several *scorers*, each a model with its own caches, all reading the same prefixes. Scorer 0 is the
+/// first model and gives every result its `log_prob`; scorer i is model i; the last scorer is the first model once more, reading
+/// another source of the same sentence. Scorers other than the first are opened when a sentence first asks for them.
 ///
 /// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
-/// which is looked at [`Backend::LAG`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
+/// which is looked at [`Backend::READBACK_DEPTH`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
 /// that the next sentence does there, and handed out when the copy is known to have arrived. That sentence is encoded
 /// [aside](Backend::aside), while the others take their next step.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
-    recordings: B::Recordings,
-    voices: Vec<Option<Voice<M::State, B::Ints>>>,
+    graphs: B::GraphCache,
+    scorers: Vec<Option<Scorer<M::State, B::Ints>>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
     /// Sentences that are being encoded beside the next step, and start behind it.
@@ -34,8 +34,8 @@ pub struct Session<B: Backend, M: Seq2Seq<B>> {
     reports: VecDeque<Report<B>>,
     leaving: VecDeque<Leaving<B>>,
     /// Host memory to be used again, by what it holds.
-    spare_reports: Vec<B::Late>,
-    spare_records: Vec<B::Late>,
+    spare_reports: Vec<B::Readback>,
+    spare_records: Vec<B::Readback>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
 }
@@ -53,7 +53,7 @@ pub struct Admission<'a> {
 
 /// A model's memory of the sentences that are being decoded.
 #[derive(Debug)]
-struct Voice<State, Ints> {
+struct Scorer<State, Ints> {
     /// Which of the models it is.
     model: usize,
     state: State,
@@ -61,7 +61,7 @@ struct Voice<State, Ints> {
     options: Option<Ints>,
 }
 
-impl<State, Ints> Voice<State, Ints> {
+impl<State, Ints> Scorer<State, Ints> {
     /// Its last step's logits.
     fn logits<B: Backend, M: Seq2Seq<B, State = State>>(&self, _: &B, models: &[M]) -> &B::Floats {
         models[self.model].logits(&self.state)
@@ -81,7 +81,7 @@ struct Running {
 #[derive(Debug)]
 struct Report<B: Backend> {
     step: u64,
-    live: B::Late,
+    live: B::Readback,
 }
 
 /// A sentence that has ended, its results on the way.
@@ -90,7 +90,7 @@ struct Leaving<B: Backend> {
     ticket: u64,
     slot: usize,
     record: Record,
-    words: B::Late,
+    words: B::Readback,
     /// Steps enqueued before its results were copied: once a later one has reported, they are here.
     behind: u64,
 }
@@ -103,13 +103,13 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     pub fn open(backend: &B, models: &[M], shape: SessionShape) -> Result<Self> {
         // Where results are on the way for a while, as many may be at once as there are slots, rarely more. With attention they
         // are large: then only as many are allocated as turn out to be needed.
-        let records = if B::LAG == 0 || shape.keep_attention { 0 } else { shape.slots };
-        let record = |_| backend.late(Record::most_words(shape));
+        let records = if B::READBACK_DEPTH == 0 || shape.keep_attention { 0 } else { shape.slots };
+        let record = |_| backend.readback(Record::most_words(shape));
         let model = &models[0];
-        let first = Voice { model: 0, state: model.open(backend, shape)?, options: None };
+        let first = Scorer { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
-            recordings: B::Recordings::default(),
-            voices: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
+            graphs: B::GraphCache::default(),
+            scorers: std::iter::once(Some(first)).chain(models.iter().map(|_| None)).collect(),
             search: Search::open(backend, shape, model.vocab_size(), model.ids())?,
             slots: vec![None; shape.slots],
             arriving: Vec::new(),
@@ -129,9 +129,9 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     pub fn bytes(backend: &B, models: &[M], shape: SessionShape, stages: Stages) -> Result<Option<u64>> {
         let Some(dry) = backend.dry() else { return Ok(None) };
         let mut session = Self::open(&dry, models, shape)?;
-        session.search.equip(&dry, stages)?;
-        for voice in (1..session.voices.len()).filter(|voice| stages.voices & 1 << voice != 0) {
-            session.open_voice(&dry, models, voice)?;
+        session.search.reserve(&dry, stages)?;
+        for scorer in (1..session.scorers.len()).filter(|scorer| stages.scorers & 1 << scorer != 0) {
+            session.open_scorer(&dry, models, scorer)?;
         }
         Ok(Some(dry.allocated()))
     }
@@ -210,22 +210,22 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
             asked = asked.union(Stages::of(&request.options));
         }
-        self.search.equip(backend, asked)?;
+        self.search.reserve(backend, asked)?;
         for &Admission { slot, request, .. } in sentences {
             if request.options.banned != 0 {
                 request.write_controls(backend, slot, &mut self.search)?;
             }
         }
-        let asked = |voice: &usize| *voice == 0 || asked.voices & 1 << voice != 0;
-        let voices: Vec<usize> = (0..self.voices.len()).filter(asked).collect();
-        for &voice in &voices {
-            if self.voices[voice].is_none() {
-                self.open_voice(backend, models, voice)?;
+        let asked = |scorer: &usize| *scorer == 0 || asked.scorers & 1 << scorer != 0;
+        let scorers: Vec<usize> = (0..self.scorers.len()).filter(asked).collect();
+        for &scorer in &scorers {
+            if self.scorers[scorer].is_none() {
+                self.open_scorer(backend, models, scorer)?;
             }
         }
-        backend.aside(|| voices.iter().try_for_each(|voice| self.encode(backend, models, *voice, sentences)))?;
+        backend.aside(|| scorers.iter().try_for_each(|scorer| self.encode(backend, models, *scorer, sentences)))?;
         self.arriving.extend(sentences.iter().map(|s| (s.slot as u32, s.request.options)));
-        if B::LAG == 0 || !self.has_started() { self.start_arrived(backend) } else { Ok(()) }
+        if B::READBACK_DEPTH == 0 || !self.has_started() { self.start_arrived(backend) } else { Ok(()) }
     }
 
     /// Starts the sentences that have been encoded meanwhile.
@@ -243,21 +243,21 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         Ok(())
     }
 
-    fn open_voice(&mut self, backend: &B, models: &[M], voice: usize) -> Result<()> {
-        let reads_another = voice == models.len();
-        let model = if reads_another { 0 } else { voice };
+    fn open_scorer(&mut self, backend: &B, models: &[M], scorer: usize) -> Result<()> {
+        let reads_another = scorer == models.len();
+        let model = if reads_another { 0 } else { scorer };
         let state = models[model].open(backend, self.search.shape)?;
         let entries = self.search.shape.slots * words::<SlotOptions>();
         let options = reads_another.then(|| backend.ints(entries)).transpose()?;
-        self.voices[voice] = Some(Voice { model, state, options });
+        self.scorers[scorer] = Some(Scorer { model, state, options });
         Ok(())
     }
 
-    /// Lets a voice read the sources of the sentences that ask for it.
-    fn encode(&mut self, backend: &B, models: &[M], voice: usize, sentences: &[Admission<'_>]) -> Result<()> {
-        let reads_another = voice == models.len();
-        let Some(Voice { model, state, options }) = &mut self.voices[voice] else { return Ok(()) };
-        let listening = |s: &&Admission<'_>| voice == 0 || Stages::of(&s.request.options).voices & 1 << voice != 0;
+    /// Lets a scorer read the sources of the sentences that ask for it.
+    fn encode(&mut self, backend: &B, models: &[M], scorer: usize, sentences: &[Admission<'_>]) -> Result<()> {
+        let reads_another = scorer == models.len();
+        let Some(Scorer { model, state, options }) = &mut self.scorers[scorer] else { return Ok(()) };
+        let listening = |s: &&Admission<'_>| scorer == 0 || Stages::of(&s.request.options).scorers & 1 << scorer != 0;
         let mut sources: Vec<(u32, &[u32])> = Vec::with_capacity(sentences.len());
         for &Admission { slot, request, .. } in sentences.iter().filter(listening) {
             let source = if reads_another { &request.contrast_source } else { &request.source };
@@ -286,10 +286,10 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             beams += options.beam_size as usize;
             stages = stages.union(Stages::of(options));
         }
-        let Session { recordings, voices, search, .. } = self;
+        let Session { graphs, scorers, search, .. } = self;
         search.rows.bucket = bucket(beams, search.shape.rows);
         let key = StepKey { rows: search.rows.bucket, stages: stages.bits() };
-        backend.replayable(recordings, key, || Self::enqueue(backend, models, voices, search, stages))?;
+        backend.replay_or_record(graphs, key, || Self::enqueue(backend, models, scorers, search, stages))?;
         self.steps += 1;
         self.report(backend)?;
         self.start_arrived(backend)
@@ -299,27 +299,27 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn enqueue(
         backend: &B,
         models: &[M],
-        voices: &mut [Option<Voice<M::State, B::Ints>>],
+        scorers: &mut [Option<Scorer<M::State, B::Ints>>],
         search: &mut Search<B>,
         stages: Stages,
     ) -> Result<()> {
-        for (number, voice) in voices.iter_mut().enumerate() {
-            let Some(Voice { model, state, options }) = voice else { continue };
-            if number == 0 || stages.voices & 1 << number != 0 {
+        for (number, scorer) in scorers.iter_mut().enumerate() {
+            let Some(Scorer { model, state, options }) = scorer else { continue };
+            if number == 0 || stages.scorers & 1 << number != 0 {
                 let options = options.as_ref().unwrap_or(&search.options);
                 models[*model].step(backend, state, &search.rows, &search.ancestry, options)?;
             }
         }
-        let (model, Some(first)) = (&models[0], &voices[0]) else { return Ok(()) };
+        let (model, Some(first)) = (&models[0], &scorers[0]) else { return Ok(()) };
         if stages.bans {
             backend.processors(search)?;
         }
         if stages.mixes {
-            let all: Vec<_> = voices.iter().map(|v| v.as_ref().map(|v| v.logits(backend, models))).collect();
+            let all: Vec<_> = scorers.iter().map(|v| v.as_ref().map(|v| v.logits(backend, models))).collect();
             backend.ensemble(&all, search)?;
         }
-        for (number, voice) in voices.iter().enumerate() {
-            if let (Some(amateur), true) = (voice, stages.contrast & 1 << number != 0) {
+        for (number, scorer) in scorers.iter().enumerate() {
+            if let (Some(amateur), true) = (scorer, stages.contrast & 1 << number != 0) {
                 let (expert, amateur) = (first.logits(backend, models), amateur.logits(backend, models));
                 backend.contrastive(expert, amateur, number as u32, search)?;
             }
@@ -335,8 +335,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
 
     fn report(&mut self, backend: &B) -> Result<()> {
         let slots = self.slots.len();
-        let mut live = self.spare_reports.pop().map_or_else(|| backend.late(slots), Ok)?;
-        backend.post_ints(&self.search.live, 0..slots, &mut live, 0)?;
+        let mut live = self.spare_reports.pop().map_or_else(|| backend.readback(slots), Ok)?;
+        backend.enqueue_read_ints(&self.search.live, 0..slots, &mut live, 0)?;
         self.reports.push_back(Report { step: self.steps, live });
         Ok(())
     }
@@ -348,15 +348,15 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// A failed device operation. A sentence whose logits were not finite is reported to `receive` alone.
     pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(u64, Result<Vec<Hypothesis>>)) -> Result<()> {
         let mut reported = 0;
-        while self.reports.len() > B::LAG {
+        while self.reports.len() > B::READBACK_DEPTH {
             let Some(Report { step, live }) = self.reports.pop_front() else { break };
-            backend.collect(&live, &mut self.live)?;
+            backend.wait_readback(&live, &mut self.live)?;
             self.spare_reports.push(live);
             self.free_ended(backend, step)?;
             reported = step;
         }
         // Without steps to come no report would tell that results have arrived, and with no lag they are here.
-        let all = B::LAG == 0 || !self.is_running();
+        let all = B::READBACK_DEPTH == 0 || !self.is_running();
         while let Some(leaving) = self.leaving.pop_front_if(|leaving| all || leaving.behind < reported) {
             let Leaving { ticket, slot, record, words, .. } = leaving;
             let result = record.read(backend, &words, &self.search, slot)?;
@@ -375,7 +375,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             };
             let record = Record::new(self.search.shape, options, (step - since) as usize);
             let spare = self.spare_records.pop();
-            let words = spare.map_or_else(|| backend.late(Record::most_words(self.search.shape)), Ok)?;
+            let words = spare.map_or_else(|| backend.readback(Record::most_words(self.search.shape)), Ok)?;
             let mut leaving = Leaving { ticket, slot, record, words, behind: self.steps };
             leaving.record.post(backend, &self.search, slot, &mut leaving.words)?;
             self.leaving.push_back(leaving);

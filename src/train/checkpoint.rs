@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::model::config::read_json;
 use crate::model::weights::Tensors;
+use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
-use crate::train::twin::Parameters;
 use crate::{Error, Result};
 
 /// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.

@@ -3,6 +3,7 @@
 //! A [`Trainer`] reads parallel text, turns batches into gradients by an objective, and writes a model directory. What it computes
 //! is a function of its options, its data and the model that it starts from: a run that was interrupted continues bit for bit.
 
+pub mod autograd;
 pub mod checkpoint;
 pub mod data;
 pub mod log;
@@ -13,7 +14,6 @@ pub mod options;
 pub mod rollouts;
 pub mod schedule;
 pub mod trainer;
-pub mod twin;
 pub mod validation;
 
 pub use data::{Corpus, Data, Pair};

@@ -1,4 +1,4 @@
-//! The stem `loss` as operations that candle differentiates, on the CPU, in f32 by the fast path and in f64 by the reference.
+//! The op `loss` as operations that candle differentiates, on the CPU, in f32 by the fast path and in f64 by the reference.
 //!
 //! A loss is `[rows]`, one number for each row of logits `[rows, vocab_size]`: rows that the mask leaves out have loss 0 and gradient 0
 //! exactly. Summing them, with weights that hold the mean's divisor, gives what a step minimises. The backward pass reads the logits

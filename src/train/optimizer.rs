@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor};
 use rayon::prelude::*;
 
-use super::twin::real::{values, with_values};
-use super::twin::{Gradients, Parameters};
+use super::autograd::real::{values, with_values};
+use super::autograd::{Gradients, Parameters};
 use crate::{Error, Result};
 
 /// The constants of AdamW.

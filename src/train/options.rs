@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::train::autograd::Rates;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
 use crate::train::schedule::{Decay, LearningRate};
-use crate::train::twin::Rates;
 use crate::{Error, Result};
 
 /// What is minimised.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::Result;
 use crate::decode::{DecodeOptions, Hypothesis, Sampling};
+use crate::train::autograd::AutogradModel;
 use crate::train::objectives::Example;
-use crate::train::twin::Twin;
 use crate::translator::{EngineOptions, Translator};
 
 /// Where translations come from.
@@ -65,9 +65,9 @@ impl Rollouts {
     ///
     /// # Errors
     /// As [`Translator::set_weights`].
-    pub fn follow(&mut self, twin: &Twin, update: u32) -> Result<()> {
+    pub fn follow(&mut self, model: &AutogradModel, update: u32) -> Result<()> {
         if self.weights_of != Some(update) {
-            self.translator.set_weights(&twin.parameters().to_weights()?)?;
+            self.translator.set_weights(&model.parameters().to_weights()?)?;
             self.weights_of = Some(update);
         }
         Ok(())

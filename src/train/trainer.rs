@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::text::Tokenizer;
+use crate::train::autograd::AutogradModel;
 use crate::train::checkpoint::{Progress, State, check_fingerprint, write_model};
 use crate::train::data::{Corpus, Data};
 use crate::train::log::Log;
@@ -15,7 +16,6 @@ use crate::train::objectives::{Example, Objective, Sum, Update};
 use crate::train::optimizer::AdamW;
 use crate::train::options::{Keep, Metric, ObjectiveOptions, TrainOptions};
 use crate::train::rollouts::Rollouts;
-use crate::train::twin::Twin;
 use crate::train::validation::{Scores, validate};
 use crate::translator::{EngineOptions, Translator};
 use crate::{Error, Result};
@@ -83,7 +83,7 @@ pub enum Ending {
 pub struct Trainer {
     places: Places,
     options: TrainOptions,
-    twin: Twin,
+    model: AutogradModel,
     optimizer: AdamW,
     objective: Box<dyn Objective>,
     data: Data,
@@ -117,18 +117,18 @@ impl Trainer {
             return Err(Error::Option { option: "patience", expected, got });
         }
         let translator = Translator::open_with(&places.model, &EngineOptions::default())?;
-        let mut twin = Twin::open(&places.model)?;
+        let mut model = AutogradModel::open(&places.model)?;
         if let Some(deviation) = options.from_scratch {
-            twin.parameters_mut().initialize(options.seed, deviation)?;
+            model.parameters_mut().initialize(options.seed, deviation)?;
         }
-        let longest = twin.config().max_position_embeddings.min(options.batch_tokens);
+        let longest = model.config().max_position_embeddings.min(options.batch_tokens);
         let read = |corpus: &Corpus| Data::read(corpus, translator.tokenizer(), longest, places.skip_bad);
         let data = read(&places.data)?;
         let validation = places.validation.as_ref().map(read).transpose()?;
-        let optimizer = AdamW::new(options.adam, twin.parameters());
+        let optimizer = AdamW::new(options.adam, model.parameters());
         let mut fingerprint = options.fingerprint();
         fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
-        fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&twin)?));
+        fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&model)?));
         let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, fingerprint };
         let objective = objective(&options.objective, &places.model, translator.tokenizer())?;
         let log = Log::new(&places.output.join("training"));
@@ -136,7 +136,7 @@ impl Trainer {
             batches: data.batches(options.batch_tokens, options.seed, 0),
             places,
             options,
-            twin,
+            model,
             optimizer,
             objective,
             data,
@@ -152,10 +152,10 @@ impl Trainer {
     }
 
     fn restore(&mut self) -> Result<()> {
-        let mut state = State::read(&state_file(&self.places.output), self.twin.parameters())?;
+        let mut state = State::read(&state_file(&self.places.output), self.model.parameters())?;
         check_fingerprint(&state.progress.fingerprint, &self.progress.fingerprint)?;
         state.restore(&mut self.optimizer);
-        self.twin.parameters_mut().set_tensors(&state.tensors)?;
+        self.model.parameters_mut().set_tensors(&state.tensors)?;
         self.objective.restore(&state.tensors)?;
         self.progress = state.progress;
         self.batches = self.data.batches(self.options.batch_tokens, self.options.seed, self.progress.epoch);
@@ -163,8 +163,8 @@ impl Trainer {
     }
 
     /// The model as it is.
-    pub fn twin(&self) -> &Twin {
-        &self.twin
+    pub fn model(&self) -> &AutogradModel {
+        &self.model
     }
 
     /// The training data.
@@ -231,7 +231,7 @@ impl Trainer {
         let tokens = parts.iter().flatten().map(|example| example.pair.target.len()).sum();
         let number = self.progress.update + 1;
         let update = Update {
-            twin: &self.twin,
+            model: &self.model,
             number,
             seed: self.options.seed,
             dropout: self.options.dropout,
@@ -245,11 +245,11 @@ impl Trainer {
         }
         let learning_rate = self.options.learning_rate().at(number);
         let gradient_norm = match &sum.gradients {
-            Some(gradients) => self.optimizer.update(self.twin.parameters_mut(), gradients, learning_rate)?,
+            Some(gradients) => self.optimizer.update(self.model.parameters_mut(), gradients, learning_rate)?,
             None => 0.0,
         };
         self.progress.update = number;
-        self.objective.updated(&self.twin)?;
+        self.objective.updated(&self.model)?;
         Ok(Report {
             update: number,
             updates: self.options.updates,
@@ -274,7 +274,7 @@ impl Trainer {
 
     fn validate(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(data) = &self.validation else { return Ok(()) };
-        self.translator.set_weights(&self.twin.parameters().to_weights()?)?;
+        self.translator.set_weights(&self.model.parameters().to_weights()?)?;
         let update = self.progress.update;
         let scores @ Scores { bleu, chrf, length_ratio } =
             validate(&self.translator, data, self.options.validation_beam)?;
@@ -301,15 +301,15 @@ impl Trainer {
     }
 
     fn write_model(&self) -> Result<()> {
-        write_model(&self.places.model, &self.places.output, self.twin.parameters().tensors()?)
+        write_model(&self.places.model, &self.places.output, self.model.parameters().tensors()?)
     }
 
     /// Saves the state from which the run continues bit for bit.
     fn checkpoint(&self) -> Result<()> {
-        let mut tensors = self.twin.parameters().tensors()?;
+        let mut tensors = self.model.parameters().tensors()?;
         self.objective.save(&mut tensors)?;
         let state = State { progress: self.progress.clone(), tensors, moments: self.optimizer.moments.clone() };
-        state.write(&state_file(&self.places.output), self.twin.parameters())?;
+        state.write(&state_file(&self.places.output), self.model.parameters())?;
         self.log.draw()
     }
 
@@ -347,8 +347,8 @@ fn objective(options: &ObjectiveOptions, dir: &Path, tokenizer: &Tokenizer) -> R
 }
 
 /// A hash of the parameters' bits (64-bit FNV-1a over words).
-fn hash(twin: &Twin) -> Result<u64> {
-    let values = twin.parameters().values()?;
+fn hash(model: &AutogradModel) -> Result<u64> {
+    let values = model.parameters().values()?;
     let mix = |hash: u64, value: &f32| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
     Ok(values.iter().flatten().fold(0xcbf2_9ce4_8422_2325, mix))
 }

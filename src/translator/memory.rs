@@ -118,10 +118,10 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
         return Err(Error::Input { operation: "plan memory", expected, got });
     };
     let states: Vec<_> = models.iter().map(|config| MarianState::open(dry, config, shape)).collect::<Result<_>>()?;
-    let voices = dry.allocated();
+    let scorers = dry.allocated();
     let mut search = Search::open(dry, shape, own.decoder_vocab_size, own.ids)?;
     if models.len() > 1 {
-        search.equip(dry, Stages { ranked: true, ..Stages::default() })?;
+        search.reserve(dry, Stages { ranked: true, ..Stages::default() })?;
     }
     let total = dry.allocated();
     drop((states, search));
@@ -131,7 +131,7 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
     let logits = |config: &ModelConfig| (rows * dry.logits_stride(config.decoder_vocab_size)) as u64 * 4;
     let caches = models.iter().map(|config| caches(config)).sum();
     let logits = models.iter().map(|config| logits(config)).sum();
-    let (activations, search) = (voices - caches - logits, total - voices);
+    let (activations, search) = (scorers - caches - logits, total - scorers);
     Ok(MemoryPlan { caches, logits, activations, search, ..MemoryPlan::default() })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `kernels` | each stem's cases, which the kernel tests run too |
+//! | `kernels` | each op's cases, which the kernel tests run too |
 //! | `probe`, `cases` | what runs a case and keeps what it came to; the numbers that cases are made of |
 //! | `row_bits` | the model's matrix products: a row's bits must not depend on how many others there are |
 //! | `lockstep` | decoding on both at once, compared operation by operation |
@@ -35,9 +35,9 @@ use crate::backend::Dtype;
 use crate::cuda::{self, Context};
 use crate::text::Tokenizer;
 use crate::{Device, Error, Result};
-use kernels::{STEMS, Stem};
+use kernels::{OPS, Op};
 use lockstep::{Decode, Requests};
-use probe::{Grid, Probe, unknown_stem};
+use probe::{Grid, Probe, unknown_op};
 use report::{CheckRow, KernelRow};
 use watch::Beat;
 
@@ -48,8 +48,8 @@ pub struct Options {
     pub device: Device,
     /// Every combination instead of every pair, and large shapes.
     pub full: bool,
-    /// The stems to check; empty for all.
-    pub stems: Vec<String>,
+    /// The ops to check; empty for all.
+    pub ops: Vec<String>,
     /// Where checks say what they are at.
     pub beat: Beat,
 }
@@ -69,35 +69,35 @@ pub fn open(device: Device) -> Result<Context> {
     }
 }
 
-/// The stems of these names, or all.
+/// The ops of these names, or all.
 ///
 /// # Errors
 /// [`Error::Option`] for a name that there is none of.
-pub fn stems(names: &[String]) -> Result<Vec<&'static Stem>> {
-    let known: Vec<&str> = STEMS.iter().map(|stem| stem.name).collect();
+pub fn ops(names: &[String]) -> Result<Vec<&'static Op>> {
+    let known: Vec<&str> = OPS.iter().map(|op| op.name).collect();
     if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(unknown_stem(unknown, &known));
+        return Err(unknown_op(unknown, &known));
     }
-    let is_asked = |stem: &&Stem| names.is_empty() || names.iter().any(|name| name == stem.name);
-    Ok(STEMS.iter().filter(is_asked).collect())
+    let is_asked = |op: &&Op| names.is_empty() || names.iter().any(|name| name == op.name);
+    Ok(OPS.iter().filter(is_asked).collect())
 }
 
-/// Runs a stem's cases on a device of their own, so that a kernel that breaks it spoils no other's.
+/// Runs an op's cases on a device of their own, so that a kernel that breaks it spoils no other's.
 ///
 /// # Errors
 /// The device cannot be opened.
-pub fn check_stem(options: &Options, stem: &Stem) -> Result<Vec<KernelRow>> {
+pub fn check_op(options: &Options, op: &Op) -> Result<Vec<KernelRow>> {
     let grid = if options.full { Grid::Full } else { Grid::Pairwise };
-    let mut rows = check_stem_on(&open(options.device)?, grid, stem, &options.beat);
+    let mut rows = check_op_on(&open(options.device)?, grid, op, &options.beat);
     if is_real(options.device) {
         rows.iter_mut().for_each(|row| row.gb_per_second = (row.best_rate > 0.0).then_some(row.best_rate));
     }
     Ok(rows)
 }
 
-fn check_stem_on(context: &Context, grid: Grid, stem: &Stem, beat: &Beat) -> Vec<KernelRow> {
-    let mut probe = Probe::new(context, grid, stem.name, beat);
-    let ended = (stem.check)(&mut probe);
+fn check_op_on(context: &Context, grid: Grid, op: &Op, beat: &Beat) -> Vec<KernelRow> {
+    let mut probe = Probe::new(context, grid, op.name, beat);
+    let ended = (op.check)(&mut probe);
     probe.finish(ended)
 }
 

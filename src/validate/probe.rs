@@ -89,15 +89,15 @@ const TOLD: usize = 5;
 pub struct Probe<'a> {
     context: &'a Context,
     grid: Grid,
-    stem: &'static str,
+    op: &'static str,
     beat: &'a Beat,
     rows: Vec<KernelRow>,
 }
 
 impl<'a> Probe<'a> {
-    /// For the cases of one stem, each of which is said to `beat`.
-    pub fn new(context: &'a Context, grid: Grid, stem: &'static str, beat: &'a Beat) -> Self {
-        Probe { context, grid, stem, beat, rows: Vec::new() }
+    /// For the cases of one op, each of which is said to `beat`.
+    pub fn new(context: &'a Context, grid: Grid, op: &'static str, beat: &'a Beat) -> Self {
+        Probe { context, grid, op, beat, rows: Vec::new() }
     }
 
     /// The device.
@@ -110,7 +110,7 @@ impl<'a> Probe<'a> {
         self.grid
     }
 
-    /// Runs a case of a kernel: `variant` tells the kernels of a stem apart, `what` says what is special about the case.
+    /// Runs a case of a kernel: `variant` tells the kernels of an op apart, `what` says what is special about the case.
     ///
     /// # Errors
     /// The device failed: it is of no use to any later case. What the kernel computed wrongly is no error, but kept.
@@ -123,10 +123,10 @@ impl<'a> Probe<'a> {
     ) -> Result<()> {
         let at = self.rows.iter().position(|row| row.variant == variant && row.dtype == dtype.name());
         let at = at.unwrap_or_else(|| {
-            self.rows.push(KernelRow::new(self.stem, variant, dtype));
+            self.rows.push(KernelRow::new(self.op, variant, dtype));
             self.rows.len() - 1
         });
-        self.beat.now(self.stem, format!("{variant} {}: {what}", dtype.name()).trim_start());
+        self.beat.now(self.op, format!("{variant} {}: {what}", dtype.name()).trim_start());
         let mut case = Case { context: self.context, dtype, row: &mut self.rows[at], wrong: None };
         let outcome = run(&mut case);
         let wrong = match &outcome {
@@ -144,13 +144,13 @@ impl<'a> Probe<'a> {
         outcome
     }
 
-    /// What all cases came to, a row per kernel; `ended` is how the check of the stem ended.
+    /// What all cases came to, a row per kernel; `ended` is how the check of the op ended.
     pub fn finish(mut self, ended: Result<()>) -> Vec<KernelRow> {
         // A device that failed outside of a case has no row yet to say so.
         if let Err(error) = ended
             && self.rows.iter().all(|row| row.failed == 0)
         {
-            let mut row = KernelRow::new(self.stem, "setup", Dtype::F32);
+            let mut row = KernelRow::new(self.op, "setup", Dtype::F32);
             row.failed = 1;
             row.failures.push(error.to_string());
             self.rows.push(row);
@@ -274,24 +274,24 @@ impl Closeness {
     }
 }
 
-/// Panics with what went wrong if any case of a stem fails; for tests.
+/// Panics with what went wrong if any case of an op fails; for tests.
 ///
 /// # Errors
 /// The device failed.
 #[cfg(test)]
-pub fn assert_all_pass(context: &Context, stem: &'static str, check: fn(&mut Probe<'_>) -> Result<()>) -> Result<()> {
+pub fn assert_all_pass(context: &Context, op: &'static str, check: fn(&mut Probe<'_>) -> Result<()>) -> Result<()> {
     let beat = Beat::default();
-    let mut probe = Probe::new(context, Grid::Pairwise, stem, &beat);
+    let mut probe = Probe::new(context, Grid::Pairwise, op, &beat);
     let ended = check(&mut probe);
     let rows = probe.finish(ended);
     let failures: Vec<&String> = rows.iter().flat_map(|row| &row.failures).collect();
-    assert!(failures.is_empty(), "{stem}: {failures:#?}");
-    assert!(rows.iter().any(|row| row.cases > 0), "{stem}: no case was run");
+    assert!(failures.is_empty(), "{op}: {failures:#?}");
+    assert!(rows.iter().any(|row| row.cases > 0), "{op}: no case was run");
     Ok(())
 }
 
-/// An error about a stem that is not there.
-pub(super) fn unknown_stem(got: &str, known: &[&str]) -> Error {
+/// An error about an op that is not there.
+pub(super) fn unknown_op(got: &str, known: &[&str]) -> Error {
     Error::Option { option: "kernel", expected: format!("one of {}", known.join(", ")), got: got.to_owned() }
 }
 

@@ -7,9 +7,9 @@ use crate::backend::Dtype;
 /// One kernel in one storage type.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelRow {
-    /// The stem.
-    pub stem: &'static str,
-    /// Which kernel of the stem.
+    /// The op.
+    pub op: &'static str,
+    /// Which kernel of the op.
     pub variant: &'static str,
     /// Storage type.
     pub dtype: &'static str,
@@ -33,9 +33,9 @@ pub struct KernelRow {
 }
 
 impl KernelRow {
-    pub(super) fn new(stem: &'static str, variant: &'static str, dtype: Dtype) -> Self {
+    pub(super) fn new(op: &'static str, variant: &'static str, dtype: Dtype) -> Self {
         KernelRow {
-            stem,
+            op,
             variant,
             dtype: dtype.name(),
             cases: 0,
@@ -91,9 +91,9 @@ impl Report {
         Report { version, device, is_real, full, kernels: Vec::new(), checks: Vec::new() }
     }
 
-    /// The stems and checks that failed, each once.
+    /// The ops and checks that failed, each once.
     pub fn failed(&self) -> Vec<String> {
-        let kernels = self.kernels.iter().filter(|row| row.failed > 0).map(|row| row.stem.to_owned());
+        let kernels = self.kernels.iter().filter(|row| row.failed > 0).map(|row| row.op.to_owned());
         let checks = self.checks.iter().filter(|check| !check.failures.is_empty()).map(|check| check.name.clone());
         let mut failed: Vec<String> = kernels.chain(checks).collect();
         failed.dedup();
@@ -103,11 +103,11 @@ impl Report {
 
 /// The table's head.
 pub const HEAD: &str =
-    "stem                variant      dtype  cases     max abs     max ulp      time     GB/s  verdict";
+    "op                  variant      dtype  cases     max abs     max ulp      time     GB/s  verdict";
 
 /// One line of the table.
 pub fn line(row: &KernelRow) -> String {
-    let KernelRow { stem, variant, dtype, cases, max_abs, max_ulp, .. } = row;
+    let KernelRow { op, variant, dtype, cases, max_abs, max_ulp, .. } = row;
     let rate = row.gb_per_second.map_or("-".to_owned(), |rate| format!("{rate:.0}"));
     let verdict = match row.failed {
         0 => "ok".to_owned(),
@@ -115,7 +115,7 @@ pub fn line(row: &KernelRow) -> String {
     };
     let time = format!("{:.1} ms", row.seconds * 1e3);
     format!(
-        "{stem:<18}  {variant:<11}  {dtype:<5}  {cases:>5}  {max_abs:>10.3e}  {max_ulp:>10.1}  {time:>8}  {rate:>7}  {verdict}"
+        "{op:<18}  {variant:<11}  {dtype:<5}  {cases:>5}  {max_abs:>10.3e}  {max_ulp:>10.1}  {time:>8}  {rate:>7}  {verdict}"
     )
 }
 

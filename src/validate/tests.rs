@@ -1,15 +1,15 @@
 //! Whether what is wrong is found.
 
 use super::*;
-use crate::cuda::kernel_stems;
+use crate::cuda::kernel_ops;
 
 /// Kernels that `bench --kernels` does not measure: what measures the ceiling.
 const NOT_MEASURED: [&str; 1] = ["checksum"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {
-    let known: Vec<&str> = STEMS.iter().map(|stem| stem.name).collect();
-    let missing: Vec<&&str> = kernel_stems().iter().filter(|stem| !known.contains(*stem)).collect();
+    let known: Vec<&str> = OPS.iter().map(|op| op.name).collect();
+    let missing: Vec<&&str> = kernel_ops().iter().filter(|op| !known.contains(*op)).collect();
     assert!(missing.is_empty(), "no cases in src/validate/kernels for {missing:?}");
 }
 
@@ -17,14 +17,14 @@ fn every_kernel_file_has_its_cases() {
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn a_kernel_that_loses_its_last_block_fails_and_is_named() -> Result<()> {
-    for stem in STEMS {
+    for op in OPS {
         let context = open(Device::Emulated)?;
-        context.lose_blocks_of(stem.name);
+        context.lose_blocks_of(op.name);
         let mut found = Report::new(context.name().to_owned(), false, false);
-        found.kernels = check_stem_on(&context, Grid::Pairwise, stem, &Beat::default());
-        assert_eq!(found.failed(), [stem.name]);
+        found.kernels = check_op_on(&context, Grid::Pairwise, op, &Beat::default());
+        assert_eq!(found.failed(), [op.name]);
         let told = found.kernels.iter().flat_map(|row| &row.failures).next();
-        assert!(told.is_some_and(|what| !what.is_empty()), "{}: nothing is said about it", stem.name);
+        assert!(told.is_some_and(|what| !what.is_empty()), "{}: nothing is said about it", op.name);
     }
     Ok(())
 }
@@ -37,12 +37,12 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     let tokenizer = Tokenizer::open(&dir)?;
     let sources = ["Two dogs run.", "A man sleeps.", "A child sings."].map(|line| tokenizer.encode_source(line));
     let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain, beat: &Beat::default() };
-    let first = |stem: &'static str| -> Result<String> {
+    let first = |op: &'static str| -> Result<String> {
         let context = open(Device::Emulated)?;
-        context.lose_blocks_of(stem);
+        context.lose_blocks_of(op);
         Ok(lockstep::check::<f32>(context, decode)?.failures.swap_remove(0))
     };
-    let starts = |stem, place: &str| first(stem).map(|what| assert!(what.starts_with(place), "{stem}: {what}"));
+    let starts = |op, place: &str| first(op).map(|what| assert!(what.starts_with(place), "{op}: {what}"));
     starts("layer_norm", "encoding, encoder layer 1, layer_norm: ")?;
     // In the first step a sentence has one beam.
     starts("attention_self", "step 2, decoder layer 1, self_attention: ")?;
@@ -98,14 +98,14 @@ fn every_kernel_can_be_measured() -> Result<()> {
         launches: 2,
         repeats: 1,
     };
-    let mut stems: Vec<&str> = Vec::new();
+    let mut ops: Vec<&str> = Vec::new();
     let found = speed::measure(&open(Device::Emulated)?, &effort, |row| {
-        stems.push(row.stem);
+        ops.push(row.op);
         Ok(())
     })?;
     assert!(found.kernels.iter().all(|row| row.bytes > 0 && row.microseconds > 0.0), "{found:?}");
-    stems.extend(NOT_MEASURED);
-    let missing: Vec<&&str> = kernel_stems().iter().filter(|stem| !stems.contains(*stem)).collect();
+    ops.extend(NOT_MEASURED);
+    let missing: Vec<&&str> = kernel_ops().iter().filter(|op| !ops.contains(*op)).collect();
     assert!(missing.is_empty(), "not measured: {missing:?}");
     Ok(())
 }

@@ -8,14 +8,12 @@ use crate::validate::speed::{self, Effort, SpeedRow};
 use crate::{Device, Result};
 
 const HEAD: &str =
-    "stem                variant   dtype  shape                                      us     GB/s  of ceiling";
+    "op                  variant   dtype  shape                                      us     GB/s  of ceiling";
 
 fn line(row: &SpeedRow) -> String {
-    let SpeedRow { stem, variant, dtype, shape, microseconds, gb_per_second, of_ceiling, .. } = row;
+    let SpeedRow { op, variant, dtype, shape, microseconds, gb_per_second, of_ceiling, .. } = row;
     let share = of_ceiling * 100.0;
-    format!(
-        "{stem:<18}  {variant:<8}  {dtype:<5}  {shape:<36}  {microseconds:>8.1}  {gb_per_second:>7.0}  {share:>9.0}%"
-    )
+    format!("{op:<18}  {variant:<8}  {dtype:<5}  {shape:<36}  {microseconds:>8.1}  {gb_per_second:>7.0}  {share:>9.0}%")
 }
 
 pub(super) fn run(device: Device, json_file: Option<&Path>) -> Result<Ending> {

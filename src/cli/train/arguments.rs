@@ -7,11 +7,11 @@ use clap::ValueEnum;
 use crate::backend::{Divergence, Pick};
 use crate::cli::model_dir::ModelName;
 use crate::model::config::TrainingDefaults;
+use crate::train::autograd::Rates;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
 use crate::train::rollouts::Draw;
 use crate::train::schedule::{Decay, GoldSchedule, Shape};
-use crate::train::twin::Rates;
 use crate::train::{Corpus, Keep, Metric, ObjectiveOptions, Places, TrainOptions};
 use crate::{Error, Result};
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backend::{Dtype, FinishKind, Finished, LengthPenaltyKind, SamplePick, SpecialIds, StopKind, Strategy};
-use crate::validate::kernels::beam_step::{compare_states, draw_extras, equipped};
+use crate::validate::kernels::beam_step::{compare_states, draw_extras, reserved};
 
 const SHAPE: SessionShape =
     SessionShape { slots: 3, beam_size: 5, max_len: 11, max_src_len: 7, rows: 15, keep_attention: true };
@@ -28,7 +28,7 @@ pub fn options() -> SlotOptions {
 
 fn search(vocab_size: usize) -> Search<Cpu> {
     let cpu = Cpu::new(2, Dtype::F32).expect("two threads start");
-    equipped(&cpu, Search::open(&cpu, SHAPE, vocab_size, IDS)).expect("memory is there")
+    reserved(&cpu, Search::open(&cpu, SHAPE, vocab_size, IDS)).expect("memory is there")
 }
 
 /// Pseudo-random values in [0, 1), the same on every run.

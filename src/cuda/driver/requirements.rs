@@ -44,7 +44,7 @@ fn check_architecture((major, minor): (i32, i32)) -> Result<(), String> {
 
 /// The compiled kernels of one file.
 pub(super) struct Image {
-    pub stem: &'static str,
+    pub op: &'static str,
     /// The fatbin, aligned as the driver wants it.
     pub words: Box<[u64]>,
 }
@@ -57,7 +57,7 @@ pub(super) fn images() -> Result<Vec<Image>, String> {
         words.into_boxed_slice()
     };
     let codes = crate::cuda::generated::DEVICE_CODE.iter();
-    Ok(codes.map(|code| Image { stem: code.stem, words: copy(code.fatbin) }).collect())
+    Ok(codes.map(|code| Image { op: code.op, words: copy(code.fatbin) }).collect())
 }
 
 #[cfg(not(device_code))]

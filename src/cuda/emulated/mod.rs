@@ -442,7 +442,7 @@ impl Device for EmulatedDevice {
         state.enqueue(Work::Post { from, bytes, pinned, offset })
     }
 
-    fn collect(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
+    fn wait_readback(&self, pinned: PinnedId, bytes: &mut [u8]) -> Result<()> {
         let mut state = self.state();
         state.in_order("read pinned memory")?;
         let posted = state.pinned.get(&pinned).map_or(0, |memory| memory.posted);

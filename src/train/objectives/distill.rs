@@ -12,9 +12,9 @@ use crate::backend::Divergence;
 use crate::cpu::philox::{Purpose, philox, uniform};
 use crate::model::weights::Tensors;
 use crate::text::Tokenizer;
+use crate::train::autograd::{AutogradModel, Batch};
 use crate::train::ops::tempered_divergence;
 use crate::train::rollouts::{Draw, Rollout, Rollouts};
-use crate::train::twin::{Batch, Twin};
 use crate::{Error, Result};
 
 /// Whose sentences the two are compared on.
@@ -87,7 +87,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Distill {
     options: Options,
-    teacher: Twin,
+    teacher: AutogradModel,
     student_rollouts: Rollouts,
     teacher_rollouts: Rollouts,
     /// Changes of the teacher so far: its rollouts follow it.
@@ -124,14 +124,14 @@ pub fn check_pieces(student: &Tokenizer, teacher: &Tokenizer) -> Result<()> {
 /// The model whose weights are the mean of those in these directories, each of which has the pieces of `tokenizer`.
 ///
 /// # Errors
-/// As [`Twin::open`] and [`check_pieces`]; [`Error::Input`] for models of different architectures, or none.
-pub fn average(dirs: &[PathBuf], tokenizer: &Tokenizer) -> Result<Twin> {
+/// As [`AutogradModel::open`] and [`check_pieces`]; [`Error::Input`] for models of different architectures, or none.
+pub fn average(dirs: &[PathBuf], tokenizer: &Tokenizer) -> Result<AutogradModel> {
     let refuse = |expected: String, got| Err(Error::Input { operation: "average teachers", expected, got });
     let Some((first, others)) = dirs.split_first() else {
         return refuse("at least one model".into(), "none".into());
     };
     check_pieces(tokenizer, &Tokenizer::open(first)?)?;
-    let mut mean = Twin::open(first)?;
+    let mut mean = AutogradModel::open(first)?;
     if others.is_empty() {
         return Ok(mean);
     }
@@ -139,7 +139,7 @@ pub fn average(dirs: &[PathBuf], tokenizer: &Tokenizer) -> Result<Twin> {
     let mut sums: Vec<Vec<f64>> = mean.parameters().values()?.into_iter().map(f64s).collect();
     for dir in others {
         check_pieces(tokenizer, &Tokenizer::open(dir)?)?;
-        let other = Twin::open(dir)?;
+        let other = AutogradModel::open(dir)?;
         if other.config() != mean.config() {
             let expected = format!("models of the architecture of {}", first.display());
             return refuse(expected, format!("another one in {}", dir.display()));
@@ -156,7 +156,12 @@ pub fn average(dirs: &[PathBuf], tokenizer: &Tokenizer) -> Result<Twin> {
 
 impl Distill {
     /// Distillation from this teacher; each model comes with a decode session of its own.
-    pub fn new(options: Options, teacher: Twin, student_rollouts: Rollouts, teacher_rollouts: Rollouts) -> Self {
+    pub fn new(
+        options: Options,
+        teacher: AutogradModel,
+        student_rollouts: Rollouts,
+        teacher_rollouts: Rollouts,
+    ) -> Self {
         Distill { options, teacher, student_rollouts, teacher_rollouts, teacher_changes: 0, differ: false }
     }
 
@@ -180,7 +185,7 @@ impl Distill {
         };
         let (own, theirs): (Vec<usize>, Vec<usize>) = (0..examples.len()).partition(|i| coin(&examples[*i]));
         let mut sentences: Vec<Vec<u32>> = vec![Vec::new(); examples.len()];
-        self.student_rollouts.follow(update.twin, update.number)?;
+        self.student_rollouts.follow(update.model, update.number)?;
         self.teacher_rollouts.follow(&self.teacher, self.teacher_changes)?;
         let seed = update.seed ^ u64::from(update.number) << 32;
         for (chosen, rollouts, draw) in [
@@ -207,16 +212,16 @@ impl Objective for Distill {
             .iter()
             .zip(&sentences)
             .map(|(e, sentence)| (e.number, e.pair.source.as_slice(), std::slice::from_ref(sentence)));
-        let batch = Batch::new(groups, update.twin.config().ids.decoder_start_id);
+        let batch = Batch::new(groups, update.model.config().ids.decoder_start_id);
         let teacher = self.teacher.logits_only(&batch)?;
-        let student = update.twin.logits(&batch, update.dropout())?;
+        let student = update.model.logits(&batch, update.dropout())?;
         let rows = batch.targets.len();
         // The mean over the tokens of this part, which counts by its sentences.
         let share = examples.len() as f32 / update.sentences as f32;
         let weights = vec![share / rows as f32; rows];
         let loss = tempered_divergence(&student, &teacher, &vec![1; rows], &weights, self.options.divergence);
         let before = sum.loss;
-        sum.add_loss(update.twin, loss.map_err(Error::Autograd)?)?;
+        sum.add_loss(update.model, loss.map_err(Error::Autograd)?)?;
         let divergence = sum.loss - before;
         sum.figure("divergence", divergence / f64::from(share), 1.0);
         if !self.differ && divergence <= 0.0 {
@@ -231,10 +236,10 @@ impl Objective for Distill {
         }
     }
 
-    fn updated(&mut self, twin: &Twin) -> Result<()> {
+    fn updated(&mut self, model: &AutogradModel) -> Result<()> {
         let Teacher::Ema(keep) = self.options.teacher else { return Ok(()) };
         let mut values = self.teacher.parameters().values()?;
-        for (mean, now) in values.iter_mut().zip(twin.parameters().values()?) {
+        for (mean, now) in values.iter_mut().zip(model.parameters().values()?) {
             for (mean, now) in mean.iter_mut().zip(now) {
                 *mean += ((1.0 - keep) * (f64::from(now) - f64::from(*mean))) as f32;
             }

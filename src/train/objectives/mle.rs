@@ -1,8 +1,8 @@
 //! Maximum likelihood: each token given the gold tokens before it.
 
 use super::{Example, Objective, Sum, Update};
+use crate::train::autograd::Batch;
 use crate::train::ops::weighted_nll;
-use crate::train::twin::Batch;
 use crate::{Error, Result};
 
 /// The mean negative log-likelihood of the targets' tokens, with label smoothing.
@@ -20,9 +20,9 @@ impl Objective for Mle {
 /// # Errors
 /// A batch that does not fit the model.
 pub fn likelihood(update: &Update<'_>, batch: &Batch, share: f32, sum: &mut Sum) -> Result<()> {
-    let logits = update.twin.logits(batch, update.dropout())?;
+    let logits = update.model.logits(batch, update.dropout())?;
     let rows = batch.targets.len();
     let weights = vec![share / update.tokens as f32; rows];
     let loss = weighted_nll(&logits, &batch.targets.ids, &vec![1; rows], &weights, update.smoothing);
-    sum.add_loss(update.twin, loss.map_err(Error::Autograd)?)
+    sum.add_loss(update.model, loss.map_err(Error::Autograd)?)
 }

@@ -8,8 +8,8 @@ pub mod scheduled_sampling;
 use candle_core::Tensor;
 
 use crate::model::weights::Tensors;
+use crate::train::autograd::{AutogradModel, Batch, Dropout, Gradients, Rates};
 use crate::train::data::Pair;
-use crate::train::twin::{Batch, Dropout, Gradients, Rates, Twin};
 use crate::{Error, Result};
 
 /// A pair with its number in the data, by which random numbers are drawn.
@@ -25,7 +25,7 @@ pub struct Example<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     /// The model as it is before the update.
-    pub twin: &'a Twin,
+    pub model: &'a AutogradModel,
     /// The update's number, from 1.
     pub number: u32,
     /// The run's seed.
@@ -50,7 +50,7 @@ impl Update<'_> {
     pub fn batch(&self, examples: &[Example<'_>]) -> Batch {
         let groups =
             examples.iter().map(|e| (e.number, e.pair.source.as_slice(), std::slice::from_ref(&e.pair.target)));
-        Batch::new(groups, self.twin.config().ids.decoder_start_id)
+        Batch::new(groups, self.model.config().ids.decoder_start_id)
     }
 }
 
@@ -85,11 +85,11 @@ impl Sum {
     ///
     /// # Errors
     /// A loss that a parameter has no part in.
-    pub fn add_loss(&mut self, twin: &Twin, rows: Tensor) -> Result<()> {
+    pub fn add_loss(&mut self, model: &AutogradModel, rows: Tensor) -> Result<()> {
         let loss = rows.sum_all().map_err(Error::Autograd)?;
         let mut store = loss.backward().map_err(Error::Autograd)?;
         let value = f64::from(loss.to_scalar::<f32>().map_err(Error::Autograd)?);
-        self.add(value, twin.parameters().gradients(&mut store)?)
+        self.add(value, model.parameters().gradients(&mut store)?)
     }
 
     /// Adds to a figure that is shown as `sum / weight`.
@@ -116,7 +116,7 @@ pub trait Objective {
     ///
     /// # Errors
     /// Whatever fails.
-    fn updated(&mut self, _twin: &Twin) -> Result<()> {
+    fn updated(&mut self, _twin: &AutogradModel) -> Result<()> {
         Ok(())
     }
 

@@ -11,9 +11,9 @@ use crate::backend::TokenStats;
 use crate::cpu::risk::expected_risk;
 use crate::cpu::stats::token_stats;
 use crate::metrics::{sentence_bleu, sentence_chrf};
+use crate::train::autograd::{AutogradModel, Batch};
 use crate::train::ops::weighted_nll;
 use crate::train::rollouts::{Draw, Rollout, Rollouts};
-use crate::train::twin::{Batch, Twin};
 use crate::{Error, Result};
 
 /// What a translation is worth, 0..=1.
@@ -152,7 +152,7 @@ impl MinimumRisk {
                 }
             }
             Estimator::Risk { alpha, .. } => {
-                let log_probs = groups.log_probs(update.twin, self.options.chunk_tokens, sum)?;
+                let log_probs = groups.log_probs(update.model, self.options.chunk_tokens, sum)?;
                 for (candidates, log_probs) in groups.candidates.iter().zip(&log_probs) {
                     let risks: Vec<f32> = candidates.iter().map(|c| c.risk).collect();
                     let mut coefficients = vec![0.0; risks.len()];
@@ -194,7 +194,7 @@ fn leave_one_out(candidates: &[Candidate]) -> Vec<f32> {
 
 impl Objective for MinimumRisk {
     fn gradients(&mut self, update: &Update<'_>, examples: &[Example<'_>], sum: &mut Sum) -> Result<()> {
-        self.rollouts.follow(update.twin, update.number)?;
+        self.rollouts.follow(update.model, update.number)?;
         let seed = update.seed ^ u64::from(update.number) << 32;
         let drawn = self.rollouts.draw(examples, self.options.samples, self.options.draw, seed)?;
         let groups = Groups { examples, candidates: self.candidates(examples, drawn) };
@@ -202,15 +202,15 @@ impl Objective for MinimumRisk {
         // A weight of zero has no gradient.
         let counts = |&(source, candidate): &Place| weights[source][candidate] != 0.0;
         for chunk in groups.chunks(self.options.chunk_tokens, counts) {
-            let batch = groups.batch(update.twin, &chunk);
+            let batch = groups.batch(update.model, &chunk);
             // Without dropout: what the weights were computed for is what is differentiated.
-            let logits = update.twin.logits(&batch, None)?;
+            let logits = update.model.logits(&batch, None)?;
             let rows = batch.targets.sentences().zip(&chunk);
             let row_weights: Vec<f32> =
                 rows.flat_map(|(rows, &(s, c))| std::iter::repeat_n(weights[s][c], rows.len())).collect();
             let loss = weighted_nll(&logits, &batch.targets.ids, &vec![1; row_weights.len()], &row_weights, 0.0);
             let before = sum.loss;
-            sum.add_loss(update.twin, loss.map_err(Error::Autograd)?)?;
+            sum.add_loss(update.model, loss.map_err(Error::Autograd)?)?;
             // The weighted likelihoods have the risk's gradient, not its value.
             sum.loss = before;
         }
@@ -248,7 +248,7 @@ impl Groups<'_> {
     }
 
     /// Candidates as a batch; those of one source share its encoding.
-    fn batch(&self, twin: &Twin, chunk: &[Place]) -> Batch {
+    fn batch(&self, model: &AutogradModel, chunk: &[Place]) -> Batch {
         let targets: Vec<(usize, Vec<&[u32]>)> = chunk
             .chunk_by(|a, b| a.0 == b.0)
             .map(|group| (group[0].0, group.iter().map(|&(s, c)| self.candidates[s][c].ids.as_slice()).collect()))
@@ -257,16 +257,16 @@ impl Groups<'_> {
             let Example { number, pair } = self.examples[*source];
             (number, pair.source.as_slice(), targets.as_slice())
         });
-        Batch::new(groups, twin.config().ids.decoder_start_id)
+        Batch::new(groups, model.config().ids.decoder_start_id)
     }
 
     /// The log-probability of each candidate, its end of sentence included if it has one.
-    fn log_probs(&self, twin: &Twin, tokens: usize, figures: &mut Sum) -> Result<Vec<Vec<f32>>> {
+    fn log_probs(&self, model: &AutogradModel, tokens: usize, figures: &mut Sum) -> Result<Vec<Vec<f32>>> {
         let mut sums: Vec<Vec<f32>> = self.candidates.iter().map(|group| vec![0.0; group.len()]).collect();
-        let vocab_size = twin.config().decoder_vocab_size;
+        let vocab_size = model.config().decoder_vocab_size;
         for chunk in self.chunks(tokens, |_| true) {
-            let batch = self.batch(twin, &chunk);
-            let logits = twin.logits_only(&batch)?;
+            let batch = self.batch(model, &chunk);
+            let logits = model.logits_only(&batch)?;
             let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
             let mut stats = vec![TokenStats::default(); batch.targets.len()];
             token_stats(&logits, vocab_size, &batch.targets.ids, &mut stats);

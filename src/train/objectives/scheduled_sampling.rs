@@ -5,8 +5,8 @@ use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
 use crate::backend::{Pick, Schedule, ScheduledSampling};
 use crate::cpu::scheduled_sampling::scheduled_sampling;
+use crate::train::autograd::{AutogradModel, Batch, Rows};
 use crate::train::schedule::GoldSchedule;
-use crate::train::twin::{Batch, Rows, Twin};
 use crate::{Error, Result};
 
 /// How inputs are chosen.
@@ -58,14 +58,14 @@ pub fn choose(options: &Options, update: &Update<'_>, batch: &Batch, gold_probab
     if gold_probability >= 1.0 {
         return Ok(chosen);
     }
-    let ids = update.twin.config().ids;
+    let ids = update.model.config().ids;
     let run = ScheduledSampling { pick: options.pick, seed: update.seed, ids };
     let probabilities = by_position(batch, gold_probability, options.raise);
     // The last token of a target is never fed: as padding it gets no coin.
     let mut gold = batch.targets.ids.to_vec();
     batch.targets.sentences().for_each(|rows| gold[rows.end - 1] = ids.pad_id);
     for pass in 0..options.passes {
-        let picks = picks(update.twin, batch, &chosen.inputs, |logits, picks, counts| {
+        let picks = picks(update.model, batch, &chosen.inputs, |logits, picks, counts| {
             let (mut start, width) = (0, logits.len() / gold.len());
             // Rows of one probability together.
             for equal in probabilities.chunk_by(|a, b| a == b) {
@@ -113,12 +113,12 @@ struct Picks {
 
 /// Runs the model over inputs and lets `choose` pick from its logits.
 fn picks(
-    twin: &Twin,
+    model: &AutogradModel,
     batch: &Batch,
     inputs: &Rows,
     choose: impl FnOnce(&[f32], &mut [u32], &mut [u32]),
 ) -> Result<Picks> {
-    let logits = twin.logits_only(&Batch { inputs: inputs.clone(), ..batch.clone() })?;
+    let logits = model.logits_only(&Batch { inputs: inputs.clone(), ..batch.clone() })?;
     let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
     let (mut tokens, mut counts) = (vec![0; inputs.len()], [0; 2]);
     choose(&logits, &mut tokens, &mut counts);
@@ -140,9 +140,9 @@ mod tests {
     use crate::train::objectives::mle::Mle;
     use crate::train::schedule::Shape;
 
-    fn twin() -> Twin {
+    fn model() -> AutogradModel {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/variants/swish-scaled");
-        Twin::open(&dir).expect("a model")
+        AutogradModel::open(&dir).expect("a model")
     }
 
     fn pairs() -> Vec<Pair> {
@@ -160,9 +160,9 @@ mod tests {
         ]
     }
 
-    fn update(twin: &Twin) -> Update<'_> {
-        let dropout = crate::train::twin::Rates::of_sublayers(0.2);
-        Update { twin, number: 7, seed: 11, dropout, smoothing: 0.1, tokens: 26, sentences: 4 }
+    fn update(model: &AutogradModel) -> Update<'_> {
+        let dropout = crate::train::autograd::Rates::of_sublayers(0.2);
+        Update { model, number: 7, seed: 11, dropout, smoothing: 0.1, tokens: 26, sentences: 4 }
     }
 
     fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
@@ -176,7 +176,7 @@ mod tests {
 
     /// Scheduled sampling as it is defined: token after token, each chosen after the tokens chosen before it.
     fn token_by_token(options: &Options, update: &Update<'_>, example: Example<'_>, gold_probability: f32) -> Vec<u32> {
-        let ids = update.twin.config().ids;
+        let ids = update.model.config().ids;
         let run = ScheduledSampling { pick: options.pick, seed: update.seed, ids };
         let target = &example.pair.target;
         let (least, last) = (f64::from(gold_probability), target.len().saturating_sub(2).max(1) as f64);
@@ -185,7 +185,7 @@ mod tests {
             let groups = [(example.number, example.pair.source.as_slice(), std::slice::from_ref(&inputs))];
             let mut batch = Batch::new(groups, 0);
             batch.inputs = batch.targets.clone();
-            let logits = update.twin.logits_only(&batch).expect("logits");
+            let logits = update.model.logits_only(&batch).expect("logits");
             let logits: Vec<f32> = logits.get(t).and_then(|row| row.to_vec1()).expect("a row");
             let mut next = [0];
             scheduled_sampling(
@@ -207,8 +207,8 @@ mod tests {
 
     #[test]
     fn as_many_passes_as_tokens_equal_choosing_token_by_token() {
-        let (twin, pairs) = (twin(), pairs());
-        let (update, examples) = (update(&twin), examples(&pairs));
+        let (model, pairs) = (model(), pairs());
+        let (update, examples) = (update(&model), examples(&pairs));
         let batch = update.batch(&examples);
         let options = |pick, raise, passes| Options { raise, ..options(pick, passes) };
         for (pick, raise) in
@@ -236,8 +236,8 @@ mod tests {
 
     #[test]
     fn gold_becomes_more_probable_along_a_sentence() {
-        let (twin, pairs) = (twin(), pairs());
-        let batch = update(&twin).batch(&examples(&pairs)[..2]);
+        let (model, pairs) = (model(), pairs());
+        let batch = update(&model).batch(&examples(&pairs)[..2]);
         let of = |raise| by_position(&batch, 0.5, raise);
         assert_eq!(of(0.0), [0.5; 13]);
         assert_eq!(of(1.0)[8..], [0.5, 2.0 / 3.0, 5.0 / 6.0, 1.0, 1.0].map(|p: f64| p as f32));
@@ -245,7 +245,7 @@ mod tests {
         // At its end everything is gold.
         let own = Options { raise: 1.0, ..options(Pick::Argmax, 1) };
         for number in 1..9 {
-            let update = Update { number, ..update(&twin) };
+            let update = Update { number, ..update(&model) };
             let chosen = choose(&own, &update, &batch, 0.0).expect("inputs");
             assert_eq!([chosen.inputs.ids[7], chosen.inputs.ids[12]], [pairs[0].target[6], pairs[1].target[3]]);
         }
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn gold_with_probability_one_is_maximum_likelihood_bit_for_bit() {
-        let (twin, pairs) = (twin(), pairs());
-        let (update, examples) = (update(&twin), examples(&pairs));
+        let (model, pairs) = (model(), pairs());
+        let (update, examples) = (update(&model), examples(&pairs));
         let gold = GoldSchedule::new(Shape::InverseSigmoid, 0, 10, 1.0).expect("a schedule");
         let mut own = OwnInputs(Options { schedule: gold, ..options(Pick::Argmax, 2) });
         let (mut expected, mut actual) = (Sum::default(), Sum::default());
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn the_start_token_stays_and_only_inputs_count() {
-        let (twin, pairs) = (twin(), pairs());
-        let update = update(&twin);
+        let (model, pairs) = (model(), pairs());
+        let update = update(&model);
         let batch = update.batch(&examples(&pairs));
         let chosen = choose(&options(Pick::Sample { temperature: 1.0 }, 3), &update, &batch, 0.0).expect("inputs");
-        let ids = twin.config().ids;
+        let ids = model.config().ids;
         for rows in batch.inputs.sentences() {
             assert_eq!(chosen.inputs.ids[rows.start], ids.decoder_start_id);
             let fed = &chosen.inputs.ids[rows.start + 1..rows.end];

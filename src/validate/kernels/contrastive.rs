@@ -14,7 +14,7 @@ use crate::validate::probe::{Case, Probe};
 
 /// All forms.
 pub const FORMS: [ContrastiveForm; 4] =
-    [ContrastiveForm::Seed, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
+    [ContrastiveForm::Logits, ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source];
 /// Rows of every case.
 pub const ROWS: usize = 11;
 const LIVE: usize = 9;
@@ -74,7 +74,7 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         let (form, in_place, all_live) = (FORMS[form], place == 1, spread == Spread::Equal);
         let rows = Rows { form, vocab_size, stride, threads, in_place, all_live };
         let variant = match form {
-            ContrastiveForm::Seed => "seed",
+            ContrastiveForm::Logits => "logits",
             ContrastiveForm::Li => "li",
             ContrastiveForm::Obrien => "obrien",
             ContrastiveForm::Source => "source",
@@ -82,7 +82,7 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         probe.case(variant, T::DTYPE, format!("{spread:?} logits, {rows:?}"), |case| rows.run::<T>(case, spread))?;
     }
     for form in [ContrastiveForm::Li, ContrastiveForm::Obrien, ContrastiveForm::Source] {
-        let what = format!("{form:?}, given tokens, lengths that are cut, slots of other voices");
+        let what = format!("{form:?}, given tokens, lengths that are cut, slots of other scorers");
         probe.case("joined", T::DTYPE, what, |case| joined::<T>(case, form))?;
     }
     Ok(())
@@ -94,14 +94,14 @@ fn best(row: &[f32]) -> usize {
 }
 
 /// The token that V_head admits in any case: the given one, end of sentence at the limit, none where the length is cut; and rows of
-/// slots that contrast with another voice, or not at all.
+/// slots that contrast with another scorer, or not at all.
 fn joined<T: Element>(case: &mut Case<'_>, form: ContrastiveForm) -> Result<()> {
     const STRIDE: usize = 64;
     const VOCAB: usize = 61;
     const MAX_LEN: usize = 9;
-    let contrast = ContrastiveOptions { log_mask: -2.0, voice: 1, ..ContrastiveOptions::new(form, 0.625, 0.1, 0.75) };
+    let contrast = ContrastiveOptions { log_mask: -2.0, scorer: 1, ..ContrastiveOptions::new(form, 0.625, 0.1, 0.75) };
     let own = SlotOptions { contrast, max_len: MAX_LEN as u32, ..SlotOptions::default() };
-    let other = ContrastiveOptions { voice: 2, ..contrast };
+    let other = ContrastiveOptions { scorer: 2, ..contrast };
     let options = [
         SlotOptions { prefix_len: 3, ..own },
         SlotOptions { max_len: 4, cut: 1, ..own },
@@ -145,7 +145,7 @@ fn joined<T: Element>(case: &mut Case<'_>, form: ContrastiveForm) -> Result<()> 
         normalizers: None,
         eos_id: EOS,
         prefixes: Some((prefixes.view(), MAX_LEN)),
-        voice: 1,
+        scorer: 1,
     };
     let bytes = rows.len() * VOCAB * (2 * size_of::<T>() + size_of::<f32>());
     case.launch(bytes, |context| kernel.launch_with(context, VOCAB, STRIDE, 32))?;
@@ -214,7 +214,7 @@ impl Rows {
             normalizers: Some(normalizers.view_mut()),
             eos_id: EOS,
             prefixes: None,
-            voice: 0,
+            scorer: 0,
         };
         context.synchronize()?;
         let start = Instant::now();

@@ -1,6 +1,6 @@
-//! Each stem's cases: the same for the kernel tests and for `validate`.
+//! Each op's cases: the same for the kernel tests and for `validate`.
 //!
-//! A new stem gets a file here, with a function that runs its cases through a [`Probe`], and a line in [`STEMS`].
+//! A new op gets a file here, with a function that runs its cases through a [`Probe`], and a line in [`OPS`].
 
 pub mod attention;
 pub mod beam_step;
@@ -22,30 +22,30 @@ pub mod stats;
 use super::probe::Probe;
 use crate::Result;
 
-/// A stem and what runs its cases in all storage types.
-pub struct Stem {
+/// An op and what runs its cases in all storage types.
+pub struct Op {
     /// As in `kernels/<name>.cu`.
     pub name: &'static str,
     /// Runs its cases.
     pub check: fn(&mut Probe<'_>) -> Result<()>,
 }
 
-/// All stems.
-pub const STEMS: &[Stem] = &[
-    Stem { name: "embedding", check: embedding::check },
-    Stem { name: "linear", check: linear::check },
-    Stem { name: "layer_norm", check: layer_norm::check },
-    Stem { name: "attention", check: attention::check },
-    Stem { name: "stats", check: stats::check },
-    Stem { name: "contrastive", check: contrastive::check },
-    Stem { name: "ensemble", check: ensemble::check },
-    Stem { name: "processors", check: processors::check },
-    Stem { name: "beam_step", check: beam_step_and_start },
-    Stem { name: "sample", check: sample::check },
-    Stem { name: "scheduled_sampling", check: scheduled_sampling::check },
-    Stem { name: "loss", check: loss::check },
-    Stem { name: "risk", check: risk::check },
-    Stem { name: "checksum", check: checksum::check },
+/// All ops.
+pub const OPS: &[Op] = &[
+    Op { name: "embedding", check: embedding::check },
+    Op { name: "linear", check: linear::check },
+    Op { name: "layer_norm", check: layer_norm::check },
+    Op { name: "attention", check: attention::check },
+    Op { name: "stats", check: stats::check },
+    Op { name: "contrastive", check: contrastive::check },
+    Op { name: "ensemble", check: ensemble::check },
+    Op { name: "processors", check: processors::check },
+    Op { name: "beam_step", check: beam_step_and_start },
+    Op { name: "sample", check: sample::check },
+    Op { name: "scheduled_sampling", check: scheduled_sampling::check },
+    Op { name: "loss", check: loss::check },
+    Op { name: "risk", check: risk::check },
+    Op { name: "checksum", check: checksum::check },
 ];
 
 /// Both kernels of `kernels/beam_step.cu`.

@@ -1,4 +1,4 @@
-//! Cases of the stem `processors`: real histories, of beams that branch, in a vocabulary small enough to repeat itself.
+//! Cases of the op `processors`: real histories, of beams that branch, in a vocabulary small enough to repeat itself.
 
 use crate::Result;
 use crate::backend::{
@@ -64,7 +64,7 @@ fn run(case: &mut Case<'_>, vocab_size: usize, options: [SlotOptions; 3], seed: 
     let cpu = Cpu::new(1, Dtype::F32)?;
     let stages = Stages { bans: true, ranked: true, ..Stages::default() };
     let mut search = Search::open(&cpu, SHAPE, vocab_size, IDS)?;
-    search.equip(&cpu, stages)?;
+    search.reserve(&cpu, stages)?;
     let mut values = Values::new(seed);
     let mut token = || 3 + (values.uniform() * (vocab_size - 3) as f32) as u32;
     for slot in 0..SHAPE.slots {
@@ -149,7 +149,7 @@ fn on_device(context: &Context, logits: &[f32], search: &Search<Cpu>) -> Result<
     let cuda = Cuda::<f32>::new(context.clone());
     let (shape, vocab_size, stride) = (search.shape, search.vocab_size, cuda.logits_stride(search.vocab_size));
     let mut device = Search::open(&cuda, shape, vocab_size, search.ids)?;
-    device.equip(&cuda, search.equipped)?;
+    device.reserve(&cuda, search.reserved)?;
     macro_rules! copy {
         ($($field:ident),*) => { $(context.write(device.$field.view_mut(), &search.$field)?;)* };
     }

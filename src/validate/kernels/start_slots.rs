@@ -43,8 +43,8 @@ fn run(case: &mut Case<'_>, starting: &[u32], beam_size: usize, max_src_len: usi
     let cuda = Cuda::<f32>::new(case.context.clone());
     let mut device = Search::open(&cuda, shape, VOCAB, IDS)?;
     let stages = Stages { samples: true, ..Stages::default() };
-    expected.equip(&backend, stages)?;
-    device.equip(&cuda, stages)?;
+    expected.reserve(&backend, stages)?;
+    device.reserve(&cuda, stages)?;
     macro_rules! copy {
         ($($field:ident),*) => { $(case.context.write(device.$field.view_mut(), &expected.$field)?;)* };
     }

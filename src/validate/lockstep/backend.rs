@@ -43,7 +43,7 @@ pub struct Matrix<C, D> {
 
 /// A layer norm, or embeddings, on both; and their width.
 #[derive(Debug)]
-pub struct Twins<C, D> {
+pub struct Sides<C, D> {
     cpu: C,
     device: D,
     width: usize,
@@ -223,16 +223,16 @@ impl<T: Element> Backend for Lockstep<T> {
     type Floats = Floats;
     type Ints = Words;
     type Matrix = Matrix<<Cpu as Backend>::Matrix, <Cuda<T> as Backend>::Matrix>;
-    type Norm = Twins<<Cpu as Backend>::Norm, <Cuda<T> as Backend>::Norm>;
-    type Embedding = Twins<<Cpu as Backend>::Embedding, <Cuda<T> as Backend>::Embedding>;
+    type Norm = Sides<<Cpu as Backend>::Norm, <Cuda<T> as Backend>::Norm>;
+    type Embedding = Sides<<Cpu as Backend>::Embedding, <Cuda<T> as Backend>::Embedding>;
     type SearchScratch = Both<<Cpu as Backend>::SearchScratch, <Cuda<T> as Backend>::SearchScratch>;
-    type Recordings = ();
-    type Late = Vec<u32>;
+    type GraphCache = ();
+    type Readback = Vec<u32>;
 
-    const LAG: usize = 0;
+    const READBACK_DEPTH: usize = 0;
 
     // Compared as it goes, so never recorded.
-    fn replayable(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn replay_or_record(&self, (): &mut (), _: StepKey, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
         enqueue()
     }
 
@@ -241,7 +241,7 @@ impl<T: Element> Backend for Lockstep<T> {
     }
 
     fn tensor(&self, len: usize) -> Result<Tensor<T>> {
-        // NaN on both: rows of slots that a voice does not listen to read places that nothing was stored at.
+        // NaN on both: rows of slots that a scorer does not listen to read places that nothing was stored at.
         Ok(Both::new(vec![f32::NAN; len], self.context.upload(&vec![T::from_f32(f32::NAN); len])?))
     }
 
@@ -272,21 +272,21 @@ impl<T: Element> Backend for Lockstep<T> {
         self.device.read_floats(&from.get().1, offset, values)
     }
 
-    fn late(&self, words: usize) -> Result<Vec<u32>> {
-        self.cpu.late(words)
+    fn readback(&self, words: usize) -> Result<Vec<u32>> {
+        self.cpu.readback(words)
     }
 
-    fn post_ints(&self, from: &Words, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_ints(&self, from: &Words, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
         self.read_ints(from, range.start, &mut to[offset..offset + range.len()])
     }
 
-    fn post_floats(&self, from: &Floats, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
+    fn enqueue_read_floats(&self, from: &Floats, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
         let words = &mut to[offset..offset + range.len()];
         self.read_floats(from, range.start, bytemuck::cast_slice_mut(words))
     }
 
-    fn collect(&self, late: &Vec<u32>, words: &mut [u32]) -> Result<()> {
-        self.cpu.collect(late, words)
+    fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
+        self.cpu.wait_readback(readback, words)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix> {
@@ -306,13 +306,13 @@ impl<T: Element> Backend for Lockstep<T> {
     fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Self::Norm> {
         let (gain, bias) = (rounded::<T>(gain), rounded::<T>(bias));
         let (cpu, device) = (self.cpu.norm(&gain, &bias, eps)?, self.device.norm(&gain, &bias, eps)?);
-        Ok(Twins { cpu, device, width: gain.len() })
+        Ok(Sides { cpu, device, width: gain.len() })
     }
 
     fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding> {
         let (tokens, positions) = (rounded::<T>(tokens), rounded::<T>(positions));
         let cpu = self.cpu.embeddings(&tokens, scale, &positions, width)?;
-        Ok(Twins { cpu, device: self.device.embeddings(&tokens, scale, &positions, width)?, width })
+        Ok(Sides { cpu, device: self.device.embeddings(&tokens, scale, &positions, width)?, width })
     }
 
     fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Tensor<T>) -> Result<()> {
@@ -494,23 +494,23 @@ impl<T: Element> Backend for Lockstep<T> {
         })
     }
 
-    fn contrastive(&self, expert: &Floats, amateur: &Floats, voice: u32, search: &mut Search<Self>) -> Result<()> {
+    fn contrastive(&self, expert: &Floats, amateur: &Floats, scorer: u32, search: &mut Search<Self>) -> Result<()> {
         let (expert, amateur) = (&*expert.get(), &*amateur.get());
         with_searches::<_, T, _>(search, |cpu, device| {
-            self.cpu.contrastive(&expert.0, &amateur.0, voice, cpu)?;
-            self.device.contrastive(&expert.1, &amateur.1, voice, device)?;
-            let is_written = |options: &SlotOptions| options.contrast.form != 0 && options.contrast.voice == voice;
+            self.cpu.contrastive(&expert.0, &amateur.0, scorer, cpu)?;
+            self.device.contrastive(&expert.1, &amateur.1, scorer, device)?;
+            let is_written = |options: &SlotOptions| options.contrast.form != 0 && options.contrast.scorer == scorer;
             self.settle_ranked("contrastive", cpu, device, is_written)
         })
     }
 
-    fn ensemble(&self, voices: &[Option<&Floats>], search: &mut Search<Self>) -> Result<()> {
-        let voices: Vec<_> = voices.iter().map(|voice| voice.map(|voice| voice.get())).collect();
-        let cpu_voices: Vec<_> = voices.iter().map(|voice| voice.as_ref().map(|voice| &voice.0)).collect();
-        let own_voices: Vec<_> = voices.iter().map(|voice| voice.as_ref().map(|voice| &voice.1)).collect();
+    fn ensemble(&self, scorers: &[Option<&Floats>], search: &mut Search<Self>) -> Result<()> {
+        let scorers: Vec<_> = scorers.iter().map(|scorer| scorer.map(|scorer| scorer.get())).collect();
+        let cpu_scorers: Vec<_> = scorers.iter().map(|scorer| scorer.as_ref().map(|scorer| &scorer.0)).collect();
+        let own_scorers: Vec<_> = scorers.iter().map(|scorer| scorer.as_ref().map(|scorer| &scorer.1)).collect();
         with_searches::<_, T, _>(search, |cpu, device| {
-            self.cpu.ensemble(&cpu_voices, cpu)?;
-            self.device.ensemble(&own_voices, device)?;
+            self.cpu.ensemble(&cpu_scorers, cpu)?;
+            self.device.ensemble(&own_scorers, device)?;
             let is_written = |options: &SlotOptions| options.ranked != 0 && options.contrast.form == 0;
             self.settle_ranked("ensemble", cpu, device, is_written)
         })

@@ -1,4 +1,4 @@
-//! A value on the CPU and its twin on a device.
+//! A value on the CPU and its counterpart on a device.
 
 use std::cell::{Ref, RefCell, RefMut};
 
@@ -111,8 +111,8 @@ macro_rules! search_fields {
 
 macro_rules! with_fields {
     ($search:ident, $work:ident, [$($field:ident),*]) => {{
-        let Search { shape, vocab_size, ids, equipped, rows, scratch, $($field),* } = $search;
-        let (shape, vocab_size, ids, equipped, bucket) = (*shape, *vocab_size, *ids, *equipped, rows.bucket);
+        let Search { shape, vocab_size, ids, reserved, rows, scratch, $($field),* } = $search;
+        let (shape, vocab_size, ids, reserved, bucket) = (*shape, *vocab_size, *ids, *reserved, rows.bucket);
         let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
         let (cpu_scratch, own_scratch) = scratch.take();
         let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket, one_per_beam: true };
@@ -120,10 +120,10 @@ macro_rules! with_fields {
         // Each buffer of the search, then what it holds.
         $(let $field = (&*$field, $field.take());)*
         let mut cpu = Search::<Cpu> {
-            shape, vocab_size, ids, equipped, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
+            shape, vocab_size, ids, reserved, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
         };
         let mut device = Search::<Cuda<T>> {
-            shape, vocab_size, ids, equipped, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
+            shape, vocab_size, ids, reserved, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
         };
         let result = $work(&mut cpu, &mut device);
         $($field.0.put(cpu.$field, device.$field);)*
@@ -156,7 +156,7 @@ macro_rules! swap_fields {
             shape: $cpu.shape,
             vocab_size: $cpu.vocab_size,
             ids: $cpu.ids,
-            equipped: $cpu.equipped,
+            reserved: $cpu.reserved,
             rows: Rows {
                 entries: std::mem::replace(&mut $cpu.rows.entries, $context.download($device.rows.entries.view())?),
                 count: std::mem::replace(&mut $cpu.rows.count, $context.download($device.rows.count.view())?),

@@ -22,7 +22,7 @@ pub struct Log {
     beat: Beat,
     phase: Phase,
     encoder_layers: usize,
-    /// Passes over a model's layers since the phase began: one for each voice that takes part.
+    /// Passes over a model's layers since the phase began: one for each scorer that takes part.
     passes: usize,
     /// Sublayers that have ended since the pass began: a layer norm ends each.
     sublayers: usize,
@@ -92,9 +92,9 @@ impl Log {
     fn place(&self, operation: &str) -> String {
         let phase = self.phase();
         let layer = self.layer().map(|layer| format!(", {layer}")).unwrap_or_default();
-        let voice =
-            if self.passes > 1 && !self.is_past_layers { format!(", voice {}", self.passes) } else { String::new() };
-        format!("{phase}{voice}{layer}, {operation}")
+        let scorer =
+            if self.passes > 1 && !self.is_past_layers { format!(", scorer {}", self.passes) } else { String::new() };
+        format!("{phase}{scorer}{layer}, {operation}")
     }
 
     /// Holds numbers to the CPU's.

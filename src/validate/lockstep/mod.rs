@@ -27,7 +27,7 @@ const SLOTS: usize = 3;
 const BEAMS: usize = 4;
 /// Kinds of requests in a mixture.
 pub const MIXTURE: usize = 7;
-/// The voice that reads another source: behind those of two models.
+/// The scorer that reads another source: behind those of two models.
 const OTHER_SOURCE: usize = 2;
 
 /// What is decoded.
@@ -119,11 +119,11 @@ fn mixed(
     vocab_size: usize,
     request: impl Fn(&DecodeOptions, &Vec<u32>) -> Request,
 ) -> Result<Request> {
-    let contrast = |form: ContrastiveForm, voice| {
+    let contrast = |form: ContrastiveForm, scorer| {
         // The default leaves so few tokens that a sure model has one live beam, and kernels few rows to go wrong in.
         let contrastive = Contrastive { mask: 1e-3, ..Contrastive::new(form) };
         let mut asked = request(&DecodeOptions { contrastive: Some(contrastive), ..plain.clone() }, source);
-        asked.options.contrast = contrastive.for_voice(voice);
+        asked.options.contrast = contrastive.for_scorer(scorer);
         asked
     };
     Ok(match kind {

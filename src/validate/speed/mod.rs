@@ -48,8 +48,8 @@ impl Default for Effort {
 /// A kernel at a shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct SpeedRow {
-    /// The stem.
-    pub stem: &'static str,
+    /// The op.
+    pub op: &'static str,
     /// Which kernel of it.
     pub variant: &'static str,
     /// Storage type.
@@ -185,7 +185,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
 
     fn add(
         &mut self,
-        (stem, variant, dtype): (&'static str, &'static str, &'static str),
+        (op, variant, dtype): (&'static str, &'static str, &'static str),
         shape: String,
         (moves, bytes): (Moves, usize),
         seconds: f64,
@@ -197,7 +197,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         };
         let of_ceiling = gb_per_second / ceiling;
         let microseconds = seconds * 1e6;
-        let row = SpeedRow { stem, variant, dtype, shape, bytes, microseconds, gb_per_second, of_ceiling };
+        let row = SpeedRow { op, variant, dtype, shape, bytes, microseconds, gb_per_second, of_ceiling };
         (self.tell)(&row)?;
         self.rows.push(row);
         Ok(())

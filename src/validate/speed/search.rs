@@ -68,7 +68,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         for rows in self.effort.logit_rows.clone() {
             let (expert, _, stride) = self.logits::<T>(rows)?;
             let (amateur, _, _) = self.logits::<T>(rows)?;
-            let contrast = ContrastiveOptions::new(ContrastiveForm::Seed, 0.5, 0.1, 1.0);
+            let contrast = ContrastiveOptions::new(ContrastiveForm::Logits, 0.5, 0.1, 1.0);
             let own = SlotOptions { contrast, max_len: 99, ..SlotOptions::default() };
             let options = context.upload(&vec![own; rows])?;
             let list: Vec<Row> = (0..rows as u32).map(|slot| Row { slot, ..Row::default() }).collect();
@@ -85,13 +85,13 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
                     normalizers: Some(normalizers.view_mut()),
                     eos_id: 0,
                     prefixes: None,
-                    voice: 0,
+                    scorer: 0,
                 }
                 .launch(context, vocab_size, stride)
             })?;
             let bytes = rows * vocab_size * (2 * size_of::<T>() + size_of::<f32>());
             let moved = (Moves::ReadsAndWrites, bytes);
-            self.add(("contrastive", "seed", T::DTYPE.name()), format!("{rows} x {vocab_size}"), moved, seconds)?;
+            self.add(("contrastive", "logits", T::DTYPE.name()), format!("{rows} x {vocab_size}"), moved, seconds)?;
         }
         Ok(())
     }
@@ -103,7 +103,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let shape = SessionShape { slots: rows, beam_size: 1, max_len, max_src_len: LEN, rows, keep_attention };
         let ids = SpecialIds { eos_id: 0, pad_id: 1, decoder_start_id: 1 };
         let mut search = Search::open(&cuda, shape, self.effort.vocab_size, ids)?;
-        search.equip(&cuda, Stages { bans: true, ranked: true, ..Stages::default() })?;
+        search.reserve(&cuda, Stages { bans: true, ranked: true, ..Stages::default() })?;
         let slots: Vec<(u32, SlotOptions)> = (0..rows as u32).map(|slot| (slot, own)).collect();
         cuda.start_slots(&slots, &mut search)?;
         Ok((cuda, search))
@@ -112,7 +112,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// Two models.
     pub(super) fn ensemble(&mut self) -> Result<()> {
         let vocab_size = self.effort.vocab_size;
-        let weights = std::array::from_fn(|voice| if voice < 2 { 0.5 } else { 0.0 });
+        let weights = std::array::from_fn(|scorer| if scorer < 2 { 0.5 } else { 0.0 });
         let own = SlotOptions {
             beam_size: 1,
             max_len: LEN as u32,

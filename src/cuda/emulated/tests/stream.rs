@@ -92,7 +92,7 @@ fn a_host_read_inside_a_captured_step_is_caught() -> Result<()> {
         refused(context.allocate::<f32>(1).map(drop));
         refused(context.pinned::<f32>(1).map(drop));
         refused(context.post(planted.out.view(), &mut pinned, 0));
-        refused(context.collect(&pinned, &mut [0.0]));
+        refused(context.wait_readback(&pinned, &mut [0.0]));
         refused(context.capture(|| Ok(())).map(drop));
         Ok(())
     })?;
@@ -135,7 +135,7 @@ fn late_reads_wait_for_their_copy_only() -> Result<()> {
     let mut pinned = context.pinned(3)?;
     let collect = |pinned: &Pinned<u32>| {
         let mut values = [0; 3];
-        context.collect(pinned, &mut values).map(|()| values)
+        context.wait_readback(pinned, &mut values).map(|()| values)
     };
     assert_eq!(collect(&pinned).err().map(|error| error.kind()), Some("device_operation"));
     context.post(finished.view(), &mut pinned, 1)?;
@@ -144,7 +144,7 @@ fn late_reads_wait_for_their_copy_only() -> Result<()> {
     context.post(finished.view(), &mut pinned, 0)?;
     assert_eq!(collect(&pinned)?, [3, 4, 2]);
     assert!(context.post(finished.view(), &mut pinned, 2).is_err_and(|error| error.kind() == "shape"));
-    assert!(context.collect(&pinned, &mut [0; 4]).is_err_and(|error| error.kind() == "shape"));
+    assert!(context.wait_readback(&pinned, &mut [0; 4]).is_err_and(|error| error.kind() == "shape"));
     assert_eq!((context.counters().late_reads, context.counters().waits), (3, 0));
     Ok(())
 }

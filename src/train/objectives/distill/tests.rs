@@ -29,20 +29,20 @@ fn options(teacher: Teacher, prefixes: Prefixes) -> Options {
 
 fn distill(options: Options) -> Distill {
     let session = || Rollouts::open(&dir()).expect("a session");
-    Distill::new(options, Twin::open(&dir()).expect("a model"), session(), session())
+    Distill::new(options, AutogradModel::open(&dir()).expect("a model"), session(), session())
 }
 
 fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
     pairs.iter().zip(0..).map(|(pair, number)| Example { number, pair }).collect()
 }
 
-fn update(twin: &Twin, dropout: f32) -> Update<'_> {
-    let dropout = crate::train::twin::Rates::of_sublayers(dropout);
-    Update { twin, number: 1, seed: 5, dropout, smoothing: 0.1, tokens: 25, sentences: 3 }
+fn update(model: &AutogradModel, dropout: f32) -> Update<'_> {
+    let dropout = crate::train::autograd::Rates::of_sublayers(dropout);
+    Update { model, number: 1, seed: 5, dropout, smoothing: 0.1, tokens: 25, sentences: 3 }
 }
 
-fn scaled(twin: &Twin, factor: f32) -> Twin {
-    let mut other = twin.copy().expect("a copy");
+fn scaled(model: &AutogradModel, factor: f32) -> AutogradModel {
+    let mut other = model.copy().expect("a copy");
     let values = other.parameters().values().expect("values");
     let values = values.iter().map(|v| v.iter().map(|x| x * factor).collect()).collect();
     other.parameters_mut().set_values(values).expect("set");
@@ -51,30 +51,30 @@ fn scaled(twin: &Twin, factor: f32) -> Twin {
 
 #[test]
 fn a_teacher_that_equals_the_student_is_refused() {
-    let twin = Twin::open(&dir()).expect("a model");
+    let model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs();
     let mut same = distill(options(Teacher::Frozen, Prefixes::Gold));
-    let message = same.gradients(&update(&twin, 0.0), &examples(&pairs), &mut Sum::default()).unwrap_err().to_string();
+    let message = same.gradients(&update(&model, 0.0), &examples(&pairs), &mut Sum::default()).unwrap_err().to_string();
     assert!(message.ends_with("got a divergence of 0, which has no gradient"), "{message}");
     // Dropout tells the two apart.
     let mut sum = Sum::default();
-    same.gradients(&update(&twin, 0.1), &examples(&pairs), &mut sum).expect("gradients");
+    same.gradients(&update(&model, 0.1), &examples(&pairs), &mut sum).expect("gradients");
     assert!(sum.loss > 0.0);
 }
 
 #[test]
 fn prefixes_are_whose_they_should_be() {
-    let twin = Twin::open(&dir()).expect("a model");
+    let model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs();
     let examples = examples(&pairs);
-    let student = scaled(&twin, 0.5);
-    let said = |twin: &Twin| {
+    let student = scaled(&model, 0.5);
+    let said = |model: &AutogradModel| {
         let mut rollouts = Rollouts::open(&dir()).expect("a session");
-        rollouts.follow(twin, 1).expect("followed");
+        rollouts.follow(model, 1).expect("followed");
         let drawn = rollouts.draw(&examples, 1, Draw::Beam, 0).expect("drawn");
         drawn.into_iter().map(|d| d[0].ids.clone()).collect::<Vec<_>>()
     };
-    let (by_teacher, by_student) = (said(&twin), said(&student));
+    let (by_teacher, by_student) = (said(&model), said(&student));
     assert_ne!(by_teacher, by_student);
     let gold: Vec<Vec<u32>> = pairs.iter().map(|p| p.target.clone()).collect();
     for (prefixes, expected) in [
@@ -91,9 +91,9 @@ fn prefixes_are_whose_they_should_be() {
 
 #[test]
 fn the_gradient_draws_the_student_to_the_teacher() {
-    let twin = Twin::open(&dir()).expect("a model");
+    let model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs();
-    let mut student = scaled(&twin, 0.9);
+    let mut student = scaled(&model, 0.9);
     let mut distill = distill(options(Teacher::Frozen, Prefixes::Student));
     let mut adam = crate::train::optimizer::AdamW::new(Default::default(), student.parameters());
     let mut losses = Vec::new();
@@ -108,12 +108,12 @@ fn the_gradient_draws_the_student_to_the_teacher() {
 
 #[test]
 fn a_moving_average_follows_and_is_saved() {
-    let twin = Twin::open(&dir()).expect("a model");
-    let student = scaled(&twin, 0.9);
+    let model = AutogradModel::open(&dir()).expect("a model");
+    let student = scaled(&model, 0.9);
     let mut ema = distill(options(Teacher::Ema(0.75), Prefixes::Gold));
     ema.updated(&student).expect("updated");
-    let values = |twin: &Twin| twin.parameters().values().expect("values").concat();
-    for ((mean, first), now) in values(&ema.teacher).iter().zip(values(&twin)).zip(values(&student)) {
+    let values = |model: &AutogradModel| model.parameters().values().expect("values").concat();
+    for ((mean, first), now) in values(&ema.teacher).iter().zip(values(&model)).zip(values(&student)) {
         assert!((mean - (0.75 * first + 0.25 * now)).abs() <= 1e-6 * (1.0 + first.abs()));
     }
     let mut tensors = Tensors::new();
@@ -132,34 +132,34 @@ fn a_moving_average_follows_and_is_saved() {
 fn several_teachers_are_one_of_their_mean_weights() {
     let (root, tokenizer) = (Path::new(env!("CARGO_MANIFEST_DIR")), Tokenizer::open(&dir()).expect("a tokenizer"));
     let other = tempfile::tempdir().expect("a directory");
-    let twin = Twin::open(&dir()).expect("a model");
-    let doubled = scaled(&twin, 2.0);
+    let model = AutogradModel::open(&dir()).expect("a model");
+    let doubled = scaled(&model, 2.0);
     crate::train::checkpoint::write_model(&dir(), other.path(), doubled.parameters().tensors().expect("tensors"))
         .expect("written");
     let mean = average(&[dir(), other.path().to_path_buf()], &tokenizer).expect("a teacher");
-    let values = |twin: &Twin| twin.parameters().values().expect("values").concat();
-    for (mean, own) in values(&mean).iter().zip(values(&twin)) {
+    let values = |model: &AutogradModel| model.parameters().values().expect("values").concat();
+    for (mean, own) in values(&mean).iter().zip(values(&model)) {
         assert!((mean - 1.5 * own).abs() <= 1e-6 * own.abs());
     }
     // Its own sentences are those of the mean, too, not those of the first.
     let pairs = pairs();
-    let twins = |dirs: &[PathBuf]| average(dirs, &tokenizer).expect("a teacher");
-    let said = |teacher: Twin| {
+    let teachers = |dirs: &[PathBuf]| average(dirs, &tokenizer).expect("a teacher");
+    let said = |teacher: AutogradModel| {
         let session = || Rollouts::open(&dir()).expect("a session");
         let models = Teacher::Models(vec![dir()]);
         let mut distill = Distill::new(options(models, Prefixes::Teacher), teacher, session(), session());
-        distill.sentences(&update(&twin, 0.0), &examples(&pairs)).expect("sentences")
+        distill.sentences(&update(&model, 0.0), &examples(&pairs)).expect("sentences")
     };
-    assert_eq!(said(twins(&[dir()])), said(twins(&[dir(), dir()])));
-    assert_eq!(said(scaled(&twin, 0.5)), said(twins(&[dir(), zeroed(&twin, other.path())])));
+    assert_eq!(said(teachers(&[dir()])), said(teachers(&[dir(), dir()])));
+    assert_eq!(said(scaled(&model, 0.5)), said(teachers(&[dir(), zeroed(&model, other.path())])));
     let amateur = root.join("models/m30k-en-de-amateur");
     let message = average(&[dir(), amateur], &tokenizer).map(drop).unwrap_err().to_string();
     assert!(message.starts_with("average teachers: expected models of the architecture of "), "{message}");
 }
 
 /// Writes a model all of whose weights are 0.
-fn zeroed(twin: &Twin, dir_of: &Path) -> PathBuf {
-    let zeros = scaled(twin, 0.0);
+fn zeroed(model: &AutogradModel, dir_of: &Path) -> PathBuf {
+    let zeros = scaled(model, 0.0);
     crate::train::checkpoint::write_model(&dir(), dir_of, zeros.parameters().tensors().expect("tensors"))
         .expect("written");
     dir_of.to_path_buf()

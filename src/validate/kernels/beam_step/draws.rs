@@ -40,7 +40,7 @@ pub fn draw_extras(search: &mut Search<Cpu>, seed: u64) {
     for z in &mut search.ranked {
         *z = if noise.uniform() < 0.1 { f32::NEG_INFINITY } else { -9.0 * noise.uniform() };
     }
-    // A mixture with a voice that is not finite is NaN throughout.
+    // A mixture with a scorer that is not finite is NaN throughout.
     for row in search.ranked.chunks_mut(vocab_size) {
         if noise.uniform() < 0.004 {
             row.fill(f32::NAN);

@@ -1,4 +1,4 @@
-//! Cases of the stem `beam_step`: searches on a device, step by step beside the CPU's fast path and its reference.
+//! Cases of the op `beam_step`: searches on a device, step by step beside the CPU's fast path and its reference.
 
 mod draws;
 mod fixture;
@@ -28,16 +28,16 @@ pub const IDS: SpecialIds = SpecialIds { eos_id: 2, pad_id: 0, decoder_start_id:
 /// Memory is short.
 pub fn on_cpu(shape: SessionShape, vocab_size: usize) -> Result<Search<Cpu>> {
     let cpu = Cpu::new(1, Dtype::F32)?;
-    equipped(&cpu, Search::open(&cpu, shape, vocab_size, IDS))
+    reserved(&cpu, Search::open(&cpu, shape, vocab_size, IDS))
 }
 
 /// With room for whatever a step may read beside the logits.
 ///
 /// # Errors
 /// Memory is short.
-pub fn equipped(cpu: &Cpu, search: Result<Search<Cpu>>) -> Result<Search<Cpu>> {
+pub fn reserved(cpu: &Cpu, search: Result<Search<Cpu>>) -> Result<Search<Cpu>> {
     let mut search = search?;
-    search.equip(cpu, Stages { bans: true, ranked: true, samples: true, ..Stages::default() })?;
+    search.reserve(cpu, Stages { bans: true, ranked: true, samples: true, ..Stages::default() })?;
     Ok(search)
 }
 

@@ -1,12 +1,10 @@
 //! The `eval` subcommand: figures equal to sacrebleu's, translating and scoring as one, and what it refuses.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{data, demo_model};
+use crate::common::{data, demo_model};
 use serde_json::Value;
 
 const HYPOTHESES: &str = "metrics/own.beam1.de";

@@ -1,10 +1,9 @@
 //! The `bench` subcommand: what it counts, what it writes, what it refuses. Times are not tested.
 
-mod common;
-
 use std::process::{Command, Output};
 
-use common::demo_model;
+use crate::common;
+use crate::common::demo_model;
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {

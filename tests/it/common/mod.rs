@@ -1,7 +1,8 @@
 //! What several integration tests need.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod command;
+pub mod hub_server;
+pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! The operations of the twin that candle lacks, or has without a gradient: linear layers with their bias, embedding, layer norm,
+//! The operations of the autograd model that candle lacks, or has without a gradient: linear layers with their bias, embedding, layer norm,
 //! activation and dropout. Each goes over rows `[rows, width]`; each row's result depends on that row alone.
 
 use std::sync::Arc;

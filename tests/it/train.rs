@@ -1,23 +1,19 @@
 //! Training through the library: what a run writes, and that it continues bit for bit.
 
-mod common;
-#[path = "common/tiny.rs"]
-mod tiny;
-
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
+use crate::common::tiny::Tiny;
 use beamfuse::backend::Pick;
+use beamfuse::train::autograd::Rates;
 use beamfuse::train::objectives::scheduled_sampling;
 use beamfuse::train::optimizer::AdamOptions;
 use beamfuse::train::schedule::{Decay, GoldSchedule, Shape};
 use beamfuse::train::trainer::state_file;
-use beamfuse::train::twin::Rates;
 use beamfuse::train::{
     Corpus, Ending, Keep, Metric, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer,
 };
 use beamfuse::{DecodeOptions, Translator};
-use tiny::Tiny;
 
 /// Watches, and interrupts before the update that follows `stop_after`.
 struct Watch {
@@ -230,8 +226,8 @@ fn a_written_model_has_every_file_and_says_its_type() {
         assert!(!(changed && name == "final_logits_bias"));
     }
     // The padding row, from which the decoder starts, stays.
-    let row = tiny::D_MODEL * 4;
-    let pad = (tiny::VOCAB - 1) * row..tiny::VOCAB * row;
+    let row = crate::common::tiny::D_MODEL * 4;
+    let pad = (crate::common::tiny::VOCAB - 1) * row..crate::common::tiny::VOCAB * row;
     let table = tensors.tensor("model.shared.weight").expect("a table").data();
     assert_eq!(table[pad.clone()], fixture.model.tensors["model.shared.weight"].bytes[pad]);
 }

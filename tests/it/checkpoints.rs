@@ -1,7 +1,6 @@
 //! Whole models from every form of checkpoint; tests/data/checkpoints/make.py made them.
 
-mod common;
-
+use crate::common;
 use beamfuse::cpu::Cpu;
 use beamfuse::model::Marian;
 

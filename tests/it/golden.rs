@@ -1,16 +1,15 @@
 //! Whole translations with the demo model against recorded outputs; tests/data/own/README.md says who recorded them.
 
-mod common;
-
 use std::sync::{Arc, OnceLock};
 
+use crate::common;
 use beamfuse::{
     Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Preset,
     Sentence, Stop, Translation, Translator,
 };
 use serde_json::Value;
 
-/// The recordings' limit, in generated tokens.
+/// The graphs' limit, in generated tokens.
 const MAX_LENGTH: MaxLength = MaxLength::Absolute(96);
 
 /// How far a score may lie from the recorded one: the recording sums f32 log-probabilities in another order.
@@ -231,7 +230,7 @@ fn contrasted(line: &Value) -> Sentence {
 }
 
 const FORMS: [(&str, ContrastiveForm); 4] = [
-    ("contrastive-seed", ContrastiveForm::Seed),
+    ("contrastive-seed", ContrastiveForm::Logits),
     ("contrastive-li", ContrastiveForm::Li),
     ("contrastive-obrien", ContrastiveForm::Obrien),
     ("contrastive-source", ContrastiveForm::Source),

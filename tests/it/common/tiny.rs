@@ -1,5 +1,4 @@
 //! A tiny valid model directory, to be broken by tests.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,10 @@
 //! `beamfuse diagnose` from files to report: every metric once, the same bytes again, and what it refuses.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{data, demo_model};
+use crate::common::{data, demo_model};
 
 fn diagnose(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));

@@ -1,9 +1,6 @@
 //! Whole translations by the CUDA kernels on the emulated device, against the CPU's.
 
-mod common;
-#[path = "common/tiny.rs"]
-mod tiny;
-
+use crate::common;
 use beamfuse::translator::{MemoryPlan, SearchSize};
 use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Sampling, Translation, Translator};
 
@@ -142,7 +139,7 @@ fn half_precision_stays_close() {
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
-    let model = tiny::Tiny::deep(6, "swish");
+    let model = crate::common::tiny::Tiny::deep(6, "swish");
     let options = EngineOptions { device: Device::Emulated, slots: 3, ..EngineOptions::default() };
     let emulated = Translator::open_with(model.dir(), &options).expect("the tiny model opens");
     let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };

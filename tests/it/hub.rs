@@ -1,16 +1,13 @@
 //! Models from a hub: a server on this machine serves a repository, breaks off, refuses, and goes away.
 
-mod common;
-#[path = "common/hub_server.rs"]
-mod hub_server;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use crate::common;
+use crate::common::hub_server::{COMMIT, Fault, REPOSITORY, Server, sha256};
 use beamfuse::hub::{Hub, ModelId, Progress};
 use beamfuse::{Error, Result, Translator};
-use hub_server::{COMMIT, Fault, REPOSITORY, Server, sha256};
 
 /// The demo model's tokenizer with a tiny checkpoint, and files that no translation needs.
 fn repository(checkpoint: &str) -> BTreeMap<String, Vec<u8>> {

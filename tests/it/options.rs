@@ -1,7 +1,6 @@
 //! Options in pairs: every two values that may stand together do so in some search, all of them in one engine at once.
 
-mod common;
-
+use crate::common;
 use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
 use beamfuse::{

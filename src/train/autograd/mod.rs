@@ -1,4 +1,4 @@
-//! The autograd twin of [`crate::model::Marian`] on candle-core: the same computation, over all positions of given targets at
+//! The autograd model of [`crate::model::Marian`] on candle-core: the same computation, over all positions of given targets at
 //! once, with a gradient for every parameter.
 //!
 //! Sentences lie side by side without padding, so that nothing is computed for it and no mask is needed. Everything but the matrix
@@ -28,13 +28,13 @@ pub use parameters::{Gradients, Parameters};
 
 /// A model that can be trained: its computation and its parameters, which share their storage.
 #[derive(Debug)]
-pub struct Twin {
+pub struct AutogradModel {
     config: ModelConfig,
     model: Model,
     parameters: Parameters,
 }
 
-impl Twin {
+impl AutogradModel {
     /// Loads `config.json` and the weights of a model directory; computes in f32.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Twin {
         Self::new(config, &Weights::open(dir)?, DType::F32)
     }
 
-    /// The twin of a model with these weights, computing in f32 or f64.
+    /// The autograd model with these weights, computing in f32 or f64.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] for a tensor that does not fit.
@@ -52,7 +52,7 @@ impl Twin {
         let mut loader = parameters::Loader::new(weights, &config, dtype);
         let model = Model::load(&mut loader)?;
         let parameters = loader.finish()?;
-        Ok(Twin { config, model, parameters })
+        Ok(AutogradModel { config, model, parameters })
     }
 
     /// The architecture.
@@ -82,13 +82,13 @@ impl Twin {
     /// The same logits without a gradient and without dropout, in less memory.
     ///
     /// # Errors
-    /// As [`Twin::logits`].
+    /// As [`AutogradModel::logits`].
     pub fn logits_only(&self, batch: &Batch) -> Result<Tensor> {
         batch.check(&self.config)?;
         self.model.detached().logits(&self.config, batch, None).map_err(Error::Autograd)
     }
 
-    /// A twin with parameters of its own that hold the same values.
+    /// A model with parameters of its own that hold the same values.
     ///
     /// # Errors
     /// No memory.

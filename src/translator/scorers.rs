@@ -39,7 +39,7 @@ impl From<String> for Sentence {
 }
 
 impl EngineOptions {
-    /// The directories of the further models, in the order of their voices.
+    /// The directories of the further models, in the order of their scorers.
     pub(super) fn companions(&self) -> impl Iterator<Item = &Path> {
         self.ensemble.iter().chain(&self.amateur).map(|dir| dir.as_path())
     }
@@ -96,11 +96,11 @@ impl Translator {
         let limit = self.engine.max_len();
         let mut request = Request::new(options, source, sentence.seed, limit);
         if let Some(contrastive) = &options.contrastive {
-            let other_source = self.engine.other_source_voice();
-            // Behind the ensemble's voices comes the amateur's.
-            let mut voice = 1 + self.options.ensemble.len();
+            let other_source = self.engine.other_source_scorer();
+            // Behind the ensemble's scorers comes the amateur's.
+            let mut scorer = 1 + self.options.ensemble.len();
             if contrastive.form == ContrastiveForm::Source {
-                voice = other_source;
+                scorer = other_source;
                 let Some(other) = &sentence.contrast_source else {
                     let expected = "another source to contrast the sentence with".into();
                     return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
@@ -108,7 +108,7 @@ impl Translator {
                 request.contrast_source = self.tokenizer.encode_source(other);
                 cut_source(options, &mut request.contrast_source, limit);
             }
-            request.options.contrast = contrastive.for_voice(voice);
+            request.options.contrast = contrastive.for_scorer(scorer);
         }
         if let Some(text) = &sentence.prefix {
             let mut prefix = self.tokenizer.encode_target(text);

@@ -1,4 +1,4 @@
-//! The parameters of a twin: variables of candle, each made of one or more tensors of the checkpoint.
+//! The parameters of an autograd model: variables of candle, each made of one or more tensors of the checkpoint.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};

@@ -1,9 +1,8 @@
 //! `beamfuse validate`, and `bench --kernels` where there is no GPU.
 
-mod common;
-
 use std::process::{Command, Output};
 
+use crate::common;
 use serde_json::Value;
 
 fn beamfuse(arguments: &[&str]) -> Output {
@@ -33,8 +32,8 @@ fn the_emulated_device_passes_and_the_report_says_what_was_checked() {
         assert!(row["cases"].as_u64() > Some(0) && row["failed"] == 0, "{row}");
         assert_eq!(row["gb_per_second"], Value::Null, "the emulator's times say nothing: {row}");
     }
-    for (stem, dtype) in [("layer_norm", "f32"), ("layer_norm", "bf16"), ("attention", "f16"), ("beam_step", "f32")] {
-        assert!(kernels.iter().any(|row| row["stem"] == stem && row["dtype"] == dtype), "{stem} {dtype}");
+    for (op, dtype) in [("layer_norm", "f32"), ("layer_norm", "bf16"), ("attention", "f16"), ("beam_step", "f32")] {
+        assert!(kernels.iter().any(|row| row["op"] == op && row["dtype"] == dtype), "{op} {dtype}");
     }
     let checks: Vec<&str> =
         report["checks"].as_array().expect("checks").iter().filter_map(|check| check["name"].as_str()).collect();
@@ -59,7 +58,7 @@ fn one_kernel_is_checked_without_the_model() {
     let output = beamfuse(&["validate", "--kernel", "embedding"]);
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{shown}{}", text(&output.stderr));
-    let checked = |stem: &str| shown.lines().filter(|line| line.starts_with(stem)).count();
+    let checked = |op: &str| shown.lines().filter(|line| line.starts_with(op)).count();
     assert_eq!((checked("embedding "), checked("layer_norm "), checked("lockstep ")), (3, 0, 0), "{shown}");
 }
 

@@ -1,14 +1,13 @@
 //! Sentences with options of their own: from JSON lines, and all kinds of them side by side in one session.
 
-mod common;
-
+use crate::common;
+use crate::common::command::run;
 use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
 use beamfuse::{
     Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength,
     Sentence, Stop, Translation, Translator,
 };
-use common::command::run;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
@@ -108,7 +107,7 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
     let contrastive = proptest::option::weighted(
         0.4,
         prop_oneof![
-            Just(ContrastiveForm::Seed),
+            Just(ContrastiveForm::Logits),
             Just(ContrastiveForm::Li),
             Just(ContrastiveForm::Obrien),
             Just(ContrastiveForm::Source)

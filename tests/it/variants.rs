@@ -1,9 +1,8 @@
 //! Every kind of Marian model that transformers can make, against what transformers computed: tests/data/variants/make.py.
 
-mod common;
-
 use std::path::Path;
 
+use crate::common;
 use beamfuse::{DecodeOptions, Preset, Stop, Translator};
 use serde_json::Value;
 

@@ -1,10 +1,8 @@
 //! The page that draws one sentence's search.
 
-mod common;
-
+use crate::common::command::run;
+use crate::common::{too_long, translator};
 use beamfuse::DecodeOptions;
-use common::command::run;
-use common::{too_long, translator};
 
 #[test]
 fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {

@@ -1,13 +1,12 @@
 //! The command while it runs: interrupts, closed pipes, and questions one at a time.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use common::command::command;
-use common::{greedy, own_text};
+use crate::common;
+use crate::common::command::command;
+use crate::common::{greedy, own_text};
 
 /// Kills a child that hangs, so that a broken build fails instead of waiting for ever.
 fn watch(child: &Child) {

@@ -1,12 +1,11 @@
 //! The command line's contract: what scripts rely on.
 
-mod common;
-
 use std::path::Path;
 
+use crate::common;
+use crate::common::command::{command, run};
+use crate::common::{greedy, too_long, translator};
 use beamfuse::DecodeOptions;
-use common::command::{command, run};
-use common::{greedy, too_long, translator};
 use serde_json::{Map, Value};
 
 fn keys(object: &Value) -> Vec<&str> {

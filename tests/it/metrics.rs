@@ -54,11 +54,11 @@ struct Own {
 }
 
 fn expected() -> Expected {
-    serde_json::from_str(include_str!("data/metrics/expected.json")).unwrap()
+    serde_json::from_str(include_str!("../data/metrics/expected.json")).unwrap()
 }
 
 fn own() -> [Vec<&'static str>; 2] {
-    [include_str!("data/metrics/own.beam1.de"), include_str!("data/metrics/own.reference.de")]
+    [include_str!("../data/metrics/own.beam1.de"), include_str!("../data/metrics/own.reference.de")]
         .map(|text| text.lines().collect())
 }
 

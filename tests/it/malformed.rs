@@ -1,17 +1,13 @@
 //! What each malformed file of a model directory gets: an error of the right kind that names what is wrong, and no panic.
 
-mod common;
-#[path = "common/tiny.rs"]
-mod tiny;
-
 use std::process::Command;
 
+use crate::common::tiny::{D_MODEL, Tensor, Tiny, VOCAB};
 use beamfuse::cpu::Cpu;
 use beamfuse::model::Marian;
 use beamfuse::{DecodeOptions, Error, Preset, Translator};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use tiny::{D_MODEL, Tensor, Tiny, VOCAB};
 
 /// Opens a model that must fail: the error's kind must be `kind`, and its message must hold every one of `parts`.
 #[track_caller]

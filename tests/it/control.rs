@@ -1,10 +1,9 @@
 //! What ranks and what may come, from the command line and from JSON lines.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::command::{Finished, run};
+use crate::common;
+use crate::common::command::{Finished, run};
 use serde_json::Value;
 
 /// Exit code, standard output and standard error of `translate` with `input` as standard input.
@@ -127,7 +126,7 @@ fn an_amateur_and_an_ensemble_change_what_ranks_and_not_what_a_score_is() {
     let amateur = amateur();
     for args in [
         vec!["--amateur", &amateur],
-        vec!["--contrastive", "seed", "--amateur", &amateur],
+        vec!["--contrastive", "logits", "--amateur", &amateur],
         vec!["--ensemble", &amateur],
     ] {
         let args = [&args[..], &["--format", "jsonl", "--beam-size", "2"]].concat();

@@ -1,9 +1,8 @@
 //! Alternatives at a position, on the demo model.
 
-mod common;
-
 use std::collections::HashSet;
 
+use crate::common;
 use beamfuse::translator::Alternatives;
 use beamfuse::{
     Bans, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sampling, Sentence, TextHypothesis,

@@ -71,9 +71,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 #[test]
 fn logits_equal_the_cpu_backends() {
     let dir = path("models/m30k-en-de");
-    let twin = Twin::open(&dir).expect("the demo model");
+    let model = AutogradModel::open(&dir).expect("the demo model");
     let pairs = recorded_pairs(24);
-    let logits = twin.logits(&batch_of(&pairs, twin.config().ids.decoder_start_id), None).expect("logits");
+    let logits = model.logits(&batch_of(&pairs, model.config().ids.decoder_start_id), None).expect("logits");
     let expected = backend_logits(&dir, &pairs);
     assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 0.0));
 }
@@ -91,10 +91,10 @@ const VARIANTS: [&str; 9] = [
     "untied",
 ];
 
-fn variant(name: &str, dtype: DType) -> Twin {
+fn variant(name: &str, dtype: DType) -> AutogradModel {
     let dir = path("tests/data/variants").join(name);
     let config = ModelConfig::open(&dir).expect("a configuration");
-    Twin::new(config, &Weights::open(&dir).expect("weights"), dtype).expect("a model")
+    AutogradModel::new(config, &Weights::open(&dir).expect("weights"), dtype).expect("a model")
 }
 
 /// Two sources, the first with two targets, in ids that every variant knows.
@@ -102,27 +102,27 @@ fn small_groups() -> Vec<(Vec<u32>, Vec<Vec<u32>>)> {
     vec![(vec![5, 9, 3, 0], vec![vec![7, 4, 11, 0], vec![7, 6, 0]]), (vec![8, 1, 0], vec![vec![3, 10, 9, 5, 0]])]
 }
 
-fn small_batch(twin: &Twin) -> Batch {
+fn small_batch(model: &AutogradModel) -> Batch {
     let groups = small_groups();
     let groups = groups.iter().enumerate().map(|(i, (s, t))| (i as u32, s.as_slice(), t.as_slice()));
-    Batch::new(groups, twin.config().ids.decoder_start_id)
+    Batch::new(groups, model.config().ids.decoder_start_id)
 }
 
 #[test]
 fn logits_of_every_architecture_equal_the_cpu_backends() {
     for name in VARIANTS {
-        let twin = variant(name, DType::F32);
+        let model = variant(name, DType::F32);
         let pairs: Vec<(Vec<u32>, Vec<u32>)> =
             small_groups().into_iter().flat_map(|(s, t)| t.into_iter().map(move |t| (s.clone(), t))).collect();
         let expected = backend_logits(&path("tests/data/variants").join(name), &pairs);
         // Targets that share a source see what they would see alone.
-        for batch in [small_batch(&twin), batch_of(&pairs, twin.config().ids.decoder_start_id)] {
-            let logits = twin.logits(&batch, None).expect("logits");
+        for batch in [small_batch(&model), batch_of(&pairs, model.config().ids.decoder_start_id)] {
+            let logits = model.logits(&batch, None).expect("logits");
             assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 0.0));
         }
         assert_same_bits(
-            &values(&twin.logits_only(&small_batch(&twin)).expect("logits")),
-            &values(&twin.logits(&small_batch(&twin), None).expect("logits")),
+            &values(&model.logits_only(&small_batch(&model)).expect("logits")),
+            &values(&model.logits(&small_batch(&model), None).expect("logits")),
         );
     }
 }
@@ -130,17 +130,17 @@ fn logits_of_every_architecture_equal_the_cpu_backends() {
 const RATES: Rates = Rates { sublayers: 0.3, attention: 0.2, activation: 0.25 };
 const DROPOUT: Dropout = Dropout { seed: 5, update: 3, rates: RATES };
 
-fn loss(twin: &Twin, dropout: Option<Dropout>) -> Tensor {
-    let batch = small_batch(twin);
+fn loss(model: &AutogradModel, dropout: Option<Dropout>) -> Tensor {
+    let batch = small_batch(model);
     let weights: Vec<f32> = (0..batch.targets.len()).map(|r| [0.25, -0.125, 0.5][r % 3]).collect();
-    let logits = twin.logits(&batch, dropout).expect("logits");
+    let logits = model.logits(&batch, dropout).expect("logits");
     let mask = vec![1; weights.len()];
     weighted_nll(&logits, &batch.targets.ids, &mask, &weights, 0.1).and_then(|l| l.sum_all()).expect("a loss")
 }
 
-fn gradients(twin: &Twin, dropout: Option<Dropout>) -> Gradients {
-    let mut store = loss(twin, dropout).backward().expect("gradients");
-    twin.parameters().gradients(&mut store).expect("every parameter has one")
+fn gradients(model: &AutogradModel, dropout: Option<Dropout>) -> Gradients {
+    let mut store = loss(model, dropout).backward().expect("gradients");
+    model.parameters().gradients(&mut store).expect("every parameter has one")
 }
 
 /// Whether a parameter's gradient is zero whatever the data: a key's bias shifts all scores of a query alike.
@@ -151,9 +151,9 @@ fn has_no_effect(name: &str) -> bool {
 #[test]
 fn every_parameter_has_a_gradient() {
     for name in VARIANTS {
-        let twin = variant(name, DType::F64);
-        let gradients = gradients(&twin, Some(DROPOUT));
-        for (parameter, gradient) in twin.parameters().iter().zip(gradients.iter()) {
+        let model = variant(name, DType::F64);
+        let gradients = gradients(&model, Some(DROPOUT));
+        for (parameter, gradient) in model.parameters().iter().zip(gradients.iter()) {
             let flat: Vec<f64> = gradient.flatten_all().and_then(|g| g.to_vec1()).expect("values");
             let mut rest = flat.as_slice();
             for (part, shape) in parameter.parts() {
@@ -173,10 +173,10 @@ fn every_parameter_has_a_gradient() {
 fn gradients_equal_finite_differences() {
     const STEP: f64 = 1e-7;
     for name in VARIANTS {
-        let twin = variant(name, DType::F64);
+        let model = variant(name, DType::F64);
         for dropout in [None, Some(DROPOUT)] {
-            let gradients = gradients(&twin, dropout);
-            for (i, (parameter, gradient)) in twin.parameters().iter().zip(gradients.iter()).enumerate() {
+            let gradients = gradients(&model, dropout);
+            for (i, (parameter, gradient)) in model.parameters().iter().zip(gradients.iter()).enumerate() {
                 let tensor = parameter.tensor();
                 // A direction that treats no two elements alike; the padding row's gradient leaves out that it is embedded.
                 let mut direction: Vec<f64> =
@@ -189,7 +189,7 @@ fn gradients_equal_finite_differences() {
                 let at = |step: f64| {
                     let moved = (&before + (&direction * step).expect("scaled")).expect("moved");
                     var.set(&moved).expect("set");
-                    loss(&twin, dropout).to_scalar::<f64>().expect("a number")
+                    loss(&model, dropout).to_scalar::<f64>().expect("a number")
                 };
                 let expected = (at(STEP) - at(-STEP)) / (2.0 * STEP);
                 at(0.0);
@@ -206,9 +206,9 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn the_padding_row_stays_out_of_the_embedding_gradient() {
-    let twin = variant("untied", DType::F64);
-    let gradients = gradients(&twin, None);
-    let (table, gradient) = twin.parameters().iter().zip(gradients.iter()).next().expect("a table");
+    let model = variant("untied", DType::F64);
+    let gradients = gradients(&model, None);
+    let (table, gradient) = model.parameters().iter().zip(gradients.iter()).next().expect("a table");
     assert_eq!(table.name(), "model.shared.weight");
     let flat: Vec<f64> = gradient.flatten_all().and_then(|g| g.to_vec1()).expect("values");
     // The decoder's start token is padding: its embedding is read and gets nothing.
@@ -241,9 +241,10 @@ fn dropout_depends_on_the_token_alone_and_has_its_rate() {
 
 #[test]
 fn each_rate_drops_at_its_own_places() {
-    let twin = variant("swish-scaled", DType::F32);
-    let value = |rates| loss(&twin, Some(Dropout { rates, ..DROPOUT })).to_scalar::<f32>().expect("a number").to_bits();
-    let whole = loss(&twin, None).to_scalar::<f32>().expect("a number").to_bits();
+    let model = variant("swish-scaled", DType::F32);
+    let value =
+        |rates| loss(&model, Some(Dropout { rates, ..DROPOUT })).to_scalar::<f32>().expect("a number").to_bits();
+    let whole = loss(&model, None).to_scalar::<f32>().expect("a number").to_bits();
     assert_eq!(value(Rates::default()), whole);
     let alone = [
         Rates { sublayers: 0.3, ..Rates::default() },
@@ -275,17 +276,17 @@ fn dropped_weights_of_attention_depend_on_their_token_alone() {
 
 #[test]
 fn a_copy_has_the_same_values_in_variables_of_its_own() {
-    let twin = variant("separate-untied", DType::F32);
-    let mut copy = twin.copy().expect("a copy");
-    let batch = small_batch(&twin);
-    let logits = |twin: &Twin| values(&twin.logits_only(&batch).expect("logits"));
-    let before = logits(&twin);
+    let model = variant("separate-untied", DType::F32);
+    let mut copy = model.copy().expect("a copy");
+    let batch = small_batch(&model);
+    let logits = |model: &AutogradModel| values(&model.logits_only(&batch).expect("logits"));
+    let before = logits(&model);
     assert_same_bits(&logits(&copy), &before);
     let doubled = copy.parameters().values().expect("values").into_iter().map(|v| v.iter().map(|x| x * 2.0).collect());
     copy.parameters_mut().set_values(doubled.collect()).expect("set");
     assert_ne!(logits(&copy), before);
-    assert_same_bits(&logits(&twin), &before);
-    let tensors = twin.parameters().tensors().expect("tensors");
+    assert_same_bits(&logits(&model), &before);
+    let tensors = model.parameters().tensors().expect("tensors");
     let dir = path("tests/data/variants/separate-untied");
     let weights = Weights::open(&dir).expect("weights");
     for (name, shape) in weights.tensors() {
@@ -295,15 +296,15 @@ fn a_copy_has_the_same_values_in_variables_of_its_own() {
 
 #[test]
 fn a_batch_that_does_not_fit_is_refused() {
-    let twin = variant("untied", DType::F32);
+    let model = variant("untied", DType::F32);
     let refusal = |source: Vec<u32>, target: Vec<u32>| {
-        twin.logits(&batch_of(&[(source, target)], 2), None).map(drop).unwrap_err().to_string()
+        model.logits(&batch_of(&[(source, target)], 2), None).map(drop).unwrap_err().to_string()
     };
     assert_eq!(refusal(vec![3; 41], vec![0]), "encode source: expected at most 40 tokens, got 41");
     assert_eq!(refusal(vec![0], vec![3; 41]), "encode target: expected at most 40 tokens, got 41");
     assert_eq!(refusal(vec![95], vec![0]), "train: expected token ids below 95, got 95");
     assert_eq!(
-        twin.logits(&batch_of(&[], 2), None).map(drop).unwrap_err().to_string(),
+        model.logits(&batch_of(&[], 2), None).map(drop).unwrap_err().to_string(),
         "train: expected at least one sentence, got none"
     );
 }

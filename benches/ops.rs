@@ -1,7 +1,7 @@
-//! Every stem but `linear` (which is in `gemm.rs`) over the shapes of a small model and of OPUS-MT base, on one and on two
+//! Every op but `linear` (which is in `gemm.rs`) over the shapes of a small model and of OPUS-MT base, on one and on two
 //! threads. Each is held to its reference once before it is timed.
 //!
-//! `cargo bench --bench stems [-- FILTER]`; a row is one sentence's one beam, as in a decode step of 32 sentences at beam 4.
+//! `cargo bench --bench ops [-- FILTER]`; a row is one sentence's one beam, as in a decode step of 32 sentences at beam 4.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use beamfuse::cpu::{
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// A model's sizes, as far as the stems see them.
+/// A model's sizes, as far as the ops see them.
 struct Model {
     name: &'static str,
     heads: Heads,
@@ -53,8 +53,8 @@ fn rows() -> Vec<Row> {
 }
 
 /// Times `work` on one and on two threads.
-fn time(criterion: &mut Criterion, stem: &str, model: &Model, elements: usize, mut work: impl FnMut() + Send) {
-    let mut group = criterion.benchmark_group(stem);
+fn time(criterion: &mut Criterion, op: &str, model: &Model, elements: usize, mut work: impl FnMut() + Send) {
+    let mut group = criterion.benchmark_group(op);
     group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(800));
     group.throughput(Throughput::Elements(elements as u64));
     for threads in [1, 2] {
@@ -126,7 +126,7 @@ fn self_attention(criterion: &mut Criterion) {
             max_len: LEN,
             beam_size: BEAMS,
         };
-        // Every beam of every slot and position, so that the layout stays the stem's own affair.
+        // Every beam of every slot and position, so that the layout stays the op's own affair.
         let all: Vec<Row> =
             (0..LEN as u32).flat_map(|position| rows.iter().map(move |row| Row { position, ..*row })).collect();
         let stored = values(all.len() * 3 * width, 1);
@@ -268,7 +268,7 @@ fn scheduled_sampling_rows(criterion: &mut Criterion) {
             (0..ROWS as u32).map(|r| TokenPlace { sentence: r / LEN as u32, position: r % LEN as u32 }).collect();
         let schedule = Schedule { gold_probability: 0.5, update: 3 };
         let ids = SpecialIds { eos_id: 0, pad_id: vocab_size as u32 - 1, decoder_start_id: vocab_size as u32 - 1 };
-        for (stem, pick) in [
+        for (op, pick) in [
             ("scheduled_sampling_argmax", Pick::Argmax),
             ("scheduled_sampling_draw", Pick::Sample { temperature: 1.0 }),
         ] {
@@ -278,7 +278,7 @@ fn scheduled_sampling_rows(criterion: &mut Criterion) {
             scheduled_sampling::scheduled_sampling(&run, schedule, &places, &gold, &logits, &mut chosen, &mut counts);
             scheduled_sampling::reference(&run, schedule, &places, &gold, &logits, &mut expected, &mut expected_counts);
             assert_eq!((&chosen, &counts), (&expected, &expected_counts));
-            time(criterion, stem, model, logits.len(), || {
+            time(criterion, op, model, logits.len(), || {
                 scheduled_sampling::scheduled_sampling(
                     &run,
                     schedule,
@@ -298,8 +298,8 @@ fn contrasts(criterion: &mut Criterion) {
     for model in &MODELS {
         let vocab_size = model.vocab_size;
         let (expert, amateur) = (values(ROWS * vocab_size, 1), values(ROWS * vocab_size, 2));
-        for (stem, form) in [
-            ("contrastive_seed", ContrastiveForm::Seed),
+        for (op, form) in [
+            ("contrastive_logits", ContrastiveForm::Logits),
             ("contrastive_li", ContrastiveForm::Li),
             ("contrastive_obrien", ContrastiveForm::Obrien),
             ("contrastive_source", ContrastiveForm::Source),
@@ -312,7 +312,7 @@ fn contrasts(criterion: &mut Criterion) {
             contrastive::reference(&rows(), &options, vocab_size, 0, &expert, &mut expected, &mut expected_normalizers);
             assert_close(&out, &expected, CLOSE);
             let rows = rows();
-            time(criterion, stem, model, 2 * expert.len(), || {
+            time(criterion, op, model, 2 * expert.len(), || {
                 // It stands in the amateur's place; copying it there is part of the figure.
                 out.copy_from_slice(&amateur);
                 contrastive::contrastive(&rows, &options, vocab_size, 0, &expert, &mut out, &mut normalizers);
@@ -324,7 +324,7 @@ fn contrasts(criterion: &mut Criterion) {
 /// A search some steps in, all beams live, whose slots rank something other than the logits: as yet `ranked`.
 fn begun(backend: &Cpu, vocab_size: usize, own: SlotOptions, ranked: &[f32]) -> Result<Search<Cpu>> {
     let mut search = search(backend, vocab_size, SlotOptions { ranked: 1, ..own })?;
-    search.equip(backend, Stages { bans: true, ranked: true, ..Stages::default() })?;
+    search.reserve(backend, Stages { bans: true, ranked: true, ..Stages::default() })?;
     search.ranked.copy_from_slice(ranked);
     for _ in 0..LEN / 2 {
         beam_step::beam_step(ranked, &vec![1.0 / LEN as f32; ROWS * LEN], &mut search);
@@ -366,18 +366,18 @@ fn ensembles(criterion: &mut Criterion) {
     for model in &MODELS {
         let vocab_size = model.vocab_size;
         let (one, other) = (values(ROWS * vocab_size, 1), values(ROWS * vocab_size, 2));
-        let weights = std::array::from_fn(|voice| if voice < 2 { 0.5 } else { 0.0 });
+        let weights = std::array::from_fn(|scorer| if scorer < 2 { 0.5 } else { 0.0 });
         let Ok(mut search) = begun(&backend, vocab_size, SlotOptions { ensemble: weights, ..options() }, &one) else {
             return;
         };
-        let voices = [Some(&one), Some(&other)];
-        ensemble::ensemble(&voices, &mut search);
+        let scorers = [Some(&one), Some(&other)];
+        ensemble::ensemble(&scorers, &mut search);
         for (r, mixed) in search.ranked.chunks(vocab_size).enumerate() {
             let part = r * vocab_size..(r + 1) * vocab_size;
             let (one, other) = (&one[part.clone()], &other[part]);
             assert_close(mixed, &ensemble::reference(&[(one, 0.5), (other, 0.5)]), CLOSE);
         }
-        time(criterion, "ensemble", model, 2 * one.len(), || ensemble::ensemble(&voices, &mut search));
+        time(criterion, "ensemble", model, 2 * one.len(), || ensemble::ensemble(&scorers, &mut search));
     }
 }
 
@@ -388,7 +388,7 @@ fn samples(criterion: &mut Criterion) {
         let (logits, rows) = (values(ROWS * vocab_size, 1), rows());
         let ancestry: Vec<u32> = (0..ROWS * LEN).map(|i| (i / LEN % BEAMS) as u32).collect();
         let whole = SampleOptions { seed_low: 7, temperature: 1.0, top_p: 1.0, ..SampleOptions::default() };
-        for (stem, sampling) in [
+        for (op, sampling) in [
             ("sample_whole", whole),
             ("sample_top_k", SampleOptions { top_k: 50, ..whole }),
             ("sample_top_p", SampleOptions { top_p: 0.9, ..whole }),
@@ -421,7 +421,7 @@ fn samples(criterion: &mut Criterion) {
             sample::reference(&step, &mut expected);
             let tokens = |picks: &[SamplePick]| picks.iter().map(|pick| pick.token).collect::<Vec<_>>();
             assert_eq!(tokens(&picks), tokens(&expected));
-            time(criterion, stem, model, logits.len(), || sample::sample(&step, &mut picks));
+            time(criterion, op, model, logits.len(), || sample::sample(&step, &mut picks));
         }
     }
 }

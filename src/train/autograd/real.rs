@@ -1,4 +1,4 @@
-//! The two element types that the twin computes in, and access to the values of tensors.
+//! The two element types that the autograd model computes in, and access to the values of tensors.
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, WithDType};
 

@@ -1,0 +1,26 @@
+//! The tests that use the crate from outside, in one binary: each binary links the whole crate.
+
+mod common;
+
+mod alternatives;
+mod bench;
+mod checkpoints;
+mod cli;
+mod control;
+mod diagnose;
+mod emulated;
+mod eval;
+mod explain;
+mod fuzz_seeds;
+mod golden;
+mod hub;
+mod items;
+mod layout;
+mod malformed;
+mod metrics;
+mod options;
+mod streams;
+mod tokenizer;
+mod train;
+mod validate;
+mod variants;
