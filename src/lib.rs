@@ -10,6 +10,7 @@ pub mod decode;
 pub mod diagnose;
 pub mod error;
 pub mod hub;
+mod input;
 pub mod metrics;
 pub mod model;
 pub mod plot;

@@ -14,6 +14,7 @@ mod explain;
 mod fuzz_seeds;
 mod golden;
 mod hub;
+mod inputs;
 mod items;
 mod layout;
 mod malformed;
