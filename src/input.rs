@@ -67,6 +67,7 @@ pub(crate) fn open(path: &Path) -> Result<(TextReader, Option<u64>)> {
 ///
 /// # Errors
 /// [`Error::Io`], also for other encodings and compressions.
+#[cfg(feature = "train")]
 pub(crate) fn read_to_string(path: &Path) -> Result<String> {
     let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
     let mut bytes = Vec::new();

@@ -1,12 +1,11 @@
 //! What input may be: byte order marks, other encodings, compression, and formats apart from those of the output.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::common::command::{Finished, run};
-use crate::common::{demo_model, greedy, lines};
+use crate::common::{greedy, lines};
 
 const MARK: &[u8] = b"\xef\xbb\xbf";
 const GREEDY: [&str; 3] = ["translate", "--beam-size", "1"];
@@ -216,11 +215,12 @@ fn half_a_surrogate_pair_is_called_that() {
 }
 
 #[test]
+#[cfg(feature = "train")]
 fn training_reads_marks_and_compression() {
     let files = Files::new();
-    let model = demo_model();
+    let model = crate::common::demo_model();
     let pairs = "A dog runs.\tEin Hund rennt.\n".repeat(4);
-    let data: PathBuf = files.write("data.tsv.gz", &gzip(&marked(pairs.as_bytes()))).into();
+    let data: std::path::PathBuf = files.write("data.tsv.gz", &gzip(&marked(pairs.as_bytes()))).into();
     let out = files.0.path().join("tuned");
     let args = ["train", "--model", model.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let done = run(&[&args[..], &["--output", out.to_str().unwrap(), "--updates", "1", "--warmup", "1"]].concat(), b"");
