@@ -15,6 +15,7 @@ mod fuzz_seeds;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod inputs;
 mod items;
 mod layout;
 mod malformed;
