@@ -33,6 +33,8 @@ use crate::backend::{
     TokenStats,
 };
 use crate::{Error, Result};
+use gemm::Refused;
+pub use gemm::{PATH_VARIABLE, Path};
 
 /// The CPU and its thread pool.
 #[derive(Debug)]
@@ -50,12 +52,14 @@ impl Cpu {
     /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a type that the CPU does not compute in; [`Error::Device`] if the threads cannot be started.
+    /// [`Error::Option`] for a type that the CPU does not compute in, or a choice of [`Path`] that cannot be followed here;
+    /// [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
-        if !matches!(dtype, Dtype::F32 | Dtype::I8) {
-            let (expected, got) = ("f32 or i8 on the CPU".to_owned(), dtype.name().to_owned());
+        if dtype == Dtype::F16 {
+            let (expected, got) = ("f32, bf16 or i8 on the CPU".to_owned(), dtype.name().to_owned());
             return Err(Error::Option { option: "dtype", expected, got });
         }
+        chosen_path()?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("beamfuse-cpu-{i}"))
@@ -81,6 +85,14 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+}
+
+/// The instructions that the CPU computes with: those of the path that [`PATH_VARIABLE`] names, or the best.
+///
+/// # Errors
+/// [`Error::Option`] if the variable names no path that can be used here.
+pub fn chosen_path() -> Result<Path> {
+    Path::chosen().map_err(|Refused { expected, got }| Error::Option { option: PATH_VARIABLE, expected, got })
 }
 
 impl Rows<Cpu> {

@@ -7,6 +7,7 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
