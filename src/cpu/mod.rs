@@ -33,6 +33,7 @@ use crate::backend::{
     TokenStats,
 };
 use crate::{Error, Result};
+use attention::CacheType;
 use gemm::Refused;
 pub use gemm::{PATH_VARIABLE, Path};
 
@@ -270,12 +271,12 @@ impl Backend for Cpu {
     }
 
     fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Vec<f32>, cache: &mut CrossCache<Self>) -> Result<()> {
-        attention::store_cross(heads, rows.live(), kv, cache);
+        attention::store_cross(CacheType::of(self.dtype), heads, rows.live(), kv, cache);
         Ok(())
     }
 
     fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Vec<f32>, cache: &mut SelfCache<Self>) -> Result<()> {
-        attention::store_self(heads, rows.live(), qkv, cache);
+        attention::store_self(CacheType::of(self.dtype), heads, rows.live(), qkv, cache);
         Ok(())
     }
 
@@ -288,7 +289,7 @@ impl Backend for Cpu {
         ancestry: &Vec<u32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::self_attention(heads, rows.live(), qkv, cache, ancestry, out);
+        attention::self_attention(CacheType::of(self.dtype), heads, rows.live(), qkv, cache, ancestry, out);
         Ok(())
     }
 
@@ -303,6 +304,7 @@ impl Backend for Cpu {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         attention::cross_attention(
+            CacheType::of(self.dtype),
             heads,
             rows.live(),
             queries,

@@ -12,10 +12,10 @@
 use super::quads::{Factors, Panels, Quad, RowScratch, piece, tile};
 use super::tiling::{Layer, Tiles, tiles};
 use super::{Epilogue, reference};
-use crate::cpu::simd::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{Portable, Simd, dispatch};
+use crate::cpu::simd::{Isa, to_bf16_body};
 use std::ops::Range;
 
 mod dot;
@@ -73,28 +73,15 @@ impl PackedBf16 {
     }
 }
 
-/// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
-#[inline(always)]
-fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    // Only NaN wraps around.
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let (magnitude, sign) = (bits & 0x7fff_ffff, bits >> 16 & 0x8000);
-    let rounded = if magnitude < 0x0080_0000 { sign } else { nearest };
-    (if magnitude > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }) as u16
-}
-
 /// Rounds one row to bf16, padded with zeros.
 fn narrow(isa: Isa, x: &[f32], out: &mut [Quad]) {
     dispatch!(isa, narrow_body, (x: &[f32], out: &mut [Quad]))
 }
 
 #[inline(always)]
-fn narrow_body<S: Simd>(_: S, x: &[f32], out: &mut [Quad]) {
-    let (values, padding) = bytemuck::cast_slice_mut::<_, u16>(out).split_at_mut(x.len());
-    for (value, x) in values.iter_mut().zip(x) {
-        *value = round(*x);
-    }
+fn narrow_body<S: Simd>(s: S, x: &[f32], out: &mut [Quad]) {
+    let (values, padding) = bytemuck::cast_slice_mut(out).split_at_mut(x.len());
+    to_bf16_body(s, x, values);
     padding.fill(0);
 }
 

@@ -24,6 +24,8 @@ pub(in crate::cpu) trait Simd: Copy {
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     /// The lower halves of the words, as the upper halves of f32; then the upper halves: pairs of bf16.
     fn load_halves(self, words: &[u32; LANES]) -> [Self::V; 2];
+    /// Sixteen bf16 values.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Loads up to sixteen values; the lanes beyond `x` hold `fill`.
     fn load_partial(self, x: &[f32], fill: f32) -> Self::V;
     /// Stores as many lanes as `out` has room for.
@@ -62,6 +64,12 @@ pub(in crate::cpu) trait Simd: Copy {
             }
         }
         lanes[0]
+    }
+
+    /// [`Simd::sum_lanes`] of sixteen vectors, with the same bits.
+    #[inline(always)]
+    fn sum_lanes_of_each(self, vectors: &[Self::V; LANES]) -> Self::V {
+        self.load(&vectors.map(|v| self.sum_lanes(v)))
     }
 }
 
@@ -235,6 +243,47 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe {
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                self.from_bits(_mm512_slli_epi32::<16>(words))
+            }
+        }
+
+        /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
+        /// leave the sums transposed, which the order of the first compensates.
+        #[inline(always)]
+        fn sum_lanes_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                let mut fours = [_mm512_setzero_ps(); 4];
+                for (j, four) in fours.iter_mut().enumerate() {
+                    let [a, b, c, d] = [vectors[j], vectors[4 + j], vectors[8 + j], vectors[12 + j]];
+                    let halves = |a, b| {
+                        _mm512_add_ps(
+                            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+                        )
+                    };
+                    let (ab, cd) = (halves(a, b), halves(c, d));
+                    *four = _mm512_add_ps(
+                        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+                    );
+                }
+                let twos = |a, b| {
+                    _mm512_add_ps(_mm512_shuffle_ps::<0b01_00_01_00>(a, b), _mm512_shuffle_ps::<0b11_10_11_10>(a, b))
+                };
+                let (low, high) = (twos(fours[0], fours[1]), twos(fours[2], fours[3]));
+                _mm512_add_ps(
+                    _mm512_shuffle_ps::<0b10_00_10_00>(low, high),
+                    _mm512_shuffle_ps::<0b11_01_11_01>(low, high),
+                )
+            }
+        }
+
+        #[inline(always)]
         fn load_halves(self, words: &[u32; LANES]) -> [__m512; 2] {
             let words = self.load_words(words);
             // SAFETY: `self` proves AVX-512.
@@ -346,6 +395,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_bf16(self, x: &[u16; LANES]) -> Pair {
+            // SAFETY: `self` proves AVX2; the array has sixteen values.
+            unsafe {
+                let eight = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
+                [eight(_mm_loadu_si128(x.as_ptr().cast())), eight(_mm_loadu_si128(x[8..].as_ptr().cast()))]
+            }
+        }
+
+        #[inline(always)]
         fn load_halves(self, words: &[u32; LANES]) -> [Pair; 2] {
             // SAFETY: `self` proves AVX2; the array has sixteen values.
             unsafe {
@@ -446,6 +504,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Array {
         *x
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Array {
+        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
 
     #[inline(always)]
