@@ -12,6 +12,7 @@ use beamfuse::backend::{
     Stages, StopKind, Strategy, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
+use beamfuse::cpu::attention::CacheType;
 use beamfuse::cpu::{
     Cpu, attention, beam_step, contrastive, embedding, ensemble, layer_norm, loss, processors, risk, sample,
     scheduled_sampling, stats,

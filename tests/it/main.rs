@@ -14,6 +14,7 @@ mod eval;
 mod explain;
 mod fuzz_seeds;
 mod golden;
+#[cfg(feature = "hub")]
 mod hub;
 mod items;
 mod layout;
@@ -22,6 +23,7 @@ mod metrics;
 mod options;
 mod streams;
 mod tokenizer;
+#[cfg(feature = "train")]
 mod train;
 mod validate;
 mod variants;
