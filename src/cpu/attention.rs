@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use crate::backend::{CrossCache, Dtype, Heads, Row, SelfCache, SlotOptions};
 use crate::cpu::simd::lanes::{LANES, Simd, dispatch};
 use crate::cpu::simd::{
-    self, Isa, Stored, add_body, dot_lanes_body, exp_shift_body, max_body, scale_body, weighted_sum_body,
+    self, Isa, Stored, add_body, add_weighted_body, dot_lanes_body, exp_shift_body, max_body, scale_body,
 };
 use crate::cpu::{Cpu, for_each_row};
 
@@ -98,13 +98,10 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
 ) {
     let Heads { num_heads, head_dim } = row.heads;
     let scale = s.splat(row.heads.scale());
-    // Sixteen positions at a time, as keys lie in memory: their lanes are summed side by side.
+    // Sixteen positions at a time, as keys and values lie in memory.
     for first in (0..len).step_by(LANES) {
         let count = LANES.min(len - first);
-        let mut keys: [&[E]; LANES] = [&[]; LANES];
-        for (t, key) in keys[..count].iter_mut().enumerate() {
-            *key = (row.key)(first + t);
-        }
+        let keys = gather(&row.key, first, count);
         for h in 0..num_heads {
             let part = h * head_dim..(h + 1) * head_dim;
             let mut products = [s.splat(0.0); LANES];
@@ -115,13 +112,20 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
             s.store_partial(sums, &mut scores[h * len + first..][..count]);
         }
     }
-    for h in 0..num_heads {
-        let part = h * head_dim..(h + 1) * head_dim;
-        let scores = &mut scores[h * len..(h + 1) * len];
+    for scores in scores.chunks_exact_mut(len.max(1)) {
         let max = max_body(s, scores);
         let sum = exp_shift_body(s, scores, max);
         scale_body(s, scores, 1.0 / sum);
-        weighted_sum_body(s, scores, |t| &(row.value)(t)[part.clone()], &mut out[part.clone()]);
+    }
+    out.fill(0.0);
+    for first in (0..len).step_by(LANES) {
+        let count = LANES.min(len - first);
+        let values = gather(&row.value, first, count);
+        for h in 0..num_heads {
+            let part = h * head_dim..(h + 1) * head_dim;
+            let weights = &scores[h * len + first..][..count];
+            add_weighted_body(s, weights, |t| &values[t][part.clone()], &mut out[part.clone()]);
+        }
     }
     if let Some(weights) = weights {
         weights.fill(0.0);
@@ -130,6 +134,16 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
         }
         scale_body(s, &mut weights[..len], 1.0 / num_heads as f32);
     }
+}
+
+/// What `at` gives for `count` positions from `first` on.
+#[inline(always)]
+fn gather<'a, E>(at: &impl Fn(usize) -> &'a [E], first: usize, count: usize) -> [&'a [E]; LANES] {
+    let mut found: [&[E]; LANES] = [&[]; LANES];
+    for (t, found) in found[..count].iter_mut().enumerate() {
+        *found = at(first + t);
+    }
+    found
 }
 
 /// In what the caches hold keys and values.

@@ -338,9 +338,9 @@ pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &m
     }
 }
 
-/// `out = sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
+/// `out += sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
 #[inline(always)]
-pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd, E: Stored + 'a>(
+pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a>(
     s: S,
     weights: &[f32],
     value: impl Fn(usize) -> &'a [E],
@@ -349,6 +349,9 @@ pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd, E: Stored + 'a>(
     let mut done = 0;
     while let Some(block) = out[done..].first_chunk_mut::<{ 4 * LANES }>() {
         let mut sums = [s.splat(0.0); 4];
+        for (sum, out) in sums.iter_mut().zip(block.as_chunks::<LANES>().0) {
+            *sum = s.load(out);
+        }
         for (t, &weight) in weights.iter().enumerate() {
             let (weight, value) = (s.splat(weight), &value(t)[done..done + 4 * LANES]);
             for (sum, value) in sums.iter_mut().zip(value.as_chunks::<LANES>().0) {
@@ -362,7 +365,7 @@ pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd, E: Stored + 'a>(
     }
     while done < out.len() {
         let end = out.len().min(done + LANES);
-        let mut sum = s.splat(0.0);
+        let mut sum = s.load_partial(&out[done..end], 0.0);
         for (t, &weight) in weights.iter().enumerate() {
             sum = s.mul_add(s.splat(weight), E::load_partial(s, &value(t)[done..end]), sum);
         }

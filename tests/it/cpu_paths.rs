@@ -15,8 +15,9 @@ fn run_on(path: &str, args: &[&str], input: &[u8]) -> Finished {
 fn translate(path: &str, dtype: &str, more: &[&str]) -> String {
     let base = ["translate", "--format", "jsonl", "--n-best", "4", "--dtype", dtype];
     let text = common::own_text();
-    let lines: Vec<&str> = text.lines().take(40).collect();
-    run_on(path, &[&base[..], more].concat(), lines.join("\n").as_bytes()).ok().out
+    let lines: String =
+        text.lines().take(40).map(|line| serde_json::json!({ "source": line }).to_string() + "\n").collect();
+    run_on(path, &[&base[..], more].concat(), lines.as_bytes()).ok().out
 }
 
 /// A sentence in any batch, on any number of threads.

@@ -110,16 +110,13 @@ fn quantise_body<S: Simd>(s: S, x: &[f32], out: &mut [Quad]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let (bytes, bytes_rest) = out.split_at_mut(chunks.len() * LANES);
     for (chunk, bytes) in chunks.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
-        let rounded = s.to_array(s.add(s.mul(s.load(chunk), factor), bias));
-        for (byte, value) in bytes.iter_mut().zip(rounded) {
-            *byte = value.to_bits() as u8;
-        }
+        *bytes = s.low_bytes(s.add(s.mul(s.load(chunk), factor), bias));
     }
     // The padding is zeros.
     bytes_rest.fill(128);
-    let rounded = s.to_array(s.add(s.mul(s.load_partial(rest, 0.0), factor), bias));
-    for (byte, value) in bytes_rest.iter_mut().zip(rounded) {
-        *byte = value.to_bits() as u8;
+    let rounded = s.low_bytes(s.add(s.mul(s.load_partial(rest, 0.0), factor), bias));
+    for (byte, rounded) in bytes_rest.iter_mut().zip(rounded) {
+        *byte = rounded;
     }
     if usable {
         largest / 127.0

@@ -24,6 +24,12 @@ pub(in crate::cpu) trait Simd: Copy {
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     /// The lower halves of the words, as the upper halves of f32; then the upper halves: pairs of bf16.
     fn load_halves(self, words: &[u32; LANES]) -> [Self::V; 2];
+    /// The lanes' low bytes.
+    #[inline(always)]
+    fn low_bytes(self, v: Self::V) -> [u8; LANES] {
+        self.to_array(v).map(|lane| lane.to_bits() as u8)
+    }
+
     /// Sixteen bf16 values.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Loads up to sixteen values; the lanes beyond `x` hold `fill`.
@@ -240,6 +246,16 @@ mod x86 {
         fn load(self, x: &[f32; LANES]) -> __m512 {
             // SAFETY: `self` proves AVX-512; the array has sixteen values.
             unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn low_bytes(self, v: __m512) -> [u8; LANES] {
+            let mut bytes = [0; LANES];
+            // SAFETY: `self` proves AVX-512; the array has sixteen bytes.
+            unsafe {
+                _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
+            }
+            bytes
         }
 
         #[inline(always)]
