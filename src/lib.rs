@@ -13,6 +13,7 @@ pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod plot;
+pub mod read;
 pub mod text;
 pub mod train;
 pub mod translator;

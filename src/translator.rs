@@ -18,7 +18,8 @@ use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
-use crate::model::config::{GenerationConfig, ModelConfig};
+use crate::model::config::ModelConfig;
+use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -232,6 +233,11 @@ impl Translator {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// What the model's generation config says.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     /// The options of a preset, `hf` following this model's generation config.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 use cache::Snapshots;
 use client::{Client, Failure};
 
@@ -240,9 +240,7 @@ impl Wanted {
             return Ok(vec![self.weights.to_string()]);
         }
         let path = dir.join(self.weights);
-        let text =
-            std::fs::read(&path).map_err(|source| Error::Io { operation: "read", path: path.clone(), source })?;
-        let index: Index = serde_json::from_slice(&text).map_err(|source| Error::Json { path, source })?;
+        let index: Index = read::json(&path)?;
         let shards: BTreeSet<String> = index.weight_map.into_values().collect();
         match shards.iter().find(|file| !is_name(file)) {
             Some(file) => Err(error(id, self.weights, "file names without directories", file)),

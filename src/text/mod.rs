@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 use sentencepiece::SentencePiece;
 pub use summary::{SideSummary, Summary};
 use vocabulary::{SpecialTokens, Vocabulary};
@@ -168,7 +168,7 @@ struct Config {
 impl Config {
     /// Reads the file; where there is none all settings have their defaults.
     fn open(path: &Path) -> Result<Self> {
-        let json = if path.exists() { read_json(path)? } else { Value::Object(Default::default()) };
+        let json = if path.exists() { read::json(path)? } else { Value::Object(Default::default()) };
         let error = |field: &str, expected: &str, got: &Value| Error::Config {
             path: path.into(),
             field: field.into(),
@@ -195,11 +195,6 @@ impl Config {
         let (eos, pad, unk) = (token("eos_token", "</s>")?, token("pad_token", "<pad>")?, token("unk_token", "<unk>")?);
         Ok(Config { separate_vocabularies, special: SpecialTokens { eos, pad, unk } })
     }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.into(), source })
 }
 
 #[cfg(test)]

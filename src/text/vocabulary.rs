@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::read_json;
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// The names of the special tokens, as `tokenizer_config.json` may change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl Vocabulary {
     /// or a special token is missing.
     pub fn open(path: &Path, special: &SpecialTokens) -> Result<Self> {
         let error = |expected: String, got: String| Error::Tokenizer { path: path.into(), expected, got };
-        let Value::Object(object) = read_json(path)? else {
+        let Value::Object(object) = read::json(path)? else {
             return Err(error("a json object from piece to id".into(), "another json value".into()));
         };
         let size = object.len();

@@ -4,20 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("error", &[]),
+    ("read", &["error"]),
     ("check", &[]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
-    ("text", &["error"]),
+    ("text", &["error", "read"]),
     ("metrics", &["error"]),
-    ("hub", &["error"]),
+    ("hub", &["error", "read"]),
     ("plot", &[]),
-    ("model", &["error", "backend"]),
+    ("model", &["error", "read", "backend"]),
     ("decode", &["error", "backend", "metrics", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("train", &["error", "read", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
     ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (

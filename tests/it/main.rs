@@ -12,6 +12,7 @@ mod emulated;
 mod eval;
 mod explain;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 mod hub;
 mod items;

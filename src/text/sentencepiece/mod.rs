@@ -17,7 +17,7 @@ use std::path::Path;
 
 use prost::Message;
 
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 use normalizer::{Normalizer, SPACE};
 use pieces::{PieceTable, byte_of};
 use proto::{ModelProto, PieceKind};
@@ -74,8 +74,7 @@ impl SentencePiece {
     /// # Errors
     /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram or BPE.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
-        Self::from_bytes(&bytes, path)
+        Self::from_bytes(&read::bytes(path)?, path)
     }
 
     /// Reads the contents of a `.spm` file; errors name `path`.
