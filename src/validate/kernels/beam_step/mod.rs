@@ -180,7 +180,7 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
             forced_eos: flags as u32 & 1,
             renormalize: flags as u32 >> 1 & 1,
             free_first: flags as u32 >> 2,
-            takes_pad: u32::from(seed % 3 == 0),
+            takes_pad: u32::from(seed.is_multiple_of(3)),
             strategy: strategy as u32,
             ranked,
             banned,
