@@ -61,13 +61,17 @@ fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -
 }
 
 /// The files of a model directory, besides weights and configuration, that a copy needs.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "source.spm",
     "target.spm",
     "vocab.json",
     "source_vocab.json",
     "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -307,7 +307,7 @@ fn large_sizes_without_the_weights_for_them() {
 #[test]
 fn vocabulary_and_model_of_different_sizes() {
     let tiny = configured("vocab_size", json!(8002));
-    refused_by_the_command_too(&tiny, "tokenizer", &["expected 8002 source tokens", "8001"]);
+    refused_by_the_command_too(&tiny, "tensor", &["model.shared.weight", "[8002, 8]", "[8001, 8]"]);
     let cut = |from: &str, to: &str| {
         let tiny = Tiny::new();
         let text = std::fs::read_to_string(tiny.path("vocab.json")).expect("it was there");
@@ -316,7 +316,8 @@ fn vocabulary_and_model_of_different_sizes() {
         tiny
     };
     refused(&cut("\"</s>\": 0", "\"</s>\": 1"), "tokenizer", &["vocab.json", "distinct ids"]);
-    refused(&cut("\"</s>\": 0", "\"</s>\": 8001"), "tokenizer", &["vocab.json", "ids from 0 to 8000"]);
+    refused(&cut("\"</s>\": 0", "\"</s>\": 8001"), "tokenizer", &["</s> to be eos_token_id 0", "got 8001"]);
+    refused(&cut("\"</s>\": 0", "\"</s>\": -1"), "tokenizer", &["vocab.json", "ids from 0 on", "-1 for"]);
     refused(&cut("\"</s>\": 0", "\"</s>\": \"0\""), "tokenizer", &["vocab.json", "\"</s>\""]);
     refused(&cut("\"</s>\": 0", "\"</t>\": 0"), "tokenizer", &["vocab.json", "\"</s>\""]);
     let empty = Tiny::new();

@@ -18,10 +18,11 @@ use std::path::Path;
 use prost::Message;
 
 use crate::{Error, Result, read};
-use normalizer::{Normalizer, SPACE};
+use normalizer::Normalizer;
+pub(super) use normalizer::SPACE;
 use pieces::{PieceTable, byte_of};
 use proto::{ModelProto, PieceKind};
-use trie::Trie;
+pub(super) use trie::Trie;
 use unigram::Unigram;
 
 /// How a model segments.
@@ -169,6 +170,17 @@ impl SentencePiece {
             Some(denormalizer) => denormalizer.normalize(&text, &Trie::new(Vec::new())),
             None => text,
         }
+    }
+
+    /// The same model without the space that it puts in front of a text.
+    pub(super) fn without_dummy_prefix(mut self) -> Self {
+        self.normalizer.add_dummy_prefix = false;
+        self
+    }
+
+    /// The texts of the pieces, by id.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &str> {
+        self.table.entries.iter().map(|entry| entry.text.as_str())
     }
 
     /// How the model segments.
