@@ -21,6 +21,10 @@ mod sampling_options;
 mod score;
 mod search_options;
 mod stream;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(not(feature = "train"))]
+#[path = "train/left_out.rs"]
 mod train;
 mod translate;
 mod validate;

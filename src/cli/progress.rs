@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::complain;
+#[cfg(feature = "hub")]
 use crate::hub;
 
+#[cfg(feature = "hub")]
 /// The download of a model's files.
 #[derive(Debug)]
 pub(super) struct Download {
     bar: ProgressBar,
 }
 
+#[cfg(feature = "hub")]
 impl Download {
     /// A display that shows itself with the first file, and only if stderr is a terminal.
     pub(super) fn new() -> Self {
@@ -22,6 +25,7 @@ impl Download {
     }
 }
 
+#[cfg(feature = "hub")]
 impl hub::Progress for Download {
     fn start(&mut self, file: &str, size: u64, done: u64) {
         self.bar.finish_and_clear();
@@ -48,6 +52,7 @@ impl hub::Progress for Download {
     }
 }
 
+#[cfg(feature = "hub")]
 impl Drop for Download {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

@@ -15,7 +15,7 @@ use super::marian::Marian;
 use super::pieces::{Continues, Joining, Pieces};
 use super::sentencepiece::SentencePiece;
 use super::vocabulary::{Marks, Vocabulary};
-use super::{Encoder, Layout, Side, Slot, Tokenizer};
+use super::{Layout, Side, Slot, Tokenizer};
 use crate::{Error, Result};
 
 /// Opens the tokenizer files of a directory.
@@ -212,7 +212,8 @@ impl Opener<'_> {
     #[cfg(feature = "tokenizers")]
     fn fast(&self, (encoder, vocabulary): (super::fast::Fast, Vocabulary)) -> Result<Tokenizer> {
         let marks = self.marks(&vocabulary)?;
-        let side = Side { encoder: Arc::new(encoder) as Arc<dyn Encoder>, vocabulary: Arc::new(vocabulary), marks };
+        let side =
+            Side { encoder: Arc::new(encoder) as Arc<dyn super::Encoder>, vocabulary: Arc::new(vocabulary), marks };
         self.tokenizer(side.clone(), side, (self.class == Class::File).then_some(marks.eos))
     }
 

@@ -15,6 +15,7 @@ mod families;
 mod fuzz_seeds;
 mod generation;
 mod golden;
+#[cfg(feature = "hub")]
 mod hub;
 mod items;
 mod layout;
@@ -24,6 +25,7 @@ mod options;
 mod sizes;
 mod streams;
 mod tokenizer;
+#[cfg(feature = "train")]
 mod train;
 mod validate;
 mod variants;
