@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::backend::{Backend, Search, SessionShape, SlotOptions, Stages, StepKey, words};
+use crate::backend::{Backend, Device, Search, SessionShape, SlotOptions, Stages, StepKey, words};
 use crate::decode::hypothesis::{Hypothesis, Record};
 use crate::decode::request::Request;
 use crate::model::Seq2Seq;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
     graphs: B::GraphCache,
-    scorers: Vec<Option<Scorer<M::State, B::Buffer<u32>>>>,
+    scorers: Vec<ScorerOf<B, M>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
     /// Sentences that are being encoded beside the next step, and start behind it.
@@ -60,6 +60,9 @@ struct Scorer<State, Ints> {
     /// [`SlotOptions`] `[slots]` of which the source's length counts, where it reads a source of its own.
     options: Option<Ints>,
 }
+
+/// Room for a scorer of a backend's models.
+type ScorerOf<B, M> = Option<Scorer<<M as Seq2Seq<B>>::State, <B as Device>::Buffer<u32>>>;
 
 impl<State, Ints> Scorer<State, Ints> {
     /// Its last step's logits.
@@ -299,7 +302,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn enqueue(
         backend: &B,
         models: &[M],
-        scorers: &mut [Option<Scorer<M::State, B::Buffer<u32>>>],
+        scorers: &mut [ScorerOf<B, M>],
         search: &mut Search<B>,
         stages: Stages,
     ) -> Result<()> {
