@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
     graphs: B::GraphCache,
-    scorers: Vec<ScorerOf<B, M>>,
+    scorers: Vec<ScorerOf<M::State, B>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
     /// Sentences that are being encoded beside the next step, and start behind it.
@@ -62,7 +62,7 @@ struct Scorer<State, Ints> {
 }
 
 /// Room for a scorer of a backend's models.
-type ScorerOf<B, M> = Option<Scorer<<M as Seq2Seq<B>>::State, <B as Device>::Buffer<u32>>>;
+type ScorerOf<State, B> = Option<Scorer<State, <B as Device>::Buffer<u32>>>;
 
 impl<State, Ints> Scorer<State, Ints> {
     /// Its last step's logits.
@@ -302,7 +302,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn enqueue(
         backend: &B,
         models: &[M],
-        scorers: &mut [ScorerOf<B, M>],
+        scorers: &mut [ScorerOf<M::State, B>],
         search: &mut Search<B>,
         stages: Stages,
     ) -> Result<()> {
