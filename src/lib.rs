@@ -12,6 +12,8 @@ pub mod diagnose;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(any(feature = "cli", feature = "train"))]
+mod input;
 pub mod metrics;
 pub mod model;
 #[cfg(feature = "report")]

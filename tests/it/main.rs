@@ -17,6 +17,7 @@ mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod inputs;
 mod items;
 mod layout;
 mod malformed;
