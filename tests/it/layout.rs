@@ -19,7 +19,10 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("model", &["error", "read", "backend"]),
     ("decode", &["error", "backend", "metrics", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("train", &["error", "read", "input", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    (
+        "train",
+        &["error", "read", "input", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"],
+    ),
     ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
