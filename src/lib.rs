@@ -4,6 +4,7 @@ pub mod backend;
 pub mod check;
 #[doc(hidden)]
 pub mod cli;
+pub mod counts;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, json, one_line, print};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::metrics::BootstrapOptions;
 use crate::{Error, Result};
 use report::{Corpus, Report};
@@ -48,10 +50,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples, value_parser = count(counts::RESAMPLES))]
     resamples: usize,
     /// Seed of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed, value_parser = seed())]
     bootstrap_seed: u64,
     #[command(flatten)]
     model: ModelArguments,
@@ -67,9 +69,6 @@ enum Format {
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed };
-    if options.resamples == 0 {
-        return Err(Error::Option { option: "resamples", expected: "at least 1".into(), got: "0".into() });
-    }
     let files = Files::read(&arguments)?;
     let (hypotheses, failed) = match (files.hypotheses, &files.sources) {
         (Some(hypotheses), _) => (hypotheses, 0),

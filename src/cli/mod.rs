@@ -6,6 +6,7 @@
 mod alignment;
 mod bench;
 mod control_options;
+mod counts;
 mod diagnose;
 mod eval;
 mod explain;
@@ -28,7 +29,7 @@ mod validate;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::Error;
 
@@ -102,9 +103,15 @@ pub mod fuzzing {
     }
 }
 
+/// Every subcommand with its options, for tests that walk them all.
+pub fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| subcommand.mut_args(counts::name_range))
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let ending = match arguments.command {
         Command::Translate(arguments) => translate::run(*arguments),
         Command::Score(arguments) => score::run(arguments),

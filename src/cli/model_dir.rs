@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::complain;
+use crate::cli::counts::count;
 use crate::cli::progress::Download;
+use crate::counts;
 use crate::hub::{Hub, ModelId};
 use crate::translator::EngineOptions;
 use crate::{Device, Dtype, Error, Result, Translator};
@@ -33,17 +35,17 @@ pub(super) struct ModelArguments {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
     /// Threads that compute on the CPU [default: one per core].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub threads: usize,
     /// Sessions side by side on the CPU, each with its share of the threads and of the batch [default: one per thread].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub workers: usize,
     /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
     /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
     /// Sentences decoded at once; changes speed and memory, never a result.
-    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots)]
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = count(counts::SLOTS))]
     pub batch_size: usize,
     /// Memory that the model and the search may take, as in 512M or 4G; fewer sentences are decoded at once where not all fit
     /// [default: what is free on a GPU, no limit on the CPU].

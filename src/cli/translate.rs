@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::alignment::Alignment;
+use crate::cli::counts::{count, finite};
 use crate::cli::explain::Page;
 use crate::cli::input::{BadLine, Fields, Form, Item, Line, Lines};
 use crate::cli::item_options::ItemOptions;
@@ -16,6 +17,7 @@ use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Result};
 
@@ -48,10 +50,10 @@ pub(super) struct Arguments {
     target_prefix: Option<String>,
     /// Translations that differ in the token behind target_prefix: up to N, from its most probable token on, each completed by a
     /// search of its own.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     alternatives: Option<usize>,
     /// Leave out alternatives whose token is less probable than this [default: 0].
-    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true, value_parser = finite::<f32>())]
     min_alternative_prob: Option<f32>,
     /// Draw the search for the first sentence: an HTML page that needs nothing but itself.
     #[arg(long, value_name = "FILE")]

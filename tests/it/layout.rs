@@ -4,26 +4,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("check", &[]),
+    ("counts", &["error"]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
     ("text", &["error"]),
-    ("metrics", &["error"]),
+    ("metrics", &["error", "counts"]),
     ("hub", &["error"]),
     ("plot", &[]),
     ("model", &["error", "backend"]),
-    ("decode", &["error", "backend", "metrics", "model"]),
-    ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
-    ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
+    ("decode", &["error", "counts", "backend", "metrics", "model"]),
+    ("translator", &["error", "counts", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
+    ("train", &["error", "counts", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
         &[
             "error",
+            "counts",
             "hub",
             "backend",
             "cpu",

@@ -7,6 +7,8 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
 mod diagnose;
 mod emulated;
 mod eval;
