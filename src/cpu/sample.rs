@@ -66,7 +66,6 @@ struct Draw<'a> {
     options: SampleOptions,
     position: u32,
     sample: u32,
-    /// Never taken; beyond every vocabulary where padding is a token like any other.
     pad: usize,
     eos: usize,
     eos_allowed: bool,
@@ -93,7 +92,7 @@ impl<'a> Step<'a> {
             options: options.sampling,
             position: row.position,
             sample: if row.position == 0 { row.beam } else { self.ancestry[ancestor] },
-            pad: if options.takes_pad != 0 { usize::MAX } else { self.ids.pad_id as usize },
+            pad: self.ids.pad_id as usize,
             eos: self.ids.eos_id as usize,
             eos_allowed: length >= options.min_len || only_eos,
             only_eos,

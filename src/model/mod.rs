@@ -3,7 +3,6 @@
 pub mod config;
 mod decoder;
 mod encoder;
-pub mod generation;
 pub mod size;
 pub mod weights;
 

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::sentencepiece::SentencePiece;
 use super::{Side, Tokenizer};
 
 /// What a tokenizer was loaded from.
@@ -18,20 +17,20 @@ pub struct Summary {
     pub shared_vocabulary: bool,
     /// The target ids of the special tokens, by piece.
     pub special_tokens: Vec<(String, u32)>,
-    /// The tokens of the languages that a multilingual model knows, as in `>>fra<<`.
+    /// The source vocabulary's language tokens, as in `>>fra<<`.
     pub language_tokens: Vec<String>,
 }
 
 /// What one language's tokenizer was loaded from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SideSummary {
-    /// `unigram`, `bpe`, another kind that a `tokenizer.json` has, or `bytes`.
+    /// `unigram` or `bpe`.
     pub model_type: String,
-    /// The name of the SentencePiece model's normalisation rules; empty for others.
+    /// The name of the SentencePiece model's normalisation rules.
     pub normalization: String,
     /// Whether characters outside the piece table are spelt in bytes.
     pub byte_fallback: bool,
-    /// Pieces of that model, without added tokens.
+    /// Pieces of the SentencePiece model.
     pub model_pieces: usize,
     /// Pieces of the vocabulary: one more than the largest id.
     pub vocab_size: usize,
@@ -40,27 +39,26 @@ pub struct SideSummary {
 impl Summary {
     pub(super) fn new(tokenizer: &Tokenizer) -> Self {
         let special = [tokenizer.eos_id(), tokenizer.pad_id(), tokenizer.unk_id()];
-        let languages = tokenizer.languages.iter().flat_map(|languages| languages.all());
-        let side = |side: &Side| SideSummary { vocab_size: side.vocabulary.pieces().len(), ..side.encoder.summary() };
+        let source_pieces = tokenizer.source.vocabulary.pieces();
+        let is_language = |piece: &&String| piece.starts_with(">>") && piece.ends_with("<<");
         Summary {
-            source: side(&tokenizer.source),
-            target: side(&tokenizer.target),
+            source: SideSummary::new(&tokenizer.source),
+            target: SideSummary::new(&tokenizer.target),
             shared_vocabulary: tokenizer.source.vocabulary.path() == tokenizer.target.vocabulary.path(),
             special_tokens: special.map(|id| (tokenizer.target_piece(id).to_owned(), id)).to_vec(),
-            language_tokens: languages.map(|language| language.token.clone()).collect(),
+            language_tokens: source_pieces.iter().filter(is_language).cloned().collect(),
         }
     }
 }
 
 impl SideSummary {
-    /// Of a SentencePiece model.
-    pub(super) fn of_model(model: &SentencePiece) -> Self {
+    fn new(side: &Side) -> Self {
         SideSummary {
-            model_type: model.model_type().to_string(),
-            normalization: model.normalization().to_owned(),
-            byte_fallback: model.byte_fallback(),
-            model_pieces: model.piece_count(),
-            vocab_size: 0,
+            model_type: side.model.model_type().to_string(),
+            normalization: side.model.normalization().to_owned(),
+            byte_fallback: side.model.byte_fallback(),
+            model_pieces: side.model.piece_count(),
+            vocab_size: side.vocabulary.pieces().len(),
         }
     }
 }
@@ -84,10 +82,6 @@ impl fmt::Display for Summary {
 impl fmt::Display for SideSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fallback = if self.byte_fallback { ", byte fallback" } else { "" };
-        write!(f, "{}, {} pieces", self.model_type, self.model_pieces)?;
-        match self.normalization.as_str() {
-            "" => Ok(()),
-            rules => write!(f, ", normalisation {rules}{fallback}"),
-        }
+        write!(f, "{}, {} pieces, normalisation {}{fallback}", self.model_type, self.model_pieces, self.normalization)
     }
 }

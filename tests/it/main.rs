@@ -7,13 +7,15 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
-mod families;
+#[cfg(unix)]
+mod files;
 mod fuzz_seeds;
-mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -23,7 +25,6 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
-mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
