@@ -1,7 +1,6 @@
 //! Progress on stderr, when it is a terminal.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -85,12 +84,6 @@ impl Progress {
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         Progress { bar, started: Instant::now(), sentences: 0, tokens: 0 }
-    }
-
-    /// The size of an input file; unknown for streams.
-    pub(super) fn input_size(path: Option<&Path>) -> Option<u64> {
-        let metadata = std::fs::metadata(path?).ok()?;
-        metadata.is_file().then_some(metadata.len())
     }
 
     /// Counts one sentence: bytes of its input line, tokens of its best translation.

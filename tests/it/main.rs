@@ -7,15 +7,20 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
 mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+#[cfg(unix)]
+mod files;
 mod fuzz_seeds;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod inputs;
 mod items;
 mod layout;
 mod malformed;

@@ -203,7 +203,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        pub fn from_bits(self, words: __m512i) -> __m512 {
+        pub fn as_floats(self, words: __m512i) -> __m512 {
             // SAFETY: `self` proves AVX-512.
             unsafe { _mm512_castsi512_ps(words) }
         }
@@ -263,7 +263,7 @@ mod x86 {
             // SAFETY: `self` proves AVX-512; the array has sixteen values.
             unsafe {
                 let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-                self.from_bits(_mm512_slli_epi32::<16>(words))
+                self.as_floats(_mm512_slli_epi32::<16>(words))
             }
         }
 
@@ -305,7 +305,7 @@ mod x86 {
             // SAFETY: `self` proves AVX-512.
             unsafe {
                 let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
-                [self.from_bits(_mm512_slli_epi32::<16>(words)), self.from_bits(upper)]
+                [self.as_floats(_mm512_slli_epi32::<16>(words)), self.as_floats(upper)]
             }
         }
 

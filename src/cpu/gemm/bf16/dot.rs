@@ -166,7 +166,7 @@ impl Finish<Amx> for Plain {
 
     #[inline(always)]
     fn product(&self, amx: Amx, sum: __m512i, _: usize, (): ()) -> __m512 {
-        amx.lanes().from_bits(sum)
+        amx.lanes().as_floats(sum)
     }
 }
 
@@ -219,8 +219,10 @@ impl Dot for Pairs {
 
     #[inline(always)]
     fn dot(self, sum: __m512, x: __m512i, w: __m512i) -> __m512 {
-        // SAFETY: `self` proves AVX512-BF16; the types are all the bits of a register.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute(w)) }
+        // SAFETY: all of these are the bits of one register.
+        let pairs = |words| unsafe { std::mem::transmute::<__m512i, __m512bh>(words) };
+        // SAFETY: `self` proves AVX512-BF16.
+        unsafe { _mm512_dpbf16_ps(sum, pairs(x), pairs(w)) }
     }
 }
 

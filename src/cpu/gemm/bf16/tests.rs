@@ -55,10 +55,11 @@ fn sums_run_in_the_order_of_matrix_tiles() {
 
 #[test]
 fn bits_do_not_depend_on_rows_or_threads_nor_on_the_instruction_set_that_adds_as_tiles_do() {
-    const ROWS: usize = 300;
+    const ROWS: usize = 133;
     let pools: Vec<_> = [1, 2, 3].into_iter().map(pool).collect();
     let mut scratch = RowScratch::default();
-    for (shape, (n, k)) in MODEL_SHAPES.into_iter().enumerate() {
+    // A few of the shapes: all instruction sets take all row counts.
+    for (shape, (n, k)) in MODEL_SHAPES.into_iter().enumerate().skip(1).step_by(3) {
         let (weights, bias) = (values(n * k, 11), values(n, 12));
         let (x, residual) = (values(ROWS * k, 13), values(ROWS * n, 14));
         let packed = PackedBf16::pack(&weights, n, k);
@@ -73,8 +74,7 @@ fn bits_do_not_depend_on_rows_or_threads_nor_on_the_instruction_set_that_adds_as
         for isa in Bf16Isa::available() {
             let mut all = vec![f32::NAN; ROWS * n];
             pools[0].install(|| run(isa, 0, ROWS, &mut scratch, &mut all));
-            let every = if isa == Bf16Isa::best() && n * k <= 256 * 256 { 1 } else { 53 };
-            for rows in (1..=ROWS).filter(|rows| *rows <= 20 || rows % every == 0 || rows % 100 == 33) {
+            for rows in (1..=ROWS).filter(|rows| *rows <= 5 || rows % 16 <= 1 || *rows == 133) {
                 let (first, threads) = ((rows * 7) % (ROWS - rows + 1), 1 + rows % 3);
                 let out = &mut out[..rows * n];
                 out.fill(f32::NAN);
