@@ -13,9 +13,11 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
 #[cfg(unix)]
 mod files;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -25,6 +27,7 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
