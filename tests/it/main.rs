@@ -14,9 +14,11 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
 #[cfg(unix)]
 mod files;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -26,6 +28,7 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
