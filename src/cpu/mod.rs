@@ -29,10 +29,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats,
+    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
+    SlotOptions, StepKey, TokenStats, Value,
 };
 use crate::{Error, Result};
+use attention::CacheType;
+use gemm::Refused;
+pub use gemm::{PATH_VARIABLE, Path};
 
 /// The CPU and its thread pool.
 #[derive(Debug)]
@@ -50,12 +53,14 @@ impl Cpu {
     /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a type that the CPU does not compute in; [`Error::Device`] if the threads cannot be started.
+    /// [`Error::Option`] for a type that the CPU does not compute in, or a choice of [`Path`] that cannot be followed here;
+    /// [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
-        if !matches!(dtype, Dtype::F32 | Dtype::I8) {
-            let (expected, got) = ("f32 or i8 on the CPU".to_owned(), dtype.name().to_owned());
+        if dtype == Dtype::F16 {
+            let (expected, got) = ("f32, bf16 or i8 on the CPU".to_owned(), dtype.name().to_owned());
             return Err(Error::Option { option: "dtype", expected, got });
         }
+        chosen_path()?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("beamfuse-cpu-{i}"))
@@ -70,17 +75,18 @@ impl Cpu {
         Cpu { limit: Some(bytes), ..self }
     }
 
-    /// Zeros, counted where nothing is to be computed.
-    fn zeros<T: bytemuck::Zeroable>(&self, len: usize) -> Result<Vec<T>> {
-        let Some(counted) = &self.counted else { return zeros(len) };
-        counted.fetch_add(len.saturating_mul(size_of::<T>()) as u64, Ordering::Relaxed);
-        Ok(Vec::new())
-    }
-
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+}
+
+/// The instructions that the CPU computes with: those of the path that [`PATH_VARIABLE`] names, or the best.
+///
+/// # Errors
+/// [`Error::Option`] if the variable names no path that can be used here.
+pub fn chosen_path() -> Result<Path> {
+    Path::chosen().map_err(|Refused { expected, got }| Error::Option { option: PATH_VARIABLE, expected, got })
 }
 
 impl Rows<Cpu> {
@@ -115,14 +121,8 @@ fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
     })
 }
 
-impl Backend for Cpu {
-    type Tensor = Vec<f32>;
-    type Floats = Vec<f32>;
-    type Ints = Vec<u32>;
-    type Matrix = linear::Matrix;
-    type Norm = layer_norm::Norm;
-    type Embedding = embedding::Embedding;
-    type SearchScratch = beam_step::Scratch;
+impl Device for Cpu {
+    type Buffer<V: Value> = Vec<V>;
     type GraphCache = ();
     type Readback = Vec<u32>;
 
@@ -149,34 +149,31 @@ impl Backend for Cpu {
         self.pool.install(work)
     }
 
-    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
+    fn zeros<V: Value>(&self, len: usize) -> Result<Vec<V>> {
+        let Some(counted) = &self.counted else { return zeros(len) };
+        counted.fetch_add(len.saturating_mul(size_of::<V>()) as u64, Ordering::Relaxed);
+        Ok(Vec::new())
     }
 
-    fn floats(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
-    }
-
-    fn ints(&self, len: usize) -> Result<Vec<u32>> {
-        self.zeros(len)
-    }
-
-    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
-        Ok(beam_step::Scratch::new(shape))
-    }
-
-    fn write_ints(&self, to: &mut Vec<u32>, offset: usize, values: &[u32]) -> Result<()> {
+    fn write<V: Value>(&self, to: &mut Vec<V>, offset: usize, values: &[V]) -> Result<()> {
         to[offset..offset + values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn read_ints(&self, from: &Vec<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+    fn read<V: Value>(&self, from: &Vec<V>, offset: usize, values: &mut [V]) -> Result<()> {
         values.copy_from_slice(&from[offset..offset + values.len()]);
         Ok(())
     }
 
-    fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
-        values.copy_from_slice(&from[offset..offset + values.len()]);
+    fn enqueue_read<V: Value>(
+        &self,
+        from: &Vec<V>,
+        range: Range<usize>,
+        to: &mut Vec<u32>,
+        offset: usize,
+    ) -> Result<()> {
+        let bits: &[u32] = bytemuck::cast_slice(&from[range]);
+        to[offset..offset + bits.len()].copy_from_slice(bits);
         Ok(())
     }
 
@@ -184,25 +181,20 @@ impl Backend for Cpu {
         self.zeros(words)
     }
 
-    fn enqueue_read_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(&from[range]);
-        Ok(())
-    }
-
-    fn enqueue_read_floats(
-        &self,
-        from: &Vec<f32>,
-        range: Range<usize>,
-        to: &mut Vec<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
-        Ok(())
-    }
-
     fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
         words.copy_from_slice(&readback[..words.len()]);
         Ok(())
+    }
+}
+
+impl NetworkOps for Cpu {
+    type Tensor = Vec<f32>;
+    type Matrix = linear::Matrix;
+    type Norm = layer_norm::Norm;
+    type Embedding = embedding::Embedding;
+
+    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(len)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
@@ -258,12 +250,12 @@ impl Backend for Cpu {
     }
 
     fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Vec<f32>, cache: &mut CrossCache<Self>) -> Result<()> {
-        attention::store_cross(heads, rows.live(), kv, cache);
+        attention::store_cross(CacheType::of(self.dtype), heads, rows.live(), kv, cache);
         Ok(())
     }
 
     fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Vec<f32>, cache: &mut SelfCache<Self>) -> Result<()> {
-        attention::store_self(heads, rows.live(), qkv, cache);
+        attention::store_self(CacheType::of(self.dtype), heads, rows.live(), qkv, cache);
         Ok(())
     }
 
@@ -276,7 +268,7 @@ impl Backend for Cpu {
         ancestry: &Vec<u32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::self_attention(heads, rows.live(), qkv, cache, ancestry, out);
+        attention::self_attention(CacheType::of(self.dtype), heads, rows.live(), qkv, cache, ancestry, out);
         Ok(())
     }
 
@@ -291,6 +283,7 @@ impl Backend for Cpu {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         attention::cross_attention(
+            CacheType::of(self.dtype),
             heads,
             rows.live(),
             queries,
@@ -300,6 +293,14 @@ impl Backend for Cpu {
             out,
         );
         Ok(())
+    }
+}
+
+impl SearchOps for Cpu {
+    type SearchScratch = beam_step::Scratch;
+
+    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
+        Ok(beam_step::Scratch::new(shape))
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
