@@ -101,7 +101,9 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         // Device functions are a file's own: two files may each have a template of the same name.
         let text = format!(
             "#include \"emulated.h\"\n#include {common:?}\nnamespace {{\n#include {source:?}\n}}\n\
-             extern \"C\" const emulated::Kernel* emulated_kernels_{name}() {{ return emulated::kernels; }}\n"
+             extern \"C\" const emulated::Kernel* emulated_kernels_{name}() {{ return emulated::kernels; }}\n\
+             extern \"C\" const void* emulated_layout_{name}(std::size_t* count) {{\n\
+             *count = emulated::layout_entries; return emulated::layout; }}\n"
         );
         fs::write(&wrapper, text)?;
         build.file(wrapper);
@@ -147,6 +149,21 @@ fn list_emulated(listing: &mut String, sources: &[&PathBuf]) -> Result<(), Failu
     writeln!(listing, "}}\npub(super) static EMULATED: &[extern \"C\" fn() -> *const super::emulated::Kernel] = &[")?;
     for source in sources {
         writeln!(listing, "    emulated_kernels_{},", op(source))?;
+    }
+    writeln!(listing, "];\n#[cfg(test)]\nunsafe extern \"C\" {{")?;
+    for source in sources {
+        writeln!(
+            listing,
+            "    safe fn emulated_layout_{}(count: &mut usize) -> *const super::layout::Entry;",
+            op(source)
+        )?;
+    }
+    writeln!(
+        listing,
+        "}}\n#[cfg(test)]\npub(super) static EMULATED_LAYOUTS: &[extern \"C\" fn(&mut usize) -> *const super::layout::Entry] = &["
+    )?;
+    for source in sources {
+        writeln!(listing, "    emulated_layout_{},", op(source))?;
     }
     writeln!(listing, "];")?;
     Ok(())

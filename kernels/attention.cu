@@ -272,3 +272,10 @@ __device__ void attention_store(const AttentionStoreArguments<T>& a) {
 ATTENTION_KERNELS(f32, float)
 ATTENTION_KERNELS(f16, __half)
 ATTENTION_KERNELS(bf16, __nv_bfloat16)
+
+LAYOUT(FIELDS(AttentionArguments<float>, queries, keys, values, rows, count, table, bias, own_keys, own_values, weights,
+              out, bucket, num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words,
+              capacity, scale, vectorized)
+       FIELDS(AttentionStoreArguments<float>, from, rows, count, keys, values, bucket, width, from_stride, key_offset,
+              slots, max_len, beam_size, vectorized)
+       CONSTANT("Row::WORDS", ROW_WORDS))

@@ -137,3 +137,40 @@ __device__ void start_slots(const StartSlotsArguments& a) {
 
 KERNEL_BOUNDED(beam_step_f32, 128, 3, BeamStepArguments, beam_step)
 KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)
+
+LAYOUT(FIELDS(ContrastiveOptions, form, scorer, weight, log_mask, temperature)
+       FIELDS(SampleOptions, seed_low, seed_high, temperature, top_k, top_p, min_p, epsilon)
+       FIELDS(SamplePick, token, log_prob, ranked_log_prob)
+       FIELDS(SlotOptions, beam_size, length_penalty, alpha, coverage_penalty, word_reward, stop, min_len, max_len,
+              forced_eos, free_first, renormalize, src_len, strategy, cut, patience, finish, banned, prefix_len,
+              no_repeat_ngram, ranked, repetition_penalty, penalizes_logits, contrast, ensemble, groups, diversity,
+              constraints, sampling)
+       FIELDS(Finished, score, search_log_prob, coverage_penalty, eos_log_prob, length, beam, has_eos, truncated)
+       FIELDS(Failure, failed, step, beam, value)
+       FIELDS(Constraints, phrases, num_tokens, ends, ids, tokens)
+       FIELDS(Search, options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage,
+              kept_attention, finished, finished_count, failures, rows, row_count, live_slots, first_row, num_live,
+              ranked, bans, picks, constraints, banks, slots, beams, max_len, max_src_len, vocab_size, eos_id, pad_id,
+              decoder_start_id)
+       FIELDS(BeamStepArguments, search, logits, attention, candidates, stats, tickets, ticket, logits_stride, chunks,
+              capacity, vectorized)
+       FIELDS(StartSlotsArguments, search, starts, ticket, count, unused)
+       CONSTANT("LengthPenaltyKind::Gnmt", GNMT)
+       CONSTANT("LengthPenaltyKind::Power", POWER)
+       CONSTANT("LengthPenaltyKind::PowerOfAll", POWER_OF_ALL)
+       CONSTANT("StopKind::First", FIRST)
+       CONSTANT("StopKind::Heuristic", HEURISTIC)
+       CONSTANT("StopKind::Top", TOP)
+       CONSTANT("FinishKind::Shrink", SHRINK)
+       CONSTANT("Strategy::Sample", SAMPLE)
+       CONSTANT("ContrastiveForm::Logits", LOGITS)
+       CONSTANT("ContrastiveForm::Li", LI)
+       CONSTANT("ContrastiveForm::Obrien", OBRIEN)
+       CONSTANT("ContrastiveForm::Source", SOURCE)
+       CONSTANT("MAX_BEAMS", MAX_BEAMS)
+       CONSTANT("MAX_SCORERS", MAX_SCORERS)
+       CONSTANT("MAX_CONSTRAINT_TOKENS", MAX_CONSTRAINT_TOKENS)
+       CONSTANT("BANK_WORDS", BANK_WORDS)
+       CONSTANT("SamplePick::NONE", NO_TOKEN)
+       CONSTANT("beam_step::THREADS", MAX_THREADS)
+       CONSTANT("beam_step::ELEMENTS", CHUNK_ELEMENTS))

@@ -195,3 +195,7 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
 KERNEL(contrastive_f32, 1024, ContrastiveArguments<float>, contrastive)
 KERNEL(contrastive_f16, 1024, ContrastiveArguments<__half>, contrastive)
 KERNEL(contrastive_bf16, 1024, ContrastiveArguments<__nv_bfloat16>, contrastive)
+
+LAYOUT(FIELDS(ContrastiveArguments<float>, expert, amateur, out, normalizers, options, rows, count, prefixes, bucket,
+              slots, vocab_size, stride, eos_id, vectorized, max_len, scorer)
+       FIELDS(ContrastiveRow, slot, beam, position, token))

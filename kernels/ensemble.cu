@@ -65,3 +65,5 @@ __device__ void ensemble(const EnsembleArguments& a) {
 }
 
 KERNEL(ensemble_f32, 1024, EnsembleArguments, ensemble)
+
+LAYOUT(FIELDS(EnsembleArguments, search, scorers, ranked, bucket, stride, vectorized, unused))

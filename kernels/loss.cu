@@ -263,3 +263,8 @@ KERNEL(loss_nll_bf16, 1024, NllArguments<__nv_bfloat16>, loss_nll)
 KERNEL(loss_divergence_f32, 1024, DivergenceArguments<float>, loss_divergence)
 KERNEL(loss_divergence_f16, 1024, DivergenceArguments<__half>, loss_divergence)
 KERNEL(loss_divergence_bf16, 1024, DivergenceArguments<__nv_bfloat16>, loss_divergence)
+
+LAYOUT(FIELDS(NllArguments<float>, logits, targets, mask, weights, loss, vocab_size, stride, vectorized, on, off,
+              unused)
+       FIELDS(DivergenceArguments<float>, student, teacher, mask, weights, loss, vocab_size, stride, vectorized,
+              temperature, beta, unused))

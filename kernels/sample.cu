@@ -274,3 +274,7 @@ __device__ void sample(const SampleArguments& a) {
 }
 
 KERNEL(sample_f32, 128, SampleArguments, sample)
+
+LAYOUT(FIELDS(SampleArguments, options, rows, count, ancestry, logits, ranked, bans, picks, bucket, slots, beams,
+              max_len, vocab_size, stride, chunks, vectorized, eos_id, pad_id)
+       CONSTANT("sample::ELEMENTS", CHUNK_ELEMENTS))

@@ -98,3 +98,7 @@ __device__ void stats_tokens(const StatsArguments& a) {
 }
 
 KERNEL(stats_tokens_f32, 128, StatsArguments, stats_tokens)
+
+LAYOUT(FIELDS(TokenStats, log_prob, entropy, max_log_prob, rank, argmax)
+       FIELDS(StatsArguments, logits, gold, count, out, bucket, vocab_size, stride, chunks, vectorized, unused)
+       CONSTANT("stats::ELEMENTS", CHUNK_ELEMENTS))

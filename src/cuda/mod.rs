@@ -7,6 +7,7 @@
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
 //! | `dry` | that layer without a device: plans of memory count what would be allocated |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
+//! | `layout` | structs and numbers that launchers and kernels share, compared |
 //! | `rows` | which rows of a step are live, as launchers take it |
 //! | `backend` | the `Backend` over all that |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
@@ -23,6 +24,7 @@ mod dry;
 mod element;
 #[cfg(emulated)]
 pub mod emulated;
+mod layout;
 mod rows;
 
 pub mod attention;
