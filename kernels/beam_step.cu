@@ -38,7 +38,7 @@ __device__ __forceinline__ unsigned take_picks(const BeamStepArguments& a, const
                        static_cast<unsigned>(~(beam * s.vocab_size + (is_there ? pick.token : 0)));
         w.best_logit[beam] = pick.log_prob;
         // As for a ranking: what is neither below +infinity cannot be ranked, and is not subtracted from anything.
-        w.normalizer[beam] = is_there || pick.log_prob == -INFINITY ? 0.0f : pick.log_prob;
+        w.normalizer[beam] = Normalizer{is_there || pick.log_prob == -INFINITY ? 0.0f : pick.log_prob, 0.0f};
     }
     __syncthreads();
     return first_bad(step, w);
@@ -50,7 +50,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     const unsigned bad = step.is(SAMPLES) ? take_picks(a, step, w) : load_beams(a, step, w);
     if (bad < step.live) {
         if (threadIdx.x != 0) return;
-        const unsigned value = isnan(w.normalizer[bad]) ? 0x7FC00000u : 0x7F800000u;
+        const unsigned value = isnan(w.normalizer[bad].max) ? 0x7FC00000u : 0x7F800000u;
         s.failures[step.slot] = Failure{1, step.before + 1, bad, value};
         s.live[step.slot] = 0;
         return;

@@ -126,6 +126,14 @@ __device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
     }
 }
 
+// What a row of logits is normalised by: its log-probabilities are log_prob(x). `max` is NaN or infinite where there are none;
+// log_sum is then 0. Their sum alone would not do: beside a maximum of -3.4e38 nothing is left of the logarithm.
+struct Normalizer {
+    float max, log_sum;
+
+    __device__ __forceinline__ float log_prob(float x) const { return (x - max) - log_sum; }
+};
+
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, finite_sum};
 use crate::model::config::{GenerationConfig, ModelConfig};
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
@@ -278,7 +278,7 @@ impl Translator {
     /// Scores targets under their sources: (source, target) texts.
     ///
     /// # Errors
-    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`] or [`Error::EngineStopped`].
+    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`], [`Error::NonFiniteScore`] or [`Error::EngineStopped`].
     pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Result<Score>> {
         let ids = pairs.iter().map(|(source, target)| {
             (self.tokenizer.encode_source(source.as_ref()), self.tokenizer.encode_target(target.as_ref()))
@@ -295,7 +295,8 @@ impl Translator {
         let stats = self.token_stats(&forced);
         let score = |stats: Result<Vec<TokenStats>>, target: &Vec<u32>| {
             let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
-            Ok(Score { token_ids: target.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs })
+            let log_prob = finite_sum("score", target, &token_log_probs)?;
+            Ok(Score { token_ids: target.clone(), log_prob, token_log_probs })
         };
         stats.into_iter().zip(pairs).map(|(stats, (_, target))| score(stats, target)).collect()
     }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::backend::{MAX_SCORERS, Search, SlotOptions};
 use crate::cpu::Cpu;
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 
 /// Each scorer's weight; a slot without any takes the first scorer as it is.
 fn weights(options: &SlotOptions) -> [f32; MAX_SCORERS] {
@@ -33,9 +33,9 @@ pub fn ensemble(scorers: &[Option<&Vec<f32>>], search: &mut Search<Cpu>) {
                 ranked.iter_mut().zip(logits).for_each(|(sum, z)| *sum += term(z));
             }
         }
-        match log_sum_exp(ranked) {
-            f32::NEG_INFINITY => {}
-            normalizer => ranked.iter_mut().for_each(|z| *z -= normalizer),
+        let normalizer = Normalizer::of(ranked);
+        if normalizer.max != f32::NEG_INFINITY {
+            ranked.iter_mut().for_each(|z| *z = normalizer.log_prob(*z));
         }
     });
 }

@@ -11,8 +11,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use bytemuck::Zeroable;
+
 use super::cublaslt::{Plans, WORKSPACE_BYTES, WORKSPACES};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use super::layout;
 use crate::{Error, Result};
 
 mod requirements;
@@ -153,11 +156,30 @@ impl CudaDevice {
             let module = unsafe { result::module::load_data(image.words.as_ptr().cast()) };
             self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.op, text(error)))?);
         }
+        layout::check(&self.layout_entries()?)?;
         for workspace in &mut self.workspaces {
             // SAFETY: a context is current.
             *workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(describe)?;
         }
         Ok(())
+    }
+
+    /// What the modules export of their layout. The context is current.
+    fn layout_entries(&self) -> Result<Vec<layout::Entry>, String> {
+        let describe = |error: DriverError| format!("read the kernels' layout: {}", text(error));
+        let mut all = Vec::new();
+        for &module in &self.modules {
+            let (mut address, mut bytes) = (0, 0);
+            // SAFETY: the module is loaded; writes an address and a size.
+            unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut bytes, module, c"layout".as_ptr()) }
+                .result()
+                .map_err(describe)?;
+            let mut entries = vec![layout::Entry::zeroed(); bytes / size_of::<layout::Entry>()];
+            // SAFETY: the global is alive as long as its module, and no larger than what there is room for.
+            unsafe { result::memcpy_dtoh_sync(&mut entries, address) }.map_err(describe)?;
+            all.append(&mut entries);
+        }
+        Ok(all)
     }
 
     fn bind(&self) -> Result<(), DriverError> {

@@ -154,7 +154,34 @@ impl Record {
             finished.sort_by_key(|finished| history.origin(finished, self.shape.beam_size));
             history.finished = finished;
         }
-        Ok(Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect()))
+        Ok(history.finished.iter().map(|finished| history.resolve(finished, search).check()).collect())
+    }
+}
+
+/// The sum of the log-probabilities of these tokens.
+///
+/// # Errors
+/// [`Error::NonFiniteScore`] if it is not finite.
+pub fn finite_sum(operation: &'static str, token_ids: &[u32], log_probs: &[f32]) -> Result<f32> {
+    let mut sum = 0.0;
+    for (i, (token, log_prob)) in token_ids.iter().zip(log_probs).enumerate() {
+        sum += log_prob;
+        if !sum.is_finite() {
+            return Err(Error::NonFiniteScore { operation, value: sum, position: i + 1, token: *token });
+        }
+    }
+    Ok(sum)
+}
+
+impl Hypothesis {
+    /// The hypothesis, if its scores are finite.
+    fn check(self) -> Result<Self> {
+        finite_sum("decode", &self.token_ids, &self.token_log_probs)?;
+        if self.score.is_finite() && self.search_log_prob.is_finite() {
+            return Ok(self);
+        }
+        let token = self.token_ids.last().copied().unwrap_or_default();
+        Err(Error::NonFiniteScore { operation: "decode", value: self.score, position: self.length, token })
     }
 }
 

@@ -25,7 +25,7 @@ pub mod trace;
 pub use bans::Bans;
 pub use constraints::Constraint;
 pub use engine::{Engine, Job, Work};
-pub use hypothesis::Hypothesis;
+pub use hypothesis::{Hypothesis, finite_sum};
 pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Stop};
 pub use presets::Preset;
 pub use request::Request;
