@@ -4,6 +4,9 @@
 //! * With nvcc, to one fatbin per file (cfg `device_code`). nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, then
 //!   in the Python packages `nvidia-cuda-nvcc` and friends. Without one, or with `NVCC=none`: a warning.
 //!
+//! In debug builds the emulator is linked once more, into the fake driver that tests run the device layer on (cfg `fake_driver`,
+//! `kernels/host/fake/`).
+//!
 //! Variables: `BEAMFUSE_CUDA_ARCH` (default `80,86,89,90`) restricts the architectures; `BEAMFUSE_SANITIZE` (as in
 //! `address,undefined`) builds the emulator with gcc's sanitizers.
 
@@ -15,13 +18,16 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+#[path = "kernels/host/fake/build.rs"]
+mod fake_driver;
+
 /// Why the build cannot go on.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const DEFAULT_ARCHITECTURES: &str = "80,86,89,90";
 
 fn main() -> Result<(), Failure> {
-    for cfg in ["emulated", "device_code", "sanitized"] {
+    for cfg in ["emulated", "device_code", "sanitized", "fake_driver"] {
         println!("cargo::rustc-check-cfg=cfg({cfg})");
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -34,17 +40,27 @@ fn main() -> Result<(), Failure> {
     let sources = cuda_sources(&root.join("kernels"))?;
     let planted = cuda_sources(&root.join("kernels/host/tests"))?;
 
+    let device_code = match find_nvcc() {
+        Some(nvcc) => {
+            println!("cargo::rerun-if-changed={}", nvcc.display());
+            println!("cargo::rustc-cfg=device_code");
+            build_device_code(&nvcc, &out, &sources)?;
+            true
+        }
+        None => false,
+    };
     let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
     let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
-    if build_emulator(&root, &out, &all)? {
+    let emulated = build_emulator(&root, &out, &all)?;
+    if emulated {
         println!("cargo::rustc-cfg=emulated");
         list_emulated(&mut listing, &all)?;
     }
-    if let Some(nvcc) = find_nvcc() {
-        println!("cargo::rerun-if-changed={}", nvcc.display());
-        println!("cargo::rustc-cfg=device_code");
-        build_device_code(&nvcc, &out, &sources)?;
-        list_device_code(&mut listing, &out, &sources)?;
+    if device_code || emulated {
+        list_device_code(&mut listing, &out, &sources, device_code)?;
+    }
+    if emulated && env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
+        fake_driver::build(&root, &out, &sources, device_code, sanitizers().as_deref())?;
     }
     fs::write(out.join("kernels.rs"), listing)?;
     Ok(())
@@ -89,7 +105,7 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         println!("cargo::warning=no C++17 compiler (gcc or clang) found: built without the emulated device");
         return Ok(false);
     }
-    if let Some(sanitizers) = env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty()) {
+    if let Some(sanitizers) = sanitizers() {
         sanitize(&mut build, &sanitizers)?;
     }
     let common = root.join("kernels/common.cuh");
@@ -113,6 +129,11 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     });
     build.try_compile("beamfuse_emulated")?;
     Ok(true)
+}
+
+/// Those that are asked for.
+fn sanitizers() -> Option<String> {
+    env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty())
 }
 
 /// Adds gcc's sanitizers. Their run-time libraries are linked statically: rustc puts shared ones behind libc, which
@@ -260,15 +281,19 @@ fn compile_device_code(nvcc: &Path, out: &Path, source: &Path, targets: &[String
     Ok(())
 }
 
-fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf]) -> Result<(), Failure> {
+/// Lists what nvcc made, or, without it, what an image would hold, which the fake driver alone understands.
+fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf], is_compiled: bool) -> Result<(), Failure> {
     writeln!(listing, "pub(super) static DEVICE_CODE: &[super::DeviceCode] = &[")?;
     for source in sources {
         let name = op(source);
-        let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
-        writeln!(
-            listing,
-            "    super::DeviceCode {{ op: {name:?}, fatbin: include_bytes!({fatbin:?}), report: include_str!({report:?}) }},"
-        )?;
+        let (fatbin, report) = match is_compiled {
+            true => {
+                let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
+                (format!("include_bytes!({fatbin:?})"), format!("include_str!({report:?})"))
+            }
+            false => (format!("b\"{}{name}\\0\"", fake_driver::IMAGE_PREFIX), "\"\"".to_owned()),
+        };
+        writeln!(listing, "    super::DeviceCode {{ op: {name:?}, fatbin: {fatbin}, report: {report} }},")?;
     }
     writeln!(listing, "];")?;
     Ok(())

@@ -26,8 +26,8 @@ fn log_softmax(values: &[f64]) -> (Vec<f64>, f64) {
     if max == f64::NEG_INFINITY {
         return (values.to_vec(), max);
     }
-    let normalizer = max + values.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
-    (values.iter().map(|z| z - normalizer).collect(), normalizer)
+    let log_sum = values.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+    (values.iter().map(|z| (z - max) - log_sum).collect(), max + log_sum)
 }
 
 /// The naive computation, in f64: what the fast path is held to.

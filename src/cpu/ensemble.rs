@@ -52,6 +52,6 @@ pub fn reference(scorers: &[(&[f32], f32)]) -> Vec<f32> {
     if max == f64::NEG_INFINITY {
         return vec![f32::NEG_INFINITY; len];
     }
-    let normalizer = max + sums.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
-    sums.iter().map(|z| (z - normalizer) as f32).collect()
+    let log_sum = sums.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+    sums.iter().map(|z| ((z - max) - log_sum) as f32).collect()
 }

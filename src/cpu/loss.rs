@@ -21,8 +21,8 @@ pub type LossAndGradient = (Vec<f64>, Vec<f64>);
 
 fn log_softmax(logits: impl Iterator<Item = f64> + Clone) -> Vec<f64> {
     let max = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-    let normalizer = max + logits.clone().map(|z| (z - max).exp()).sum::<f64>().ln();
-    logits.map(|z| if normalizer.is_finite() { z - normalizer } else { f64::NAN }).collect()
+    let log_sum = logits.clone().map(|z| (z - max).exp()).sum::<f64>().ln();
+    logits.map(|z| if log_sum.is_finite() { (z - max) - log_sum } else { f64::NAN }).collect()
 }
 
 /// The naive weighted negative log-likelihood, in f64: losses `[rows]` and gradient `[rows, vocab_size]`.

@@ -111,6 +111,7 @@ const CONSTANTS: &[(&str, u32)] = &[
     ("Purpose::Coin", Purpose::Coin as u32),
     ("Purpose::Noise", Purpose::Noise as u32),
     ("Purpose::Draw", Purpose::Draw as u32),
+    ("gemm::TILE", super::gemm::TILE),
     ("Row::WORDS", words::<Row>() as u32),
     ("SamplePick::NONE", SamplePick::NONE),
     ("MAX_BEAMS", super::beam_step::MAX_BEAMS as u32),
@@ -124,7 +125,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 14] {
+fn launchers() -> [&'static [Layout]; 15] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -132,6 +133,7 @@ fn launchers() -> [&'static [Layout]; 14] {
         super::contrastive::LAYOUTS,
         super::embedding::LAYOUTS,
         super::ensemble::LAYOUTS,
+        super::gemm::LAYOUTS,
         super::layer_norm::LAYOUTS,
         super::linear::LAYOUTS,
         super::loss::LAYOUTS,

@@ -11,6 +11,7 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod extremes;
 mod fuzz_seeds;
 mod golden;
 mod hub;
