@@ -4,8 +4,8 @@
 //! * With nvcc, to one fatbin per file (cfg `device_code`). nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, then
 //!   in the Python packages `nvidia-cuda-nvcc` and friends. Without one, or with `NVCC=none`: a warning.
 //!
-//! In debug builds the emulator is linked once more, into the fake driver that tests run the device layer on (cfg `fake_driver`,
-//! `kernels/host/fake/`).
+//! With the feature `planted-kernels`, which tests take, the emulator is linked once more, into the fake driver that they run the
+//! device layer on (cfg `fake_driver`, `kernels/host/fake/`).
 //!
 //! Variables: `BEAMFUSE_CUDA_ARCH` (default `80,86,89,90`) restricts the architectures; `BEAMFUSE_SANITIZE` (as in
 //! `address,undefined`) builds the emulator with gcc's sanitizers.
@@ -18,8 +18,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+#[cfg(feature = "emulator")]
 #[path = "kernels/host/fake/build.rs"]
 mod fake_driver;
+
+/// What stands in an image in place of device code, ahead of the op's name.
+const IMAGE_PREFIX: &str = "beamfuse kernels for the host: ";
 
 /// Why the build cannot go on.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -38,9 +42,8 @@ fn main() -> Result<(), Failure> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let sources = cuda_sources(&root.join("kernels"))?;
-    let planted = cuda_sources(&root.join("kernels/host/tests"))?;
 
-    let device_code = match find_nvcc() {
+    let device_code = match cfg!(feature = "cuda").then(find_nvcc).flatten() {
         Some(nvcc) => {
             println!("cargo::rerun-if-changed={}", nvcc.display());
             println!("cargo::rustc-cfg=device_code");
@@ -49,18 +52,27 @@ fn main() -> Result<(), Failure> {
         }
         None => false,
     };
+    #[allow(unused_mut, reason = "without the emulator it stays as it is")]
+    let mut emulated = false;
     let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
-    let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
-    let emulated = build_emulator(&root, &out, &all)?;
-    if emulated {
-        println!("cargo::rustc-cfg=emulated");
-        list_emulated(&mut listing, &all)?;
+    #[cfg(feature = "emulator")]
+    {
+        let planted = match cfg!(feature = "planted-kernels") {
+            true => cuda_sources(&root.join("kernels/host/tests"))?,
+            false => Vec::new(),
+        };
+        let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
+        emulated = build_emulator(&root, &out, &all)?;
+        if emulated {
+            println!("cargo::rustc-cfg=emulated");
+            list_emulated(&mut listing, &all)?;
+        }
+        if emulated && cfg!(all(feature = "cuda", feature = "planted-kernels")) {
+            fake_driver::build(&root, &out, &sources, device_code, sanitizers().as_deref())?;
+        }
     }
-    if device_code || emulated {
+    if cfg!(feature = "cuda") && (device_code || emulated) {
         list_device_code(&mut listing, &out, &sources, device_code)?;
-    }
-    if emulated && env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
-        fake_driver::build(&root, &out, &sources, device_code, sanitizers().as_deref())?;
     }
     fs::write(out.join("kernels.rs"), listing)?;
     Ok(())
@@ -89,6 +101,7 @@ fn ops(sources: &[PathBuf]) -> Vec<&str> {
 
 // ---- The emulator ----
 
+#[cfg(feature = "emulator")]
 /// Compiles every source against the emulator's headers; false, with a warning, if there is no suitable compiler.
 fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool, Failure> {
     let host = root.join("kernels/host");
@@ -131,11 +144,13 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     Ok(true)
 }
 
+#[cfg(feature = "emulator")]
 /// Those that are asked for.
 fn sanitizers() -> Option<String> {
     env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty())
 }
 
+#[cfg(feature = "emulator")]
 /// Adds gcc's sanitizers. Their run-time libraries are linked statically: rustc puts shared ones behind libc, which
 /// AddressSanitizer refuses.
 fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
@@ -162,6 +177,7 @@ fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+#[cfg(feature = "emulator")]
 fn list_emulated(listing: &mut String, sources: &[&PathBuf]) -> Result<(), Failure> {
     writeln!(listing, "unsafe extern \"C\" {{")?;
     for source in sources {
@@ -291,7 +307,7 @@ fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf], is_co
                 let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
                 (format!("include_bytes!({fatbin:?})"), format!("include_str!({report:?})"))
             }
-            false => (format!("b\"{}{name}\\0\"", fake_driver::IMAGE_PREFIX), "\"\"".to_owned()),
+            false => (format!("b\"{}{name}\\0\"", IMAGE_PREFIX), "\"\"".to_owned()),
         };
         writeln!(listing, "    super::DeviceCode {{ op: {name:?}, fatbin: {fatbin}, report: {report} }},")?;
     }

@@ -13,9 +13,9 @@ use cudarc::driver::sys;
 
 use bytemuck::Zeroable;
 
-use super::cublaslt::{Plans, Rest, WORKSPACE_BYTES, WORKSPACES};
+use super::cublaslt::{Plans, Rest};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use super::{gemm, layout};
+use super::{WORKSPACE_BYTES, WORKSPACES, gemm, layout};
 use crate::{Error, Result};
 
 #[cfg(all(test, fake_driver))]

@@ -12,6 +12,7 @@ use crate::backend::Dtype;
 use crate::{Error, Result};
 
 const OPERATION: &str = "gemm";
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 const THREADS: u32 = 256;
 /// Rows and columns of `out` that a block computes; as in the kernel.
 pub(super) const TILE: u32 = 32;
@@ -102,6 +103,7 @@ pub(super) fn bias(gemm: &Gemm) -> Result<(Launch, BiasArguments)> {
     Ok((Launch { symbol: "gemm_bias_f32", grid, block: THREADS, shared: 0 }, arguments))
 }
 
+#[cfg(feature = "cuda")]
 /// As [`product`], with blocks of the usual size.
 ///
 /// # Errors

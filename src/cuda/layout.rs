@@ -4,6 +4,8 @@
 //! compile if a field is left out, so what compares equal has the same fields at the same places. The emulator's tables are
 //! compared by a test, a GPU's when its modules are loaded.
 
+#![cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU's modules are compared outside of tests"))]
+
 use std::collections::BTreeMap;
 
 use crate::backend::{

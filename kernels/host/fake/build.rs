@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, op};
 
-/// What stands in an image in place of device code, ahead of the op's name.
-pub const IMAGE_PREFIX: &str = "beamfuse kernels for the host: ";
-
 /// Builds both libraries, and tells the crate where they are.
 pub fn build(
     root: &Path,
