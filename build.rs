@@ -52,25 +52,8 @@ fn main() -> Result<(), Failure> {
         }
         None => false,
     };
-    #[allow(unused_mut, reason = "without the emulator it stays as it is")]
-    let mut emulated = false;
     let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
-    #[cfg(feature = "emulator")]
-    {
-        let planted = match cfg!(feature = "planted-kernels") {
-            true => cuda_sources(&root.join("kernels/host/tests"))?,
-            false => Vec::new(),
-        };
-        let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
-        emulated = build_emulator(&root, &out, &all)?;
-        if emulated {
-            println!("cargo::rustc-cfg=emulated");
-            list_emulated(&mut listing, &all)?;
-        }
-        if emulated && cfg!(all(feature = "cuda", feature = "planted-kernels")) {
-            fake_driver::build(&root, &out, &sources, device_code, sanitizers().as_deref())?;
-        }
-    }
+    let emulated = emulate(&root, &out, &sources, device_code, &mut listing)?;
     if cfg!(feature = "cuda") && (device_code || emulated) {
         list_device_code(&mut listing, &out, &sources, device_code)?;
     }
@@ -100,6 +83,36 @@ fn ops(sources: &[PathBuf]) -> Vec<&str> {
 }
 
 // ---- The emulator ----
+
+#[cfg(not(feature = "emulator"))]
+fn emulate(_: &Path, _: &Path, _: &[PathBuf], _: bool, _: &mut String) -> Result<bool, Failure> {
+    Ok(false)
+}
+
+#[cfg(feature = "emulator")]
+/// Builds the emulator and, for tests, the fake driver; false if there is no suitable compiler.
+fn emulate(
+    root: &Path,
+    out: &Path,
+    sources: &[PathBuf],
+    device_code: bool,
+    listing: &mut String,
+) -> Result<bool, Failure> {
+    let planted = match cfg!(feature = "planted-kernels") {
+        true => cuda_sources(&root.join("kernels/host/tests"))?,
+        false => Vec::new(),
+    };
+    let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
+    if !build_emulator(root, out, &all)? {
+        return Ok(false);
+    }
+    println!("cargo::rustc-cfg=emulated");
+    list_emulated(listing, &all)?;
+    if cfg!(all(feature = "cuda", feature = "planted-kernels")) {
+        fake_driver::build(root, out, sources, device_code, sanitizers().as_deref())?;
+    }
+    Ok(true)
+}
 
 #[cfg(feature = "emulator")]
 /// Compiles every source against the emulator's headers; false, with a warning, if there is no suitable compiler.

@@ -227,6 +227,29 @@ pub struct ScheduledSampling {
     pub ids: SpecialIds,
 }
 
+/// Part of what lies in a backend's memory, to be read late.
+#[derive(Debug)]
+pub enum Part<'a, B: Backend> {
+    /// A range of words.
+    Ints(&'a B::Ints, Range<usize>),
+    /// The bits of a range of values.
+    Floats(&'a B::Floats, Range<usize>),
+}
+
+impl<B: Backend> Part<'_, B> {
+    /// Words.
+    pub fn len(&self) -> usize {
+        match self {
+            Part::Ints(_, range) | Part::Floats(_, range) => range.len(),
+        }
+    }
+
+    /// Whether it has no word.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A device that can run the model and the search.
 pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     /// Activations, in the type that the backend computes in.
@@ -354,6 +377,18 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         to: &mut Self::Readback,
         offset: usize,
     ) -> Result<()>;
+    /// Enqueues a copy of several parts to the host, one behind the other from word 0 there.
+    fn enqueue_read_parts(&self, parts: &[Part<'_, Self>], to: &mut Self::Readback) -> Result<()> {
+        let mut offset = 0;
+        for part in parts {
+            match part {
+                Part::Ints(from, range) => self.enqueue_read_ints(from, range.clone(), to, offset)?,
+                Part::Floats(from, range) => self.enqueue_read_floats(from, range.clone(), to, offset)?,
+            }
+            offset += part.len();
+        }
+        Ok(())
+    }
     /// Waits for the last copy posted into `late`, but for nothing enqueued after it, then reads its first words.
     fn wait_readback(&self, readback: &Self::Readback, words: &mut [u32]) -> Result<()>;
 

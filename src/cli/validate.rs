@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     /// Check this kernel alone, without the model; may be given several times.
     #[arg(long = "kernel", value_name = "OP")]
     ops: Vec<String>,
+    /// Check the model's matrix products and decodes alone, without the kernels' cases.
+    #[arg(long, conflicts_with = "ops")]
+    model_only: bool,
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
     #[arg(long, value_name = "N", conflicts_with = "ops")]
     lines: Option<usize>,
@@ -100,7 +103,7 @@ type Check<'a> = Box<dyn FnOnce() -> Result<CheckRow> + 'a>;
 impl Arguments {
     /// Runs all checks; whether it got to the end.
     fn check(&self, options: &Options, ops: &[&Op], found: &Mutex<Found>) -> Result<bool> {
-        for op in ops {
+        for op in ops.iter().filter(|_| !self.model_only) {
             if interrupt::asked() {
                 return Ok(false);
             }

@@ -12,10 +12,10 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, layer_norm, linear, processors, sample, stats};
+use super::{attention, contrastive, embedding, ensemble, gather, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
+    Activation, Backend, CrossCache, Heads, Part, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
     TokenStats, words,
 };
 
@@ -46,6 +46,13 @@ pub struct Matrix<T> {
     bias: Option<Buffer<f32>>,
     out_dim: usize,
     in_dim: usize,
+}
+
+/// Host memory that words are copied to, and where on the device they are brought together before.
+#[derive(Debug)]
+pub struct Report {
+    pinned: Pinned<u32>,
+    gathered: Buffer<u32>,
 }
 
 /// A layer norm's parameters.
@@ -168,7 +175,7 @@ impl<T: Element> Backend for Cuda<T> {
     type Embedding = Embedding<T>;
     type SearchScratch = BeamStepScratch;
     type GraphCache = HashMap<StepKey, Recording>;
-    type Readback = Pinned<u32>;
+    type Readback = Report;
 
     // Two steps enqueued behind the one looked at: the device has work while the host answers and admits.
     const READBACK_DEPTH: usize = 2;
@@ -244,32 +251,41 @@ impl<T: Element> Backend for Cuda<T> {
         Ok(())
     }
 
-    fn readback(&self, words: usize) -> Result<Pinned<u32>> {
-        self.context.pinned(words)
+    fn readback(&self, words: usize) -> Result<Report> {
+        Ok(Report { pinned: self.context.pinned(words)?, gathered: self.context.allocate(words)? })
     }
 
-    fn enqueue_read_ints(
-        &self,
-        from: &Buffer<u32>,
-        range: Range<usize>,
-        to: &mut Pinned<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        self.context.post(from.view().slice(range)?, to, offset)
+    fn enqueue_read_ints(&self, from: &Buffer<u32>, range: Range<usize>, to: &mut Report, offset: usize) -> Result<()> {
+        self.context.post(from.view().slice(range)?, &mut to.pinned, offset)
     }
 
     fn enqueue_read_floats(
         &self,
         from: &Buffer<f32>,
         range: Range<usize>,
-        to: &mut Pinned<u32>,
+        to: &mut Report,
         offset: usize,
     ) -> Result<()> {
-        self.context.post(from.view().slice(range)?.bits(), to, offset)
+        self.context.post(from.view().slice(range)?.bits(), &mut to.pinned, offset)
     }
 
-    fn wait_readback(&self, readback: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
-        self.context.wait_readback(readback, words)
+    fn enqueue_read_parts(&self, parts: &[Part<'_, Self>], to: &mut Report) -> Result<()> {
+        let view = |part: &Part<'_, Self>| match part {
+            Part::Ints(from, range) => from.view().slice(range.clone()),
+            Part::Floats(from, range) => Ok(from.view().slice(range.clone())?.bits()),
+        };
+        let total = parts.iter().map(Part::len).sum();
+        let mut views = Vec::with_capacity(parts.len());
+        for part in parts {
+            views.push(view(part)?);
+        }
+        let out = to.gathered.view_mut().slice(0..total)?;
+        gather::Gather { parts: &views, out }.launch(&self.context)?;
+        self.context.post(to.gathered.view().slice(0..total)?, &mut to.pinned, 0)
+    }
+
+    fn wait_readback(&self, readback: &Report, words: &mut [u32]) -> Result<()> {
+        self.context.wait_readback(&readback.pinned, words)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {

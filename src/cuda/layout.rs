@@ -113,6 +113,7 @@ const CONSTANTS: &[(&str, u32)] = &[
     ("Purpose::Coin", Purpose::Coin as u32),
     ("Purpose::Noise", Purpose::Noise as u32),
     ("Purpose::Draw", Purpose::Draw as u32),
+    ("gather::MAX_PARTS", super::gather::MAX_PARTS as u32),
     ("gemm::TILE", super::gemm::TILE),
     ("Row::WORDS", words::<Row>() as u32),
     ("SamplePick::NONE", SamplePick::NONE),
@@ -127,7 +128,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 15] {
+fn launchers() -> [&'static [Layout]; 16] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -135,6 +136,7 @@ fn launchers() -> [&'static [Layout]; 15] {
         super::contrastive::LAYOUTS,
         super::embedding::LAYOUTS,
         super::ensemble::LAYOUTS,
+        super::gather::LAYOUTS,
         super::gemm::LAYOUTS,
         super::layer_norm::LAYOUTS,
         super::linear::LAYOUTS,

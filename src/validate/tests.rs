@@ -4,8 +4,8 @@ use super::*;
 use crate::cuda::kernel_ops;
 
 /// Kernels that `bench --kernels` does not measure: what measures the ceiling, and what stands in for
-/// cuBLASLt.
-const NOT_MEASURED: [&str; 2] = ["checksum", "gemm"];
+/// cuBLASLt, and copies of a few words.
+const NOT_MEASURED: [&str; 3] = ["checksum", "gather", "gemm"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {

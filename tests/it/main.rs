@@ -14,6 +14,7 @@ mod explain;
 mod extremes;
 mod fuzz_seeds;
 mod golden;
+mod gpu;
 #[cfg(feature = "hub")]
 mod hub;
 mod inputs;

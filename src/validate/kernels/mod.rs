@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
@@ -47,6 +48,7 @@ pub const OPS: &[Op] = &[
     Op { name: "scheduled_sampling", check: scheduled_sampling::check },
     Op { name: "loss", check: loss::check },
     Op { name: "risk", check: risk::check },
+    Op { name: "gather", check: gather::check },
     Op { name: "checksum", check: checksum::check },
 ];
 
