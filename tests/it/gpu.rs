@@ -35,7 +35,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-const LINES: [&str; 4] = ["A dog runs on the beach.", "Two men sleep.", "A child.", "A woman in a red dress reads a book."];
+const LINES: [&str; 4] =
+    ["A dog runs on the beach.", "Two men sleep.", "A child.", "A woman in a red dress reads a book."];
 
 fn translate(device: &str, extra: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
