@@ -1,6 +1,6 @@
 // The fake driver's double of cuBLASLt: the functions that the device layer calls, from NVIDIA's cuBLAS documentation. It knows few
-// algorithms, each good for some shapes only, and now and then none; each adds up in an order of its own, and one that splits K in
-// an order that changes with the number of rows.
+// algorithms, each good for some shapes only, and now and then none; one splits K, and adds up in an order that changes with the
+// number of rows.
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -130,12 +130,9 @@ void store(int type, std::uint64_t at, std::size_t i, float value) {
 
 constexpr std::size_t SIDE = 16;
 
-// The place of the t-th product that an algorithm adds: first to last, the even ones first, or, split, from a start that moves with
-// the number of rows.
-std::size_t place(const Product& p, std::size_t t) {
-    if (p.algorithm == 21) return t < (p.k + 1) / 2 ? 2 * t : 2 * (t - (p.k + 1) / 2) + 1;
-    return p.algorithm == 66 ? (t + p.rows) % p.k : t;
-}
+// The place of the t-th product that an algorithm adds: first to last as the emulator has it, or, split, from a start that moves
+// with the number of rows.
+std::size_t place(const Product& p, std::size_t t) { return p.algorithm == 66 ? (t + p.rows) % p.k : t; }
 
 void multiply(void* context) {
     const Product& p = *static_cast<Product*>(context);

@@ -83,7 +83,7 @@ struct Memory {
     // The allocation that all of a range lies in, or null.
     Allocation* find(std::uint64_t address, std::size_t bytes);
     Allocation* find_id(std::uint64_t address, std::uint64_t id);
-    // What was written outside of allocations, or into freed memory; empty if nothing was.
+    // What was written outside of allocations; empty if nothing was.
     std::string damage();
     void forget_quarantine();
 };
@@ -118,6 +118,7 @@ struct Capture {
 struct Stream {
     std::deque<Work> queue;
     std::unique_ptr<Capture> capture;
+    bool is_busy = false;  // it waits for another one: what is behind has to wait, too
 };
 
 struct Event {

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t GUARD = 256;
 constexpr unsigned char FILL = 0xFF;     // NaN in every floating point type
 constexpr unsigned char POISON = 0xFE;   // of freed memory: NaN in pairs, no index
-constexpr std::size_t QUARANTINE = 64 << 20;
+constexpr std::size_t QUARANTINE = 16 << 20;
 
 unsigned char guard_byte(std::size_t i, std::uint64_t id) { return i % 2 == 0 ? 0xC0 | ((i / 2 * 29 + id) % 64) : 0xFF; }
 
@@ -21,6 +21,16 @@ bool is_all(const unsigned char* at, std::size_t bytes, unsigned char value) {
     for (std::size_t i = 0; i < bytes; ++i)
         if (at[i] != value) return false;
     return true;
+}
+
+// Whether freed memory is as it was left. A sanitizer watches it itself.
+void check_freed(const unsigned char* base, std::size_t bytes) {
+#ifndef EMULATED_ASAN
+    if (!is_all(base, bytes, POISON))
+        fake().broken(ILLEGAL_ADDRESS, "use after free", "something wrote to %zu bytes that were freed", bytes - 2 * GUARD);
+#else
+    (void)base, (void)bytes, (void)is_all;
+#endif
 }
 
 }  // namespace
@@ -61,6 +71,7 @@ void Memory::release(std::uint64_t address) {
         const auto [base, bytes] = quarantine.front();
         quarantine.pop_front();
         quarantined -= bytes;
+        check_freed(base, bytes);
         emulated_unpoison(base, bytes);
         std::free(base);
     }
@@ -92,19 +103,13 @@ std::string Memory::damage() {
                 return text;
             }
         }
-    for (const auto& [base, bytes] : quarantine)
-        if (!is_all(base, bytes, POISON)) {
-            std::snprintf(text, sizeof text, "wrote to %zu bytes that were freed", bytes - 2 * GUARD);
-            return text;
-        }
-#else
-    (void)is_all;
 #endif
     return "";
 }
 
 void Memory::forget_quarantine() {
     for (const auto& [base, bytes] : quarantine) {
+        check_freed(base, bytes);
         emulated_unpoison(base, bytes);
         std::free(base);
     }

@@ -97,7 +97,7 @@ Result Fake::enqueue(Stream* stream, Work work) {
 }
 
 void Fake::run_one(Stream* stream) {
-    if (stream->queue.empty()) return;
+    if (stream->queue.empty() || stream->is_busy) return;
     Work work = std::move(stream->queue.front());
     stream->queue.pop_front();
     if (failure.code != SUCCESS && !work.always) return;
@@ -109,7 +109,9 @@ void Fake::run_one(Stream* stream) {
             outcome = {ILLEGAL_ADDRESS, "use before allocation", "the stream that allocates the memory has not come to that"};
         if (outcome.code != SUCCESS) break;
     }
+    stream->is_busy = true;
     if (outcome.code == SUCCESS) outcome = work.run();
+    stream->is_busy = false;
     if (outcome.code == SUCCESS || failure.code != SUCCESS) return;
     failure = outcome;
     if (outcome.rule != nullptr) broken(outcome.code, outcome.rule, "%s: %s", work.name, outcome.why.c_str());
@@ -125,7 +127,7 @@ void Fake::drain(Stream* stream) {
 }
 
 void Fake::reach(Event* event, Stream* on, std::uint64_t recording) {
-    while (event->reached < recording && on != nullptr && !on->queue.empty()) {
+    while (event->reached < recording && on != nullptr && !on->queue.empty() && !on->is_busy) {
         for (Stream* other : streams)
             if (other != on && next_random() % 3 == 0 && event->reached < recording) run_one(other);
         run_one(on);

@@ -53,6 +53,10 @@ macro_rules! planted {
 
                 #[test]
                 fn is_named() {
+                    // A sanitizer ends the process before the driver looks at what was overwritten.
+                    if cfg!(sanitized) && $rule == "memory" {
+                        return;
+                    }
                     let path = concat!(module_path!(), "::breaks");
                     let run = run("", &[path.split_once("::").map_or(path, |(_, path)| path).to_owned()]);
                     let named = run.broken.iter().any(|line| line.starts_with(concat!($rule, ": ")) && line.contains($part));
