@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::cli::counts::count;
 use crate::cli::model_dir::ModelName;
 use crate::cli::output::{json, print};
 use crate::cli::{Ending, complain, interrupt};
+use crate::counts;
+use crate::translator::ModelInfo;
 use crate::validate::kernels::Op;
 use crate::validate::lockstep::{MIXTURE, Requests};
 use crate::validate::probe::Shard;
@@ -40,10 +43,10 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "ops")]
     model_only: bool,
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
-    #[arg(long, value_name = "N", conflicts_with = "ops")]
+    #[arg(long, value_name = "N", conflicts_with = "ops", value_parser = count(counts::or_none(&counts::LINES, 0)))]
     lines: Option<usize>,
     /// Give up on a kernel's case, an operation of a decode or a line that has been running for so long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = count(counts::SECONDS))]
     timeout: u32,
     #[command(flatten)]
     model: ModelName,
@@ -121,7 +124,7 @@ impl Arguments {
         if !options.ops.is_empty() {
             return Ok(true);
         }
-        let dir = self.model.resolve()?;
+        let dir = self.model.open(|dir| ModelInfo::open(dir))?.dir;
         print("")?;
         for (number, check) in self.model_checks(options, &dir).into_iter().enumerate() {
             if !self.shard.has(number) {

@@ -7,11 +7,15 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+#[cfg(unix)]
 mod extremes;
+mod files;
 mod fuzz_seeds;
 mod golden;
 mod gpu;
