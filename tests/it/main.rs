@@ -13,8 +13,8 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
-#[cfg(unix)]
 mod extremes;
+#[cfg(unix)]
 mod files;
 mod fuzz_seeds;
 mod golden;

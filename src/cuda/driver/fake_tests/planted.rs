@@ -229,11 +229,14 @@ planted! {
     };
     a_kernel_that_writes_too_far: "memory", "wrote after an allocation of 8 bytes", || {
         let device = crate::cuda::driver::CudaDevice::open(0).expect("a device");
-        let gemm = |out, bias| cuda::Gemm {
-            rows: 2, n: 2, k: 1, out_stride: 2, input: crate::Dtype::F32, output: crate::Dtype::F32, x: 0, weight: 0, bias, out,
-        };
-        let (out, bias) = (device.allocate(8).expect("memory"), device.allocate(8).expect("memory"));
-        let (launch, arguments) = cuda::gemm::bias(&gemm(out, bias)).expect("arguments");
+        let memory = || device.allocate(8).expect("memory");
+        let (x, weight, out) = (memory(), memory(), memory());
+        // SAFETY: all of the memory.
+        let zeros = unsafe { device.fill(x, 0, 8).and_then(|()| device.fill(weight, 0, 8)) };
+        zeros.expect("enqueued");
+        let (input, output) = (crate::Dtype::F32, crate::Dtype::F32);
+        let gemm = cuda::Gemm { rows: 2, n: 2, k: 1, out_stride: 2, input, output, x, weight, bias: 0, out };
+        let (launch, arguments) = cuda::gemm::plain_product(&gemm).expect("arguments");
         // SAFETY: the fake driver's memory has room for what is written too far.
         unsafe { device.launch(&launch, bytemuck::bytes_of(&arguments)) }.expect("enqueued");
         let error = device.synchronize().expect_err("found");
