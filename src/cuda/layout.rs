@@ -60,7 +60,8 @@ const LAYOUTS: &[Layout] = &[
     layout!(SlotOptions as "SlotOptions" {
         beam_size, length_penalty, alpha, coverage_penalty, word_reward, stop, min_len, max_len, forced_eos,
         free_first, renormalize, src_len, strategy, cut, patience, finish, banned, prefix_len, no_repeat_ngram,
-        ranked, repetition_penalty, penalizes_logits, contrast, ensemble, groups, diversity, constraints, sampling
+        ranked, repetition_penalty, penalizes_logits, takes_pad, counts_start, contrast, ensemble, groups, diversity,
+        constraints, sampling
     }),
     layout!(SamplePick as "SamplePick" {
         token, log_prob, ranked_log_prob

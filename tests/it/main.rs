@@ -9,14 +9,17 @@ mod cli;
 mod control;
 #[cfg(target_os = "linux")]
 mod counts;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
 mod extremes;
+mod families;
 #[cfg(unix)]
 mod files;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 mod gpu;
 #[cfg(feature = "hub")]
@@ -27,6 +30,7 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
