@@ -7,6 +7,7 @@ mod ids;
 mod mbr;
 mod memory;
 mod scorers;
+mod sentence;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::Explanation;
 pub use memory::{MemoryPlan, SearchSize};
-pub use scorers::Sentence;
+pub use sentence::{SENTENCE_FIELDS, Sentence};
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,17 +132,25 @@ impl Translation {
     }
 }
 
-/// A hypothesis and its text.
+/// A hypothesis and its text: `score`, `token_ids` and all else of a [`Hypothesis`] are its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextHypothesis {
     /// The detokenized text.
     pub text: String,
-    /// The pieces of `hypothesis.token_ids`.
+    /// The pieces of `token_ids`.
     pub tokens: Vec<String>,
-    /// Ids and scores.
-    pub hypothesis: Hypothesis,
+    /// Ids and scores, which this dereferences to.
+    pub(crate) ids: Hypothesis,
     /// Its mean utility, 0..=100, with all candidates as references; present under [`DecodeOptions::mbr`], which ranks by it.
     pub utility: Option<f64>,
+}
+
+impl std::ops::Deref for TextHypothesis {
+    type Target = Hypothesis;
+
+    fn deref(&self) -> &Hypothesis {
+        &self.ids
+    }
 }
 
 /// A given target's teacher-forced score.
@@ -330,7 +339,7 @@ impl Translator {
 
 /// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
 fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize) -> bool {
-    let cut = options.truncate_source && source_ids.len() > limit;
+    let cut = options.truncate && source_ids.len() > limit;
     if cut {
         // Everything but the end of sentence, whose id is the source vocabulary's own.
         source_ids.drain(limit - 1..source_ids.len() - 1);
@@ -478,7 +487,7 @@ impl Translator {
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: self.tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
-            hypothesis,
+            ids: hypothesis,
             utility: None,
         };
         let mut hypotheses: Vec<TextHypothesis> = hypotheses.into_iter().map(text).collect();

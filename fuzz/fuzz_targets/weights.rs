@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
         let config = model.config().clone();
         let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2).expect("a thread starts");
         let options =
-            DecodeOptions { beam_size: 2, max_length: beamfuse::MaxLength::Absolute(4), ..Default::default() };
+            DecodeOptions::default().with(|o| { o.beam_size = 2; o.max_length = beamfuse::MaxLength::Absolute(4); });
         let source = vec![0, config.vocab_size as u32 - 1, config.ids.eos_id];
         let (reply, replies) = std::sync::mpsc::channel();
         let options = options.for_slot(source.len(), engine.max_len());

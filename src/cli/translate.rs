@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::alignment::Alignment;
+use crate::cli::control_options::ControlArguments;
 use crate::cli::explain::Page;
 use crate::cli::input::{BadLine, Fields, Form, Item, Line, Lines};
-use crate::cli::item_options::ItemOptions;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::pairing::Paired;
@@ -17,7 +17,7 @@ use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
-use crate::{DecodeOptions, Error, Result};
+use crate::{DecodeOptions, Error, Overrides, Result};
 
 /// Translate text: sentences as arguments, from a file, or from standard input, one per line.
 #[derive(Debug, clap::Args)]
@@ -82,6 +82,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         true => Lines::open(input, Form::Text)?,
     };
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
+    let mut set = arguments.search.overrides()?;
+    if arguments.alignment.is_some() {
+        set.set("attention", true);
+    }
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
     let alternatives = arguments.alternatives(&options)?;
@@ -103,7 +107,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         lines: HashMap::new(),
         ready: Vec::new(),
         options: &options,
-        own_options: ItemOptions::new(&translator, &arguments.search, &options),
+        set,
+        control: &arguments.search.control,
         first: None,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
@@ -129,13 +134,13 @@ impl Arguments {
         let refuse =
             |option, expected: &str, got: String| Err(Error::Option { option, expected: expected.into(), got });
         if self.alignment.is_some() && self.format == Format::Jsonl {
-            return refuse("alignment", "format text or nbest", "format jsonl, where attention adds it".into());
+            return Err(Error::conflict("alignment", "", "format jsonl, where attention adds it"));
         }
         if self.alternatives.is_some() && self.format == Format::Text {
-            return refuse("alternatives", "format jsonl or nbest", "format text, which has room for one".into());
+            return Err(Error::conflict("alternatives", "", "format text, which has room for one"));
         }
         if self.alternatives.is_some() && self.explain.is_some() {
-            return refuse("explain", "one search", "alternatives, which are several".into());
+            return Err(Error::conflict("explain", "", "alternatives, which are several searches"));
         }
         if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
@@ -174,7 +179,9 @@ struct Work<'a> {
     /// Lines that the batch has no part in: that could not be read, or that want alternatives.
     ready: Vec<(u64, Done)>,
     options: &'a DecodeOptions,
-    own_options: ItemOptions<'a>,
+    /// What the flags set, over which a sentence's own options stand.
+    set: Overrides,
+    control: &'a ControlArguments,
     /// The first line's sentence, once it has been translated.
     first: Option<Sentence>,
     alternatives: Option<Alternatives>,
@@ -209,16 +216,21 @@ impl Work<'_> {
     }
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
-    fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
+    fn sentence(&self, item: Item) -> Result<(Sentence, Fields), BadLine> {
         let Item { source, seed, target_prefix, contrast_source, constraints, options, other } = item;
-        let options = match options.map(|given| self.own_options.resolve(&given)).transpose() {
-            Ok(options) => options,
-            Err(error) => {
-                return Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) });
-            }
-        };
         let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-        Ok((Sentence { source, seed, prefix, contrast_source, constraints, options }, other))
+        let read = || {
+            let options = options.map(Overrides::new).transpose()?;
+            options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;
+            let own = Sentence { source: source.clone(), seed, prefix, contrast_source, constraints, options };
+            let sentence = self.translator.sentence(own, &self.set, self.options)?;
+            sentence.options.as_deref().map_or(Ok(()), |options| self.control.check(options))?;
+            Ok::<_, Error>(sentence)
+        };
+        match read() {
+            Ok(sentence) => Ok((sentence, other)),
+            Err(error) => Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) }),
+        }
     }
 
     /// Finds the alternatives of a window's sentences, which are under way together.
@@ -282,7 +294,7 @@ impl stream::Work for Work<'_> {
         for field in ["hypotheses", "error", "source_truncated"] {
             other.shift_remove(field);
         }
-        let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.hypothesis.length));
+        let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.length));
         self.progress.add(bytes, tokens as u64);
         match result {
             Ok(translation) => self.output.line(match self.format {

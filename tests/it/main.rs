@@ -19,6 +19,7 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
+mod presets;
 mod streams;
 mod tokenizer;
 mod train;
