@@ -212,7 +212,17 @@ pub enum Error {
     },
     /// An operation of training failed.
     #[error("train: {0}")]
-    Autograd(#[source] candle_core::Error),
+    Autograd(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This build leaves out what was asked for.
+    #[error(
+        "{operation}: expected a build with the feature {feature}, got one without; build with --features {feature}"
+    )]
+    NotBuilt {
+        /// What was being done.
+        operation: &'static str,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
     /// The engine thread ended before it answered.
     #[error("translate: the engine has stopped after an earlier failure")]
     EngineStopped,
@@ -222,6 +232,12 @@ impl Error {
     /// The error of two options that exclude each other; `value` may be empty.
     pub(crate) fn conflict(option: &'static str, value: impl ToString, with: impl ToString) -> Self {
         Error::Conflict { option, value: value.to_string(), with: with.to_string() }
+    }
+
+    /// An operation of training that failed.
+    #[cfg(feature = "train")]
+    pub(crate) fn autograd(source: candle_core::Error) -> Self {
+        Error::Autograd(Box::new(source))
     }
 
     /// A short stable name of the variant, as in the `error.kind` field of JSON lines.
@@ -248,6 +264,7 @@ impl Error {
             Error::DeviceLost { .. } => "device_lost",
             Error::Shape { .. } => "shape",
             Error::Autograd(_) => "autograd",
+            Error::NotBuilt { .. } => "not_built",
             Error::EngineStopped => "engine_stopped",
         }
     }

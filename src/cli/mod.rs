@@ -19,6 +19,10 @@ mod progress;
 mod score;
 mod search_options;
 mod stream;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(not(feature = "train"))]
+#[path = "train/left_out.rs"]
 mod train;
 mod translate;
 mod validate;
@@ -85,13 +89,13 @@ pub mod fuzzing {
     /// Reads every line, as text or as JSON.
     ///
     /// # Errors
-    /// None that bytes in memory give.
+    /// For what is no text: UTF-16, a compression that is not read, or one that is damaged.
     pub fn read_lines(bytes: &[u8], json: bool) -> Result<Vec<ReadLine>> {
         let mut lines = Lines::from_bytes(bytes.to_vec(), if json { Form::Json } else { Form::Text });
         let mut read = Vec::new();
         while let Some(line) = lines.next()? {
             let written = match line.content {
-                Ok(item) => error_json(Some(&item.source), &item.other, "none", "")?,
+                Ok(item) => error_json(Some(&item.sentence.source), &item.other, "none", "")?,
                 Err(bad) => error_json(bad.source.as_deref(), &Fields::new(), bad.kind, &bad.message)?,
             };
             read.push(ReadLine { number: line.number, bytes: line.bytes, written });

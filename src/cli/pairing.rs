@@ -1,4 +1,4 @@
-//! Plain text under `--contrastive source`: each line is read beside the next one that is not blank, the last beside the first.
+//! Text without fields under `--contrastive source`: each line is read beside the next one that is not blank, the last beside the first.
 
 use std::collections::VecDeque;
 
@@ -36,6 +36,8 @@ impl Paired {
             }
             match self.lines.next()? {
                 None => self.ended = true,
+                // JSON lines bring what they are contrasted with.
+                Some(line) if !self.lines.are_plain() => return Ok(Some(line)),
                 Some(line) => {
                     if self.first.is_none() {
                         self.first = text(&line).map(|text| (line.number, text.to_string()));
@@ -57,13 +59,13 @@ impl Paired {
 
 /// The line's sentence, unless it is blank or cannot be read.
 fn text(line: &Line) -> Option<&str> {
-    line.content.as_ref().ok().map(|item| item.source.as_str()).filter(|text| !text.trim().is_empty())
+    line.content.as_ref().ok().map(|item| item.sentence.source.as_str()).filter(|text| !text.trim().is_empty())
 }
 
 /// The line with its other source, unless it has brought one.
 fn beside(mut line: Line, other: Option<String>) -> Line {
     if let Ok(item) = &mut line.content {
-        item.contrast_source = item.contrast_source.take().or(other);
+        item.sentence.contrast_source = item.sentence.contrast_source.take().or(other);
     }
     line
 }
@@ -71,12 +73,12 @@ fn beside(mut line: Line, other: Option<String>) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::input::Form;
+    use crate::cli::input::{Form, Plain};
 
     fn pairs(text: &str) -> Vec<(u64, Option<String>)> {
         let mut lines = Paired::new(Lines::from_bytes(text.as_bytes().to_vec(), Form::Text));
         let all = std::iter::from_fn(|| lines.next().expect("memory does not fail"));
-        all.map(|line| (line.number, line.content.expect("text").contrast_source)).collect()
+        all.map(|line| (line.number, line.content.expect("text").sentence.contrast_source)).collect()
     }
 
     #[test]
@@ -87,6 +89,16 @@ mod tests {
             pairs("\na\n \n\nb\n\n"),
             [(1, None), (2, other("b")), (3, None), (4, None), (5, other("a")), (6, None)]
         );
+    }
+
+    #[test]
+    fn json_lines_are_left_as_they_are() {
+        let json = "{\"source\": \"a\"}\n{\"source\": \"b\", \"contrast_source\": \"c\"}\n".as_bytes().to_vec();
+        let mut lines = Paired::new(Lines::from_bytes(json, Form::Detect(Plain::Text)));
+        let all = std::iter::from_fn(|| lines.next().expect("memory does not fail"));
+        let others: Vec<Option<String>> =
+            all.map(|line| line.content.expect("JSON").sentence.contrast_source).collect();
+        assert_eq!(others, [None, Some("c".to_string())]);
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn a_line_with_wrong_options_has_its_error_and_the_others_carry_on() {
         (r#"{"top_k": 4}"#, "option top-k: expected sample beside it, got 4"),
         (r#"{"contrastive": "li"}"#, "option contrastive: expected an amateur model"),
         (r#"{"contrastive": "source"}"#, "expected another source to contrast the sentence with"),
-        ("7", "read options: expected an object of options, got 7"),
+        ("7", "read line: options: expected an object of options, got 7"),
     ] {
         let bad = format!("{{\"source\": \"A dog runs.\", \"id\": 5, \"options\": {options}}}");
         let (code, lines) = translate(&[], &[&bad, r#"{"source": "A dog runs."}"#]);
