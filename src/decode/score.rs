@@ -44,9 +44,9 @@ pub(super) fn score<B: Backend, M: Seq2Seq<B>>(
 
     let slot_options = |p: &Pair<'_>| SlotOptions { src_len: p.source.len() as u32, ..bytemuck::Zeroable::zeroed() };
     let options: Vec<SlotOptions> = pairs.iter().map(slot_options).collect();
-    let mut device_options = backend.ints(options.len() * std::mem::size_of::<SlotOptions>() / 4)?;
-    backend.write_ints(&mut device_options, 0, bytemuck::cast_slice(&options))?;
-    let ancestry = backend.ints(shape.slots * shape.max_len)?;
+    let mut device_options = backend.zeros::<u32>(options.len() * std::mem::size_of::<SlotOptions>() / 4)?;
+    backend.write(&mut device_options, 0, bytemuck::cast_slice(&options))?;
+    let ancestry = backend.zeros::<u32>(shape.slots * shape.max_len)?;
 
     let mut list = Vec::with_capacity(total);
     for (slot, pair) in pairs.iter().enumerate() {
@@ -61,13 +61,13 @@ pub(super) fn score<B: Backend, M: Seq2Seq<B>>(
     model.step(backend, &mut state, &rows, &ancestry, &device_options)?;
 
     let targets: Vec<u32> = pairs.iter().flat_map(|p| p.target).copied().collect();
-    let mut gold = backend.ints(total)?;
-    backend.write_ints(&mut gold, 0, &targets)?;
+    let mut gold = backend.zeros::<u32>(total)?;
+    backend.write(&mut gold, 0, &targets)?;
     let words = std::mem::size_of::<TokenStats>() / std::mem::size_of::<u32>();
-    let mut device_stats = backend.ints(total * words)?;
+    let mut device_stats = backend.zeros::<u32>(total * words)?;
     backend.token_stats(&rows, model.logits(&state), model.vocab_size(), &gold, &mut device_stats)?;
     let mut stats = vec![TokenStats::default(); total];
-    backend.read_ints(&device_stats, 0, bytemuck::cast_slice_mut(&mut stats))?;
+    backend.read(&device_stats, 0, bytemuck::cast_slice_mut(&mut stats))?;
     if let Some(at) = stats.iter().position(|s| s.log_prob.is_nan()) {
         let Row { slot, position, .. } = list[at];
         return Err(Error::NonFiniteLogits {

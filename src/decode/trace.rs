@@ -89,18 +89,18 @@ pub(super) fn trace<B: Backend, M: Seq2Seq<B>>(backend: &B, models: &[M], reques
 fn read_step<B: Backend>(backend: &B, search: &Search<B>) -> Result<(Vec<LiveBeam>, Vec<Finished>)> {
     let mut counts = [0; 3];
     for (count, from) in counts.iter_mut().zip([&search.step, &search.live, &search.finished_count]) {
-        backend.read_ints(from, 0, std::slice::from_mut(count))?;
+        backend.read(from, 0, std::slice::from_mut(count))?;
     }
     let [step, live, finished_count] = counts.map(|count| count as usize);
     let mut finished: Vec<Finished> = vec![bytemuck::Zeroable::zeroed(); finished_count];
-    backend.read_ints(&search.finished, 0, bytemuck::cast_slice_mut(&mut finished))?;
+    backend.read(&search.finished, 0, bytemuck::cast_slice_mut(&mut finished))?;
     let at = step.saturating_sub(1) * search.shape.beam_size;
     let (mut tokens, mut parents) = (vec![0; live], vec![0; live]);
     let (mut log_probs, mut sums) = (vec![0.0; live], vec![0.0; live]);
-    backend.read_ints(&search.tokens, at, &mut tokens)?;
-    backend.read_ints(&search.parents, at, &mut parents)?;
-    backend.read_floats(&search.log_probs, at, &mut log_probs)?;
-    backend.read_floats(&search.cum_log_probs, 0, &mut sums)?;
+    backend.read(&search.tokens, at, &mut tokens)?;
+    backend.read(&search.parents, at, &mut parents)?;
+    backend.read(&search.log_probs, at, &mut log_probs)?;
+    backend.read(&search.cum_log_probs, 0, &mut sums)?;
     let beam = |b: usize| LiveBeam {
         token: tokens[b],
         parent: parents[b] as usize,
