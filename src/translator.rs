@@ -434,18 +434,24 @@ impl Batch<'_> {
             return Some(ready);
         }
         let first = *self.pending.keys().next()?;
-        let reply = loop {
-            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
-            match self.replies.recv_timeout(LOOK_EVERY) {
-                Ok(reply) => break Some(reply),
-                Err(_) if self.translator.engine.is_running() => {}
-                Err(_) => break None,
+        loop {
+            if let Some(ended) = self.next_within(LOOK_EVERY) {
+                return Some(ended);
             }
-        };
-        let Some(Reply { tag, outcome }) = reply else {
-            self.pending.remove(&first);
-            return Some((first, Err(Error::EngineStopped)));
-        };
+            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
+            if !self.translator.engine.is_running() {
+                self.pending.remove(&first);
+                return Some((first, Err(Error::EngineStopped)));
+            }
+        }
+    }
+
+    /// As [`Batch::next`], waiting for no longer than `limit`; `None` also when nothing has ended by then.
+    pub fn next_within(&mut self, limit: Duration) -> Option<(u64, Result<Translation>)> {
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
+        }
+        let Reply { tag, outcome } = self.replies.recv_timeout(limit).ok()?;
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
             Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),

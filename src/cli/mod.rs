@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
-//! 130 interrupted, with the lines that were under way.
+//! 130 interrupted, with the lines that were done.
 
 mod alignment;
 mod bench;
@@ -26,11 +26,12 @@ mod train;
 mod train;
 mod translate;
 mod validate;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::Error;
 
@@ -106,7 +107,12 @@ pub mod fuzzing {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let command = Arguments::command();
+    let matches = command.clone().get_matches();
+    if let (Some(("train", given)), Some(train)) = (matches.subcommand(), command.find_subcommand("train")) {
+        train::check_objective(train, given).unwrap_or_else(|error| error.exit());
+    }
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let ending = match arguments.command {
         Command::Translate(arguments) => translate::run(*arguments),
         Command::Score(arguments) => score::run(arguments),

@@ -1,6 +1,7 @@
 //! `score`: the model's log-probabilities of given translations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -124,19 +125,24 @@ impl stream::Work for Work<'_> {
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        self.done.pop()
+    fn finish_one(&mut self, _: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = self.done.pop()?;
+        let tokens = done.result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.done.is_empty()
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["token_ids", "token_log_probs", "log_prob", "error"] {
             other.shift_remove(field);
         }
         let source = source.as_deref();
-        let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
-        self.progress.add(bytes, tokens as u64);
         match result {
             Ok((target, score)) => self.output.line(match self.format {
                 Format::Text => score.log_prob.to_string(),

@@ -4,6 +4,7 @@ use clap::builder::PossibleValue;
 use serde::Serialize;
 
 use crate::cli::control_options::ControlArguments;
+use crate::cli::values::{finite, reader};
 use crate::{DecodeOptions, MaxLength, Overrides, Result, Translator};
 
 /// How to search.
@@ -37,13 +38,13 @@ struct BeamArguments {
     #[arg(long, value_name = "KIND", value_parser = ["gnmt", "power", "power-of-all", "none"])]
     length_penalty: Option<String>,
     /// Exponent of the length penalty [default preset: 0.7].
-    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite())]
     alpha: Option<f32>,
     /// Weight of the coverage penalty [default preset: 0; production: 0.2].
-    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = finite())]
     coverage_penalty: Option<f32>,
     /// Added to the score per generated token [default: 0].
-    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = finite())]
     word_reward: Option<f32>,
     /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
     /// none can catch up; or top, once n-best have finished and an end of sentence has ranked first, for searches without penalties
@@ -51,7 +52,7 @@ struct BeamArguments {
     #[arg(long, value_name = "RULE", value_parser = ["first", "heuristic", "exact", "top"])]
     stop: Option<String>,
     /// Let this times beam-size hypotheses finish before the stop rule is asked [default: 1].
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite())]
     patience: Option<f32>,
     /// A finished hypothesis leaves one beam less, as in Marian, where others take its place [presets but marian: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -64,7 +65,7 @@ struct BeamArguments {
     renormalize: Option<bool>,
     /// Generated tokens, end of sentence included, at which a sentence is ended: a number, or a*S+b with S the source's tokens
     /// [default preset: 1.5*S+10].
-    #[arg(long, value_name = "N|a*S+b")]
+    #[arg(long, value_name = "N|a*S+b", value_parser = reader(str::parse::<MaxLength>))]
     max_length: Option<MaxLength>,
     /// Generated tokens, end of sentence included, below which no sentence ends [default: 0].
     #[arg(long, value_name = "N")]
@@ -79,7 +80,7 @@ struct BeamArguments {
     #[arg(long, value_name = "G")]
     beam_groups: Option<usize>,
     /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
-    #[arg(long, value_name = "D", allow_negative_numbers = true)]
+    #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = finite())]
     diversity: Option<f32>,
 }
 
@@ -94,19 +95,19 @@ struct SamplingArguments {
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
     /// Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most probable token [default: 1].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite())]
     temperature: Option<f32>,
     /// Draw from the K most probable tokens [default: all].
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Draw from the most probable tokens that hold this mass together [default: 1].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
     top_p: Option<f32>,
     /// Draw from tokens with probability at least P times the maximum [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
     min_p: Option<f32>,
     /// Draw from tokens of at least this probability [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
     epsilon: Option<f32>,
     /// Seed of all draws, together with each sentence's ids; a JSON field "seed" is a line's own [default: 0].
     #[arg(long, value_name = "S")]

@@ -1,7 +1,8 @@
 //! `translate`: lines of text or JSON in, translations out.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::value::to_raw_value;
@@ -16,7 +17,8 @@ use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
-use crate::cli::{Ending, interrupt};
+use crate::cli::values::reader;
+use crate::cli::{Ending, complain, interrupt};
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Overrides, Result};
 
@@ -46,7 +48,7 @@ pub(super) struct Arguments {
     format: Format,
     /// Write the alignment of source and target tokens behind the text, as Marian does: hard, soft, or a number for all pairs with
     /// more attention than that. In JSON lines --attention does it.
-    #[arg(long, value_name = "hard|soft|W")]
+    #[arg(long, value_name = "hard|soft|W", value_parser = reader(str::parse::<Alignment>))]
     alignment: Option<Alignment>,
     /// What the translations of sentences start with that bring no field target_prefix.
     #[arg(long, value_name = "TEXT")]
@@ -85,6 +87,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         false => Lines::from_texts(&arguments.text)?,
         true => Lines::open(input, arguments.form())?,
     };
+    if let Some(file) = arguments.text.iter().find(|text| Path::new(text).is_file()) {
+        complain(&format!(
+            "\"{file}\" is translated as text, and is the name of a file: --input {file} translates its lines"
+        ));
+    }
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let mut set = arguments.search.overrides()?;
     if arguments.alignment.is_some() {
@@ -113,7 +120,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         options: &options,
         set,
         control: &arguments.search.control,
-        first: None,
+        first: First::Blank,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
         output,
@@ -123,8 +130,20 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
-    if let (Some(page), Some(first)) = (page, work.first.take()) {
-        explain(first, &options, &translator, page)?;
+    if let Some(page) = page {
+        match work.first.take() {
+            First::Sentence(first) => explain(*first, &options, &translator, page)?,
+            // It has its error, or was given up.
+            First::Failed => {}
+            First::Blank if interrupt::asked() => {}
+            First::Blank => {
+                drop(page);
+                let path = arguments.explain.unwrap_or_default();
+                // Created above, and empty.
+                let _ = std::fs::remove_file(path);
+                return Err(nothing_to_explain());
+            }
+        }
     }
     Ok(match (interrupt::asked(), work.bad_lines) {
         (true, _) => Ending::Interrupted,
@@ -148,6 +167,9 @@ impl Arguments {
         }
         if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
+        }
+        if self.explain.is_some() && self.text.first().is_some_and(|text| text.trim().is_empty()) {
+            return Err(nothing_to_explain());
         }
         if self.explain.is_some() && self.explain == self.output {
             return refuse("explain", "a file other than the output", "the same".into());
@@ -175,6 +197,27 @@ impl Arguments {
     }
 }
 
+/// The first sentence, whose search may be drawn.
+enum First {
+    /// It is blank, or there is none.
+    Blank,
+    /// It could not be translated.
+    Failed,
+    /// It.
+    Sentence(Box<Sentence>),
+}
+
+impl First {
+    fn take(&mut self) -> First {
+        std::mem::replace(self, First::Failed)
+    }
+}
+
+fn nothing_to_explain() -> Error {
+    let (expected, got) = ("a first sentence to draw the search for", "an empty one");
+    Error::Option { option: "explain", expected: expected.into(), got: got.into() }
+}
+
 /// Writes the page that shows the search for a sentence.
 fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator, mut page: Output) -> Result<()> {
     let options = sentence.options.as_deref().unwrap_or(options);
@@ -195,8 +238,7 @@ struct Work<'a> {
     /// What the flags set, over which a sentence's own options stand.
     set: Overrides,
     control: &'a ControlArguments,
-    /// The first line's sentence, once it has been translated.
-    first: Option<Sentence>,
+    first: First,
     alternatives: Option<Alternatives>,
     target_prefix: Option<String>,
     output: Output,
@@ -285,7 +327,7 @@ impl stream::Work for Work<'_> {
             }
         }
         if let Some((_, sentence, ids)) = readable.iter().find(|(tag, ..)| *tag == 0) {
-            self.first = (ids.len() > 1).then(|| sentence.clone());
+            self.first = if ids.len() > 1 { First::Sentence(Box::new(sentence.clone())) } else { First::Blank };
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, ids)| std::cmp::Reverse(ids.len()));
@@ -295,23 +337,30 @@ impl stream::Work for Work<'_> {
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        if let Some(ready) = self.ready.pop() {
-            return Some(ready);
-        }
-        let (tag, result) = self.batch.next()?;
-        let result = result.map_err(|error| (error.kind(), error.to_string()));
-        Some((tag, self.done(tag, result)?))
+    fn finish_one(&mut self, limit: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = match self.ready.pop() {
+            Some(ready) => ready,
+            None => {
+                let (tag, result) = self.batch.next_within(limit)?;
+                let result = result.map_err(|error| (error.kind(), error.to_string()));
+                (tag, self.done(tag, result)?)
+            }
+        };
+        let tokens = done.result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.length));
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.batch.outstanding() == 0
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["hypotheses", "error", "source_truncated"] {
             other.shift_remove(field);
         }
-        let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.length));
-        self.progress.add(bytes, tokens as u64);
         match result {
             Ok(translation) => self.output.line(match self.format {
                 Format::Text => text_line(&translation.hypotheses[0], self.alignment),
@@ -321,7 +370,9 @@ impl stream::Work for Work<'_> {
             Err((kind, message)) => {
                 self.bad_lines = true;
                 // Nothing to draw.
-                self.first.take_if(|_| number == 1);
+                if number == 1 {
+                    self.first = First::Failed;
+                }
                 self.progress.note(&format!("line {number}: {message}"));
                 self.output.line(match self.format {
                     Format::Text | Format::Nbest => String::new(),

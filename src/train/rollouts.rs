@@ -9,7 +9,8 @@ use crate::train::objectives::Example;
 use crate::translator::{EngineOptions, Translator};
 
 /// Where translations come from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Draw {
     /// The best of beam search.
     Beam,

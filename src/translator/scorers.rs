@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source};
-use crate::backend::ContrastiveForm;
+use crate::backend::{ContrastiveForm, SpecialIds};
 use crate::decode::{Constraint, DecodeOptions, Limits, Request, SentenceIds};
 use crate::model::config::ModelConfig;
 use crate::text::Tokenizer;
@@ -27,13 +27,18 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
             ("target", pieces(own, false), pieces(&tokenizer, false)),
         ] {
             if let Some(id) = (0..ours.len().max(theirs.len())).find(|id| ours.get(*id) != theirs.get(*id)) {
-                let name = |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("{piece:?}"));
+                let name =
+                    |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("\"{piece}\""));
                 let expected = format!("the translator's own pieces, {side} piece {id} being {}", name(&ours));
                 return differs(expected, name(&theirs));
             }
         }
         if other.ids != config.ids {
-            return differs(format!("the translator's own {:?}", config.ids), format!("{:?}", other.ids));
+            let told = |ids: SpecialIds| {
+                let SpecialIds { eos_id, pad_id, decoder_start_id } = ids;
+                format!("end of sentence {eos_id}, padding {pad_id} and decoder start {decoder_start_id}")
+            };
+            return differs(format!("the translator's own {}", told(config.ids)), told(other.ids));
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ mod inputs;
 mod items;
 mod layout;
 mod malformed;
+mod messages;
 mod metrics;
 mod options;
 mod presets;

@@ -385,6 +385,9 @@ fn the_command_refuses_before_it_writes() {
         (&["--objective", "distill", "--distill-temperature", "0"], "option temperature: "),
         (&["--objective", "distill", "--ema-decay", "1"], "option ema-decay: "),
         (&["--objective", "distill", "--teacher", "none"], "none"),
+        (&["--objective", "mle", "--teacher", "none"], "option teacher cannot be combined with objective mle"),
+        (&["--mrt-alpha", "0.1"], "option mrt-alpha cannot be combined with objective scheduled-sampling"),
+        (&["--objective", "mrt", "--force"], "option force cannot be combined with objective mrt"),
         (&["--resume"], "state.safetensors"),
     ] {
         let arguments =
