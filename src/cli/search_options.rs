@@ -3,9 +3,10 @@
 use clap::builder::PossibleValue;
 use serde::Serialize;
 
+use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::values::{finite, reader};
-use crate::{DecodeOptions, MaxLength, Overrides, Result, Translator};
+use crate::{DecodeOptions, MaxLength, Overrides, Preset, Result, Translator};
 
 /// How to search.
 #[derive(Clone, Debug, Serialize, clap::Args)]
@@ -148,7 +149,16 @@ impl SearchArguments {
 
     /// The options for this model, checked.
     pub(super) fn resolve(&self, translator: &Translator) -> Result<DecodeOptions> {
-        let mut options = translator.options(&self.overrides()?)?;
+        let set = self.overrides()?;
+        let mut options = translator.options(&set)?;
+        let generation = translator.generation();
+        if options.preset == Preset::Hf && generation.is_default_length && set.get("max_length").is_none() {
+            complain(&format!(
+                "generation_config.json has no max_length: preset hf stops at {} tokens, as transformers does; --max-length says \
+                 otherwise",
+                generation.max_len
+            ));
+        }
         options.bans = self.control.bans(translator)?.or(options.bans);
         options.ensemble = self.control.weights();
         self.control.check(&options)?;
@@ -175,7 +185,7 @@ mod tests {
     }
 
     /// Options that only a preset, a sentence or a program sets.
-    const WITHOUT_FLAG: [&str; 1] = ["forced_free"];
+    const WITHOUT_FLAG: [&str; 3] = ["forced_free", "allow_padding", "count_start"];
 
     /// Flags that open models and read files.
     const NO_OPTIONS: [&str; 6] = ["amateur", "bad_texts", "ensemble", "ensemble_weights", "shortlist", "suppress"];

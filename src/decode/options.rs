@@ -134,6 +134,12 @@ pub struct DecodeOptions {
     /// Whether `forced_bos`, and the end of sentence at `max_length`, cost nothing in `search_log_prob`, as in transformers.
     /// Default false.
     pub forced_free: bool,
+    /// Whether padding may be generated, like any other token, as transformers does unless `bad_words_ids` rules it out. Default
+    /// false.
+    pub allow_padding: bool,
+    /// Whether the decoder start token counts as generated before for `repetition_penalty` and `no_repeat_ngram`, as in
+    /// transformers. Default false.
+    pub count_start: bool,
     /// Tokens and sequences that are never generated. Default none.
     #[serde(skip)]
     pub bans: Option<Arc<Bans>>,
@@ -141,9 +147,9 @@ pub struct DecodeOptions {
     /// [`EngineOptions::ensemble`](crate::EngineOptions::ensemble). Default empty: the translator's own alone.
     #[serde(skip)]
     pub ensemble: Vec<f32>,
-    /// The preset's own stop rule, for where `stop` is not set.
+    /// The stop rule of the preset, for where `stop` is not set. Default [`Stop::Heuristic`].
     #[serde(skip)]
-    pub(crate) preset_stop: Stop,
+    pub preset_stop: Stop,
 }
 
 impl Default for DecodeOptions {
@@ -185,6 +191,8 @@ impl Default for DecodeOptions {
             penalize_logits: None,
             forced_bos: None,
             forced_free: false,
+            allow_padding: false,
+            count_start: false,
             bans: None,
             ensemble: Vec::new(),
             preset_stop: Stop::Heuristic,

@@ -11,11 +11,10 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::config::read_json;
 use crate::model::weights::{Tensors, Weights};
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.
 ///
@@ -69,13 +68,17 @@ fn serialize(path: &Path, tensors: Tensors, dtype: Dtype, metadata: HashMap<Stri
 }
 
 /// The files of a model directory, besides weights and configuration, that a copy needs.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "source.spm",
     "target.spm",
     "vocab.json",
     "source_vocab.json",
     "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -89,7 +92,7 @@ const COMPANIONS: [&str; 9] = [
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     let create = |source| Error::Io { operation: "create", path: to.to_path_buf(), source };
     std::fs::create_dir_all(to).map_err(create)?;
-    let mut config: serde_json::Map<String, Value> = read_json(&from.join("config.json"))?;
+    let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
     let (dtype, named, most) = match Weights::open(from)?.dtype().as_str() {
         "F16" => (Dtype::F16, "float16", f32::from(f16::MAX)),
         "BF16" => (Dtype::BF16, "bfloat16", f32::from(bf16::MAX)),

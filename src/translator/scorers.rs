@@ -33,6 +33,11 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
                 return differs(expected, name(&theirs));
             }
         }
+        let sizes = |config: &ModelConfig| (config.vocab_size, config.decoder_vocab_size);
+        if sizes(&other) != sizes(config) {
+            let said = |(source, target)| format!("{source} source and {target} target tokens");
+            return differs(format!("the translator's own {}", said(sizes(config))), said(sizes(&other)));
+        }
         if other.ids != config.ids {
             let told = |ids: SpecialIds| {
                 let SpecialIds { eos_id, pad_id, decoder_start_id } = ids;
@@ -87,7 +92,7 @@ impl Translator {
                 return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
             };
             contrast_source = self.tokenizer.encode_source(other);
-            cut_source(options, &mut contrast_source, limits.table);
+            cut_source(options, &mut contrast_source, limits.table, &self.tokenizer);
         }
         let prefix = sentence.prefix.as_ref().map_or_else(Vec::new, |text| {
             let mut prefix = self.tokenizer.encode_target(text);

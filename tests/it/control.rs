@@ -233,7 +233,6 @@ fn what_does_not_go_together_is_refused_with_both_names() {
         (vec!["--patience", "0.1"], "option patience: expected 1 to 64 hypotheses as patience x beam-size 4, got 0.1"),
         (vec!["--shrink", "--beam-groups", "2"], "option shrink cannot be combined with beam-groups 2"),
         (vec!["--shrink", "--sample"], "option shrink cannot be combined with sample"),
-        (vec!["--cut", "--preset", "hf"], "option cut cannot be combined with preset hf"),
         (vec!["--stop", "top"], "option stop top cannot be combined with alpha 0.7"),
         (
             vec!["--stop", "exact", "--preset", "marian"],

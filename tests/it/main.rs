@@ -11,7 +11,9 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -23,6 +25,7 @@ mod messages;
 mod metrics;
 mod options;
 mod presets;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]

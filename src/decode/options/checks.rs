@@ -4,7 +4,6 @@ use std::fmt::Display;
 
 use super::{DecodeOptions, LengthPenalty, MAX_BEAM_SIZE, MAX_WEIGHT, MaxLength, Stop};
 use crate::backend::MAX_SCORERS;
-use crate::decode::presets::Preset;
 use crate::{Error, Result};
 
 /// The temperatures that a draw can be made at; beyond them f32 does not tell tokens apart.
@@ -143,10 +142,6 @@ impl DecodeOptions {
         if self.shrink && self.sample {
             return Err(Error::conflict("shrink", "", "sample"));
         }
-        if self.cut && self.forced_free {
-            let which = if self.preset == Preset::Hf { "preset hf" } else { "forced-free" };
-            return Err(Error::conflict("cut", "", format!("{which}: it ends every sentence, at no cost")));
-        }
         let penalties = [
             ("alpha", self.exponent()),
             ("coverage-penalty", self.coverage_penalty),
@@ -171,7 +166,7 @@ mod tests {
     #[test]
     fn validate_names_the_option() {
         type Change = fn(&mut DecodeOptions);
-        let cases: [(&str, Change); 38] = [
+        let cases: [(&str, Change); 37] = [
             ("beam-size", |o| o.beam_size = 0),
             ("beam-size", |o| o.beam_size = 65),
             ("n-best", |o| o.n_best = 5),
@@ -209,7 +204,6 @@ mod tests {
             ("patience", |o| o.patience = f32::NAN),
             ("patience", |o| o.patience = 17.0),
             ("n-best", |o| (o.patience, o.n_best) = (0.5, 3)),
-            ("cut", |o| (o.cut, o.forced_free) = (true, true)),
             ("stop", |o| o.stop = Some(Stop::Top)),
             ("stop", |o| (o.stop, o.length_penalty) = (Some(Stop::Exact), LengthPenalty::PowerOfAll)),
         ];

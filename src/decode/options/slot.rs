@@ -48,6 +48,8 @@ impl DecodeOptions {
             forced_eos: u32::from(self.forced_free && !self.cut),
             free_first: u32::from(self.forced_free && self.forced_bos.is_some()),
             renormalize: u32::from(self.renormalize || penalizes_logits),
+            takes_pad: u32::from(self.allow_padding),
+            counts_start: u32::from(self.count_start),
             src_len: own.src_len as u32,
             prefix_len: own.prefix_len as u32,
             constraints: own.constraint_tokens as u32,
