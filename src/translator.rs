@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::{Dtype, TokenStats};
+use crate::counts;
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
@@ -76,14 +77,9 @@ impl EngineOptions {
     /// # Errors
     /// [`Error::Option`].
     pub fn validate(&self) -> Result<()> {
-        let check = |option: &'static str, value: usize, range: std::ops::RangeInclusive<usize>| {
-            let expected = format!("{} to {}", range.start(), range.end());
-            let ok = range.contains(&value);
-            ok.then_some(()).ok_or_else(|| Error::Option { option, expected, got: value.to_string() })
-        };
-        check("threads", self.threads, 0..=1024)?;
-        check("workers", self.workers, 0..=1024)?;
-        check("batch-size", self.slots, 1..=4096)
+        counts::check("threads", self.threads, &counts::THREADS)?;
+        counts::check("workers", self.workers, &counts::THREADS)?;
+        counts::check("batch-size", self.slots, &counts::SLOTS)
     }
 }
 

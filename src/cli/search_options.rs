@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
-use crate::cli::values::{finite, reader};
+use crate::cli::counts::{count, finite, seed};
+use crate::cli::values::reader;
+use crate::counts;
 use crate::{DecodeOptions, MaxLength, Overrides, Preset, Result, Translator};
 
 /// How to search.
@@ -29,23 +31,23 @@ struct BeamArguments {
     #[arg(long, value_parser = presets())]
     preset: Option<String>,
     /// Hypotheses kept alive per sentence; 1 is greedy search [default preset: 4].
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count(counts::HYPOTHESES))]
     beam_size: Option<usize>,
     /// Hypotheses returned per sentence, at most beam-size [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     n_best: Option<usize>,
     /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1, power-of-all len^alpha of the
     /// word reward too [default preset: gnmt].
     #[arg(long, value_name = "KIND", value_parser = ["gnmt", "power", "power-of-all", "none"])]
     length_penalty: Option<String>,
     /// Exponent of the length penalty [default preset: 0.7].
-    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite::<f32>())]
     alpha: Option<f32>,
     /// Weight of the coverage penalty [default preset: 0; production: 0.2].
-    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = finite::<f32>())]
     coverage_penalty: Option<f32>,
     /// Added to the score per generated token [default: 0].
-    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = finite::<f32>())]
     word_reward: Option<f32>,
     /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
     /// none can catch up; or top, once n-best have finished and an end of sentence has ranked first, for searches without penalties
@@ -53,7 +55,7 @@ struct BeamArguments {
     #[arg(long, value_name = "RULE", value_parser = ["first", "heuristic", "exact", "top"])]
     stop: Option<String>,
     /// Let this times beam-size hypotheses finish before the stop rule is asked [default: 1].
-    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite::<f32>())]
     patience: Option<f32>,
     /// A finished hypothesis leaves one beam less, as in Marian, where others take its place [presets but marian: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -69,7 +71,7 @@ struct BeamArguments {
     #[arg(long, value_name = "N|a*S+b", value_parser = reader(str::parse::<MaxLength>))]
     max_length: Option<MaxLength>,
     /// Generated tokens, end of sentence included, below which no sentence ends [default: 0].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::LENGTH))]
     min_length: Option<usize>,
     /// Cut a source that is longer than the model's position table, and flag it, instead of refusing it.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -78,10 +80,10 @@ struct BeamArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     attention: Option<bool>,
     /// Groups that the beams are split into, each kept apart from those before it: diverse beam search [default: 1].
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", value_parser = count(counts::HYPOTHESES))]
     beam_groups: Option<usize>,
     /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
-    #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = finite::<f32>())]
     diversity: Option<f32>,
 }
 
@@ -93,25 +95,25 @@ struct SamplingArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     sample: Option<bool>,
     /// Translations drawn per sentence; text output shows the first, or what --mbr chooses [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     samples: Option<usize>,
     /// Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most probable token [default: 1].
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite::<f32>())]
     temperature: Option<f32>,
     /// Draw from the K most probable tokens [default: all].
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count(counts::TOP_K))]
     top_k: Option<usize>,
     /// Draw from the most probable tokens that hold this mass together [default: 1].
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     top_p: Option<f32>,
     /// Draw from tokens with probability at least P times the maximum [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     min_p: Option<f32>,
     /// Draw from tokens of at least this probability [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite())]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     epsilon: Option<f32>,
     /// Seed of all draws, together with each sentence's ids; a JSON field "seed" is a line's own [default: 0].
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = seed())]
     seed: Option<u64>,
     /// Choose by minimum Bayes risk: of all samples, or of the beam-size best, those closest to the others.
     #[arg(long, value_name = "UTILITY", value_parser = utilities())]

@@ -9,16 +9,19 @@ use serde_json::value::to_raw_value;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::control_options::ControlArguments;
+use crate::cli::counts::{count, finite};
 use crate::cli::explain::Page;
 use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
+use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
 use crate::cli::{Ending, complain, interrupt};
+use crate::counts;
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Overrides, Result};
 
@@ -37,6 +40,9 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
+    #[arg(long, requires = "output", conflicts_with_all = ["explain", "text"])]
+    resume: bool,
     /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "target_prefix",
     /// "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
     /// zstd is decompressed.
@@ -55,10 +61,10 @@ pub(super) struct Arguments {
     target_prefix: Option<String>,
     /// Translations that differ in the token behind target_prefix: up to N, from its most probable token on, each completed by a
     /// search of its own.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     alternatives: Option<usize>,
     /// Leave out alternatives whose token is less probable than this [default: 0].
-    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true, value_parser = finite::<f32>())]
     min_alternative_prob: Option<f32>,
     /// Draw the search for the first sentence: an HTML page that needs nothing but itself.
     #[arg(long, value_name = "FILE")]
@@ -100,17 +106,19 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
     let alternatives = arguments.alternatives(&options)?;
-    let page = arguments.explain.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
-    let output = Output::create(arguments.output.as_deref(), input)?;
+    let page = arguments.explain.as_deref().map(|path| Output::create(Some(path))).transpose()?;
+    let unit = if arguments.format == Format::Nbest { Unit::List } else { Unit::Line };
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, unit)?;
+    let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let size = LINES_PER_SLOT * arguments.model.batch_size;
     let bytes = lines.size();
     let windows = match arguments.search.control.pairs_lines() {
         true => {
             let mut paired = Paired::new(lines);
-            Windows::start(move || paired.next(), size)
+            Windows::start(resume::behind(done, move || paired.next()), size)
         }
-        false => Windows::start(move || lines.next(), size),
+        false => Windows::start(resume::behind(done, move || lines.next()), size),
     }?;
     let mut work = Work {
         translator: &translator,
@@ -130,26 +138,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
-    if let Some(page) = page {
-        match work.first.take() {
-            First::Sentence(first) => explain(*first, &options, &translator, page)?,
-            // It has its error, or was given up.
-            First::Failed => {}
-            First::Blank if interrupt::asked() => {}
-            First::Blank => {
-                drop(page);
-                let path = arguments.explain.unwrap_or_default();
-                // Created above, and empty.
-                let _ = std::fs::remove_file(path);
-                return Err(nothing_to_explain());
-            }
-        }
+    let Work { first, output, bad_lines, .. } = work;
+    let ending = output.end(bad_lines)?;
+    let Some(page) = page.filter(|_| ending != Ending::Interrupted) else { return Ok(ending) };
+    match first {
+        First::Sentence(first) => explain(*first, &options, &translator, page)?,
+        // It has its error.
+        First::Failed => {}
+        First::Blank => return Err(nothing_to_explain()),
     }
-    Ok(match (interrupt::asked(), work.bad_lines) {
-        (true, _) => Ending::Interrupted,
-        (false, true) => Ending::BadLines,
-        (false, false) => Ending::Complete,
-    })
+    Ok(ending)
 }
 
 impl Arguments {
@@ -170,9 +168,6 @@ impl Arguments {
         }
         if self.explain.is_some() && self.text.first().is_some_and(|text| text.trim().is_empty()) {
             return Err(nothing_to_explain());
-        }
-        if self.explain.is_some() && self.explain == self.output {
-            return refuse("explain", "a file other than the output", "the same".into());
         }
         Ok(())
     }
@@ -207,12 +202,6 @@ enum First {
     Sentence(Box<Sentence>),
 }
 
-impl First {
-    fn take(&mut self) -> First {
-        std::mem::replace(self, First::Failed)
-    }
-}
-
 fn nothing_to_explain() -> Error {
     let (expected, got) = ("a first sentence to draw the search for", "an empty one");
     Error::Option { option: "explain", expected: expected.into(), got: got.into() }
@@ -223,8 +212,8 @@ fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator,
     let options = sentence.options.as_deref().unwrap_or(options);
     let explanation = translator.explain(sentence.clone(), options)?;
     let tokenizer = translator.tokenizer();
-    page.line(Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
-    page.flush()
+    page.line(&Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
+    page.finish()
 }
 
 struct Work<'a> {
@@ -362,7 +351,7 @@ impl stream::Work for Work<'_> {
             other.shift_remove(field);
         }
         match result {
-            Ok(translation) => self.output.line(match self.format {
+            Ok(translation) => self.output.line(&match self.format {
                 Format::Text => text_line(&translation.hypotheses[0], self.alignment),
                 Format::Jsonl => translation_json(&translation, &other)?,
                 Format::Nbest => n_best(number, &translation, self.alignment),
@@ -374,7 +363,7 @@ impl stream::Work for Work<'_> {
                     self.first = First::Failed;
                 }
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(match self.format {
+                self.output.line(&match self.format {
                     Format::Text | Format::Nbest => String::new(),
                     Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
                 })

@@ -1,4 +1,4 @@
-//! How values of options are read: by a function of the library's, whose error is said once, and as finite numbers.
+//! Values of options that have a form of their own, with the library's error, said once.
 
 use std::ffi::OsStr;
 
@@ -24,27 +24,5 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Reader<T> {
         // The library's own parser would put its words around ours.
         let refuse = |error: Error| clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n"));
         (self.0)(&value.to_string_lossy()).map_err(|error| refuse(error).with_cmd(command))
-    }
-}
-
-/// Reads numbers that are finite; whether one is in its range depends on other options, and is checked with them.
-#[derive(Clone, Copy)]
-pub(super) struct Finite;
-
-/// Reads finite numbers: no others can be written as JSON.
-pub(super) fn finite() -> Finite {
-    Finite
-}
-
-impl TypedValueParser for Finite {
-    type Value = f32;
-
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<f32, clap::Error> {
-        let text = value.to_string_lossy();
-        text.parse::<f32>().ok().filter(|number| number.is_finite()).ok_or_else(|| {
-            let option = arg.and_then(Arg::get_long).unwrap_or("value");
-            let message = format!("option {option}: expected a finite number, got {text}\n");
-            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
-        })
     }
 }

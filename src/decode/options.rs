@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::ContrastiveForm;
+use crate::counts;
 use crate::decode::bans::Bans;
 use crate::decode::presets::Preset;
 use crate::metrics::Utility;
@@ -204,7 +205,7 @@ impl Default for DecodeOptions {
 pub const MAX_WEIGHT: f32 = 10.0;
 
 /// The most beams per sentence.
-pub const MAX_BEAM_SIZE: usize = 64;
+pub const MAX_BEAM_SIZE: usize = *counts::HYPOTHESES.end();
 
 /// What divides a hypothesis' search score, with a = [`DecodeOptions::alpha`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

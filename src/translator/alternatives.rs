@@ -1,7 +1,7 @@
 //! Alternatives at a position: translations that share a beginning and differ in the token behind it.
 
 use super::{Pending, Sentence, Translation, Translator};
-use crate::decode::options::MAX_BEAM_SIZE;
+use crate::counts;
 use crate::decode::{DecodeOptions, Hypothesis, MaxLength, Request, SentenceIds, Stop};
 use crate::{Error, Result};
 
@@ -32,8 +32,7 @@ impl Alternatives {
             false => Err(Error::Option { option, expected: expected.to_owned(), got }),
         };
         let Alternatives { count, min_prob } = *self;
-        let most = format!("1 to {MAX_BEAM_SIZE}");
-        check((1..=MAX_BEAM_SIZE).contains(&count), "alternatives", &most, count.to_string())?;
+        counts::check("alternatives", count, &counts::HYPOTHESES)?;
         check((0.0..=1.0).contains(&min_prob), "min-alternative-prob", "0 to 1", min_prob.to_string())?;
         let (n_best, groups) = (options.n_best, options.beam_groups);
         for (given, other) in [

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use super::{DecodeOptions, LengthPenalty, MAX_BEAM_SIZE, MAX_WEIGHT, MaxLength, Stop};
 use crate::backend::MAX_SCORERS;
+use crate::counts;
 use crate::{Error, Result};
 
 /// The temperatures that a draw can be made at; beyond them f32 does not tell tokens apart.
@@ -35,7 +36,7 @@ impl DecodeOptions {
 
     fn check_beams(&self) -> Result<()> {
         let DecodeOptions { beam_size, beam_groups, n_best, samples, .. } = *self;
-        check((1..=MAX_BEAM_SIZE).contains(&beam_size), "beam-size", format!("1 to {MAX_BEAM_SIZE}"), beam_size)?;
+        counts::check("beam-size", beam_size, &counts::HYPOTHESES)?;
         if self.sample && beam_groups != 1 {
             return Err(Error::conflict("beam-groups", beam_groups, "sample"));
         }
@@ -70,10 +71,10 @@ impl DecodeOptions {
     /// Checks how translations are drawn; without `sample` these options would be without effect.
     fn check_sampling(&self) -> Result<()> {
         let DecodeOptions { samples, temperature, top_k, top_p, min_p, epsilon, seed, .. } = *self;
-        check((1..=MAX_BEAM_SIZE).contains(&samples), "samples", format!("1 to {MAX_BEAM_SIZE}"), samples)?;
+        counts::check("samples", samples, &counts::HYPOTHESES)?;
         let is_fair = temperature == 0.0 || TEMPERATURES.contains(&temperature);
         check(is_fair, "temperature", "0, or 0.01 to 100", temperature)?;
-        check(u32::try_from(top_k).is_ok(), "top-k", "a 32-bit number", top_k)?;
+        counts::check("top-k", top_k, &counts::TOP_K)?;
         check(top_p > 0.0 && top_p <= 1.0, "top-p", "above 0, up to 1", top_p)?;
         check((0.0..=1.0).contains(&min_p), "min-p", "0 to 1", min_p)?;
         check((0.0..1.0).contains(&epsilon), "epsilon", "0 or more, below 1", epsilon)?;
