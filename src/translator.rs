@@ -48,7 +48,7 @@ pub struct EngineOptions {
     /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
     /// is free on a GPU, no limit on the CPU.
     pub memory_budget: Option<u64>,
-    /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
+    /// Element type of the weights: f32, bf16 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
     /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
     pub amateur: Option<PathBuf>,

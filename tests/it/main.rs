@@ -9,6 +9,7 @@ mod cli;
 mod control;
 #[cfg(target_os = "linux")]
 mod counts;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
