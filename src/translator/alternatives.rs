@@ -97,7 +97,7 @@ impl Translator {
             });
             // All of a sentence's are taken, also behind one that failed.
             let finished: Vec<Result<Hypothesis>> = finished.collect();
-            Ok(self.finish(pending, options, finished.into_iter().collect::<Result<_>>()?))
+            Ok(pending.finish(&self.tokenizer, options, finished.into_iter().collect::<Result<_>>()?))
         };
         Ok(begun.into_iter().map(complete).collect())
     }

@@ -44,7 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "model/weights/mod.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 21] = [
+const RE_EXPORTS: [(&str, &str); 26] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
     ("Contrastive", "decode"),
@@ -52,19 +52,24 @@ const RE_EXPORTS: [(&str, &str); 21] = [
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
+    ("Canceller", "decode"),
     ("DecodeOptions", "decode"),
     ("Hypothesis", "decode"),
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
+    ("Priority", "decode"),
+    ("Progress", "decode"),
     ("Sampling", "decode"),
     ("Stop", "decode"),
+    ("Terms", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
     ("TextHypothesis", "translator"),
     ("Translation", "translator"),
+    ("TranslationHandle", "translator"),
     ("Translator", "translator"),
 ];
 

@@ -17,6 +17,7 @@ mod hub;
 mod items;
 mod layout;
 mod malformed;
+mod memory_limits;
 mod metrics;
 mod options;
 mod streams;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use ::safetensors::Dtype;
 use memmap2::Mmap;
 
+use crate::error::room;
 use crate::{Error, Result};
 
 /// Tensors in memory: by name the shape and the values.
@@ -194,12 +195,13 @@ impl Weights {
             return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
         }
         let bytes = &self.shards[*shard][entry.range.clone()];
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
-            Dtype::F16 => words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => words(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        let mut values: Vec<f32> = room::vec("load weights", shape.iter().product())?;
+        match entry.dtype {
+            Dtype::F32 => values.extend(words(bytes).map(f32::from_le_bytes)),
+            Dtype::F16 => values.extend(words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => values.extend(words(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32())),
             other => return Err(wrong("element type F32, F16 or BF16".into(), format!("{other:?}"))),
-        };
+        }
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(at) => Err(wrong("finite values".into(), format!("{} at index {at}", values[at]))),
