@@ -1,17 +1,21 @@
-.PHONY: check format lint test docs
+.PHONY: check format lint features test docs
 
 # Everything that a change must pass.
-check: format lint test docs
+check: format lint features test docs
 
 format:
 	cargo fmt --check
 
 lint:
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --all-targets --all-features --locked -- -D warnings
+
+# Each feature alone compiles, and the core stays small: no command line, no training, no network.
+features:
+	bash tests/features.sh
 
 # The README's test command, taken from the README itself so that the two cannot part.
 test:
 	bash -euc "$$(sed -n '/^<!-- test command -->/,/^```$$/p' README.md | grep -v -e '^<!--' -e '^```')"
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features

@@ -32,15 +32,21 @@ fn main() -> Result<(), Failure> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let sources = cuda_sources(&root.join("kernels"))?;
-    let planted = cuda_sources(&root.join("kernels/host/tests"))?;
 
     let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
-    let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
-    if build_emulator(&root, &out, &all)? {
-        println!("cargo::rustc-cfg=emulated");
-        list_emulated(&mut listing, &all)?;
+    #[cfg(feature = "emulator")]
+    {
+        let planted = match cfg!(feature = "planted-kernels") {
+            true => cuda_sources(&root.join("kernels/host/tests"))?,
+            false => Vec::new(),
+        };
+        let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
+        if build_emulator(&root, &out, &all)? {
+            println!("cargo::rustc-cfg=emulated");
+            list_emulated(&mut listing, &all)?;
+        }
     }
-    if let Some(nvcc) = find_nvcc() {
+    if let Some(nvcc) = cfg!(feature = "cuda").then(find_nvcc).flatten() {
         println!("cargo::rerun-if-changed={}", nvcc.display());
         println!("cargo::rustc-cfg=device_code");
         build_device_code(&nvcc, &out, &sources)?;
@@ -73,6 +79,7 @@ fn ops(sources: &[PathBuf]) -> Vec<&str> {
 
 // ---- The emulator ----
 
+#[cfg(feature = "emulator")]
 /// Compiles every source against the emulator's headers; false, with a warning, if there is no suitable compiler.
 fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool, Failure> {
     let host = root.join("kernels/host");
@@ -113,6 +120,7 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     Ok(true)
 }
 
+#[cfg(feature = "emulator")]
 /// Adds gcc's sanitizers. Their run-time libraries are linked statically: rustc puts shared ones behind libc, which
 /// AddressSanitizer refuses.
 fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
@@ -139,6 +147,7 @@ fn sanitize(build: &mut cc::Build, sanitizers: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+#[cfg(feature = "emulator")]
 fn list_emulated(listing: &mut String, sources: &[&PathBuf]) -> Result<(), Failure> {
     writeln!(listing, "unsafe extern \"C\" {{")?;
     for source in sources {

@@ -205,7 +205,17 @@ pub enum Error {
     },
     /// An operation of training failed.
     #[error("train: {0}")]
-    Autograd(#[source] candle_core::Error),
+    Autograd(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This build leaves out what was asked for.
+    #[error(
+        "{operation}: expected a build with the feature {feature}, got one without; build with --features {feature}"
+    )]
+    NotBuilt {
+        /// What was being done.
+        operation: &'static str,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
     /// The engine takes no more work.
     #[error("translate: the engine has stopped")]
     EngineStopped,
@@ -266,6 +276,7 @@ impl Error {
             | Error::InputTooLong { .. }
             | Error::UnmetConstraint { .. }
             | Error::Shape { .. }
+            | Error::NotBuilt { .. }
             | Error::Cancelled => Fault::Caller,
             Error::OutOfMemory { .. } | Error::Overloaded { .. } | Error::DeadlineExceeded | Error::EngineStopped => {
                 Fault::Capacity
@@ -278,6 +289,12 @@ impl Error {
             | Error::Autograd(_) => Fault::Device,
             _ => Fault::Files,
         }
+    }
+
+    /// An operation of training that failed.
+    #[cfg(feature = "train")]
+    pub(crate) fn autograd(source: candle_core::Error) -> Self {
+        Error::Autograd(Box::new(source))
     }
 
     /// A short stable name of the variant, as in the `error.kind` field of JSON lines.
@@ -303,6 +320,7 @@ impl Error {
             Error::DeviceLost { .. } => "device_lost",
             Error::Shape { .. } => "shape",
             Error::Autograd(_) => "autograd",
+            Error::NotBuilt { .. } => "not_built",
             Error::EngineStopped => "engine_stopped",
             Error::EngineFailed { .. } => "engine_failed",
             Error::WorkerLost { .. } => "worker_lost",

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod check;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 pub mod cpu;
@@ -9,11 +10,16 @@ pub mod cuda;
 pub mod decode;
 pub mod diagnose;
 pub mod error;
+#[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(any(feature = "cli", feature = "train"))]
+mod input;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "report")]
 pub mod plot;
 pub mod text;
+#[cfg(feature = "train")]
 pub mod train;
 pub mod translator;
 pub mod validate;

@@ -1,25 +1,63 @@
-//! Input lines: plain text or JSON, one sentence each, read with bounded memory.
+//! Input lines: plain text, JSON or TSV, one sentence each, read with bounded memory.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+mod parse;
+
+use std::collections::VecDeque;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
-use serde_json::value::RawValue;
+use clap::ValueEnum;
 
 use crate::cli::output::json;
+use crate::input::{self, TextReader};
 use crate::{Error, Result};
+use parse::parse;
+pub(super) use parse::{BadLine, Fields, Item, field};
 
 /// The longest line that is read; a longer one is an error of its own, and is skipped.
 pub(super) const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// How a line is to be read.
+/// What input looks like, as the command line says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum InputFormat {
+    /// JSON lines if --format is jsonl and the first line that is not blank is a JSON object, else text.
+    #[default]
+    Auto,
+    /// One sentence per line.
+    Text,
+    /// A JSON object per line.
+    Jsonl,
+    /// Columns between tabs.
+    Tsv,
+}
+
+/// How lines are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// The line is the sentence.
     Text,
     /// The line is a JSON object whose `source` is the sentence.
     Json,
+    /// The first column is the sentence; further columns are kept beside it.
+    Tsv,
+    /// JSON if the first line that is not blank begins as a JSON object does, else this other form.
+    Detect(Plain),
+}
+
+/// A form without fields of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plain {
+    Text,
+    Tsv,
+}
+
+impl From<Plain> for Form {
+    fn from(plain: Plain) -> Self {
+        match plain {
+            Plain::Text => Form::Text,
+            Plain::Tsv => Form::Tsv,
+        }
+    }
 }
 
 /// One line of input.
@@ -32,94 +70,121 @@ pub(super) struct Line {
     pub content: Result<Item, BadLine>,
 }
 
-/// JSON fields that pass through: in their order, and as they were written, to the last digit.
-pub(super) type Fields = IndexMap<String, Box<RawValue>>;
+/// Bytes of blank lines that are held back until the first line that is not blank shows how to read them.
+const MAX_HELD_BYTES: u64 = 1 << 16;
 
-/// A sentence, and the JSON fields that pass through.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub source: String,
-    /// The seed of its samples, if it brings one.
-    pub seed: Option<u64>,
-    /// What its translations start with.
-    pub target_prefix: Option<String>,
-    /// What it is contrasted with.
-    pub contrast_source: Option<String>,
-    /// Phrases that its translations contain.
-    pub constraints: Vec<String>,
-    /// Its own options of search, to be read.
-    pub options: Option<Box<RawValue>>,
-    pub other: Fields,
-}
-
-/// A line that cannot be read.
-#[derive(Debug)]
-pub(super) struct BadLine {
-    /// A short stable name.
-    pub kind: &'static str,
-    pub message: String,
-    /// What could be read of the sentence.
-    pub source: Option<String>,
+/// A line as it was read.
+struct RawLine {
+    number: u64,
+    bytes: u64,
+    /// Without its end; at most [`MAX_LINE_BYTES`] and one of a longer line.
+    text: Vec<u8>,
 }
 
 /// Where lines come from.
 pub(super) struct Lines {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
+    size: Option<u64>,
     form: Form,
+    /// Read to find out the form, and not handed out.
+    held: VecDeque<RawLine>,
     number: u64,
+    /// Whether the lines were made from arguments, and are JSON for no other reason than that.
+    arguments: bool,
 }
 
 impl Lines {
+    fn new(path: &Path, reader: impl BufRead + Send + 'static, form: Form) -> Self {
+        let (path, reader) = (path.to_path_buf(), Box::new(reader));
+        Lines { path, reader, size: None, form, held: VecDeque::new(), number: 0, arguments: false }
+    }
+
     /// Opens a file, or standard input for `None` and `-`.
     pub(super) fn open(path: Option<&Path>, form: Form) -> Result<Self> {
-        let path = path.unwrap_or(Path::new("-")).to_path_buf();
-        let reader: Box<dyn BufRead + Send> = if path.as_os_str() == "-" {
-            Box::new(BufReader::new(std::io::stdin()))
-        } else {
-            let io = |source| Error::Io { operation: "open", path: path.clone(), source };
-            let file = File::open(&path).map_err(io)?;
-            if file.metadata().map_err(io)?.is_dir() {
-                return Err(io(std::io::ErrorKind::IsADirectory.into()));
-            }
-            Box::new(BufReader::new(file))
-        };
-        Ok(Lines { path, reader, form, number: 0 })
+        let path = path.unwrap_or(Path::new("-"));
+        if path.as_os_str() == "-" {
+            return Ok(Lines::new(path, TextReader::new(std::io::stdin()), form));
+        }
+        let (reader, size) = input::open(path)?;
+        Ok(Lines { size, ..Lines::new(path, reader, form) })
     }
 
     /// Texts given on the command line: each is one sentence, even with a line break inside.
     pub(super) fn from_texts(texts: &[String]) -> Result<Self> {
-        let line = |text: &String| Ok(json(&serde_json::json!({ "source": text }))? + "\n");
+        let line = |text: &String| {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            Ok(json(&serde_json::json!({ "source": text }))? + "\n")
+        };
         let joined = texts.iter().map(line).collect::<Result<String>>()?;
-        Ok(Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(joined)), form: Form::Json, number: 0 })
+        let lines = Lines::new(Path::new("-"), std::io::Cursor::new(joined), Form::Json);
+        Ok(Lines { arguments: true, ..lines })
     }
 
-    /// Lines in memory.
+    /// Input in memory.
     pub(super) fn from_bytes(bytes: Vec<u8>, form: Form) -> Self {
-        Lines { path: "-".into(), reader: Box::new(std::io::Cursor::new(bytes)), form, number: 0 }
+        Lines::new(Path::new("-"), TextReader::new(std::io::Cursor::new(bytes)), form)
+    }
+
+    /// Bytes of all lines together, where that is known.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Whether a line is nothing but its sentence, and brings no fields. Known once a line has been read.
+    pub(super) fn are_plain(&self) -> bool {
+        self.arguments || self.form != Form::Json
     }
 
     /// The next line; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Line>> {
-        let mut line = Vec::new();
+        if let Form::Detect(plain) = self.form {
+            self.form = self.detect(plain)?;
+        }
+        let line = match self.held.pop_front() {
+            Some(line) => Some(line),
+            None => self.read_line()?,
+        };
+        Ok(line.map(|RawLine { number, bytes, text }| Line { number, bytes, content: parse(text, bytes, self.form) }))
+    }
+
+    /// Finds out the form from the first line that is not blank.
+    fn detect(&mut self, plain: Plain) -> Result<Form> {
+        let mut held = 0;
+        while let Some(line) = self.read_line()? {
+            let begins: Vec<u8> = line.text.iter().copied().filter(|b| !b.is_ascii_whitespace()).take(2).collect();
+            held += line.bytes;
+            self.held.push_back(line);
+            if !begins.is_empty() {
+                // Also of an object that is broken further on: that is an error, and no text.
+                let is_object = matches!(begins[..], [b'{', b'"' | b'}']);
+                return Ok(if is_object { Form::Json } else { plain.into() });
+            }
+            if held > MAX_HELD_BYTES {
+                break;
+            }
+        }
+        Ok(plain.into())
+    }
+
+    fn read_line(&mut self) -> Result<Option<RawLine>> {
+        let mut text = Vec::new();
         let limit = MAX_LINE_BYTES as u64 + 1;
         let io = |source| Error::Io { operation: "read", path: self.path.clone(), source };
-        let mut bytes = self.reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(io)? as u64;
+        let mut bytes = self.reader.by_ref().take(limit).read_until(b'\n', &mut text).map_err(io)? as u64;
         if bytes == 0 {
             return Ok(None);
         }
         self.number += 1;
-        let content = if bytes == limit && line.last() != Some(&b'\n') {
+        if text.last() == Some(&b'\n') {
+            text.pop();
+            if text.last() == Some(&b'\r') {
+                text.pop();
+            }
+        } else if bytes == limit {
             bytes += self.reader.skip_until(b'\n').map_err(io)? as u64;
-            Err(BadLine {
-                kind: "line_too_long",
-                message: format!("read line: expected at most {MAX_LINE_BYTES} bytes, got {bytes}"),
-                source: None,
-            })
-        } else {
-            parse(line, self.form)
-        };
-        Ok(Some(Line { number: self.number, bytes, content }))
+        }
+        Ok(Some(RawLine { number: self.number, bytes, text }))
     }
 }
 
@@ -136,70 +201,6 @@ pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
         texts.push(item.source);
     }
     Ok(texts)
-}
-
-/// Takes off the end of line and reads the rest.
-fn parse(mut line: Vec<u8>, form: Form) -> Result<Item, BadLine> {
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-    }
-    let text = String::from_utf8(line).map_err(|error| BadLine {
-        kind: "utf8",
-        message: format!(
-            "read line: expected UTF-8, got an invalid byte at offset {}",
-            error.utf8_error().valid_up_to()
-        ),
-        source: Some(String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    })?;
-    match form {
-        Form::Text => Ok(Item {
-            source: text,
-            seed: None,
-            target_prefix: None,
-            contrast_source: None,
-            constraints: Vec::new(),
-            options: None,
-            other: Fields::new(),
-        }),
-        Form::Json => parse_json(&text),
-    }
-}
-
-fn parse_json(text: &str) -> Result<Item, BadLine> {
-    let bad = |message: String, source: Option<String>| BadLine { kind: "json", message, source };
-    let mut other: Fields = serde_json::from_str(text)
-        .map_err(|error| bad(format!("read line: expected a JSON object, got {error}"), None))?;
-    let Some(source) = other.shift_remove("source") else {
-        return Err(bad("read line: expected a field \"source\", got none".into(), None));
-    };
-    let source: String = serde_json::from_str(source.get())
-        .map_err(|_| bad(format!("read line: source: expected a string, got {source}"), None))?;
-    let seed = match other.get("seed").filter(|value| value.get() != "null") {
-        None => None,
-        Some(value) => Some(serde_json::from_str(value.get()).map_err(|_| {
-            let message = format!("read line: seed: expected an integer of 64 bits, 0 or more, got {value}");
-            bad(message, Some(source.clone()))
-        })?),
-    };
-    let text = |field: &str| match other.get(field).filter(|value| value.get() != "null") {
-        None => Ok(None),
-        Some(value) => serde_json::from_str(value.get())
-            .map(Some)
-            .map_err(|_| bad(format!("read line: {field}: expected a string, got {value}"), Some(source.clone()))),
-    };
-    let (target_prefix, contrast_source) = (text("target_prefix")?, text("contrast_source")?);
-    let options = other.get("options").filter(|value| value.get() != "null").cloned();
-    let constraints = match other.get("constraints").filter(|value| value.get() != "null") {
-        None => Vec::new(),
-        Some(value) => serde_json::from_str(value.get()).map_err(|_| {
-            let message = format!("read line: constraints: expected an array of strings, got {value}");
-            bad(message, Some(source.clone()))
-        })?,
-    };
-    Ok(Item { source, seed, target_prefix, contrast_source, constraints, options, other })
 }
 
 #[cfg(test)]
@@ -246,6 +247,71 @@ mod tests {
         }
     }
 
+    /// Sources as they are read, or "!" and what is wrong.
+    fn sources(bytes: &[u8], form: Form) -> Vec<String> {
+        let source = |line: Line| line.content.map_or_else(|bad| format!("!{}", bad.kind), |item| item.source);
+        lines(bytes, form).into_iter().map(source).collect()
+    }
+
+    #[test]
+    fn the_first_line_that_is_not_blank_tells_json_from_text() {
+        let detect = |bytes: &[u8]| sources(bytes, Form::Detect(Plain::Text));
+        assert_eq!(detect(b"a\n{\"source\": \"b\"}\n"), ["a", "{\"source\": \"b\"}"]);
+        assert_eq!(detect(b"{\"source\": \"b\"}\na\n"), ["b", "!json"]);
+        assert_eq!(detect(b"\n \n{ \"source\": \"b\"}\n"), ["!json", "!json", "b"]);
+        assert_eq!(detect(b"\n \nb\n"), ["", " ", "b"]);
+        assert_eq!(detect(b"{}\nb\n"), ["!json", "!json"]);
+        // Broken further on: still no text.
+        assert_eq!(detect(b"{\"source\": \nb\n"), ["!json", "!json"]);
+        assert_eq!(detect(b"{laughs} b\n[1]\n"), ["{laughs} b", "[1]"]);
+        assert_eq!(detect(b"\xef\xbb\xbf{\"source\": \"b\"}\n"), ["b"]);
+        assert_eq!(detect(b""), [""; 0]);
+        assert_eq!(detect(b"\n\n"), ["", ""]);
+        assert_eq!(detect(&[b'\n'; 100_000]).len(), 100_000);
+        assert_eq!(sources(b"{\"source\": \"b\"}\n", Form::Text), ["{\"source\": \"b\"}"]);
+    }
+
+    #[test]
+    fn tsv_takes_the_first_column_and_keeps_the_others() {
+        let read = lines(b"a\tb\tc \"d\"\n\te\nf\n", Form::Tsv);
+        let items: Vec<&Item> = read.iter().map(|line| line.content.as_ref().unwrap()).collect();
+        assert_eq!(items.iter().map(|item| item.source.as_str()).collect::<Vec<_>>(), ["a", "", "f"]);
+        let columns = |i: usize| items[i].columns.clone().expect("TSV has columns");
+        assert_eq!(
+            (columns(0), columns(1), columns(2)),
+            (vec!["b".into(), "c \"d\"".into()], vec!["e".into()], vec![])
+        );
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_called_that() {
+        for (json, escape) in [
+            (r#"{"source": "A \ud83d dog"}"#, r"\ud83d"),
+            (r#"{"source": "\ud83d\ude00 \uDE00"}"#, r"\uDE00"),
+            (r#"{"source": "a", "constraints": ["b", "\ud800"]}"#, r"\ud800"),
+            (r#"{"source": "a", "target_prefix": "\udfff\ud83d"}"#, r"\udfff"),
+            (r#"{"source": "a", "b\ud800": 1}"#, r"\ud800"),
+        ] {
+            let read = lines(json.as_bytes(), Form::Json);
+            let bad = read[0].content.as_ref().unwrap_err();
+            let expected = format!("{escape}, a lone surrogate");
+            assert!(bad.kind == "json" && bad.message.contains(&expected), "{json}: {}", bad.message);
+        }
+        for json in [r#"{"source": "\ud83d\ude00"}"#, r#"{"source": "\\ud83d"}"#] {
+            assert!(lines(json.as_bytes(), Form::Json)[0].content.is_ok(), "{json}");
+        }
+        // Elsewhere it is none of our business.
+        assert!(lines(br#"{"source": "a", "id": "\ud83d"}"#, Form::Json)[0].content.is_ok());
+        let other = lines(br#"{"source": ["\\ud83d"]}"#, Form::Json);
+        assert!(!other[0].content.as_ref().unwrap_err().message.contains("surrogate"));
+    }
+
+    #[test]
+    fn what_is_no_text_ends_the_input() {
+        let mut utf16 = Lines::from_bytes("a\n".encode_utf16().flat_map(u16::to_le_bytes).collect(), Form::Text);
+        assert!(utf16.next().unwrap_err().to_string().contains("UTF-16LE"));
+    }
+
     use proptest::prelude::*;
 
     /// Bytes as they come, and bytes that are nearly JSON lines.
@@ -265,9 +331,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_give_one_result_per_line(bytes in input()) {
+            // Those have tests of their own: they are refused, decompressed or dropped.
+            let special: [&[u8]; 6] = [b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"(\xb5/\xfd", b"PK"];
+            let bytes: Vec<u8> = bytes.into_iter().map(|byte| byte.max(1)).collect();
+            prop_assume!(!special.iter().any(|magic| bytes.starts_with(magic)));
             let breaks = bytes.iter().filter(|byte| **byte == b'\n').count();
             let expected = breaks + usize::from(bytes.last().is_some_and(|byte| *byte != b'\n'));
-            for form in [Form::Text, Form::Json] {
+            for form in [Form::Text, Form::Json, Form::Tsv, Form::Detect(Plain::Text), Form::Detect(Plain::Tsv)] {
                 let read = lines(&bytes, form);
                 prop_assert_eq!(read.len(), expected);
                 prop_assert_eq!(read.iter().map(|line| line.bytes).sum::<u64>(), bytes.len() as u64);

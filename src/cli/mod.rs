@@ -21,6 +21,10 @@ mod sampling_options;
 mod score;
 mod search_options;
 mod stream;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(not(feature = "train"))]
+#[path = "train/left_out.rs"]
 mod train;
 mod translate;
 mod validate;
@@ -87,7 +91,7 @@ pub mod fuzzing {
     /// Reads every line, as text or as JSON.
     ///
     /// # Errors
-    /// None that bytes in memory give.
+    /// For what is no text: UTF-16, a compression that is not read, or one that is damaged.
     pub fn read_lines(bytes: &[u8], json: bool) -> Result<Vec<ReadLine>> {
         let mut lines = Lines::from_bytes(bytes.to_vec(), if json { Form::Json } else { Form::Text });
         let mut read = Vec::new();

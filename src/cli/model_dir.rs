@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::complain;
+#[cfg(feature = "hub")]
 use crate::cli::progress::Download;
+#[cfg(feature = "hub")]
 use crate::hub::{Hub, ModelId};
 use crate::translator::EngineOptions;
 use crate::{Device, Dtype, Error, Result, Translator};
@@ -145,6 +147,17 @@ impl ModelName {
     }
 }
 
+/// Without the hub only directories are models.
+#[cfg(not(feature = "hub"))]
+fn fetch(name: &str, _: Option<&str>) -> Result<PathBuf> {
+    Err(Error::Option {
+        option: "model",
+        expected: "an existing directory; hub ids need a build with --features hub".into(),
+        got: name.into(),
+    })
+}
+
+#[cfg(feature = "hub")]
 fn fetch(name: &str, revision: Option<&str>) -> Result<PathBuf> {
     let id = ModelId::parse(name)?;
     let id = match revision {

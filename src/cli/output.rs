@@ -143,12 +143,14 @@ pub(super) fn error_json(source: Option<&str>, other: &Fields, kind: &str, messa
     json(&ErrorLine { source, other, error: ErrorObject { kind, message } })
 }
 
-/// A score as a JSON line.
-pub(super) fn score_json(source: &str, target: &str, score: &Score) -> Result<String> {
+/// A score as a JSON line; `other` holds the input's other fields.
+pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fields) -> Result<String> {
     #[derive(Serialize)]
     struct ScoreLine<'a> {
         source: &'a str,
         target: &'a str,
+        #[serde(flatten)]
+        other: &'a Fields,
         token_ids: &'a [u32],
         token_log_probs: &'a [f32],
         log_prob: f32,
@@ -156,6 +158,7 @@ pub(super) fn score_json(source: &str, target: &str, score: &Score) -> Result<St
     json(&ScoreLine {
         source,
         target,
+        other,
         token_ids: &score.token_ids,
         token_log_probs: &score.token_log_probs,
         log_prob: score.log_prob,

@@ -1,4 +1,4 @@
-//! Plain text under `--contrastive source`: each line is read beside the next one that is not blank, the last beside the first.
+//! Text without fields under `--contrastive source`: each line is read beside the next one that is not blank, the last beside the first.
 
 use std::collections::VecDeque;
 
@@ -36,6 +36,8 @@ impl Paired {
             }
             match self.lines.next()? {
                 None => self.ended = true,
+                // JSON lines bring what they are contrasted with.
+                Some(line) if !self.lines.are_plain() => return Ok(Some(line)),
                 Some(line) => {
                     if self.first.is_none() {
                         self.first = text(&line).map(|text| (line.number, text.to_string()));
@@ -71,7 +73,7 @@ fn beside(mut line: Line, other: Option<String>) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::input::Form;
+    use crate::cli::input::{Form, Plain};
 
     fn pairs(text: &str) -> Vec<(u64, Option<String>)> {
         let mut lines = Paired::new(Lines::from_bytes(text.as_bytes().to_vec(), Form::Text));
@@ -87,6 +89,15 @@ mod tests {
             pairs("\na\n \n\nb\n\n"),
             [(1, None), (2, other("b")), (3, None), (4, None), (5, other("a")), (6, None)]
         );
+    }
+
+    #[test]
+    fn json_lines_are_left_as_they_are() {
+        let json = "{\"source\": \"a\"}\n{\"source\": \"b\", \"contrast_source\": \"c\"}\n".as_bytes().to_vec();
+        let mut lines = Paired::new(Lines::from_bytes(json, Form::Detect(Plain::Text)));
+        let all = std::iter::from_fn(|| lines.next().expect("memory does not fail"));
+        let others: Vec<Option<String>> = all.map(|line| line.content.expect("JSON").contrast_source).collect();
+        assert_eq!(others, [None, Some("c".to_string())]);
     }
 
     #[test]

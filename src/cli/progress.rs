@@ -1,20 +1,22 @@
 //! Progress on stderr, when it is a terminal.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::complain;
+#[cfg(feature = "hub")]
 use crate::hub;
 
+#[cfg(feature = "hub")]
 /// The download of a model's files.
 #[derive(Debug)]
 pub(super) struct Download {
     bar: ProgressBar,
 }
 
+#[cfg(feature = "hub")]
 impl Download {
     /// A display that shows itself with the first file, and only if stderr is a terminal.
     pub(super) fn new() -> Self {
@@ -22,6 +24,7 @@ impl Download {
     }
 }
 
+#[cfg(feature = "hub")]
 impl hub::Progress for Download {
     fn start(&mut self, file: &str, size: u64, done: u64) {
         self.bar.finish_and_clear();
@@ -48,6 +51,7 @@ impl hub::Progress for Download {
     }
 }
 
+#[cfg(feature = "hub")]
 impl Drop for Download {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
@@ -83,12 +87,6 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         Progress { bar, started: Instant::now(), sentences: 0, tokens: 0 }
-    }
-
-    /// The size of an input file; unknown for streams.
-    pub(super) fn input_size(path: Option<&Path>) -> Option<u64> {
-        let metadata = std::fs::metadata(path?).ok()?;
-        metadata.is_file().then_some(metadata.len())
     }
 
     /// Counts one sentence: bytes of its input line, tokens of its best translation.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use crate::Result;
-use crate::cli::input::{Fields, Form, Line, Lines};
+use crate::cli::input::{Fields, Form, InputFormat, Item, Line, Lines, Plain, field};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
@@ -11,7 +13,8 @@ use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
 use crate::translator::{Score, Translator};
 
-/// Score given translations: lines of source TAB target in, JSON lines with the target's token log-probabilities out.
+/// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
+/// target's token log-probabilities out.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Input file [default: standard input].
@@ -20,8 +23,21 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// How to read the input. text and tsv: source TAB target. jsonl: objects with the fields "source" and "target". auto: jsonl if the
+    /// first line that is not blank is a JSON object. Input compressed by gzip or zstd is decompressed.
+    #[arg(long, value_enum, default_value_t)]
+    input_format: InputFormat,
+    /// How to write. jsonl: JSON lines, with the other fields of the input. text: the log-probability of the target alone.
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
     #[command(flatten)]
     model: ModelArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Jsonl,
 }
 
 /// Lines scored together.
@@ -29,12 +45,20 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let input = arguments.input.as_deref();
-    let mut lines = Lines::open(input, Form::Text)?;
+    let mut lines = Lines::open(
+        input,
+        match arguments.input_format {
+            InputFormat::Auto => Form::Detect(Plain::Tsv),
+            InputFormat::Text | InputFormat::Tsv => Form::Tsv,
+            InputFormat::Jsonl => Form::Json,
+        },
+    )?;
     let translator = arguments.model.open()?;
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
-    let progress = Progress::new(Progress::input_size(input));
-    let mut work = Work { translator: &translator, done: Vec::new(), output, progress, bad_lines: false };
+    let progress = Progress::new(lines.size());
+    let format = arguments.format;
+    let mut work = Work { translator: &translator, done: Vec::new(), output, format, progress, bad_lines: false };
     stream::run(Windows::start(move || lines.next(), WINDOW)?, &mut work)?;
     Ok(match (interrupt::asked(), work.bad_lines) {
         (true, _) => Ending::Interrupted,
@@ -47,6 +71,7 @@ struct Work<'a> {
     translator: &'a Translator,
     done: Vec<(u64, Done)>,
     output: Output,
+    format: Format,
     progress: Progress,
     bad_lines: bool,
 }
@@ -55,16 +80,23 @@ struct Done {
     number: u64,
     bytes: u64,
     source: Option<String>,
+    other: Fields,
     /// Target and score, or the kind and text of the error in its place.
     result: Result<(String, Score), (&'static str, String)>,
 }
 
-/// Splits a line into source and target.
-fn split(line: &str) -> Result<(&str, &str), (&'static str, String)> {
-    let parts: Vec<&str> = line.split('\t').collect();
-    match parts[..] {
-        [source, target] => Ok((source, target)),
-        _ => Err(("columns", format!("read line: expected source TAB target, got {} columns", parts.len()))),
+/// The target of a line: its second column, or its field of that name.
+fn target(columns: Option<Vec<String>>, other: &mut Fields) -> Result<String, (&'static str, String)> {
+    match columns.map(<[String; 1]>::try_from) {
+        Some(Ok([target])) => Ok(target),
+        Some(Err(columns)) => {
+            let message = format!("read line: expected source TAB target, got {} columns", 1 + columns.len());
+            Err(("columns", message))
+        }
+        None => match other.shift_remove("target") {
+            Some(target) => field("target", "a string", &target).map_err(|message| ("json", message)),
+            None => Err(("json", "read line: expected a field \"target\", got none".to_string())),
+        },
     }
 }
 
@@ -74,22 +106,20 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut pairs = Vec::new();
         for (tag, Line { number, bytes, content }) in window {
-            let line = content.map_err(|bad| (bad.source, (bad.kind, bad.message)));
-            let pair = line.and_then(|item| match split(&item.source) {
-                Ok((source, target)) => Ok((source.to_string(), target.to_string())),
-                Err(error) => Err((Some(item.source.clone()), error)),
-            });
-            match pair {
-                Ok(pair) => pairs.push((tag, number, bytes, pair)),
-                Err((source, error)) => self.done.push((tag, Done { number, bytes, source, result: Err(error) })),
+            let failed = |source, other, error| Done { number, bytes, source, other, result: Err(error) };
+            match content {
+                Ok(Item { source, columns, mut other, .. }) => match target(columns, &mut other) {
+                    Ok(target) => pairs.push((tag, number, bytes, other, (source, target))),
+                    Err(error) => self.done.push((tag, failed(Some(source), other, error))),
+                },
+                Err(bad) => self.done.push((tag, failed(bad.source, Fields::new(), (bad.kind, bad.message)))),
             }
         }
-        let texts: Vec<&(String, String)> = pairs.iter().map(|(_, _, _, pair)| pair).collect();
-        let texts: Vec<(&str, &str)> = texts.iter().map(|(s, t)| (s.as_str(), t.as_str())).collect();
+        let texts: Vec<(&str, &str)> = pairs.iter().map(|(.., (s, t))| (s.as_str(), t.as_str())).collect();
         let scores = self.translator.score(&texts);
-        for ((tag, number, bytes, (source, target)), score) in pairs.into_iter().zip(scores) {
+        for ((tag, number, bytes, other, (source, target)), score) in pairs.into_iter().zip(scores) {
             let result = score.map(|score| (target, score)).map_err(|error| (error.kind(), error.to_string()));
-            self.done.push((tag, Done { number, bytes, source: Some(source), result }));
+            self.done.push((tag, Done { number, bytes, source: Some(source), other, result }));
         }
     }
 
@@ -98,16 +128,26 @@ impl stream::Work for Work<'_> {
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, result } = done;
+        let Done { number, bytes, source, mut other, result } = done;
+        // Our own fields win over fields of that name in the input.
+        for field in ["token_ids", "token_log_probs", "log_prob", "error"] {
+            other.shift_remove(field);
+        }
         let source = source.as_deref();
         let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
         self.progress.add(bytes, tokens as u64);
         match result {
-            Ok((target, score)) => self.output.line(score_json(source.unwrap_or_default(), &target, &score)?),
+            Ok((target, score)) => self.output.line(match self.format {
+                Format::Text => score.log_prob.to_string(),
+                Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other)?,
+            }),
             Err((kind, message)) => {
                 self.bad_lines = true;
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(error_json(source, &Fields::new(), kind, &message)?)
+                self.output.line(match self.format {
+                    Format::Text => String::new(),
+                    Format::Jsonl => error_json(source, &other, kind, &message)?,
+                })
             }
         }
     }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use serde_json::value::to_raw_value;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::explain::Page;
-use crate::cli::input::{BadLine, Fields, Form, Item, Line, Lines};
+use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::item_options::ItemOptions;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
@@ -34,9 +35,13 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// text: the best translation per line. jsonl: JSON lines in (field "source"; of its own a line may have
-    /// "target_prefix", "constraints", "contrast_source" and "seed") and out, with ids and scores.
-    /// nbest: number ||| text ||| features ||| score.
+    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "target_prefix",
+    /// "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
+    /// zstd is decompressed.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "text")]
+    input_format: InputFormat,
+    /// How to write. text: the best translation per line. jsonl: JSON lines, with ids and scores, and with the other fields or
+    /// columns of the input. nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Write the alignment of source and target tokens behind the text, as Marian does: hard, soft, or a number for all pairs with
@@ -78,8 +83,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     // Sentences given as arguments are plain text whatever the output's format.
     let mut lines = match arguments.text.is_empty() {
         false => Lines::from_texts(&arguments.text)?,
-        true if arguments.format == Format::Jsonl => Lines::open(input, Form::Json)?,
-        true => Lines::open(input, Form::Text)?,
+        true => Lines::open(input, arguments.form())?,
     };
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let mut options = arguments.search.resolve(&translator)?;
@@ -89,8 +93,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let output = Output::create(arguments.output.as_deref(), input)?;
     interrupt::listen();
     let size = LINES_PER_SLOT * arguments.model.batch_size;
-    let is_text = !arguments.text.is_empty() || arguments.format != Format::Jsonl;
-    let windows = match arguments.search.control.pairs_lines() && is_text {
+    let bytes = lines.size();
+    let windows = match arguments.search.control.pairs_lines() {
         true => {
             let mut paired = Paired::new(lines);
             Windows::start(move || paired.next(), size)
@@ -110,7 +114,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         output,
         format: arguments.format,
         alignment: arguments.alignment,
-        progress: Progress::new(Progress::input_size(input)),
+        progress: Progress::new(bytes),
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
@@ -148,6 +152,15 @@ impl Arguments {
 }
 
 impl Arguments {
+    fn form(&self) -> Form {
+        match (self.input_format, self.format) {
+            (InputFormat::Auto, Format::Jsonl) => Form::Detect(Plain::Text),
+            (InputFormat::Auto | InputFormat::Text, _) => Form::Text,
+            (InputFormat::Jsonl, _) => Form::Json,
+            (InputFormat::Tsv, _) => Form::Tsv,
+        }
+    }
+
     fn alternatives(&self, options: &DecodeOptions) -> Result<Option<Alternatives>> {
         let Some(count) = self.alternatives else { return Ok(None) };
         let min_prob = self.min_alternative_prob.unwrap_or(Alternatives::default().min_prob);
@@ -210,7 +223,11 @@ impl Work<'_> {
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
     fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
-        let Item { source, seed, target_prefix, contrast_source, constraints, options, other } = item;
+        let Item { source, seed, target_prefix, contrast_source, constraints, options, columns, mut other } = item;
+        if let Some(columns) = columns.filter(|columns| !columns.is_empty()) {
+            // Strings become JSON whatever they hold.
+            other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
+        }
         let options = match options.map(|given| self.own_options.resolve(&given)).transpose() {
             Ok(options) => options,
             Err(error) => {

@@ -13,13 +13,9 @@ use std::ptr;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 
-use super::Gemm;
+use super::{Gemm, WORKSPACE_BYTES};
 use crate::backend::Dtype;
 
-/// Streams whose products need a workspace each.
-pub const WORKSPACES: usize = 2;
-/// Bytes of scratch memory that an algorithm may ask for.
-pub const WORKSPACE_BYTES: usize = 32 << 20;
 /// What the addresses of all matrices must be multiples of.
 const ALIGNMENT: u32 = 16;
 /// `CUBLAS_OP_T` of cublas_api.h, which cudarc does not name here.

@@ -11,8 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::cublaslt::{Plans, WORKSPACE_BYTES, WORKSPACES};
+use super::cublaslt::Plans;
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use super::{WORKSPACE_BYTES, WORKSPACES};
 use crate::{Error, Result};
 
 mod requirements;

@@ -16,8 +16,10 @@
 mod buffer;
 mod context;
 mod counters;
+#[cfg(feature = "cuda")]
 mod cublaslt;
 mod device;
+#[cfg(feature = "cuda")]
 mod driver;
 mod dry;
 mod element;
@@ -46,12 +48,17 @@ pub use backend::Cuda;
 pub use buffer::{Buffer, Graph, Pinned, View, ViewMut};
 pub use context::{Context, Fault, Recording};
 pub use counters::Counters;
-pub use cublaslt::{WORKSPACE_BYTES, WORKSPACES};
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;
 
 use crate::Result;
+
+/// Workspaces of a device, one for each stream that multiplies.
+pub const WORKSPACES: usize = 2;
+
+/// Bytes of device memory that cuBLASLt may work in, for each of them.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// What nvcc made of one file in `kernels/`.
 #[cfg(device_code)]
@@ -91,12 +98,21 @@ fn is_vectorizable<T>(len: usize, addresses: &[u64]) -> bool {
 /// [`Error::Device`](crate::Error::Device) if this build holds no device code, or no driver, no cuBLASLt or no such GPU is
 /// there, or the GPU is older than compute capability 8.0.
 pub fn open(ordinal: usize) -> Result<Context> {
-    Ok(Context::new(Box::new(driver::CudaDevice::open(ordinal)?)))
+    #[cfg(feature = "cuda")]
+    return Ok(Context::new(Box::new(driver::CudaDevice::open(ordinal)?)));
+    #[cfg(not(feature = "cuda"))]
+    Err(crate::Error::Device {
+        device: format!("cuda:{ordinal}"),
+        reason: "this build leaves GPUs out; build with --features cuda".to_owned(),
+    })
 }
 
 /// How many GPUs the driver knows; 0 without a driver.
 pub fn count() -> usize {
-    driver::count()
+    #[cfg(feature = "cuda")]
+    return driver::count();
+    #[cfg(not(feature = "cuda"))]
+    0
 }
 
 /// Opens a device on which nothing happens: its counters say what would be allocated.
@@ -122,7 +138,10 @@ pub fn open_emulated_with(_memory: Option<u64>) -> Result<Context> {
     #[cfg(not(emulated))]
     Err(crate::Error::Device {
         device: "emulated".to_owned(),
-        reason: "this build has no emulator, because no C++17 compiler was found when it was built".to_owned(),
+        reason: match cfg!(feature = "emulator") {
+            true => "this build has no emulator, because no C++17 compiler was found when it was built".to_owned(),
+            false => "this build leaves the emulator out; build with --features emulator".to_owned(),
+        },
     })
 }
 

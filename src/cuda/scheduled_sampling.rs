@@ -199,7 +199,7 @@ mod tests {
     }
 
     /// Mirrors `PhiloxArguments` in kernels/host/tests/philox.cu.
-    #[cfg(emulated)]
+    #[cfg(all(emulated, feature = "planted-kernels"))]
     #[repr(C)]
     #[derive(Clone, Copy, Pod, Zeroable)]
     struct PhiloxArguments {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     /// The kernels' random words and uniform numbers are the CPU's, to the bit.
-    #[cfg(emulated)]
+    #[cfg(all(emulated, feature = "planted-kernels"))]
     fn philox_is_the_cpus(context: &Context) -> Result<()> {
         use crate::cpu::philox::{open_uniform, philox, uniform};
         let key = 0x299f_31d0_a409_3822;
@@ -240,7 +240,7 @@ mod tests {
         Ok(())
     }
 
-    #[cfg(emulated)]
+    #[cfg(all(emulated, feature = "planted-kernels"))]
     #[test]
     fn random_words() {
         crate::cuda::testing::run_emulated(philox_is_the_cpus);

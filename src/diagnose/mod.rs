@@ -7,6 +7,7 @@
 mod estimate;
 mod forced;
 mod free;
+#[cfg(feature = "report")]
 mod page;
 mod report;
 mod tokens;

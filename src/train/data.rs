@@ -1,9 +1,10 @@
 //! Parallel text: read, checked line by line, turned into ids, and cut into batches.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cpu::philox::{Purpose, philox};
+use crate::input::read_to_string;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -45,26 +46,15 @@ pub struct Data {
     skipped: usize,
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
-    let bytes = std::fs::read(path).map_err(io)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-        let reason = format!("line {line}: expected UTF-8, got an invalid byte");
-        Error::Io { operation: "read", path: path.to_path_buf(), source: std::io::Error::other(reason) }
-    })
-}
-
 /// One line of a corpus: source and target, or what is wrong with it.
 type TextPair = Result<(String, String), String>;
 
 impl Corpus {
     fn lines(&self) -> Result<Vec<TextPair>> {
         match self {
-            Corpus::Tsv(path) => Ok(read_text(path)?.lines().map(split_tsv).collect()),
+            Corpus::Tsv(path) => Ok(read_to_string(path)?.lines().map(split_tsv).collect()),
             Corpus::Files(source_path, target_path) => {
-                let (source, target) = (read_text(source_path)?, read_text(target_path)?);
+                let (source, target) = (read_to_string(source_path)?, read_to_string(target_path)?);
                 let (sources, targets): (Vec<&str>, Vec<&str>) = (source.lines().collect(), target.lines().collect());
                 if sources.len() != targets.len() {
                     let (ours, theirs) = (sources.len(), targets.len());
@@ -167,6 +157,8 @@ fn encode(tokenizer: &Tokenizer, source_text: String, text: String, longest: usi
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn tokenizer() -> Tokenizer {
@@ -210,7 +202,7 @@ mod tests {
         assert!(message.ends_with(&expected), "{message}");
         std::fs::write(&target, b"Ein Hund.\n\xff\n").expect("written");
         let message = Data::read(&corpus, &tokenizer(), 8, true).unwrap_err().to_string();
-        assert!(message.ends_with("line 2: expected UTF-8, got an invalid byte"), "{message}");
+        assert!(message.contains("line 2: expected UTF-8, got an invalid byte; "), "{message}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl AdamW {
     pub fn update(&mut self, parameters: &mut Parameters, gradients: &Gradients, rate: f64) -> Result<f64> {
         let mut square = 0.0;
         for (parameter, gradient) in parameters.iter().zip(gradients.iter()) {
-            square += sum_of_squares(gradient, parameter.frozen()).map_err(Error::Autograd)?;
+            square += sum_of_squares(gradient, parameter.frozen()).map_err(Error::autograd)?;
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
@@ -80,7 +80,7 @@ impl AdamW {
                 frozen: parameter.frozen(),
                 moments: Mutex::new([mean, square]),
             };
-            parameter.tensor().inplace_op2(gradient, &op).map_err(Error::Autograd)?;
+            parameter.tensor().inplace_op2(gradient, &op).map_err(Error::autograd)?;
         }
         Ok(norm)
     }

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("check", &[]),
+    ("input", &["error"]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
@@ -17,13 +18,14 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("model", &["error", "backend"]),
     ("decode", &["error", "backend", "metrics", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("train", &["error", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    ("train", &["error", "input", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
     ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
         &[
             "error",
+            "input",
             "hub",
             "backend",
             "cpu",

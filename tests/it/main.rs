@@ -13,7 +13,9 @@ mod eval;
 mod explain;
 mod fuzz_seeds;
 mod golden;
+#[cfg(feature = "hub")]
 mod hub;
+mod inputs;
 mod items;
 mod layout;
 mod malformed;
@@ -22,6 +24,7 @@ mod metrics;
 mod options;
 mod streams;
 mod tokenizer;
+#[cfg(feature = "train")]
 mod train;
 mod validate;
 mod variants;

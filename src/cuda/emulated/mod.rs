@@ -7,7 +7,7 @@
 mod ffi;
 mod gemm;
 mod memory;
-#[cfg(test)]
+#[cfg(all(test, feature = "planted-kernels"))]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -171,7 +171,7 @@ fn reads() {
 }
 
 /// Mirrors `PortableMathArguments` in kernels/host/tests/portable_math.cu.
-#[cfg(emulated)]
+#[cfg(all(emulated, feature = "planted-kernels"))]
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct PortableMathArguments {
@@ -182,7 +182,7 @@ struct PortableMathArguments {
 }
 
 /// The kernels' exp and ln are the CPU's, to the bit.
-#[cfg(emulated)]
+#[cfg(all(emulated, feature = "planted-kernels"))]
 fn math_is_the_cpus(context: &Context) -> Result<()> {
     use crate::cpu::portable_math::{exp, ln};
     let x: Vec<f32> = (1..20_000).map(|i| (i as f32 * 1.37e-3).powi(3) * 1e-2).collect();
@@ -202,7 +202,7 @@ fn math_is_the_cpus(context: &Context) -> Result<()> {
     Ok(())
 }
 
-#[cfg(emulated)]
+#[cfg(all(emulated, feature = "planted-kernels"))]
 #[test]
 fn portable_math() {
     crate::cuda::testing::run_emulated(math_is_the_cpus);

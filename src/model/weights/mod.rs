@@ -4,10 +4,19 @@
 //! A reader finds the tensors of one file: `safetensors` or `pytorch`. Both only say where in the file each tensor's bytes lie;
 //! nothing is copied before [`Weights::get`] asks for it.
 
+#[cfg(feature = "pytorch")]
 mod pickle;
+#[cfg(feature = "pytorch")]
 mod pytorch;
+#[cfg(not(feature = "pytorch"))]
+mod pytorch {
+    /// Says how to get a build that reads such files.
+    pub(super) fn read<T>(_: &std::path::Path, _: &[u8]) -> crate::Result<T> {
+        Err(crate::Error::NotBuilt { operation: "read pytorch_model.bin", feature: "pytorch" })
+    }
+}
 mod safetensors;
-#[cfg(test)]
+#[cfg(all(test, feature = "pytorch"))]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

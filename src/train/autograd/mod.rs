@@ -76,7 +76,7 @@ impl AutogradModel {
     /// [`crate::Error::InputTooLong`] for a sentence beyond the position table, [`crate::Error::Input`] for unknown ids.
     pub fn logits(&self, batch: &Batch, dropout: Option<Dropout>) -> Result<Tensor> {
         batch.check(&self.config)?;
-        self.model.logits(&self.config, batch, dropout).map_err(Error::Autograd)
+        self.model.logits(&self.config, batch, dropout).map_err(Error::autograd)
     }
 
     /// The same logits without a gradient and without dropout, in less memory.
@@ -85,7 +85,7 @@ impl AutogradModel {
     /// As [`AutogradModel::logits`].
     pub fn logits_only(&self, batch: &Batch) -> Result<Tensor> {
         batch.check(&self.config)?;
-        self.model.detached().logits(&self.config, batch, None).map_err(Error::Autograd)
+        self.model.detached().logits(&self.config, batch, None).map_err(Error::autograd)
     }
 
     /// A model with parameters of its own that hold the same values.

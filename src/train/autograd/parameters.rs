@@ -80,7 +80,7 @@ impl Parameters {
     /// [`Error::Tensor`] for a parameter that has none: the loss does not depend on it.
     pub fn gradients(&self, store: &mut GradStore) -> Result<Gradients> {
         let take = |parameter: &Parameter| match store.remove(parameter.tensor()) {
-            Some(gradient) => gradient.contiguous().map_err(Error::Autograd),
+            Some(gradient) => gradient.contiguous().map_err(Error::autograd),
             None => Err(Error::Tensor {
                 name: parameter.name().to_owned(),
                 expected: "a gradient".into(),
@@ -96,7 +96,7 @@ impl Parameters {
     /// None for variables on the CPU.
     pub fn values(&self) -> Result<Vec<Vec<f32>>> {
         let values = |p: &Parameter| p.tensor().flatten_all()?.to_dtype(DType::F32)?.to_vec1();
-        self.list.iter().map(values).collect::<Result<_, _>>().map_err(Error::Autograd)
+        self.list.iter().map(values).collect::<Result<_, _>>().map_err(Error::autograd)
     }
 
     /// Replaces all values: one vector per parameter.
@@ -111,7 +111,7 @@ impl Parameters {
                 return Err(Error::Tensor { name: parameter.name().to_owned(), expected, got });
             }
             let new = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).and_then(|new| new.to_dtype(self.dtype));
-            new.and_then(|new| parameter.var.set(&new)).map_err(Error::Autograd)?;
+            new.and_then(|new| parameter.var.set(&new)).map_err(Error::autograd)?;
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ impl Gradients {
     /// None for gradients of the same parameters.
     pub fn add(&mut self, other: &Gradients) -> Result<()> {
         for (sum, gradient) in self.0.iter_mut().zip(&other.0) {
-            *sum = (&*sum + gradient).map_err(Error::Autograd)?;
+            *sum = (&*sum + gradient).map_err(Error::autograd)?;
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl<'a> Loader<'a> {
 
     fn constant(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu);
-        tensor.and_then(|tensor| tensor.to_dtype(self.dtype)).map_err(Error::Autograd)
+        tensor.and_then(|tensor| tensor.to_dtype(self.dtype)).map_err(Error::autograd)
     }
 
     /// A variable of tensors stacked along their first axis.
@@ -236,7 +236,7 @@ impl<'a> Loader<'a> {
         }
         let mut stacked = shape.to_vec();
         stacked[0] *= names.len();
-        let var = Var::from_tensor(&self.constant(values, &stacked)?).map_err(Error::Autograd)?;
+        let var = Var::from_tensor(&self.constant(values, &stacked)?).map_err(Error::autograd)?;
         let tensor = var.as_tensor().clone();
         let parts = names.into_iter().map(|name| (name, shape.to_vec())).collect();
         self.list.push(Parameter { parts, var, frozen, decays: shape.len() > 1 });
@@ -275,7 +275,7 @@ impl<'a> Loader<'a> {
         let size = self.config.decoder_vocab_size;
         match self.weights.contains("final_logits_bias") {
             true => self.constant(self.weights.get("final_logits_bias", &[1, size])?, &[size]),
-            false => zeros(&[size], self.dtype).map_err(Error::Autograd),
+            false => zeros(&[size], self.dtype).map_err(Error::autograd),
         }
     }
 

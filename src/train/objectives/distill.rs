@@ -221,7 +221,7 @@ impl Objective for Distill {
         let weights = vec![share / rows as f32; rows];
         let loss = tempered_divergence(&student, &teacher, &vec![1; rows], &weights, self.options.divergence);
         let before = sum.loss;
-        sum.add_loss(update.model, loss.map_err(Error::Autograd)?)?;
+        sum.add_loss(update.model, loss.map_err(Error::autograd)?)?;
         let divergence = sum.loss - before;
         sum.figure("divergence", divergence / f64::from(share), 1.0);
         if !self.differ && divergence <= 0.0 {

@@ -24,5 +24,5 @@ pub fn likelihood(update: &Update<'_>, batch: &Batch, share: f32, sum: &mut Sum)
     let rows = batch.targets.len();
     let weights = vec![share / update.tokens as f32; rows];
     let loss = weighted_nll(&logits, &batch.targets.ids, &vec![1; rows], &weights, update.smoothing);
-    sum.add_loss(update.model, loss.map_err(Error::Autograd)?)
+    sum.add_loss(update.model, loss.map_err(Error::autograd)?)
 }

@@ -86,9 +86,9 @@ impl Sum {
     /// # Errors
     /// A loss that a parameter has no part in.
     pub fn add_loss(&mut self, model: &AutogradModel, rows: Tensor) -> Result<()> {
-        let loss = rows.sum_all().map_err(Error::Autograd)?;
-        let mut store = loss.backward().map_err(Error::Autograd)?;
-        let value = f64::from(loss.to_scalar::<f32>().map_err(Error::Autograd)?);
+        let loss = rows.sum_all().map_err(Error::autograd)?;
+        let mut store = loss.backward().map_err(Error::autograd)?;
+        let value = f64::from(loss.to_scalar::<f32>().map_err(Error::autograd)?);
         self.add(value, model.parameters().gradients(&mut store)?)
     }
 

@@ -210,7 +210,7 @@ impl Objective for MinimumRisk {
                 rows.flat_map(|(rows, &(s, c))| std::iter::repeat_n(weights[s][c], rows.len())).collect();
             let loss = weighted_nll(&logits, &batch.targets.ids, &vec![1; row_weights.len()], &row_weights, 0.0);
             let before = sum.loss;
-            sum.add_loss(update.model, loss.map_err(Error::Autograd)?)?;
+            sum.add_loss(update.model, loss.map_err(Error::autograd)?)?;
             // The weighted likelihoods have the risk's gradient, not its value.
             sum.loss = before;
         }
@@ -267,7 +267,7 @@ impl Groups<'_> {
         for chunk in self.chunks(tokens, |_| true) {
             let batch = self.batch(model, &chunk);
             let logits = model.logits_only(&batch)?;
-            let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
+            let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::autograd)?;
             let mut stats = vec![TokenStats::default(); batch.targets.len()];
             token_stats(&logits, vocab_size, &batch.targets.ids, &mut stats);
             // What shows training that only sharpens the distribution (Choshen et al. 2020).

@@ -119,7 +119,7 @@ fn picks(
     choose: impl FnOnce(&[f32], &mut [u32], &mut [u32]),
 ) -> Result<Picks> {
     let logits = model.logits_only(&Batch { inputs: inputs.clone(), ..batch.clone() })?;
-    let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::Autograd)?;
+    let logits: Vec<f32> = logits.flatten_all().and_then(|l| l.to_vec1()).map_err(Error::autograd)?;
     let (mut tokens, mut counts) = (vec![0; inputs.len()], [0; 2]);
     choose(&logits, &mut tokens, &mut counts);
     match counts {

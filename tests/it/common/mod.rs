@@ -1,6 +1,7 @@
 //! What several integration tests need.
 
 pub mod command;
+#[cfg(feature = "hub")]
 pub mod hub_server;
 pub mod tiny;
 
