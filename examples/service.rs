@@ -58,6 +58,25 @@ async fn timed(service: &Service, request: &Request) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// When each of 31 sentences of beam 4 is done that come at once, with or without one of beam 64 that comes a little later.
+async fn beside(service: &std::rc::Rc<Service>, small: &Request, wide: Option<&Request>) -> Result<Duration> {
+    let spawn = |request: Request| {
+        let service = service.clone();
+        tokio::task::spawn_local(async move { timed(&service, &request).await })
+    };
+    let tasks: Vec<_> = (0..31).map(|caller| spawn(Request { caller, ..small.clone() })).collect();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let wide = wide.map(|wide| spawn(wide.clone()));
+    let mut times = Vec::new();
+    for task in tasks {
+        times.push(task.await.unwrap_or(Err(Error::Cancelled))?);
+    }
+    if let Some(wide) = wide {
+        wide.await.unwrap_or(Err(Error::Cancelled))?;
+    }
+    Ok(median(times))
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
@@ -110,6 +129,19 @@ async fn run(service: Service) -> Result<()> {
             CROWD * models.len(),
         );
     }
+    let (small, wide) = (request(&models[0], long, 4, 1), request(&models[0], long, 64, 99));
+    let (mut alone, mut crowded) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        alone.push(beside(&service, &small, None).await?);
+        crowded.push(beside(&service, &small, Some(&wide)).await?);
+    }
+    let (alone, crowded) = (median(alone), median(crowded));
+    let ratio = crowded.as_secs_f64() / alone.as_secs_f64();
+    println!(
+        "{}: 31 sentences of beam 4 take {alone:.1?} (median of each run, median of 7 runs), {crowded:.1?} when one of beam 64 \
+         comes in: {ratio:.2} times as long",
+        models[0]
+    );
     // A deadline that cannot be met is an error of its own kind.
     let late = Request { deadline: Duration::from_micros(50), ..request(&models[0], long, 32, 1) };
     match service.translate(late).await {
