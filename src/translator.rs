@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use crate::backend::{Dtype, TokenStats};
+use crate::counts;
 use crate::cuda::Context;
 use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Terms, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
@@ -79,15 +80,10 @@ impl EngineOptions {
     /// # Errors
     /// [`Error::Option`].
     pub fn validate(&self) -> Result<()> {
-        let check = |option: &'static str, value: usize, range: std::ops::RangeInclusive<usize>| {
-            let expected = format!("{} to {}", range.start(), range.end());
-            let ok = range.contains(&value);
-            ok.then_some(()).ok_or_else(|| Error::Option { option, expected, got: value.to_string() })
-        };
-        check("threads", self.threads, 0..=1024)?;
-        check("workers", self.workers, 0..=1024)?;
-        check("queue", self.queue, 1..=1 << 20)?;
-        check("batch-size", self.slots, 1..=4096)
+        counts::check("threads", self.threads, &counts::THREADS)?;
+        counts::check("workers", self.workers, &counts::THREADS)?;
+        counts::check("queue", self.queue, &counts::QUEUE)?;
+        counts::check("batch-size", self.slots, &counts::SLOTS)
     }
 }
 

@@ -213,9 +213,9 @@ impl SlotOptions {
 /// What the sentences of a session ask of a step beside the model and the beam step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stages {
-    /// Bans are to be gathered: [`Backend::processors`](super::Backend::processors).
+    /// Bans are to be gathered: [`SearchOps::processors`](super::SearchOps::processors).
     pub bans: bool,
-    /// Scorers that are contrasted with the first one, a bit each: [`Backend::contrastive`](super::Backend::contrastive).
+    /// Scorers that are contrasted with the first one, a bit each: [`SearchOps::contrastive`](super::SearchOps::contrastive).
     pub contrast: u32,
     /// Scorers that are to be read beside the first one, a bit each.
     pub scorers: u32,
@@ -223,9 +223,9 @@ pub struct Stages {
     pub samples: bool,
     /// What ranks is not the model's own distribution.
     pub ranked: bool,
-    /// What ranks comes from [`Backend::ensemble`](super::Backend::ensemble).
+    /// What ranks comes from [`SearchOps::ensemble`](super::SearchOps::ensemble).
     pub mixes: bool,
-    /// [`Backend::repetition_penalty`](super::Backend::repetition_penalty) is asked for.
+    /// [`SearchOps::repetition_penalty`](super::SearchOps::repetition_penalty) is asked for.
     pub repetition: bool,
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use crate::cli::Ending;
+use crate::cli::counts::count;
 use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
+use crate::counts;
 use crate::model::config::{GenerationConfig, ModelConfig, StackConfig};
 use crate::text::Tokenizer;
 use crate::translator::{EngineOptions, MemoryPlan, ModelInfo, SearchSize};
@@ -21,13 +23,13 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     dtype: DtypeName,
     /// Sentences decoded at once.
-    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = at_least_one)]
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = count(counts::SLOTS))]
     batch_size: usize,
     /// Hypotheses kept alive per sentence.
-    #[arg(long, value_name = "K", default_value_t = DecodeOptions::default().beam_size, value_parser = at_least_one)]
+    #[arg(long, value_name = "K", default_value_t = DecodeOptions::default().beam_size, value_parser = count(counts::HYPOTHESES))]
     beam_size: usize,
     /// Tokens of the longest source and of the longest translation.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(1..=*counts::LENGTH.end()))]
     length: usize,
     /// Plan for an amateur beside the model: its model directory.
     #[arg(long, value_name = "DIR")]
@@ -40,14 +42,8 @@ pub(super) struct Arguments {
     memory_budget: Option<u64>,
 }
 
-/// A size that memory is planned for.
-fn at_least_one(text: &str) -> Result<usize, String> {
-    const MOST: usize = 65536;
-    text.parse().ok().filter(|size| (1..=MOST).contains(size)).ok_or_else(|| format!("expected 1 to {MOST}"))
-}
-
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let info = ModelInfo::open(arguments.model.resolve()?)?;
+    let info = arguments.model.open(|dir| ModelInfo::open(dir))?;
     let tokenizer = Tokenizer::open(&info.dir)?;
     let generation = GenerationConfig::open(&info.dir, &info.config)?;
     for (name, value) in lines(&info, &tokenizer, &generation, arguments)? {

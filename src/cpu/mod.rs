@@ -30,8 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats,
+    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
+    SlotOptions, StepKey, TokenStats, Value,
 };
 use crate::error::room;
 use crate::{Error, Result};
@@ -79,13 +79,6 @@ impl Cpu {
         Cpu { limit: Some(bytes), ..self }
     }
 
-    /// Zeros, counted where nothing is to be computed.
-    fn zeros<T: bytemuck::Zeroable>(&self, len: usize) -> Result<Vec<T>> {
-        let Some(counted) = &self.counted else { return room::zeros("allocate", len) };
-        counted.fetch_add(len.saturating_mul(size_of::<T>()) as u64, Ordering::Relaxed);
-        Ok(Vec::new())
-    }
-
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.pool.threads()
@@ -116,14 +109,8 @@ fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize,
     }
 }
 
-impl Backend for Cpu {
-    type Tensor = Vec<f32>;
-    type Floats = Vec<f32>;
-    type Ints = Vec<u32>;
-    type Matrix = linear::Matrix;
-    type Norm = layer_norm::Norm;
-    type Embedding = embedding::Embedding;
-    type SearchScratch = beam_step::Scratch;
+impl Device for Cpu {
+    type Buffer<V: Value> = Vec<V>;
     type GraphCache = ();
     type Readback = Vec<u32>;
 
@@ -154,35 +141,31 @@ impl Backend for Cpu {
         self.pool.is_wanted()
     }
 
-    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
+    fn zeros<V: Value>(&self, len: usize) -> Result<Vec<V>> {
+        let Some(counted) = &self.counted else { return room::zeros("allocate", len) };
+        counted.fetch_add(len.saturating_mul(size_of::<V>()) as u64, Ordering::Relaxed);
+        Ok(Vec::new())
     }
 
-    fn floats(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
-    }
-
-    fn ints(&self, len: usize) -> Result<Vec<u32>> {
-        self.zeros(len)
-    }
-
-    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
-        room::require("allocate", beam_step::Scratch::bytes(shape))?;
-        Ok(beam_step::Scratch::new(shape))
-    }
-
-    fn write_ints(&self, to: &mut Vec<u32>, offset: usize, values: &[u32]) -> Result<()> {
+    fn write<V: Value>(&self, to: &mut Vec<V>, offset: usize, values: &[V]) -> Result<()> {
         to[offset..offset + values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn read_ints(&self, from: &Vec<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+    fn read<V: Value>(&self, from: &Vec<V>, offset: usize, values: &mut [V]) -> Result<()> {
         values.copy_from_slice(&from[offset..offset + values.len()]);
         Ok(())
     }
 
-    fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
-        values.copy_from_slice(&from[offset..offset + values.len()]);
+    fn enqueue_read<V: Value>(
+        &self,
+        from: &Vec<V>,
+        range: Range<usize>,
+        to: &mut Vec<u32>,
+        offset: usize,
+    ) -> Result<()> {
+        let bits: &[u32] = bytemuck::cast_slice(&from[range]);
+        to[offset..offset + bits.len()].copy_from_slice(bits);
         Ok(())
     }
 
@@ -190,25 +173,20 @@ impl Backend for Cpu {
         self.zeros(words)
     }
 
-    fn enqueue_read_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(&from[range]);
-        Ok(())
-    }
-
-    fn enqueue_read_floats(
-        &self,
-        from: &Vec<f32>,
-        range: Range<usize>,
-        to: &mut Vec<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
-        Ok(())
-    }
-
     fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
         words.copy_from_slice(&readback[..words.len()]);
         Ok(())
+    }
+}
+
+impl NetworkOps for Cpu {
+    type Tensor = Vec<f32>;
+    type Matrix = linear::Matrix;
+    type Norm = layer_norm::Norm;
+    type Embedding = embedding::Embedding;
+
+    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(len)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
@@ -311,6 +289,15 @@ impl Backend for Cpu {
             out,
         );
         Ok(())
+    }
+}
+
+impl SearchOps for Cpu {
+    type SearchScratch = beam_step::Scratch;
+
+    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
+        room::require("allocate", beam_step::Scratch::bytes(shape))?;
+        Ok(beam_step::Scratch::new(shape))
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {

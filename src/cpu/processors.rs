@@ -1,5 +1,5 @@
 //! Op `processors`: what a row's history says about its next token; the contracts are
-//! [`crate::backend::Backend::processors`] and [`crate::backend::Backend::repetition_penalty`].
+//! [`crate::backend::SearchOps::processors`] and [`crate::backend::SearchOps::repetition_penalty`].
 
 use rayon::prelude::*;
 
@@ -65,7 +65,7 @@ fn fill_banks(constraints: &Constraints, past: &mut Vec<u32>, banks: &mut [u32])
     }
 }
 
-/// Gathers each row's bans and banks; see [`crate::backend::Backend::processors`].
+/// Gathers each row's bans and banks; see [`crate::backend::SearchOps::processors`].
 pub fn processors(search: &mut Search<Cpu>) {
     let words = search.vocab_size.div_ceil(32);
     let parts = parts!(search);
@@ -109,7 +109,7 @@ pub fn processors(search: &mut Search<Cpu>) {
     });
 }
 
-/// Penalises what has been generated before; see [`crate::backend::Backend::repetition_penalty`].
+/// Penalises what has been generated before; see [`crate::backend::SearchOps::repetition_penalty`].
 pub fn repetition_penalty(logits: &[f32], search: &mut Search<Cpu>) {
     let vocab_size = search.vocab_size;
     let parts = parts!(search);

@@ -1,4 +1,4 @@
-//! Op `sample`: a token for every row of the slots that sample; its contract is [`crate::backend::Backend::sample`].
+//! Op `sample`: a token for every row of the slots that sample; its contract is [`crate::backend::SearchOps::sample`].
 //!
 //! The distribution is softmax(z / temperature) over the tokens that the row may take, z being its logits, or its row of `ranked`.
 //! Tokens stand in order of z, the largest first, ties by id. Each filter keeps a beginning of that order, the first token always:

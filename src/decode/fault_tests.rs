@@ -24,8 +24,8 @@ struct Mini<B: Backend> {
 struct MiniState<B: Backend> {
     sources: Rows<B>,
     x: B::Tensor,
-    logits: B::Floats,
-    attention: B::Floats,
+    logits: B::Buffer<f32>,
+    attention: B::Buffer<f32>,
 }
 
 /// Reproducible numbers in -1..1.
@@ -65,8 +65,8 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         Ok(MiniState {
             sources: Rows::with_capacity(backend, shape.slots * shape.max_src_len)?,
             x: backend.tensor(shape.rows.max(shape.slots * shape.max_src_len) * WIDTH)?,
-            logits: backend.floats(shape.rows * backend.logits_stride(VOCAB))?,
-            attention: backend.floats(shape.rows * shape.max_src_len)?,
+            logits: backend.zeros::<f32>(shape.rows * backend.logits_stride(VOCAB))?,
+            attention: backend.zeros::<f32>(shape.rows * shape.max_src_len)?,
         })
     }
 
@@ -83,16 +83,23 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         backend.embedding(&self.table, &state.sources, &mut state.x)
     }
 
-    fn step(&self, backend: &B, state: &mut MiniState<B>, rows: &Rows<B>, _: &B::Ints, _: &B::Ints) -> Result<()> {
+    fn step(
+        &self,
+        backend: &B,
+        state: &mut MiniState<B>,
+        rows: &Rows<B>,
+        _: &B::Buffer<u32>,
+        _: &B::Buffer<u32>,
+    ) -> Result<()> {
         backend.embedding(&self.table, rows, &mut state.x)?;
         backend.logits(&self.output, rows, &state.x, &mut state.logits)
     }
 
-    fn logits<'a>(&self, state: &'a MiniState<B>) -> &'a B::Floats {
+    fn logits<'a>(&self, state: &'a MiniState<B>) -> &'a B::Buffer<f32> {
         &state.logits
     }
 
-    fn attention<'a>(&self, state: &'a MiniState<B>) -> &'a B::Floats {
+    fn attention<'a>(&self, state: &'a MiniState<B>) -> &'a B::Buffer<f32> {
         &state.attention
     }
 }

@@ -103,17 +103,17 @@ impl Record {
     pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Readback) -> Result<()> {
         let SessionShape { beam_size, max_len, max_src_len, .. } = self.shape;
         let part = |len: usize| slot * len..(slot + 1) * len;
-        backend.enqueue_read_ints(&search.finished_count, part(1), to, 0)?;
-        backend.enqueue_read_ints(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
+        backend.enqueue_read::<u32>(&search.finished_count, part(1), to, 0)?;
+        backend.enqueue_read::<u32>(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
         let finished = part(beam_size * words::<Finished>());
-        backend.enqueue_read_ints(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
+        backend.enqueue_read::<u32>(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
         let (first, len, at) = (slot * max_len * beam_size, self.history_len(), self.histories());
-        backend.enqueue_read_ints(&search.tokens, first..first + len, to, at)?;
-        backend.enqueue_read_ints(&search.parents, first..first + len, to, at + len)?;
-        backend.enqueue_read_floats(&search.log_probs, first..first + len, to, at + 2 * len)?;
+        backend.enqueue_read::<u32>(&search.tokens, first..first + len, to, at)?;
+        backend.enqueue_read::<u32>(&search.parents, first..first + len, to, at + len)?;
+        backend.enqueue_read::<f32>(&search.log_probs, first..first + len, to, at + 2 * len)?;
         if self.shape.keep_attention {
             let first = first * max_src_len;
-            backend.enqueue_read_floats(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
+            backend.enqueue_read::<f32>(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
         }
         Ok(())
     }

@@ -46,14 +46,14 @@ pub(super) fn post<B: Backend>(
 ) -> Result<()> {
     let SessionShape { beam_size, max_len, .. } = search.shape;
     let kept = beam_size * words_of::<Finished>();
-    backend.enqueue_read_ints(&search.finished_count, slot..slot + 1, to, 0)?;
-    backend.enqueue_read_ints(&search.finished, slot * kept..(slot + 1) * kept, to, 1)?;
+    backend.enqueue_read::<u32>(&search.finished_count, slot..slot + 1, to, 0)?;
+    backend.enqueue_read::<u32>(&search.finished, slot * kept..(slot + 1) * kept, to, 1)?;
     let (first, at) = ((slot * max_len + step - 1) * beam_size, |part: usize| 1 + kept + part * beam_size);
-    backend.enqueue_read_ints(&search.tokens, first..first + beam_size, to, at(0))?;
-    backend.enqueue_read_ints(&search.parents, first..first + beam_size, to, at(1))?;
-    backend.enqueue_read_floats(&search.log_probs, first..first + beam_size, to, at(2))?;
+    backend.enqueue_read::<u32>(&search.tokens, first..first + beam_size, to, at(0))?;
+    backend.enqueue_read::<u32>(&search.parents, first..first + beam_size, to, at(1))?;
+    backend.enqueue_read::<f32>(&search.log_probs, first..first + beam_size, to, at(2))?;
     let beams = slot * beam_size..(slot + 1) * beam_size;
-    backend.enqueue_read_floats(&search.cum_log_probs, beams, to, at(3))
+    backend.enqueue_read::<f32>(&search.cum_log_probs, beams, to, at(3))
 }
 
 /// What has been copied, `live` hypotheses living.

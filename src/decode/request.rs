@@ -71,15 +71,11 @@ impl Request {
             Some(bans) => (bans.always(), bans.sequences()),
             None => (&none.0[..], &none.1[..]),
         };
-        backend.write_ints(&mut search.always_banned, slot * bits, always)?;
+        backend.write(&mut search.always_banned, slot * bits, always)?;
         let constraints = [self.constraint_table()];
-        backend.write_ints(
-            &mut search.constraints,
-            slot * words::<Constraints>(),
-            bytemuck::cast_slice(&constraints),
-        )?;
-        backend.write_ints(&mut search.sequences, slot * MAX_SEQUENCE_WORDS, sequences)?;
-        backend.write_ints(&mut search.prefixes, slot * max_len, &self.prefix)
+        backend.write(&mut search.constraints, slot * words::<Constraints>(), bytemuck::cast_slice(&constraints))?;
+        backend.write(&mut search.sequences, slot * MAX_SEQUENCE_WORDS, sequences)?;
+        backend.write(&mut search.prefixes, slot * max_len, &self.prefix)
     }
 
     /// The smallest shape that holds this sentence and what the old one held.

@@ -23,11 +23,11 @@ pub(super) const ROWS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Pass<B: Backend, M: Seq2Seq<B>> {
     state: M::State,
-    options: B::Ints,
-    ancestry: B::Ints,
+    options: B::Buffer<u32>,
+    ancestry: B::Buffer<u32>,
     rows: Rows<B>,
-    gold: B::Ints,
-    device_stats: B::Ints,
+    gold: B::Buffer<u32>,
+    device_stats: B::Buffer<u32>,
     /// Every position of every target.
     list: Vec<Row>,
     targets: Vec<u32>,
@@ -62,8 +62,8 @@ impl<B: Backend, M: Seq2Seq<B>> Pass<B, M> {
 
         let slot_options = |p: &Pair<'_>| SlotOptions { src_len: p.source.len() as u32, ..SlotOptions::default() };
         let slot_options: Vec<SlotOptions> = pairs.iter().map(slot_options).collect();
-        let mut options = backend.ints(slot_options.len() * words::<SlotOptions>())?;
-        backend.write_ints(&mut options, 0, bytemuck::cast_slice(&slot_options))?;
+        let mut options = backend.zeros::<u32>(slot_options.len() * words::<SlotOptions>())?;
+        backend.write(&mut options, 0, bytemuck::cast_slice(&slot_options))?;
         let mut list = Vec::with_capacity(total);
         for (slot, pair) in pairs.iter().enumerate() {
             let own = [&[ids.decoder_start_id], pair.target].concat();
@@ -75,10 +75,10 @@ impl<B: Backend, M: Seq2Seq<B>> Pass<B, M> {
         Ok(Pass {
             state,
             options,
-            ancestry: backend.ints(shape.slots * shape.max_len)?,
+            ancestry: backend.zeros::<u32>(shape.slots * shape.max_len)?,
             rows: Rows::with_capacity(backend, part)?,
-            gold: backend.ints(part)?,
-            device_stats: backend.ints(part * words::<TokenStats>())?,
+            gold: backend.zeros::<u32>(part)?,
+            device_stats: backend.zeros::<u32>(part * words::<TokenStats>())?,
             list,
             targets: pairs.iter().flat_map(|p| p.target).copied().collect(),
             stats: Vec::with_capacity(total),
@@ -101,12 +101,12 @@ impl<B: Backend, M: Seq2Seq<B>> Pass<B, M> {
         let part = done..done + self.next_rows();
         self.rows.set(backend, &self.list[part.clone()])?;
         model.step(backend, &mut self.state, &self.rows, &self.ancestry, &self.options)?;
-        backend.write_ints(&mut self.gold, 0, &self.targets[part.clone()])?;
+        backend.write(&mut self.gold, 0, &self.targets[part.clone()])?;
         let (logits, vocab_size) = (model.logits(&self.state), model.vocab_size());
         backend.token_stats(&self.rows, logits, vocab_size, &self.gold, &mut self.device_stats)?;
         self.stats.resize(part.end, TokenStats::default());
         let stats = &mut self.stats[part.clone()];
-        backend.read_ints(&self.device_stats, 0, bytemuck::cast_slice_mut(stats))?;
+        backend.read(&self.device_stats, 0, bytemuck::cast_slice_mut(stats))?;
         if let Some(at) = stats.iter().position(|s| s.log_prob.is_nan()) {
             let (Row { slot, position, .. }, value) = (self.list[done + at], stats[at].log_prob);
             return Err(Error::NonFiniteLogits { step: position as usize + 1, slot: slot as usize, row: 0, value });

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::backend::{Backend, Search, SessionShape, SlotOptions, Stages, StepKey, words};
+use crate::backend::{Backend, Device, Search, SessionShape, SlotOptions, Stages, StepKey, words};
 use crate::decode::hypothesis::{Hypothesis, Record};
 use crate::decode::observation::{self, Observation};
 use crate::decode::request::Request;
@@ -20,12 +20,12 @@ use crate::{Error, Result};
 /// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
 /// which is looked at [`Backend::READBACK_DEPTH`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
 /// that the next sentence does there, and handed out when the copy is known to have arrived. That sentence is encoded
-/// [aside](Backend::aside), while the others take their next step.
+/// [aside](Device::aside), while the others take their next step.
 #[derive(Debug)]
 pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Forgotten first: it names the buffers below.
     graphs: B::GraphCache,
-    scorers: Vec<Option<Scorer<M::State, B::Ints>>>,
+    scorers: Vec<ScorerOf<M::State, B>>,
     search: Search<B>,
     slots: Vec<Option<Running>>,
     /// Sentences that are being encoded beside the next step, and start behind it.
@@ -73,9 +73,12 @@ struct Scorer<State, Ints> {
     options: Option<Ints>,
 }
 
+/// Room for a scorer of a backend's models.
+type ScorerOf<State, B> = Option<Scorer<State, <B as Device>::Buffer<u32>>>;
+
 impl<State, Ints> Scorer<State, Ints> {
     /// Its last step's logits.
-    fn logits<B: Backend, M: Seq2Seq<B, State = State>>(&self, _: &B, models: &[M]) -> &B::Floats {
+    fn logits<B: Backend, M: Seq2Seq<B, State = State>>(&self, _: &B, models: &[M]) -> &B::Buffer<f32> {
         models[self.model].logits(&self.state)
     }
 }
@@ -291,7 +294,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         for slot in 0..self.slots.len() {
             if is_named(&self.slots[slot]) {
                 self.slots[slot] = None;
-                backend.write_ints(&mut self.search.live, slot, &[0])?;
+                backend.write(&mut self.search.live, slot, &[0])?;
             }
         }
         // The list of rows without theirs: the next step is sized for the beams of those that stay.
@@ -318,7 +321,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         let model = if reads_another { 0 } else { scorer };
         let state = models[model].open(backend, self.search.shape)?;
         let entries = self.search.shape.slots * words::<SlotOptions>();
-        let options = reads_another.then(|| backend.ints(entries)).transpose()?;
+        let options = reads_another.then(|| backend.zeros::<u32>(entries)).transpose()?;
         self.scorers[scorer] = Some(Scorer { model, state, options });
         Ok(())
     }
@@ -334,7 +337,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             sources.push((slot as u32, source));
             if let Some(options) = options {
                 let own = SlotOptions { src_len: source.len() as u32, ..request.options };
-                backend.write_ints(options, slot * words::<SlotOptions>(), bytemuck::cast_slice(&[own]))?;
+                backend.write(options, slot * words::<SlotOptions>(), bytemuck::cast_slice(&[own]))?;
             }
         }
         models[*model].encode(backend, state, &sources)
@@ -369,7 +372,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn enqueue(
         backend: &B,
         models: &[M],
-        scorers: &mut [Option<Scorer<M::State, B::Ints>>],
+        scorers: &mut [ScorerOf<M::State, B>],
         search: &mut Search<B>,
         stages: Stages,
     ) -> Result<()> {
@@ -406,7 +409,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn report(&mut self, backend: &B) -> Result<()> {
         let slots = self.slots.len();
         let mut live = self.spare_reports.pop().map_or_else(|| backend.readback(slots), Ok)?;
-        backend.enqueue_read_ints(&self.search.live, 0..slots, &mut live, 0)?;
+        backend.enqueue_read::<u32>(&self.search.live, 0..slots, &mut live, 0)?;
         let mut observed = Vec::new();
         for (slot, running) in self.slots.iter().enumerate() {
             let Some(Running { ticket, options, since: Some(since), watched: true }) = *running else { continue };

@@ -5,6 +5,7 @@
 //! enters that directory whole and checked, never in parts; what a broken connection left is continued the next time.
 
 mod cache;
+mod checksum;
 mod client;
 
 use std::collections::BTreeSet;
@@ -13,8 +14,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::files::{MAX_CONFIG, read_bounded};
 use crate::{Error, Result};
 use cache::Snapshots;
+pub use checksum::damaged;
 use client::{Client, Failure};
 
 /// A model's name on the hub, `owner/name`, and a branch, tag or commit.
@@ -240,12 +243,18 @@ impl Wanted {
             return Ok(vec![self.weights.to_string()]);
         }
         let path = dir.join(self.weights);
-        let text =
-            std::fs::read(&path).map_err(|source| Error::Io { operation: "read", path: path.clone(), source })?;
+        let text = read_bounded(&path, MAX_CONFIG)?;
         let index: Index = serde_json::from_slice(&text).map_err(|source| Error::Json { path, source })?;
-        let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-        match shards.iter().find(|file| !is_name(file)) {
-            Some(file) => Err(error(id, self.weights, "file names without directories", file)),
+        index.shards(id, self.weights)
+    }
+}
+
+impl Index {
+    /// The files of shards.
+    fn shards(self, id: &ModelId, file: &str) -> Result<Vec<String>> {
+        let shards: BTreeSet<String> = self.weight_map.into_values().collect();
+        match shards.iter().find(|shard| !is_name(shard)) {
+            Some(shard) => Err(error(id, file, "file names without directories", shard)),
             None => Ok(shards.into_iter().collect()),
         }
     }
@@ -263,4 +272,26 @@ fn is_complete(id: &ModelId, dir: &Path) -> bool {
 
 fn error(id: &ModelId, file: &str, expected: &str, got: &str) -> Error {
     Error::Hub { id: id.to_string(), file: file.into(), expected: expected.into(), got: got.into() }
+}
+
+/// What the fuzz targets reach of this module.
+#[doc(hidden)]
+pub mod fuzzing {
+    use super::{Index, ModelId, Revision, Wanted};
+
+    /// The files that would be fetched of a repository with this list, and of a checkpoint with this index.
+    pub fn files(list: &[u8], index: &[u8]) -> Vec<String> {
+        let Ok(id) = ModelId::parse("owner/name") else { return Vec::new() };
+        let names = serde_json::from_slice::<Revision>(list).map(|revision| {
+            super::is_commit(&revision.sha)
+                .then(|| revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
+                .unwrap_or_default()
+        });
+        let wanted = names.ok().and_then(|names| Wanted::choose(&id, &names).ok());
+        let shards = serde_json::from_slice::<Index>(index).ok().and_then(|index| index.shards(&id, "index").ok());
+        let first = wanted.map(|wanted| wanted.first).unwrap_or_default();
+        first.into_iter().map(str::to_owned).chain(shards.unwrap_or_default()).collect()
+    }
+
+    pub use super::client::headers;
 }

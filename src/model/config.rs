@@ -94,8 +94,7 @@ pub enum EarlyStopping {
 /// # Errors
 /// [`Error::Io`] or [`Error::Json`].
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
-    let text = std::fs::read(path).map_err(io)?;
+    let text = crate::files::read_bounded(path, crate::files::MAX_CONFIG)?;
     serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_path_buf(), source })
 }
 

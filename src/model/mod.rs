@@ -50,14 +50,14 @@ pub trait Seq2Seq<B: Backend>: Send + Sync {
         backend: &B,
         state: &mut Self::State,
         rows: &Rows<B>,
-        ancestry: &B::Ints,
-        options: &B::Ints,
+        ancestry: &B::Buffer<u32>,
+        options: &B::Buffer<u32>,
     ) -> Result<()>;
 
-    /// The last step's logits `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
-    fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Floats;
+    /// The last step's logits `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
     /// The last step's cross-attention, last layer, mean over heads, `[rows, max_src_len]`.
-    fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Floats;
+    fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
 }
 
 /// A Marian model (Junczys-Dowmunt et al. 2018): a post-norm transformer with sinusoidal positions.
@@ -374,17 +374,17 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
         backend: &B,
         state: &mut MarianState<B>,
         rows: &Rows<B>,
-        ancestry: &B::Ints,
-        options: &B::Ints,
+        ancestry: &B::Buffer<u32>,
+        options: &B::Buffer<u32>,
     ) -> Result<()> {
         self.decode_rows(backend, state, rows, ancestry, options)
     }
 
-    fn logits<'a>(&self, state: &'a MarianState<B>) -> &'a B::Floats {
+    fn logits<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.logits
     }
 
-    fn attention<'a>(&self, state: &'a MarianState<B>) -> &'a B::Floats {
+    fn attention<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.attention
     }
 }

@@ -198,7 +198,7 @@ impl Config {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+    let bytes = crate::files::read_bounded(path, crate::files::MAX_VOCABULARY)?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.into(), source })
 }
 

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::Device;
-use crate::backend::{Backend, Dtype, Search, SessionShape, Stages};
+use crate::backend::{Backend, Device as _, Dtype, Search, SessionShape, Stages};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda};
 use crate::model::MarianState;

@@ -7,10 +7,14 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+#[cfg(unix)]
+mod files;
 mod fuzz_seeds;
 mod golden;
 #[cfg(feature = "hub")]

@@ -7,7 +7,7 @@ use crate::backend::{
 };
 use crate::cpu::Cpu;
 
-/// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
+/// One step of the search in every live slot; see [`crate::backend::SearchOps::beam_step`].
 pub fn reference(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
     let mut first_row = 0;
     for slot in 0..search.shape.slots {

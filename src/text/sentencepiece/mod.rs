@@ -74,7 +74,7 @@ impl SentencePiece {
     /// # Errors
     /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram or BPE.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+        let bytes = crate::files::read_bounded(path, crate::files::MAX_VOCABULARY)?;
         Self::from_bytes(&bytes, path)
     }
 

@@ -2,7 +2,8 @@
 
 use crate::Result;
 use crate::backend::{
-    BANK_WORDS, Backend, Constraints, Dtype, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, Stages, StopKind,
+    BANK_WORDS, Constraints, Dtype, MAX_SEQUENCE_WORDS, NetworkOps, Search, SearchOps, SessionShape, SlotOptions,
+    Stages, StopKind,
 };
 use crate::check::Tolerance;
 use crate::cpu::processors::RowRules;

@@ -16,7 +16,7 @@ pub use log::{Log, Phase};
 use super::report::CheckRow;
 use super::watch::Beat;
 use crate::Result;
-use crate::backend::{Backend, ContrastiveForm, SessionShape};
+use crate::backend::{ContrastiveForm, Device as _, SessionShape};
 use crate::cuda::{Context, Element};
 use crate::decode::session::{Admission, Receive, Session};
 use crate::decode::{Bans, Contrastive, DecodeOptions, Hypothesis, Request, Sampling};
