@@ -20,7 +20,8 @@ use crate::cuda::Context;
 use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Terms, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
 use crate::error::room;
-use crate::model::config::{GenerationConfig, ModelConfig};
+use crate::model::config::ModelConfig;
+use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -50,7 +51,7 @@ pub struct EngineOptions {
     /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
     /// is free on a GPU, no limit on the CPU.
     pub memory_budget: Option<u64>,
-    /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
+    /// Element type of the weights: f32, bf16 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
     /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
     pub amateur: Option<PathBuf>,
@@ -251,6 +252,11 @@ impl Translator {
         &self.tokenizer
     }
 
+    /// What the model's generation config says.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
     /// The options of a preset, `hf` following this model's generation config.
     ///
     /// # Errors
@@ -354,33 +360,32 @@ impl Translator {
 /// Bytes that a directory's tokenizer takes at most while it is read: the pieces as text, as values, and in tables by id and by text.
 fn tokenizer_room(dir: &Path) -> usize {
     let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_tokenizer = |name: &str| name.ends_with(".spm") || name.contains("vocab") || name.contains("token");
+    let is_tokenizer = |name: &str| {
+        let ends = [".spm", ".model", "merges.txt"].iter().any(|end| name.ends_with(end));
+        ends || name.contains("vocab") || name.contains("token")
+    };
     let bytes = files.filter(|file| file.file_name().to_str().is_some_and(is_tokenizer));
     let bytes: u64 = bytes.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 20)
 }
 
 /// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
-fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize) -> bool {
+///
+/// What stands behind the text, such as the end of sentence, stays.
+fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize, tokenizer: &Tokenizer) -> bool {
     let cut = options.truncate_source && source_ids.len() > limit;
     if cut {
-        // Everything but the end of sentence, whose id is the source vocabulary's own.
-        source_ids.drain(limit - 1..source_ids.len() - 1);
+        let behind = tokenizer.source_suffix_len().min(limit);
+        source_ids.drain(limit - behind..source_ids.len() - behind);
     }
     cut
 }
 
-/// Checks that every token of the tokenizer has a row in the model, and the other way round.
+/// Checks that the tokenizer ends sentences as the model does.
+///
+/// Sizes may differ, as in transformers: rows without a piece are candidates like any others, and a piece without a row is an error
+/// of the sentences that it occurs in.
 fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
-    for (side, model, pieces) in [
-        ("source", config.vocab_size, tokenizer.source_vocab_size()),
-        ("target", config.decoder_vocab_size, tokenizer.target_vocab_size()),
-    ] {
-        if model != pieces {
-            let (expected, got) = (format!("{model} {side} tokens, as config.json says"), pieces.to_string());
-            return Err(Error::Tokenizer { path: dir.to_path_buf(), expected, got });
-        }
-    }
     let (ours, theirs) = (config.ids.eos_id, tokenizer.eos_id());
     if ours != theirs {
         let (expected, got) = (format!("</s> to be eos_token_id {ours}"), theirs.to_string());
@@ -494,12 +499,12 @@ impl Translator {
         options: &DecodeOptions,
     ) -> (Pending, Result<Option<Request>>) {
         let options = sentence.options.as_deref().unwrap_or(options);
-        let source_truncated = cut_source(options, &mut source_ids, self.engine.max_len());
+        let source_truncated = cut_source(options, &mut source_ids, self.engine.max_len(), &self.tokenizer);
         let checked = match sentence.options {
             Some(_) => options.validate().and_then(|()| self.check_models(options)),
             None => Ok(()),
         };
-        let is_blank = source_ids.len() <= 1;
+        let is_blank = self.tokenizer.is_blank(&source_ids);
         let request = checked.and_then(|()| match is_blank {
             true if sentence.constraints.is_empty() => Ok(None),
             // Its translation is empty.

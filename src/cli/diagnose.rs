@@ -11,7 +11,7 @@ use crate::cli::{Ending, complain};
 use crate::counts;
 use crate::diagnose::{self, Options, TestSet};
 use crate::metrics::BootstrapOptions;
-use crate::model::config::GenerationConfig;
+use crate::model::generation::GenerationConfig;
 use crate::translator::EngineOptions;
 use crate::{Error, Result, Translator};
 

@@ -3,6 +3,7 @@
 pub mod config;
 mod decoder;
 mod encoder;
+pub mod generation;
 pub mod size;
 pub mod weights;
 

@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io, read_bounded, write_whole};
-use crate::model::config::read_json;
 use crate::model::weights::Tensors;
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// A tensor in f32, as it is written.
 struct Written {
@@ -46,13 +45,17 @@ fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -
 }
 
 /// The files of a model directory, besides weights and configuration, that a copy needs.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "source.spm",
     "target.spm",
     "vocab.json",
     "source_vocab.json",
     "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -64,7 +67,7 @@ const COMPANIONS: [&str; 9] = [
 /// [`Error::Io`].
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     std::fs::create_dir_all(to).map_err(io("create", to))?;
-    let mut config: serde_json::Map<String, Value> = read_json(&from.join("config.json"))?;
+    let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
     // The name of the field has changed over time; either says what the file no longer holds.
     for field in ["dtype", "torch_dtype"] {
         if config.contains_key(field) {

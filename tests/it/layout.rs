@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("error", &[]),
+    ("read", &["error", "files"]),
     ("check", &[]),
     ("counts", &["error"]),
     ("files", &["error"]),
@@ -13,11 +14,11 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
-    ("text", &["error", "files"]),
+    ("text", &["error", "read"]),
     ("metrics", &["error", "counts"]),
-    ("hub", &["error", "files"]),
+    ("hub", &["error", "files", "read"]),
     ("plot", &[]),
-    ("model", &["error", "files", "backend"]),
+    ("model", &["error", "files", "read", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
     ("translator", &["error", "counts", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     (
@@ -26,6 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "error",
             "counts",
             "files",
+            "read",
             "input",
             "backend",
             "cpu",

@@ -9,13 +9,16 @@ mod cli;
 mod control;
 #[cfg(target_os = "linux")]
 mod counts;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
 #[cfg(unix)]
 mod files;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -26,6 +29,7 @@ mod malformed;
 mod memory_limits;
 mod metrics;
 mod options;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]

@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path, source: &(impl Source + ?Sized)) -> Result<BTree
     }
     let entries = metadata.tensors().into_iter().map(|(name, info)| {
         let (start, end) = info.data_offsets;
-        (name, Entry { dtype: info.dtype, shape: info.shape.clone(), range: data + start..data + end })
+        (name, Entry { dtype: info.dtype, shape: info.shape.clone(), strides: None, range: data + start..data + end })
     });
     Ok(entries.collect())
 }
