@@ -30,8 +30,8 @@ pub mod validate;
 
 pub use backend::{ContrastiveForm, Dtype};
 pub use decode::{
-    Bans, Canceller, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Priority, Progress,
-    Sampling, Stop, Terms,
+    Bans, Canceller, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Overrides, Preset, Priority, Progress, Stop,
+    Terms,
 };
 pub use error::{Error, Result};
 pub use translator::{

@@ -8,11 +8,13 @@ mod ids;
 mod mbr;
 mod memory;
 mod scorers;
+mod sentence;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
 
 use crate::backend::{Dtype, TokenStats};
 use crate::counts;
@@ -32,7 +34,7 @@ pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::Explanation;
 pub use handle::TranslationHandle;
 pub use memory::{MemoryPlan, SearchSize};
-pub use scorers::Sentence;
+pub use sentence::{SENTENCE_FIELDS, Sentence};
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,15 +136,15 @@ impl Translation {
     }
 }
 
-/// A hypothesis and its text.
+/// A hypothesis and its text: `score`, `token_ids` and all else of a [`Hypothesis`] are its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextHypothesis {
     /// The detokenized text.
     pub text: String,
-    /// The pieces of `hypothesis.token_ids`.
+    /// The pieces of `token_ids`.
     pub tokens: Vec<String>,
-    /// Ids and scores.
-    pub hypothesis: Hypothesis,
+    /// Ids and scores, which this dereferences to.
+    pub(crate) ids: Hypothesis,
     /// Its mean utility, 0..=100, with all candidates as references; present under [`DecodeOptions::mbr`], which ranks by it.
     pub utility: Option<f64>,
 }
@@ -150,9 +152,8 @@ pub struct TextHypothesis {
 impl std::ops::Deref for TextHypothesis {
     type Target = Hypothesis;
 
-    /// Ids and scores: `hypothesis.score`.
     fn deref(&self) -> &Hypothesis {
-        &self.hypothesis
+        &self.ids
     }
 }
 
@@ -373,7 +374,7 @@ fn tokenizer_room(dir: &Path) -> usize {
 ///
 /// What stands behind the text, such as the end of sentence, stays.
 fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize, tokenizer: &Tokenizer) -> bool {
-    let cut = options.truncate_source && source_ids.len() > limit;
+    let cut = options.truncate && source_ids.len() > limit;
     if cut {
         let behind = tokenizer.source_suffix_len().min(limit);
         source_ids.drain(limit - behind..source_ids.len() - behind);
@@ -477,7 +478,20 @@ impl Batch<'_> {
             return None;
         }
         // Whatever becomes of the work, the engine answers.
-        let (tag, result) = self.replies.recv().ok()?;
+        let ended = self.replies.recv().ok()?;
+        self.finish(ended)
+    }
+
+    /// As [`Batch::next`], waiting for no longer than `limit`; `None` also when nothing has ended by then.
+    pub fn next_within(&mut self, limit: Duration) -> Option<(u64, Result<Translation>)> {
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
+        }
+        let ended = self.replies.recv_timeout(limit).ok()?;
+        self.finish(ended)
+    }
+
+    fn finish(&mut self, (tag, result): (u64, Result<Vec<Hypothesis>>)) -> Option<(u64, Result<Translation>)> {
         let (pending, _) = self.pending.remove(&tag)?;
         Some((tag, result.map(|found| pending.finish(&self.translator.tokenizer, &self.options, found))))
     }
@@ -524,7 +538,7 @@ impl Pending {
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| tokenizer.target_piece(*id).to_string()).collect(),
-            hypothesis,
+            ids: hypothesis,
             utility: None,
         };
         let mut hypotheses: Vec<TextHypothesis> = hypotheses.into_iter().map(text).collect();

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::Dtype;
 use crate::cpu::Cpu;
-use crate::decode::tests::{Hook, MODEL, Scripted, source, translate_one};
-use crate::decode::{DecodeOptions, MaxLength, Sampling, Trace};
+use crate::decode::tests::{Hook, MODEL, Scripted, asked, source, translate_one};
+use crate::decode::{DecodeOptions, MaxLength, Trace};
 
 /// Sources of the rows of each step, searches apart from scoring.
 #[derive(Default)]
@@ -52,7 +52,7 @@ fn options(beam_size: usize, length: usize) -> DecodeOptions {
 }
 
 fn search(source: Vec<u32>, options: &DecodeOptions) -> Search {
-    Search(Request::new(options, source, None, 40))
+    Search(asked(options, source))
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn scoring_and_explaining_never_hold_a_search_for_longer_than_a_step() {
     });
     let engine = start(model, 4);
     let searches: Vec<_> = (0..4).map(|i| engine.ask(search(source(i), &options(4, 30)), Terms::new())).collect();
-    let explained = Explain(Request::new(&options(4, 38), source(50), None, 40));
+    let explained = Explain(asked(&options(4, 38), source(50)));
     let explained = engine.ask(explained, Terms::new()).expect("it fits");
     let pair = |i: u32| Scoring { source: source(i), target: vec![3; 39], inputs: None };
     let scored: Vec<_> = (60..80).map(|i| engine.ask(pair(i), Terms::new())).collect();
@@ -313,13 +313,13 @@ fn scoring_and_explaining_never_hold_a_search_for_longer_than_a_step() {
 
 #[test]
 fn progress_is_never_taken_back_and_makes_the_result() {
-    let sampling = |samples| Some(Sampling { samples, seed: 5, ..Sampling::default() });
+    let sampling = |samples| DecodeOptions { sample: true, samples, seed: 5, ..options(4, 30) };
     let all = [
         options(1, 30),
         options(4, 30),
-        DecodeOptions { n_best: 6, groups: 3, diversity: 0.5, ..options(6, 30) },
-        DecodeOptions { sampling: sampling(1), ..options(4, 30) },
-        DecodeOptions { sampling: sampling(3), ..options(4, 30) },
+        DecodeOptions { n_best: 6, beam_groups: 3, diversity: 0.5, ..options(6, 30) },
+        sampling(1),
+        sampling(3),
         DecodeOptions { cut: true, ..options(5, 4) },
     ];
     let engine = start(MODEL, 4);
@@ -327,7 +327,7 @@ fn progress_is_never_taken_back_and_makes_the_result() {
     for options in &all {
         options.validate().expect("the test's options are valid");
         for i in 0..12 {
-            let request = Request::new(options, source(i), None, 40);
+            let request = asked(options, source(i));
             let mut handle = engine.ask_watched(request, Terms::new()).expect("it fits");
             let mut told = Vec::new();
             let mut last = 0;
@@ -349,7 +349,7 @@ fn progress_is_never_taken_back_and_makes_the_result() {
 fn greedy_search_settles_each_token_with_its_step() {
     let log = Arc::new(Log::default());
     let (engine, length) = (start(endless(&log, |_| std::thread::sleep(Duration::from_millis(3))), 1), 12);
-    let request = Request::new(&options(1, length), source(3), None, 40);
+    let request = asked(&options(1, length), source(3));
     let mut handle = engine.ask_watched(request, Terms::new()).expect("it fits");
     let told: Vec<Progress> = handle.progress().collect();
     let tokens: usize = told.iter().map(|progress| progress.tokens.len()).sum();
@@ -389,8 +389,7 @@ fn handles_are_futures_that_can_be_moved() {
         let (i, found) = thread.join().expect("no panic");
         assert_eq!(found.expect("it ends"), translate_one(&MODEL, &source(i), &options(4, 20)));
     }
-    let mut handle =
-        engine.ask_watched(Request::new(&options(2, 20), source(1), None, 40), Terms::new()).expect("fits");
+    let mut handle = engine.ask_watched(asked(&options(2, 20), source(1)), Terms::new()).expect("fits");
     let mut told = Vec::new();
     while let Some(progress) = block_on(std::future::poll_fn(|context| handle.poll_progress(context))) {
         told.extend(progress.tokens);
@@ -435,15 +434,14 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 }
 
 fn kinds() -> [DecodeOptions; 8] {
-    let sampling = Some(Sampling { samples: 5, seed: 3, ..Sampling::default() });
     [
         options(4, 20),
         options(1, 35),
         options(20, 12),
         options(64, 8),
         DecodeOptions { attention: true, ..options(3, 25) },
-        DecodeOptions { sampling, ..options(4, 30) },
-        DecodeOptions { groups: 2, diversity: 0.3, ..options(4, 16) },
+        DecodeOptions { sample: true, samples: 5, seed: 3, ..options(4, 30) },
+        DecodeOptions { beam_groups: 2, diversity: 0.3, ..options(4, 16) },
         DecodeOptions { no_repeat_ngram: 2, repetition_penalty: 1.3, ..options(2, 38) },
     ]
 }
@@ -465,7 +463,7 @@ impl Arrival {
     fn ask(&self, engine: &Engine) -> Result<Asked> {
         let priority = if self.priority { Priority::Interactive } else { Priority::Batch };
         let terms = Terms::new().owner(self.owner).priority(priority);
-        let request = Request::new(&kinds()[self.options], source(self.sentence), None, 40);
+        let request = asked(&kinds()[self.options], source(self.sentence));
         match self.kind {
             0 => engine.ask(Explain(request), terms).map(Asked::Explain),
             1 => {

@@ -125,6 +125,10 @@ fn source(length: usize) -> Vec<u32> {
     (1..length as u32).map(|i| 3 + i * 5 % 6).chain([0]).collect()
 }
 
+fn searched(options: &DecodeOptions, source: Vec<u32>) -> Request {
+    Request::new(options, source.into(), super::tests::limits(MAX_LEN)).expect("a search that can be")
+}
+
 /// What has been asked for.
 enum Asked {
     Search(Handle<Vec<Hypothesis>>),
@@ -135,7 +139,7 @@ fn submit(engine: &Engine, ask: Ask) -> Result<Asked> {
     match ask {
         Ask::Search { length, beam_size } => {
             let options = DecodeOptions { beam_size, max_length: MaxLength::Absolute(6), ..DecodeOptions::default() };
-            let request = Request::new(&options, source(length), None, MAX_LEN);
+            let request = searched(&options, source(length));
             engine.ask(Search(request), Terms::new()).map(Asked::Search)
         }
         Ask::Score { length } => {
@@ -376,7 +380,7 @@ impl session::Receive for Collected {
 fn evict_at_any_time<B: Backend>(backend: &B) {
     let models = [Mini::new(backend).expect("it fits")];
     let options = DecodeOptions { beam_size: 3, min_length: 9, ..DecodeOptions::default() };
-    let request = |length: usize| Request::new(&options, source(length), None, MAX_LEN);
+    let request = |length: usize| searched(&options, source(length));
     let requests = [request(3), request(6), request(4)];
     let shape = requests.iter().fold(None, |shape, request| Some(request.grown(shape, 2))).expect("some");
     let run = |evicted_after: Option<usize>| {
@@ -438,7 +442,7 @@ fn whatever_comes_and_goes_on_a_device_a_result_is_what_it_is_alone() {
     let ask = |engine: &Engine, i: usize| {
         let beam_size = [2, 1, 4, 20][i % 4];
         let options = DecodeOptions { beam_size, attention: i % 5 == 0, min_length: i % 9, ..DecodeOptions::default() };
-        let request = Request::new(&options, source(1 + i % 11), None, MAX_LEN);
+        let request = searched(&options, source(1 + i % 11));
         match i % 6 {
             0 => engine.ask_watched(request, Terms::new()),
             _ => engine.ask(Search(request), Terms::new()),

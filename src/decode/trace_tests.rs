@@ -1,9 +1,9 @@
 use super::*;
-use crate::decode::tests::{MODEL, source, start, translate};
-use crate::decode::{DecodeOptions, Explain, Handle, LengthPenalty, MaxLength, Request, Stop, Terms};
+use crate::decode::tests::{MODEL, asked, source, start, translate};
+use crate::decode::{DecodeOptions, Explain, Handle, LengthPenalty, MaxLength, Stop, Terms};
 
 fn ask(engine: &crate::decode::Engine, source: &[u32], options: &DecodeOptions) -> Handle<Trace> {
-    let request = Request::new(options, source.to_vec(), None, 40);
+    let request = asked(options, source.to_vec());
     engine.ask(Explain(request), Terms::new()).expect("the ids fit")
 }
 
@@ -15,14 +15,15 @@ fn options() -> Vec<DecodeOptions> {
     let base = DecodeOptions { attention: true, ..DecodeOptions::default() };
     vec![
         DecodeOptions { n_best: 4, ..base.clone() },
-        DecodeOptions { beam_size: 1, stop: Stop::First, ..base.clone() },
-        DecodeOptions { beam_size: 3, n_best: 3, coverage_penalty: 0.4, stop: Stop::Exact, ..base.clone() },
+        DecodeOptions { beam_size: 1, stop: Some(Stop::First), ..base.clone() },
+        DecodeOptions { beam_size: 3, n_best: 3, coverage_penalty: 0.4, stop: Some(Stop::Exact), ..base.clone() },
         DecodeOptions {
             beam_size: 6,
             n_best: 6,
             max_length: MaxLength::Absolute(5),
             min_length: 5,
-            length_penalty: LengthPenalty::Power { alpha: 1.0 },
+            length_penalty: LengthPenalty::Power,
+            alpha: 1.0,
             ..base
         },
     ]

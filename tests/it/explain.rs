@@ -25,8 +25,8 @@ fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {
     assert_eq!(html.matches("<svg").count(), 2);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
     for hypothesis in &translations.hypotheses {
-        assert!(html.contains(&format!("<td>{:.4}</td>", hypothesis.hypothesis.score)), "{hypothesis:?}");
-        assert!(html.contains(&format!("score {:.3}<", hypothesis.hypothesis.score)), "{hypothesis:?}");
+        assert!(html.contains(&format!("<td>{:.4}</td>", hypothesis.score)), "{hypothesis:?}");
+        assert!(html.contains(&format!("score {:.3}<", hypothesis.score)), "{hypothesis:?}");
     }
     // The first line's own options, and what else it brings, are the search that is drawn.
     let line = br#"{"source": "A dog runs.", "target_prefix": "Zwei", "constraints": ["schnell"], "seed": 7, "options": {"beam_size": 3, "word_reward": 0.5}}
@@ -36,7 +36,7 @@ fn explain_draws_the_search_in_one_page_that_runs_and_loads_nothing() {
     let text = first[0]["hypotheses"][0]["text"].as_str().expect("a text");
     for present in [
         &format!("<h1>{text}</h1>"),
-        "beams <b>3</b>",
+        "beam size <b>3</b>",
         "word reward <b>0.5</b>",
         "patience <b>1.5</b>",
         "prefix <b>Zwei</b>",

@@ -68,10 +68,10 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "main.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 26] = [
+const RE_EXPORTS: [(&str, &str); 25] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
-    ("Contrastive", "decode"),
+    ("Overrides", "decode"),
     ("Sentence", "translator"),
     ("Dtype", "backend"),
     ("Error", "error"),
@@ -84,7 +84,6 @@ const RE_EXPORTS: [(&str, &str); 26] = [
     ("Preset", "decode"),
     ("Priority", "decode"),
     ("Progress", "decode"),
-    ("Sampling", "decode"),
     ("Stop", "decode"),
     ("Terms", "decode"),
     ("Device", "translator"),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::decode::engine::handle::Reply;
 use crate::decode::engine::job::{Search, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Request};
+use crate::decode::{DecodeOptions, Hypothesis, Limits, Request};
 
 /// A queue, and what became of the jobs that were answered without having been taken.
 struct Bench {
@@ -21,7 +21,8 @@ impl Bench {
     /// A sentence of so many tokens; its number of tokens is its name.
     fn job(&self, length: usize, terms: Terms) -> Job {
         let options = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
-        let request = Request::new(&options, vec![3; length], None, 1000);
+        let limits = Limits { table: 1000, amateur: 1 };
+        let request = Request::new(&options, vec![3; length].into(), limits).expect("a search that can be");
         let sender = self.sender.clone();
         let reply = Reply::new(move |result| drop(sender.send((length, result))));
         Job::new(Search(request).task(reply), terms, Canceller::new(&self.queue))
