@@ -33,8 +33,7 @@ fn the_least_logits_give_finite_scores() {
         for log_prob in &score.token_log_probs {
             assert!((log_prob + (VOCAB as f32).ln()).abs() < 1e-4, "{:?}", score.token_log_probs);
         }
-        let mut options = DecodeOptions::default();
-        options.max_length = beamfuse::MaxLength::Absolute(4);
+        let options = DecodeOptions::default().with(|o| o.max_length = beamfuse::MaxLength::Absolute(4));
         let outcomes = translator.translate_ids(&[vec![5, 6, 0]], &options).expect("options that are allowed");
         let best = &outcomes[0].as_ref().expect("a translation")[0];
         assert!(best.score.is_finite() && best.log_prob < -8.0, "{best:?}");
