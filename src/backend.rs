@@ -40,7 +40,7 @@ pub enum Dtype {
     F32,
     /// IEEE half precision, weights and activations; on a GPU.
     F16,
-    /// The upper half of an f32, weights and activations; on a GPU.
+    /// The upper half of an f32: weights and activations on a GPU, weights and what they are multiplied with on the CPU.
     Bf16,
     /// 8-bit integers with one scale per output; activations are quantised per row. On the CPU.
     I8,
@@ -190,7 +190,8 @@ pub struct CrossCache<B: NetworkOps> {
 }
 
 /// How scheduled sampling picks a token from the model's distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pick {
     /// The most probable token, ties to the lower id.
     Argmax,

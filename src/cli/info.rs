@@ -6,6 +6,7 @@ use crate::cli::Ending;
 use crate::cli::counts::count;
 use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
 use crate::counts;
+use crate::cpu::{PATH_VARIABLE, Path, chosen_path};
 use crate::model::config::{ModelConfig, StackConfig};
 use crate::model::generation::GenerationConfig;
 use crate::text::Tokenizer;
@@ -80,8 +81,19 @@ fn lines(
         ("limits", format!("{} tokens per source and per translation", config.max_position_embeddings)),
         ("hf preset", search),
     ];
+    lines.push(("cpu path", indented(&cpu_paths()?)));
     lines.extend(config.ignored.iter().map(|flag| ("ignored", flag.clone())));
     Ok(lines)
+}
+
+/// The instructions that the CPU computes with, then for each choice whether it can be used.
+fn cpu_paths() -> Result<String> {
+    let path = chosen_path()?;
+    let by_name = std::env::var_os(PATH_VARIABLE).is_some_and(|name| !name.is_empty());
+    let why = if by_name { format!("chosen by {PATH_VARIABLE}") } else { "the best here".to_owned() };
+    let state = |path: Path| path.missing().map_or("can be used".to_owned(), |reason| format!("missing: {reason}"));
+    let all = Path::ALL.map(|path| format!("\n{}: {}", path.name(), state(path)));
+    Ok(format!("{}, {why}{}", path.name(), all.concat()))
 }
 
 /// What the models and a search take, in total, then by part; and how much of it fits a budget.
