@@ -326,6 +326,7 @@ impl Error {
             | Error::Tensor { .. }
             | Error::Tokenizer { .. }
             | Error::NonFiniteLogits { .. }
+            | Error::NonFiniteScore { .. }
             | Error::NoModel { .. }
             | Error::Hub { .. } => Fault::Files,
         }
