@@ -203,7 +203,8 @@ mod tests {
             let (name, long) = (flag.get_id().as_str(), flag.get_long().expect("a long flag"));
             let values = flag.get_possible_values();
             let names: Vec<String> = values.iter().map(|value| value.get_name().to_owned()).collect();
-            for value in if names.is_empty() { vec!["1".to_owned()] } else { names } {
+            // A single one is the range of a count.
+            for value in if names.len() < 2 { vec!["1".to_owned()] } else { names } {
                 let set = set(&[format!("--{long}={value}")]);
                 assert_eq!(set.names().collect::<Vec<_>>(), [name], "{long}");
                 let text = name == "forced_bos";
