@@ -318,7 +318,7 @@ pub mod fuzzing {
                 .then(|| revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
                 .unwrap_or_default()
         });
-        let wanted = names.ok().and_then(|names| Wanted::choose(&names).ok());
+        let wanted = names.ok().and_then(|names| Wanted::choose(&names, false).ok());
         let shards = serde_json::from_slice::<Index>(index).ok().and_then(|index| index.shards().ok());
         let first = wanted.map(|wanted| wanted.first).unwrap_or_default();
         first.into_iter().map(str::to_owned).chain(shards.unwrap_or_default()).collect()
