@@ -14,7 +14,7 @@ fn model(bias: &[f32]) -> Tiny {
 }
 
 fn open(tiny: &Tiny, device: Device) -> Translator {
-    Translator::open_with(tiny.dir(), &EngineOptions { device, ..EngineOptions::default() }).expect("it opens")
+    Translator::open_with(tiny.dir(), &EngineOptions::default().with(|o| o.device = device)).expect("it opens")
 }
 
 fn devices() -> Vec<Device> {
