@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use crate::cli::input::read_all;
+use crate::text::Tokenizer;
 use crate::{Bans, Contrastive, ContrastiveForm, DecodeOptions, EngineOptions, Error, Result, Translator};
 
 /// What ranks beside the model's own probabilities, and what may not come.
@@ -46,10 +47,12 @@ pub(super) struct ControlArguments {
     /// Piece that every translation begins with, as in --forced-bos '▁Der'.
     #[arg(long, value_name = "PIECE")]
     forced_bos: Option<String>,
-    /// Pieces that never come, as in --suppress '▁nicht,▁kein'.
-    #[arg(long, value_name = "PIECE,..", value_delimiter = ',')]
+    /// Pieces that never come, as in --suppress '▁nicht,▁kein'; may be given several times. A comma is written as --suppress ',', or as \\,
+    /// within a list.
+    #[arg(long, value_name = "PIECE,..")]
     suppress: Vec<String>,
-    /// File of texts, one a line, whose tokens never follow one another.
+    /// File of texts, one a line, whose tokens never follow one another. A text that begins with punctuation is also banned right behind a
+    /// word, where no space parts it.
     #[arg(long, value_name = "FILE")]
     bad_texts: Option<PathBuf>,
     /// File of pieces, one a line: only these may come, and the end of sentence.
@@ -144,17 +147,13 @@ impl ControlArguments {
             return Ok(None);
         }
         let pieces = target_pieces(translator);
-        let suppressed = self.suppress.iter().map(|piece| piece_id(&pieces, "suppress", piece));
+        let suppressed = self.suppress.iter().flat_map(|list| split_pieces(&pieces, list));
+        let suppressed = suppressed.map(|piece| piece_id(&pieces, "suppress", &piece));
         let suppressed: Vec<u32> = suppressed.collect::<Result<_>>()?;
         let lines = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read_filled);
         let bad_texts = lines(&self.bad_texts)?;
-        let sequences = bad_texts.iter().map(|text| {
-            let mut ids = tokenizer.encode_target(text);
-            // Its end of sentence.
-            ids.pop();
-            ids
-        });
-        let sequences: Vec<Vec<u32>> = sequences.collect();
+        let sequences: Vec<Vec<u32>> =
+            bad_texts.iter().flat_map(|text| banned_sequences(translator.tokenizer(), text)).collect();
         let shortlist = match &self.shortlist {
             None => None,
             Some(path) => {
@@ -174,6 +173,37 @@ impl ControlArguments {
 fn target_pieces(translator: &Translator) -> Vec<&str> {
     let tokenizer = translator.tokenizer();
     (0..tokenizer.target_vocab_size() as u32).map(|id| tokenizer.target_piece(id)).collect()
+}
+
+/// The pieces in a list with commas between them: the list itself where it is one piece, such as a comma.
+fn split_pieces(pieces: &[&str], list: &str) -> Vec<String> {
+    if pieces.contains(&list) {
+        return vec![list.to_owned()];
+    }
+    let mut split = vec![String::new()];
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        let comma = if character == '\\' { characters.next_if_eq(&',') } else { None };
+        match (comma.unwrap_or(character), comma, split.last_mut()) {
+            (',', None, _) | (_, _, None) => split.push(String::new()),
+            (character, _, Some(last)) => last.push(character),
+        }
+    }
+    split
+}
+
+/// The tokens of a text wherever it may stand: behind a space, and, if it is no beginning of a word, right behind another word.
+fn banned_sequences(tokenizer: &Tokenizer, text: &str) -> Vec<Vec<u32>> {
+    let mut sequences = vec![tokenizer.encode_target(text)];
+    if text.chars().next().is_some_and(|first| !first.is_alphanumeric() && !first.is_whitespace()) {
+        sequences.push(tokenizer.encode_attached_target(text));
+    }
+    for ids in &mut sequences {
+        // The end of sentence.
+        ids.pop();
+    }
+    sequences.dedup();
+    sequences
 }
 
 /// The id of a piece that an option names.

@@ -28,6 +28,7 @@ mod train;
 mod train;
 mod translate;
 mod validate;
+mod warnings;
 
 use std::io::Write;
 use std::process::ExitCode;

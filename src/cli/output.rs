@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
+use crate::cli::warnings::Warning;
 use crate::{Error, Result, Score, TextHypothesis, Translation};
 
 /// A file or standard output.
@@ -71,6 +72,8 @@ struct TranslationLine<'a> {
     other: &'a Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+    warnings: &'a [Warning],
     hypotheses: Vec<HypothesisLine<'a>>,
 }
 
@@ -117,11 +120,12 @@ impl<'a> HypothesisLine<'a> {
 }
 
 /// A translation as a JSON line; `other` holds the input's other fields.
-pub(super) fn translation_json(translation: &Translation, other: &Fields) -> Result<String> {
+pub(super) fn translation_json(translation: &Translation, other: &Fields, warnings: &[Warning]) -> Result<String> {
     json(&TranslationLine {
         source: &translation.source,
         other,
         source_truncated: translation.source_truncated.then_some(true),
+        warnings,
         hypotheses: translation.hypotheses.iter().map(HypothesisLine::new).collect(),
     })
 }
@@ -144,13 +148,21 @@ pub(super) fn error_json(source: Option<&str>, other: &Fields, kind: &str, messa
 }
 
 /// A score as a JSON line; `other` holds the input's other fields.
-pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fields) -> Result<String> {
+pub(super) fn score_json(
+    source: &str,
+    target: &str,
+    score: &Score,
+    other: &Fields,
+    warnings: &[Warning],
+) -> Result<String> {
     #[derive(Serialize)]
     struct ScoreLine<'a> {
         source: &'a str,
         target: &'a str,
         #[serde(flatten)]
         other: &'a Fields,
+        #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+        warnings: &'a [Warning],
         token_ids: &'a [u32],
         token_log_probs: &'a [f32],
         log_prob: f32,
@@ -159,6 +171,7 @@ pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fiel
         source,
         target,
         other,
+        warnings,
         token_ids: &score.token_ids,
         token_log_probs: &score.token_log_probs,
         log_prob: score.log_prob,

@@ -72,6 +72,14 @@ impl Tokenizer {
         self.target.encode(text)
     }
 
+    /// The ids of a target text that stands right behind another one, without the space that sentences are begun with; end of sentence
+    /// included.
+    pub fn encode_attached_target(&self, text: &str) -> Vec<u32> {
+        let Side { model, vocabulary } = &self.target;
+        let pieces = model.encode_attached(text);
+        pieces.iter().map(|piece| vocabulary.id(piece)).chain([vocabulary.eos]).collect()
+    }
+
     /// The text of target ids. End of sentence and padding are dropped wherever they stand; an unknown id gives " ⁇ ".
     pub fn detokenize(&self, ids: &[u32]) -> String {
         let Side { model, vocabulary } = &self.target;
