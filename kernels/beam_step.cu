@@ -1,6 +1,6 @@
 // One step of the search in every live slot: log-softmax, cumulative scores, the best 2K of K * V candidates, end of sentence
 // and the finished set, histories, ancestry, coverage, the stop rule, and the list of rows that the next step computes. One
-// launch, one read of the logits. The contract is `beam_step` in src/backend.rs.
+// launch, one read of the logits. The contract is `beam_step` in src/backend/search_ops.rs.
 //
 // A slot that ranks another distribution reads that as well, for its candidates; a slot that samples reads its picks alone; one with
 // constraints reads the banks of its rows.

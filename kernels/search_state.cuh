@@ -69,6 +69,8 @@ struct SlotOptions {
     unsigned ranked;
     float repetition_penalty;
     unsigned penalizes_logits;
+    unsigned takes_pad;
+    unsigned counts_start;
     ContrastiveOptions contrast;
     float ensemble[MAX_SCORERS];
     unsigned groups;

@@ -5,11 +5,14 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod counts;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
 pub mod diagnose;
 pub mod error;
+#[doc(hidden)]
+pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(any(feature = "cli", feature = "train"))]
@@ -18,6 +21,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "report")]
 pub mod plot;
+pub mod read;
 pub mod text;
 #[cfg(feature = "train")]
 pub mod train;
@@ -25,6 +29,11 @@ pub mod translator;
 pub mod validate;
 
 pub use backend::{ContrastiveForm, Dtype};
-pub use decode::{Bans, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Sampling, Stop};
+pub use decode::{
+    Bans, Canceller, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Overrides, Preset, Priority, Progress, Stop,
+    Terms,
+};
 pub use error::{Error, Result};
-pub use translator::{Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, Translator};
+pub use translator::{
+    Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, TranslationHandle, Translator,
+};

@@ -101,6 +101,10 @@ pub struct SlotOptions {
     pub repetition_penalty: f32,
     /// 1: `repetition_penalty` acts on logits. What ranks is then the model's own distribution, and renormalised.
     pub penalizes_logits: u32,
+    /// 1: padding is a token like any other; otherwise it is never taken.
+    pub takes_pad: u32,
+    /// 1: the decoder start token counts as generated before for `no_repeat_ngram` and `repetition_penalty`.
+    pub counts_start: u32,
     /// Contrastive decoding.
     pub contrast: ContrastiveOptions,
     /// Weight of each scorer's log-probability in what ranks; all 0: no ensemble.
@@ -213,9 +217,9 @@ impl SlotOptions {
 /// What the sentences of a session ask of a step beside the model and the beam step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stages {
-    /// Bans are to be gathered: [`Backend::processors`](super::Backend::processors).
+    /// Bans are to be gathered: [`SearchOps::processors`](super::SearchOps::processors).
     pub bans: bool,
-    /// Scorers that are contrasted with the first one, a bit each: [`Backend::contrastive`](super::Backend::contrastive).
+    /// Scorers that are contrasted with the first one, a bit each: [`SearchOps::contrastive`](super::SearchOps::contrastive).
     pub contrast: u32,
     /// Scorers that are to be read beside the first one, a bit each.
     pub scorers: u32,
@@ -223,9 +227,9 @@ pub struct Stages {
     pub samples: bool,
     /// What ranks is not the model's own distribution.
     pub ranked: bool,
-    /// What ranks comes from [`Backend::ensemble`](super::Backend::ensemble).
+    /// What ranks comes from [`SearchOps::ensemble`](super::SearchOps::ensemble).
     pub mixes: bool,
-    /// [`Backend::repetition_penalty`](super::Backend::repetition_penalty) is asked for.
+    /// [`SearchOps::repetition_penalty`](super::SearchOps::repetition_penalty) is asked for.
     pub repetition: bool,
 }
 
@@ -271,10 +275,12 @@ impl Stages {
 ///
 /// p are their probabilities; V_head = { v : z_e(v) - max z_e >= log(mask) }; s is -infinity outside of V_head where a form has
 /// one, and wherever z_e is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum ContrastiveForm {
     /// z_e - weight * z_a, without V_head.
+    #[serde(alias = "seed")]
     Logits = 1,
     /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
     Li = 2,

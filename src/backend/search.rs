@@ -1,6 +1,6 @@
 //! The state of a search as it lies in device memory.
 
-use super::{Backend, Rows, SlotOptions, Stages};
+use super::{Rows, SearchOps, SlotOptions, Stages};
 use crate::Result;
 
 /// One finished hypothesis as it lies in device memory. A slot's entries are sorted by score, ties in order of finishing.
@@ -79,7 +79,7 @@ pub struct SessionShape {
 pub struct SpecialIds {
     /// End of sentence.
     pub eos_id: u32,
-    /// Padding: never generated.
+    /// Padding: never generated, unless [`SlotOptions::takes_pad`] says so.
     pub pad_id: u32,
     /// What the decoder reads at position 0.
     pub decoder_start_id: u32,
@@ -89,7 +89,7 @@ pub struct SpecialIds {
 ///
 /// `S` slots, `K` beams, `T` = max_len, `N` = max_src_len.
 #[derive(Debug)]
-pub struct Search<B: Backend> {
+pub struct Search<B: SearchOps> {
     /// The sizes.
     pub shape: SessionShape,
     /// The target vocabulary's size.
@@ -97,60 +97,60 @@ pub struct Search<B: Backend> {
     /// The ids with a meaning of their own.
     pub ids: SpecialIds,
     /// [`SlotOptions`] `[S]`.
-    pub options: B::Ints,
+    pub options: B::Buffer<u32>,
     /// Generated tokens so far `[S]`.
-    pub step: B::Ints,
+    pub step: B::Buffer<u32>,
     /// Live beams `[S]`; 0 when the slot is free, has finished or has failed.
-    pub live: B::Ints,
+    pub live: B::Buffer<u32>,
     /// Search score of each live beam `[S, K]`.
-    pub cum_log_probs: B::Floats,
+    pub cum_log_probs: B::Buffer<f32>,
     /// The token generated at each step by each beam `[S, T, K]`.
-    pub tokens: B::Ints,
+    pub tokens: B::Buffer<u32>,
     /// The beam, numbered as after the step before, that it extends `[S, T, K]`.
-    pub parents: B::Ints,
+    pub parents: B::Buffer<u32>,
     /// The model's own log-probability of that token `[S, T, K]`.
-    pub log_probs: B::Floats,
+    pub log_probs: B::Buffer<f32>,
     /// Which beam's cache holds position t of this beam's prefix `[S, K, T]`; defined below the beam's own position.
-    pub ancestry: B::Ints,
+    pub ancestry: B::Buffer<u32>,
     /// Cross-attention that each source position has received `[S, K, N]`.
-    pub coverage: B::Floats,
+    pub coverage: B::Buffer<f32>,
     /// Cross-attention of the row that made each step `[S, T, K, N]`, by the row's beam; empty unless kept.
-    pub attention: B::Floats,
+    pub attention: B::Buffer<f32>,
     /// [`Finished`] `[S, K]`.
-    pub finished: B::Ints,
+    pub finished: B::Buffer<u32>,
     /// Finished hypotheses `[S]`.
-    pub finished_count: B::Ints,
+    pub finished_count: B::Buffer<u32>,
     /// [`Failure`] `[S]`.
-    pub failures: B::Ints,
+    pub failures: B::Buffer<u32>,
     /// The live beams of all slots, by slot, then beam: what the next decoder step computes.
     pub rows: Rows<B>,
     /// Normalised log-probabilities that rank in place of the model's own, `[rows, logits_stride]`, for the rows of slots whose
     /// options say so; a row that cannot be ranked is NaN throughout. Empty until [`Search::reserve`].
-    pub ranked: B::Floats,
+    pub ranked: B::Buffer<f32>,
     /// A bit for each token that a row may not take, `[rows, ceil(vocab_size / 32)]`, for the rows of slots whose options say
     /// so. Empty until [`Search::reserve`].
-    pub bans: B::Ints,
+    pub bans: B::Buffer<u32>,
     /// As `bans`, for what a slot may never take `[S, ceil(vocab_size / 32)]`. Empty until [`Search::reserve`], as the next four.
-    pub always_banned: B::Ints,
+    pub always_banned: B::Buffer<u32>,
     /// The given first tokens of a slot `[S, T]`, of which `prefix_len` count.
-    pub prefixes: B::Ints,
+    pub prefixes: B::Buffer<u32>,
     /// A slot's banned sequences of two tokens or more `[S, MAX_SEQUENCE_WORDS]`: how many there are, where each ends among the
     /// ids, and the ids.
-    pub sequences: B::Ints,
+    pub sequences: B::Buffer<u32>,
     /// What hypotheses of a slot must contain: [`Constraints`] `[S]`.
-    pub constraints: B::Ints,
+    pub constraints: B::Buffer<u32>,
     /// Constraint tokens that a row's hypothesis has met with its next token, its *bank* `[rows, BANK_WORDS]`: if that is none of
     /// [`Constraints::tokens`], and for each of these. For the rows of slots with constraints.
-    pub banks: B::Ints,
+    pub banks: B::Buffer<u32>,
     /// What the live beams of sampling slots have drawn: [`SamplePick`] `[S, K]`, by beam. Empty until [`Search::reserve`].
-    pub picks: B::Ints,
+    pub picks: B::Buffer<u32>,
     /// The stages that there is memory for.
     pub reserved: Stages,
     /// The backend's own working memory for the step.
     pub scratch: B::SearchScratch,
 }
 
-impl<B: Backend> Search<B> {
+impl<B: SearchOps> Search<B> {
     /// Allocates the state with all slots free.
     ///
     /// # Errors
@@ -162,28 +162,28 @@ impl<B: Backend> Search<B> {
             shape,
             vocab_size,
             ids,
-            options: backend.ints(slots * words::<SlotOptions>())?,
-            step: backend.ints(slots)?,
-            live: backend.ints(slots)?,
-            cum_log_probs: backend.floats(slots * beam_size)?,
-            tokens: backend.ints(history)?,
-            parents: backend.ints(history)?,
-            log_probs: backend.floats(history)?,
-            ancestry: backend.ints(history)?,
-            coverage: backend.floats(slots * beam_size * max_src_len)?,
-            attention: backend.floats(if keep_attention { history * max_src_len } else { 0 })?,
-            finished: backend.ints(slots * beam_size * words::<Finished>())?,
-            finished_count: backend.ints(slots)?,
-            failures: backend.ints(slots * words::<Failure>())?,
+            options: backend.zeros::<u32>(slots * words::<SlotOptions>())?,
+            step: backend.zeros::<u32>(slots)?,
+            live: backend.zeros::<u32>(slots)?,
+            cum_log_probs: backend.zeros::<f32>(slots * beam_size)?,
+            tokens: backend.zeros::<u32>(history)?,
+            parents: backend.zeros::<u32>(history)?,
+            log_probs: backend.zeros::<f32>(history)?,
+            ancestry: backend.zeros::<u32>(history)?,
+            coverage: backend.zeros::<f32>(slots * beam_size * max_src_len)?,
+            attention: backend.zeros::<f32>(if keep_attention { history * max_src_len } else { 0 })?,
+            finished: backend.zeros::<u32>(slots * beam_size * words::<Finished>())?,
+            finished_count: backend.zeros::<u32>(slots)?,
+            failures: backend.zeros::<u32>(slots * words::<Failure>())?,
             rows: Rows { one_per_beam: true, ..Rows::with_capacity(backend, rows)? },
-            ranked: backend.floats(0)?,
-            bans: backend.ints(0)?,
-            always_banned: backend.ints(0)?,
-            prefixes: backend.ints(0)?,
-            sequences: backend.ints(0)?,
-            constraints: backend.ints(0)?,
-            banks: backend.ints(0)?,
-            picks: backend.ints(0)?,
+            ranked: backend.zeros::<f32>(0)?,
+            bans: backend.zeros::<u32>(0)?,
+            always_banned: backend.zeros::<u32>(0)?,
+            prefixes: backend.zeros::<u32>(0)?,
+            sequences: backend.zeros::<u32>(0)?,
+            constraints: backend.zeros::<u32>(0)?,
+            banks: backend.zeros::<u32>(0)?,
+            picks: backend.zeros::<u32>(0)?,
             reserved: Stages::default(),
             scratch: backend.search_scratch(shape, vocab_size)?,
         })
@@ -197,19 +197,19 @@ impl<B: Backend> Search<B> {
         let SessionShape { slots, beam_size, max_len, rows, .. } = self.shape;
         let reserved = self.reserved;
         if stages.ranked && !reserved.ranked {
-            self.ranked = backend.floats(rows * backend.logits_stride(self.vocab_size))?;
+            self.ranked = backend.zeros::<f32>(rows * backend.logits_stride(self.vocab_size))?;
         }
         if stages.bans && !reserved.bans {
             let bits = self.vocab_size.div_ceil(32);
-            self.bans = backend.ints(rows * bits)?;
-            self.always_banned = backend.ints(slots * bits)?;
-            self.prefixes = backend.ints(slots * max_len)?;
-            self.sequences = backend.ints(slots * MAX_SEQUENCE_WORDS)?;
-            self.constraints = backend.ints(slots * words::<Constraints>())?;
-            self.banks = backend.ints(rows * BANK_WORDS)?;
+            self.bans = backend.zeros::<u32>(rows * bits)?;
+            self.always_banned = backend.zeros::<u32>(slots * bits)?;
+            self.prefixes = backend.zeros::<u32>(slots * max_len)?;
+            self.sequences = backend.zeros::<u32>(slots * MAX_SEQUENCE_WORDS)?;
+            self.constraints = backend.zeros::<u32>(slots * words::<Constraints>())?;
+            self.banks = backend.zeros::<u32>(rows * BANK_WORDS)?;
         }
         if stages.samples && !reserved.samples {
-            self.picks = backend.ints(slots * beam_size * words::<SamplePick>())?;
+            self.picks = backend.zeros::<u32>(slots * beam_size * words::<SamplePick>())?;
         }
         self.reserved = reserved.union(stages);
         Ok(())

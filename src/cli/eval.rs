@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, json, one_line, print};
@@ -14,6 +15,7 @@ use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::metrics::BootstrapOptions;
 use crate::{Error, Result};
 use metrics::MetricArguments;
@@ -51,10 +53,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples, value_parser = count(counts::RESAMPLES))]
     resamples: usize,
     /// Seed of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed, value_parser = seed())]
     bootstrap_seed: u64,
     #[command(flatten)]
     metrics: MetricArguments,
@@ -72,9 +74,6 @@ enum Format {
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed };
-    if options.resamples == 0 {
-        return Err(Error::Option { option: "resamples", expected: "at least 1".into(), got: "0".into() });
-    }
     let metrics = arguments.metrics.metrics()?;
     let files = Files::read(&arguments)?;
     let (hypotheses, failed) = match (files.hypotheses, &files.sources) {
@@ -161,7 +160,7 @@ const QUEUED_PER_SLOT: usize = 16;
 fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Translated>> {
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let options = arguments.search.resolve(&translator)?;
-    let output = arguments.output.as_deref().map(|path| create_output(path, arguments)).transpose()?;
+    let output = arguments.output.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();
     let mut batch = translator.batch(&options)?;
     let mut progress = Progress::new(Some(sources.iter().map(|s| s.len() as u64 + 1).sum()));
@@ -184,7 +183,7 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         let i = tag as usize;
         match result {
             Ok(translation) => {
-                let tokens = translation.hypotheses.first().map_or(0, |h| h.hypothesis.length);
+                let tokens = translation.hypotheses.first().map_or(0, |h| h.length);
                 progress.add(sources[i].len() as u64 + 1, tokens as u64);
                 translated.lines[i] = one_line(translation.text());
             }
@@ -200,16 +199,8 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         return Ok(None);
     }
     if let Some(mut output) = output {
-        translated.lines.iter().try_for_each(|line| output.line(line.clone()))?;
-        output.flush()?;
+        translated.lines.iter().try_for_each(|line| output.line(line))?;
+        output.finish()?;
     }
     Ok(Some(translated))
-}
-
-/// Creates the output file, which may be none of those that are read.
-fn create_output(path: &Path, arguments: &Arguments) -> Result<Output> {
-    for read in arguments.reference.iter().chain(&arguments.compare) {
-        Output::refuse_input(path, read)?;
-    }
-    Output::create(Some(path), arguments.input.as_deref())
 }

@@ -1,25 +1,27 @@
 //! The command line: one file per subcommand.
 //!
-//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
-//! 130 interrupted, with the lines that were under way.
+//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, or an
+//! output that cannot be written; 130 interrupted, by Ctrl-C or SIGTERM, with the lines that were done.
 
 mod alignment;
 mod bench;
+mod claims;
 mod control_options;
+mod counts;
 mod diagnose;
 mod eval;
 mod explain;
 mod info;
 mod input;
 mod interrupt;
-mod item_options;
 mod model_dir;
 mod output;
 mod pairing;
 mod progress;
-mod sampling_options;
+mod resume;
 mod score;
 mod search_options;
+mod stdout;
 mod stream;
 #[cfg(feature = "train")]
 mod train;
@@ -28,14 +30,16 @@ mod train;
 mod train;
 mod translate;
 mod validate;
+mod values;
 mod warnings;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::Error;
+use crate::Result;
+pub use stdout::look as look_at_stdout;
 
 /// Translate with encoder-decoder models: the same sentence gives the same tokens and scores in any batch.
 #[derive(Debug, Parser)]
@@ -74,9 +78,12 @@ enum Ending {
 #[doc(hidden)]
 pub mod fuzzing {
 
+    use std::path::Path;
+    use std::sync::OnceLock;
+
     use super::input::{Fields, Form, Lines};
     use super::output::error_json;
-    use crate::Result;
+    use crate::{DecodeOptions, Error, Overrides, Result, Translator};
 
     /// One line of input, read and turned into output.
     #[derive(Debug)]
@@ -89,6 +96,25 @@ pub mod fuzzing {
         pub written: String,
     }
 
+    /// The options of a sentence that brings this object of some.
+    ///
+    /// # Errors
+    /// For what is no such object, and for options that are not allowed.
+    pub fn read_options(model: &Path, object: &str) -> Result<Box<DecodeOptions>> {
+        static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
+        let translator = match TRANSLATOR.get() {
+            Some(translator) => translator,
+            None => {
+                let translator = Translator::open(model)?;
+                TRANSLATOR.get_or_init(|| translator)
+            }
+        };
+        let wrong =
+            |got: String| Error::Input { operation: "read options", expected: "an object of options".into(), got };
+        let own: Overrides = serde_json::from_str(object).map_err(|error| wrong(error.to_string()))?;
+        translator.options(&own).map(Box::new)
+    }
+
     /// Reads every line, as text or as JSON.
     ///
     /// # Errors
@@ -98,7 +124,7 @@ pub mod fuzzing {
         let mut read = Vec::new();
         while let Some(line) = lines.next()? {
             let written = match line.content {
-                Ok(item) => error_json(Some(&item.source), &item.other, "none", "")?,
+                Ok(item) => error_json(Some(&item.sentence.source), &item.other, "none", "")?,
                 Err(bad) => error_json(bad.source.as_deref(), &Fields::new(), bad.kind, &bad.message)?,
             };
             read.push(ReadLine { number: line.number, bytes: line.bytes, written });
@@ -107,25 +133,27 @@ pub mod fuzzing {
     }
 }
 
+/// Every subcommand with its options, for tests that walk them all.
+pub fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| subcommand.mut_args(counts::name_range))
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let ending = match arguments.command {
-        Command::Translate(arguments) => translate::run(*arguments),
-        Command::Score(arguments) => score::run(arguments),
-        Command::Eval(arguments) => eval::run(*arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::Diagnose(arguments) => diagnose::run(&arguments),
-        Command::Info(arguments) => info::run(&arguments),
-        Command::Train(arguments) => train::run(&arguments),
-        Command::Validate(arguments) => validate::run(&arguments),
-    };
+    let mut command = command();
+    let matches = command.get_matches_mut();
+    if let (Some(("train", given)), Some(train)) = (matches.subcommand(), command.find_subcommand("train")) {
+        train::check_objective(train, given).unwrap_or_else(|error| error.exit());
+    }
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    interrupt::survive_limits();
+    let claimed = matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches)));
+    let claimed = claimed.map_or(Ok(()), |(subcommand, matches)| claims::check(subcommand, matches));
+    let ending = claimed.and_then(|()| arguments.run());
     match ending {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
         Ok(Ending::BadLines | Ending::Failed) => ExitCode::from(1),
         Ok(Ending::Interrupted) => ExitCode::from(130),
-        // Whoever read the output has seen enough.
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(2)
@@ -133,11 +161,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl Arguments {
+    fn run(self) -> Result<Ending> {
+        match self.command {
+            Command::Translate(arguments) => translate::run(*arguments),
+            Command::Score(arguments) => score::run(arguments),
+            Command::Eval(arguments) => eval::run(*arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
+            Command::Diagnose(arguments) => diagnose::run(&arguments),
+            Command::Info(arguments) => info::run(&arguments),
+            Command::Train(arguments) => train::run(&arguments),
+            Command::Validate(arguments) => validate::run(&arguments),
+        }
+    }
+}
+
 /// Writes a line to stderr. Nobody may be reading there any more, which is no reason to stop.
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "beamfuse: {line}");
-}
-
-fn is_closed_pipe(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
 }

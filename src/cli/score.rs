@@ -1,6 +1,7 @@
 //! `score`: the model's log-probabilities of given translations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -9,10 +10,11 @@ use crate::cli::input::{Fields, Form, InputFormat, Item, Line, Lines, Plain, fie
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
+use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
 use crate::cli::warnings::{Warning, Warnings};
 use crate::cli::{Ending, interrupt};
-use crate::translator::{Score, Translator};
+use crate::translator::{Score, Sentence, Translator};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
 /// target's token log-probabilities out.
@@ -24,6 +26,9 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
+    #[arg(long, requires = "output")]
+    resume: bool,
     /// How to read the input. text and tsv: source TAB target. jsonl: objects with the fields "source" and "target". auto: jsonl if the
     /// first line that is not blank is a JSON object. Input compressed by gzip or zstd is decompressed.
     #[arg(long, value_enum, default_value_t)]
@@ -55,20 +60,17 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         },
     )?;
     let translator = arguments.model.open()?;
-    let output = Output::create(arguments.output.as_deref(), input)?;
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line)?;
+    let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let progress = Progress::new(lines.size());
     let format = arguments.format;
     let warnings = Warnings::new(translator.tokenizer());
     let mut work =
         Work { translator: &translator, done: Vec::new(), output, format, progress, warnings, bad_lines: false };
-    stream::run(Windows::start(move || lines.next(), WINDOW)?, &mut work)?;
+    stream::run(Windows::start(resume::behind(done, move || lines.next()), WINDOW)?, &mut work)?;
     work.warnings.lines().for_each(|line| work.progress.note(&line));
-    Ok(match (interrupt::asked(), work.bad_lines) {
-        (true, _) => Ending::Interrupted,
-        (false, true) => Ending::BadLines,
-        (false, false) => Ending::Complete,
-    })
+    work.output.end(work.bad_lines)
 }
 
 struct Work<'a> {
@@ -117,7 +119,8 @@ impl stream::Work for Work<'_> {
                 Done { number, bytes, source, other, warnings, result: Err(error) }
             };
             match content {
-                Ok(Item { source, columns, mut other, .. }) => match target(columns, &mut other) {
+                Ok(Item { sentence: Sentence { source, .. }, columns, mut other }) => match target(columns, &mut other)
+                {
                     Ok(target) => pairs.push((tag, number, bytes, other, (source, target))),
                     Err(error) => self.done.push((tag, failed(Some(source), other, error))),
                 },
@@ -133,28 +136,33 @@ impl stream::Work for Work<'_> {
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        self.done.pop()
+    fn finish_one(&mut self, _: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = self.done.pop()?;
+        let tokens = done.result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.done.is_empty()
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, warnings, result } = done;
+        let Done { number, bytes: _, source, mut other, warnings, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["token_ids", "token_log_probs", "log_prob", "error", "warnings"] {
             other.shift_remove(field);
         }
         let source = source.as_deref();
-        let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
-        self.progress.add(bytes, tokens as u64);
         match result {
-            Ok((target, score)) => self.output.line(match self.format {
+            Ok((target, score)) => self.output.line(&match self.format {
                 Format::Text => score.log_prob.to_string(),
                 Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other, &warnings)?,
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(match self.format {
+                self.output.line(&match self.format {
                     Format::Text => String::new(),
                     Format::Jsonl => error_json(source, &other, kind, &message)?,
                 })

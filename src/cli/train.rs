@@ -2,25 +2,54 @@
 
 mod arguments;
 
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Result;
 use crate::cli::{Ending, complain, interrupt};
 use crate::model::config::TrainingDefaults;
 use crate::train::objectives::scheduled_sampling;
-use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Report, TrainOptions, Trainer};
+use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer};
 pub(super) use arguments::Arguments;
+
+/// The objective that the options under a heading of the help are about.
+const OF_OBJECTIVES: [(&str, &str); 3] =
+    [("Scheduled sampling", "scheduled-sampling"), ("Minimum risk training", "mrt"), ("Distillation", "distill")];
+
+/// Refuses options that are about another objective than the one that was chosen: they would be without effect.
+///
+/// # Errors
+/// As the command line's parser words it, naming both.
+pub(super) fn check_objective(command: &Command, given: &ArgMatches) -> Result<(), clap::Error> {
+    let chosen = given.get_raw("objective").and_then(|mut values| values.next()).unwrap_or_default();
+    let foreign = command.get_arguments().find(|argument| {
+        let about = OF_OBJECTIVES.iter().find(|(heading, _)| argument.get_help_heading() == Some(*heading));
+        let is_given = given.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
+        is_given && about.is_some_and(|(_, objective)| chosen != *objective)
+    });
+    match foreign.and_then(Arg::get_long) {
+        None => Ok(()),
+        Some(long) => {
+            let message = format!("option {long} cannot be combined with objective {}\n", chosen.to_string_lossy());
+            Err(clap::Error::raw(ErrorKind::ArgumentConflict, message).with_cmd(command))
+        }
+    }
+}
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let places = arguments.places()?;
-    let defaults = TrainingDefaults::open(&places.model)?;
+    let defaults = arguments.model.open(TrainingDefaults::open)?;
     let options = arguments.options(defaults)?;
     let mut watcher = Watcher::new(&options, arguments.run.log_every);
     if let ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, .. }) = &options.objective {
         let (first, last) = (schedule.at(1), schedule.at(options.updates));
         watcher.note(&format!("gold is fed with probability {first:.3} at first and {last:.3} at last"));
     }
-    let mut trainer = Trainer::open(places, options)?;
+    let mut trainer = arguments
+        .model
+        .open(|dir| Trainer::open(Places { model: dir.to_path_buf(), ..places.clone() }, options.clone()))?;
     let (pairs, skipped) = (trainer.data().pairs().len(), trainer.data().skipped());
     watcher.note(&match skipped {
         0 => format!("{pairs} pairs"),
@@ -30,8 +59,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         watcher.note(&format!("continuing after update {}", trainer.updates_done()));
     }
     interrupt::listen_for("finishing the update under way");
-    let ending = trainer.run(&mut watcher)?;
-    watcher.bar.finish_and_clear();
+    let ending = trainer.run(&mut watcher);
+    watcher.finish();
+    let ending = ending?;
     if let Some((score, update)) = trainer.best() {
         complain(&format!("best validation score {score:.2} at update {update}"));
     }
@@ -56,6 +86,8 @@ struct Watcher {
     bar: ProgressBar,
     every: u32,
     terminal: bool,
+    /// How far it has come.
+    last: Option<String>,
 }
 
 impl Watcher {
@@ -65,7 +97,15 @@ impl Watcher {
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left") {
             bar.set_style(style);
         }
-        Watcher { bar, every, terminal }
+        Watcher { bar, every, terminal, last: None }
+    }
+
+    /// Takes the moving line away, and leaves the last one on a terminal.
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+        if let Some(line) = self.last.take().filter(|_| self.terminal) {
+            complain(&line);
+        }
     }
 }
 
@@ -82,6 +122,7 @@ impl Observer for Watcher {
         if !self.terminal && (report.update.is_multiple_of(self.every) || report.update == report.updates) {
             complain(&format!("update {}/{}  {line}", report.update, report.updates));
         }
+        self.last = Some(format!("update {}/{}  {line}", report.update, report.updates));
         self.bar.set_message(line);
     }
 

@@ -42,8 +42,16 @@ pub(super) struct Warnings<'a> {
 impl<'a> Warnings<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
         let summary = tokenizer.summary();
-        let languages = if summary.language_tokens.len() > 1 { summary.language_tokens } else { Vec::new() };
-        let special = summary.special_tokens.into_iter().map(|(piece, _)| piece).collect();
+        // Other families' languages are said by an option, not in the text.
+        let mut languages = summary.language_tokens;
+        languages.retain(|token| token.starts_with(">>"));
+        if languages.len() < 2 {
+            languages.clear();
+        }
+        // Some families read the name in a text as the token, as transformers does.
+        let count = |text: &str, id: u32| tokenizer.encode_source(text).iter().filter(|other| **other == id).count();
+        let is_text = |(piece, id): &(String, u32)| count(piece, *id) == count("", *id);
+        let special = summary.special_tokens.into_iter().filter(is_text).map(|(piece, _)| piece).collect();
         Warnings { tokenizer, languages, special, counts: BTreeMap::new() }
     }
 

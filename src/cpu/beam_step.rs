@@ -1,4 +1,4 @@
-//! Op `beam_step`: one step of the search in every live slot; its contract is [`crate::backend::Backend::beam_step`].
+//! Op `beam_step`: one step of the search in every live slot; its contract is [`crate::backend::SearchOps::beam_step`].
 //!
 //! The fast path reads each row of logits twice while it is in cache: once for its log-sum-exp, once for the candidates that
 //! can still enter the best 2K. Ranking runs in parallel over slots; applying it is a few words per slot and runs serially.
@@ -54,6 +54,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes of that for `shape`.
+    pub fn bytes(shape: SessionShape) -> usize {
+        let SessionShape { slots, beam_size, max_len, max_src_len, .. } = shape;
+        let ranking = size_of::<Ranking>() + (2 * beam_size + 1) * size_of::<Candidate>() + 4 * beam_size;
+        slots * (ranking + size_of::<usize>()) + 4 * beam_size * (max_len + max_src_len)
+    }
+
     /// Room for every slot of `shape`.
     pub fn new(shape: SessionShape) -> Self {
         // One more than 2K: a candidate is inserted before the worst is dropped.
@@ -71,7 +78,7 @@ impl Scratch {
     }
 }
 
-/// Takes slots into the search; see [`crate::backend::Backend::start_slots`].
+/// Takes slots into the search; see [`crate::backend::SearchOps::start_slots`].
 pub fn start_slots(slots: &[(u32, SlotOptions)], search: &mut Search<Cpu>) {
     let SessionShape { beam_size, max_len, max_src_len, .. } = search.shape;
     for &(slot, options) in slots {
@@ -108,7 +115,7 @@ fn rebuild_rows(search: &mut Search<Cpu>) {
     search.rows.count[0] = count as u32;
 }
 
-/// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
+/// One step of the search in every live slot; see [`crate::backend::SearchOps::beam_step`].
 pub fn beam_step(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
     rank::rank_all(logits, search);
     for slot in 0..search.shape.slots {

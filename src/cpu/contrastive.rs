@@ -135,7 +135,7 @@ pub fn contrastive(
     });
 }
 
-/// Contrasts a step's rows whose amateur is `scorer`; see [`crate::backend::Backend::contrastive`].
+/// Contrasts a step's rows whose amateur is `scorer`; see [`crate::backend::SearchOps::contrastive`].
 pub fn contrast_scorer(expert: &[f32], amateur: &[f32], scorer: u32, search: &mut Search<Cpu>) {
     let (vocab_size, max_len, eos_id) = (search.vocab_size, search.shape.max_len, search.ids.eos_id as usize);
     let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);

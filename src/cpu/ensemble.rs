@@ -1,4 +1,4 @@
-//! Op `ensemble`: the log-linear mixture of several models; its contract is [`crate::backend::Backend::ensemble`].
+//! Op `ensemble`: the log-linear mixture of several models; its contract is [`crate::backend::SearchOps::ensemble`].
 
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ fn weights(options: &SlotOptions) -> [f32; MAX_SCORERS] {
     }
 }
 
-/// Mixes the rows that ask for it into `search.ranked`; see [`crate::backend::Backend::ensemble`].
+/// Mixes the rows that ask for it into `search.ranked`; see [`crate::backend::SearchOps::ensemble`].
 pub fn ensemble(scorers: &[Option<&Vec<f32>>], search: &mut Search<Cpu>) {
     let vocab_size = search.vocab_size;
     let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);

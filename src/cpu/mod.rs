@@ -14,6 +14,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+mod pool;
 pub mod portable_math;
 pub mod processors;
 pub mod risk;
@@ -29,15 +30,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, Backend, CrossCache, Dtype, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats,
+    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
+    SlotOptions, StepKey, TokenStats, Value,
 };
+use crate::error::room;
 use crate::{Error, Result};
+use attention::CacheType;
+use gemm::Refused;
+pub use gemm::{PATH_VARIABLE, Path};
 
 /// The CPU and its thread pool.
 #[derive(Debug)]
 pub struct Cpu {
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<pool::Pool>,
     dtype: Dtype,
     scratch: linear::Scratch,
     /// Bytes that the buffers of a session may take.
@@ -50,18 +55,27 @@ impl Cpu {
     /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a type that the CPU does not compute in; [`Error::Device`] if the threads cannot be started.
+    /// [`Error::Option`] for a type that the CPU does not compute in, or a choice of [`Path`] that cannot be followed here;
+    /// [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
-        if !matches!(dtype, Dtype::F32 | Dtype::I8) {
-            let (expected, got) = ("f32 or i8 on the CPU".to_owned(), dtype.name().to_owned());
+        Self::on(|| pool::Pool::start(threads), dtype)
+    }
+
+    /// As [`Cpu::new`], with threads that all backends at this place with as many threads share, in turns.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn shared(place: usize, threads: usize, dtype: Dtype) -> Result<Self> {
+        Self::on(|| pool::Pool::shared(place, threads), dtype)
+    }
+
+    fn on(pool: impl FnOnce() -> Result<Arc<pool::Pool>>, dtype: Dtype) -> Result<Self> {
+        if dtype == Dtype::F16 {
+            let (expected, got) = ("f32, bf16 or i8 on the CPU".to_owned(), dtype.name().to_owned());
             return Err(Error::Option { option: "dtype", expected, got });
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("beamfuse-cpu-{i}"))
-            .build()
-            .map_err(|e| Error::Device { device: "cpu".into(), reason: e.to_string() })?;
-        Ok(Cpu { pool: Arc::new(pool), dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
+        chosen_path()?;
+        Ok(Cpu { pool: pool()?, dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
     }
 
     /// Lets the buffers of a session take no more than `bytes`.
@@ -70,17 +84,18 @@ impl Cpu {
         Cpu { limit: Some(bytes), ..self }
     }
 
-    /// Zeros, counted where nothing is to be computed.
-    fn zeros<T: bytemuck::Zeroable>(&self, len: usize) -> Result<Vec<T>> {
-        let Some(counted) = &self.counted else { return zeros(len) };
-        counted.fetch_add(len.saturating_mul(size_of::<T>()) as u64, Ordering::Relaxed);
-        Ok(Vec::new())
-    }
-
     /// Threads that compute.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.threads()
     }
+}
+
+/// The instructions that the CPU computes with: those of the path that [`PATH_VARIABLE`] names, or the best.
+///
+/// # Errors
+/// [`Error::Option`] if the variable names no path that can be used here.
+pub fn chosen_path() -> Result<Path> {
+    Path::chosen().map_err(|Refused { expected, got }| Error::Option { option: PATH_VARIABLE, expected, got })
 }
 
 impl Rows<Cpu> {
@@ -107,22 +122,8 @@ fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize,
     }
 }
 
-/// Allocates zeros, or says that they do not fit: sizes follow from what a user asks for.
-fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::Device {
-        device: "cpu".into(),
-        reason: format!("no memory for {len} values; a smaller batch, beam or maximum length needs less",),
-    })
-}
-
-impl Backend for Cpu {
-    type Tensor = Vec<f32>;
-    type Floats = Vec<f32>;
-    type Ints = Vec<u32>;
-    type Matrix = linear::Matrix;
-    type Norm = layer_norm::Norm;
-    type Embedding = embedding::Embedding;
-    type SearchScratch = beam_step::Scratch;
+impl Device for Cpu {
+    type Buffer<V: Value> = Vec<V>;
     type GraphCache = ();
     type Readback = Vec<u32>;
 
@@ -146,37 +147,38 @@ impl Backend for Cpu {
     }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        self.pool.run(work)
     }
 
-    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
+    fn is_wanted(&self) -> bool {
+        self.pool.is_wanted()
     }
 
-    fn floats(&self, len: usize) -> Result<Vec<f32>> {
-        self.zeros(len)
+    fn zeros<V: Value>(&self, len: usize) -> Result<Vec<V>> {
+        let Some(counted) = &self.counted else { return room::zeros("allocate", len) };
+        counted.fetch_add(len.saturating_mul(size_of::<V>()) as u64, Ordering::Relaxed);
+        Ok(Vec::new())
     }
 
-    fn ints(&self, len: usize) -> Result<Vec<u32>> {
-        self.zeros(len)
-    }
-
-    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
-        Ok(beam_step::Scratch::new(shape))
-    }
-
-    fn write_ints(&self, to: &mut Vec<u32>, offset: usize, values: &[u32]) -> Result<()> {
+    fn write<V: Value>(&self, to: &mut Vec<V>, offset: usize, values: &[V]) -> Result<()> {
         to[offset..offset + values.len()].copy_from_slice(values);
         Ok(())
     }
 
-    fn read_ints(&self, from: &Vec<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+    fn read<V: Value>(&self, from: &Vec<V>, offset: usize, values: &mut [V]) -> Result<()> {
         values.copy_from_slice(&from[offset..offset + values.len()]);
         Ok(())
     }
 
-    fn read_floats(&self, from: &Vec<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
-        values.copy_from_slice(&from[offset..offset + values.len()]);
+    fn enqueue_read<V: Value>(
+        &self,
+        from: &Vec<V>,
+        range: Range<usize>,
+        to: &mut Vec<u32>,
+        offset: usize,
+    ) -> Result<()> {
+        let bits: &[u32] = bytemuck::cast_slice(&from[range]);
+        to[offset..offset + bits.len()].copy_from_slice(bits);
         Ok(())
     }
 
@@ -184,37 +186,37 @@ impl Backend for Cpu {
         self.zeros(words)
     }
 
-    fn enqueue_read_ints(&self, from: &Vec<u32>, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(&from[range]);
-        Ok(())
-    }
-
-    fn enqueue_read_floats(
-        &self,
-        from: &Vec<f32>,
-        range: Range<usize>,
-        to: &mut Vec<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        to[offset..offset + range.len()].copy_from_slice(bytemuck::cast_slice(&from[range]));
-        Ok(())
-    }
-
     fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
         words.copy_from_slice(&readback[..words.len()]);
         Ok(())
     }
+}
+
+impl NetworkOps for Cpu {
+    type Tensor = Vec<f32>;
+    type Matrix = linear::Matrix;
+    type Norm = layer_norm::Norm;
+    type Embedding = embedding::Embedding;
+
+    fn tensor(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(len)
+    }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
+        // Packed, and on the way there in whole panels.
+        let packed = weights.len().saturating_add(64 * in_dim).saturating_mul(self.dtype.size());
+        room::require("pack weights", packed.saturating_add(16 * (out_dim + in_dim)))?;
         Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
     }
 
     fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<layer_norm::Norm> {
-        Ok(layer_norm::Norm { gain: gain.to_vec(), bias: bias.to_vec(), eps })
+        let copy = |values| room::copy("load weights", values);
+        Ok(layer_norm::Norm { gain: copy(gain)?, bias: copy(bias)?, eps })
     }
 
     fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<embedding::Embedding> {
-        Ok(embedding::Embedding { tokens: tokens.to_vec(), scale, positions: positions.to_vec(), width })
+        let copy = |values| room::copy("load weights", values);
+        Ok(embedding::Embedding { tokens: copy(tokens)?, scale, positions: copy(positions)?, width })
     }
 
     fn embedding(&self, table: &embedding::Embedding, rows: &Rows<Self>, out: &mut Vec<f32>) -> Result<()> {
@@ -258,12 +260,12 @@ impl Backend for Cpu {
     }
 
     fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Vec<f32>, cache: &mut CrossCache<Self>) -> Result<()> {
-        attention::store_cross(heads, rows.live(), kv, cache);
+        attention::store_cross(CacheType::of(self.dtype), heads, rows.live(), kv, cache);
         Ok(())
     }
 
     fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Vec<f32>, cache: &mut SelfCache<Self>) -> Result<()> {
-        attention::store_self(heads, rows.live(), qkv, cache);
+        attention::store_self(CacheType::of(self.dtype), heads, rows.live(), qkv, cache);
         Ok(())
     }
 
@@ -276,7 +278,7 @@ impl Backend for Cpu {
         ancestry: &Vec<u32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::self_attention(heads, rows.live(), qkv, cache, ancestry, out);
+        attention::self_attention(CacheType::of(self.dtype), heads, rows.live(), qkv, cache, ancestry, out);
         Ok(())
     }
 
@@ -291,6 +293,7 @@ impl Backend for Cpu {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         attention::cross_attention(
+            CacheType::of(self.dtype),
             heads,
             rows.live(),
             queries,
@@ -300,6 +303,15 @@ impl Backend for Cpu {
             out,
         );
         Ok(())
+    }
+}
+
+impl SearchOps for Cpu {
+    type SearchScratch = beam_step::Scratch;
+
+    fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
+        room::require("allocate", beam_step::Scratch::bytes(shape))?;
+        Ok(beam_step::Scratch::new(shape))
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {

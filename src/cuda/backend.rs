@@ -1,4 +1,4 @@
-//! The CUDA backend: each method of [`Backend`] as a launch or a matrix product, on a GPU or emulated.
+//! The CUDA backend: each method of [`Backend`](crate::backend::Backend) as a launch or a matrix product, on a GPU or emulated.
 //!
 //! Every grid is sized by [`Rows::bucket`]; how many of these rows are live lies on the device. Matrix products, their epilogues
 //! and layer norms compute the whole bucket, the other kernels its live rows.
@@ -15,8 +15,8 @@ use super::rows::RowList;
 use super::{attention, contrastive, embedding, ensemble, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, CrossCache, Heads, Row, Rows, Search, SelfCache, SessionShape, SlotOptions, StepKey,
-    TokenStats, words,
+    Activation, CrossCache, Device, Heads, NetworkOps, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
+    SlotOptions, StepKey, TokenStats, Value, words,
 };
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
@@ -159,14 +159,8 @@ impl<T: Element> Cuda<T> {
     }
 }
 
-impl<T: Element> Backend for Cuda<T> {
-    type Tensor = Buffer<T>;
-    type Floats = Buffer<f32>;
-    type Ints = Buffer<u32>;
-    type Matrix = Matrix<T>;
-    type Norm = Norm<T>;
-    type Embedding = Embedding<T>;
-    type SearchScratch = BeamStepScratch;
+impl<T: Element> Device for Cuda<T> {
+    type Buffer<V: Value> = Buffer<V>;
     type GraphCache = HashMap<StepKey, Recording>;
     type Readback = Pinned<u32>;
 
@@ -214,62 +208,46 @@ impl<T: Element> Backend for Cuda<T> {
         work()
     }
 
-    fn tensor(&self, len: usize) -> Result<Buffer<T>> {
-        self.context.allocate(len)
-    }
-
-    fn floats(&self, len: usize) -> Result<Buffer<f32>> {
+    fn zeros<V: Value>(&self, len: usize) -> Result<Buffer<V>> {
         self.context.zeros(len)
     }
 
-    fn ints(&self, len: usize) -> Result<Buffer<u32>> {
-        self.context.zeros(len)
-    }
-
-    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<BeamStepScratch> {
-        BeamStepScratch::new(&self.context, shape, vocab_size)
-    }
-
-    fn write_ints(&self, to: &mut Buffer<u32>, offset: usize, values: &[u32]) -> Result<()> {
+    fn write<V: Value>(&self, to: &mut Buffer<V>, offset: usize, values: &[V]) -> Result<()> {
         self.context.write(to.view_mut().slice(offset..offset + values.len())?, values)
     }
 
-    fn read_ints(&self, from: &Buffer<u32>, offset: usize, values: &mut [u32]) -> Result<()> {
+    fn read<V: Value>(&self, from: &Buffer<V>, offset: usize, values: &mut [V]) -> Result<()> {
         values.copy_from_slice(&self.context.download(from.view().slice(offset..offset + values.len())?)?);
         Ok(())
     }
 
-    fn read_floats(&self, from: &Buffer<f32>, offset: usize, values: &mut [f32]) -> Result<()> {
-        values.copy_from_slice(&self.context.download(from.view().slice(offset..offset + values.len())?)?);
-        Ok(())
+    fn enqueue_read<V: Value>(
+        &self,
+        from: &Buffer<V>,
+        range: Range<usize>,
+        to: &mut Pinned<u32>,
+        offset: usize,
+    ) -> Result<()> {
+        self.context.post(from.view().slice(range)?.bits()?, to, offset)
     }
 
     fn readback(&self, words: usize) -> Result<Pinned<u32>> {
         self.context.pinned(words)
     }
 
-    fn enqueue_read_ints(
-        &self,
-        from: &Buffer<u32>,
-        range: Range<usize>,
-        to: &mut Pinned<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        self.context.post(from.view().slice(range)?, to, offset)
-    }
-
-    fn enqueue_read_floats(
-        &self,
-        from: &Buffer<f32>,
-        range: Range<usize>,
-        to: &mut Pinned<u32>,
-        offset: usize,
-    ) -> Result<()> {
-        self.context.post(from.view().slice(range)?.bits(), to, offset)
-    }
-
     fn wait_readback(&self, readback: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
         self.context.wait_readback(readback, words)
+    }
+}
+
+impl<T: Element> NetworkOps for Cuda<T> {
+    type Tensor = Buffer<T>;
+    type Matrix = Matrix<T>;
+    type Norm = Norm<T>;
+    type Embedding = Embedding<T>;
+
+    fn tensor(&self, len: usize) -> Result<Buffer<T>> {
+        self.context.allocate(len)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
@@ -491,6 +469,14 @@ impl<T: Element> Backend for Cuda<T> {
         self.product(matrix, rows.bucket, x, queries)?;
         let bias = matrix.bias.as_ref().map(Buffer::view);
         cross(heads, rows, queries, bias, cache, options, weights, out)?.launch(&self.context, heads)
+    }
+}
+
+impl<T: Element> SearchOps for Cuda<T> {
+    type SearchScratch = BeamStepScratch;
+
+    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<BeamStepScratch> {
+        BeamStepScratch::new(&self.context, shape, vocab_size)
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Launchers of `kernels/beam_step.cu`: a step of beam search, and taking sentences into the search.
 //!
-//! The contract is [`crate::backend::Backend::beam_step`]. Neither allocates or waits, and [`BeamStep`] takes nothing that changes
+//! The contract is [`crate::backend::SearchOps::beam_step`]. Neither allocates or waits, and [`BeamStep`] takes nothing that changes
 //! from step to step, so a recorded step can be replayed.
 
 #[cfg(test)]

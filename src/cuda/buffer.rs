@@ -144,10 +144,18 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
-impl<'a> View<'a, f32> {
+impl<'a, T: bytemuck::Pod> View<'a, T> {
     /// The same memory as words.
-    pub fn bits(self) -> View<'a, u32> {
-        View { owner: self.owner, address: self.address, len: self.len, element: PhantomData }
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if an element is no whole number of aligned words.
+    pub fn bits(self) -> Result<View<'a, u32>> {
+        let (word, size) = (size_of::<u32>(), size_of::<T>());
+        if !size.is_multiple_of(word) || align_of::<T>() < align_of::<u32>() {
+            let (expected, got) = ("elements of whole words".to_owned(), format!("elements of {size} bytes"));
+            return Err(Error::Shape { operation: "cast", tensor: "words", expected, got });
+        }
+        Ok(View { owner: self.owner, address: self.address, len: self.len * (size / word), element: PhantomData })
     }
 }
 

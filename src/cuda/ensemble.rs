@@ -12,7 +12,7 @@ use crate::backend::MAX_SCORERS;
 const OPERATION: &str = "ensemble";
 const THREADS: u32 = 512;
 
-/// Mixes the rows that ask for it into `search.ranked`; see [`crate::backend::Backend::ensemble`].
+/// Mixes the rows that ask for it into `search.ranked`; see [`crate::backend::SearchOps::ensemble`].
 pub struct Ensemble<'a> {
     /// What is searched; its ranked log-probabilities are written.
     pub search: SearchViews<'a>,

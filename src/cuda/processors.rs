@@ -13,7 +13,7 @@ const BANS: &str = "processors";
 const REPETITION: &str = "repetition_penalty";
 const THREADS: u32 = 128;
 
-/// Writes `search.bans`, and `search.banks`, for the live rows of slots that ban; see [`crate::backend::Backend::processors`].
+/// Writes `search.bans`, and `search.banks`, for the live rows of slots that ban; see [`crate::backend::SearchOps::processors`].
 pub struct Processors<'a> {
     /// What is searched; its bans are written.
     pub search: SearchViews<'a>,
@@ -84,7 +84,7 @@ impl Processors<'_> {
     }
 }
 
-/// Penalises what rows have generated before, in `search.ranked`; see [`crate::backend::Backend::repetition_penalty`].
+/// Penalises what rows have generated before, in `search.ranked`; see [`crate::backend::SearchOps::repetition_penalty`].
 pub struct RepetitionPenalty<'a> {
     /// What is searched; its ranked log-probabilities are changed.
     pub search: SearchViews<'a>,

@@ -19,7 +19,7 @@ const THREADS: u32 = 128;
 /// Logits that a thread holds at a time; as in the kernel.
 const ELEMENTS: u32 = 32;
 
-/// Draws a token for every live row of a slot that samples; the contract is [`crate::backend::Backend::sample`].
+/// Draws a token for every live row of a slot that samples; the contract is [`crate::backend::SearchOps::sample`].
 ///
 /// `S` slots, `K` beams, `T` tokens per beam. Rows of other slots are not read, nor are their picks written.
 pub struct Sample<'a> {

@@ -1,6 +1,7 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
 use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions, words};
+use crate::error::room;
 use crate::{Error, Result};
 
 /// One translation of one sentence, in ids.
@@ -102,17 +103,17 @@ impl Record {
     pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Readback) -> Result<()> {
         let SessionShape { beam_size, max_len, max_src_len, .. } = self.shape;
         let part = |len: usize| slot * len..(slot + 1) * len;
-        backend.enqueue_read_ints(&search.finished_count, part(1), to, 0)?;
-        backend.enqueue_read_ints(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
+        backend.enqueue_read::<u32>(&search.finished_count, part(1), to, 0)?;
+        backend.enqueue_read::<u32>(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
         let finished = part(beam_size * words::<Finished>());
-        backend.enqueue_read_ints(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
+        backend.enqueue_read::<u32>(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
         let (first, len, at) = (slot * max_len * beam_size, self.history_len(), self.histories());
-        backend.enqueue_read_ints(&search.tokens, first..first + len, to, at)?;
-        backend.enqueue_read_ints(&search.parents, first..first + len, to, at + len)?;
-        backend.enqueue_read_floats(&search.log_probs, first..first + len, to, at + 2 * len)?;
+        backend.enqueue_read::<u32>(&search.tokens, first..first + len, to, at)?;
+        backend.enqueue_read::<u32>(&search.parents, first..first + len, to, at + len)?;
+        backend.enqueue_read::<f32>(&search.log_probs, first..first + len, to, at + 2 * len)?;
         if self.shape.keep_attention {
             let first = first * max_src_len;
-            backend.enqueue_read_floats(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
+            backend.enqueue_read::<f32>(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
         }
         Ok(())
     }
@@ -128,7 +129,7 @@ impl Record {
         search: &Search<B>,
         slot: usize,
     ) -> Result<Result<Vec<Hypothesis>>> {
-        let mut posted = vec![0u32; self.words()];
+        let mut posted = room::zeros::<u32>("read results", self.words())?;
         backend.wait_readback(from, &mut posted)?;
         let (head, rest) = posted.split_at(HEAD_WORDS);
         let (failure, rest) = rest.split_at(words::<Failure>());
@@ -144,10 +145,10 @@ impl Record {
         let mut history = History {
             options: self.options,
             finished: bytemuck::cast_slice(finished)[..head[0] as usize].to_vec(),
-            tokens: tokens.to_vec(),
-            parents: parents.to_vec(),
-            log_probs: bytemuck::cast_slice(log_probs).to_vec(),
-            attention: bytemuck::cast_slice(attention).to_vec(),
+            tokens: room::copy("read results", tokens)?,
+            parents: room::copy("read results", parents)?,
+            log_probs: room::copy("read results", bytemuck::cast_slice(log_probs))?,
+            attention: room::copy("read results", bytemuck::cast_slice(attention))?,
         };
         if self.options.samples() {
             let mut finished = std::mem::take(&mut history.finished);

@@ -15,10 +15,10 @@ pub(super) struct Buffers<B: Backend> {
     query: B::Tensor,
     context: B::Tensor,
     feed_forward: FeedForwardBuffers<B>,
-    /// `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
-    pub(super) logits: B::Floats,
+    /// `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    pub(super) logits: B::Buffer<f32>,
     /// `[rows, max_src_len]`
-    pub(super) attention: B::Floats,
+    pub(super) attention: B::Buffer<f32>,
 }
 
 impl<B: Backend> Buffers<B> {
@@ -33,8 +33,8 @@ impl<B: Backend> Buffers<B> {
                 hidden: backend.tensor(rows * config.decoder.ffn_dim)?,
                 out: backend.tensor(rows * width)?,
             },
-            logits: backend.floats(rows * backend.logits_stride(config.decoder_vocab_size))?,
-            attention: backend.floats(rows * max_src_len)?,
+            logits: backend.zeros::<f32>(rows * backend.logits_stride(config.decoder_vocab_size))?,
+            attention: backend.zeros::<f32>(rows * max_src_len)?,
         })
     }
 }
@@ -46,8 +46,8 @@ impl<B: Backend> Marian<B> {
         backend: &B,
         state: &mut MarianState<B>,
         rows: &Rows<B>,
-        ancestry: &B::Ints,
-        options: &B::Ints,
+        ancestry: &B::Buffer<u32>,
+        options: &B::Buffer<u32>,
     ) -> Result<()> {
         let buffers = &mut state.decoder;
         backend.embedding(&self.target_embedding, rows, &mut buffers.x)?;
@@ -72,7 +72,7 @@ impl<B: Backend> Marian<B> {
         layer: &DecoderLayer<B>,
         rows: &Rows<B>,
         cache: &mut SelfCache<B>,
-        ancestry: &B::Ints,
+        ancestry: &B::Buffer<u32>,
         buffers: &mut Buffers<B>,
     ) -> Result<()> {
         let Buffers { x, qkv, context, feed_forward, .. } = buffers;
@@ -88,7 +88,7 @@ impl<B: Backend> Marian<B> {
         layer: &DecoderLayer<B>,
         rows: &Rows<B>,
         cache: &CrossCache<B>,
-        options: &B::Ints,
+        options: &B::Buffer<u32>,
         is_last: bool,
         buffers: &mut Buffers<B>,
     ) -> Result<()> {

@@ -19,7 +19,7 @@ pub(super) struct Buffers<B: Backend> {
     rows: Rows<B>,
     list: Vec<Row>,
     /// First row of each sentence, and the end of the last.
-    starts: B::Ints,
+    starts: B::Buffer<u32>,
     x: B::Tensor,
     /// `[rows, 3 * d_model]`; keys and values of the cross-attention take two thirds of it.
     qkv: B::Tensor,
@@ -33,7 +33,7 @@ impl<B: Backend> Buffers<B> {
         Ok(Buffers {
             rows: Rows::with_capacity(backend, rows)?,
             list: Vec::with_capacity(rows),
-            starts: backend.ints(slots + 1)?,
+            starts: backend.zeros::<u32>(slots + 1)?,
             x: backend.tensor(rows * width)?,
             qkv: backend.tensor(rows * 3 * width)?,
             context: backend.tensor(rows * width)?,
@@ -56,7 +56,7 @@ impl<B: Backend> Marian<B> {
         for (_, ids) in sources {
             starts.push(starts[starts.len() - 1] + ids.len() as u32);
         }
-        backend.write_ints(&mut buffers.starts, 0, &starts)?;
+        backend.write(&mut buffers.starts, 0, &starts)?;
         backend.embedding(&self.source_embedding, &buffers.rows, &mut buffers.x)?;
         for layer in &self.encoder {
             self.encoder_layer(backend, layer, sources.len(), buffers)?;

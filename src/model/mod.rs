@@ -3,6 +3,7 @@
 pub mod config;
 mod decoder;
 mod encoder;
+pub mod generation;
 pub mod size;
 pub mod weights;
 
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Activation, Backend, CrossCache, Row, Rows, SelfCache, SessionShape, SpecialIds};
+use crate::error::room;
 use crate::{Error, Result};
 use config::{ModelConfig, StackConfig};
 use weights::Weights;
@@ -49,14 +51,14 @@ pub trait Seq2Seq<B: Backend>: Send + Sync {
         backend: &B,
         state: &mut Self::State,
         rows: &Rows<B>,
-        ancestry: &B::Ints,
-        options: &B::Ints,
+        ancestry: &B::Buffer<u32>,
+        options: &B::Buffer<u32>,
     ) -> Result<()>;
 
-    /// The last step's logits `[rows, vocab_size]`, rows [`Backend::logits_stride`] apart.
-    fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Floats;
+    /// The last step's logits `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
     /// The last step's cross-attention, last layer, mean over heads, `[rows, max_src_len]`.
-    fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Floats;
+    fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
 }
 
 /// A Marian model (Junczys-Dowmunt et al. 2018): a post-norm transformer with sinusoidal positions.
@@ -193,12 +195,13 @@ impl<B: Backend> Loader<'_, B> {
 
     /// Several linear layers over the same input as one: weights and biases stacked.
     fn linear(&self, prefix: &str, names: &[&str], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
-        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        let rows = out_dim * names.len();
+        let (mut weights, mut bias) = (room::vec("load weights", rows * in_dim)?, room::vec("load weights", rows)?);
         for name in names {
             weights.extend(self.weights.get(&format!("{prefix}.{name}.weight"), &[out_dim, in_dim])?);
             bias.extend(self.weights.get(&format!("{prefix}.{name}.bias"), &[out_dim])?);
         }
-        self.backend.matrix(&weights, Some(&bias), out_dim * names.len(), in_dim)
+        self.backend.matrix(&weights, Some(&bias), rows, in_dim)
     }
 
     fn norm(&self, name: &str) -> Result<B::Norm> {
@@ -372,17 +375,17 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
         backend: &B,
         state: &mut MarianState<B>,
         rows: &Rows<B>,
-        ancestry: &B::Ints,
-        options: &B::Ints,
+        ancestry: &B::Buffer<u32>,
+        options: &B::Buffer<u32>,
     ) -> Result<()> {
         self.decode_rows(backend, state, rows, ancestry, options)
     }
 
-    fn logits<'a>(&self, state: &'a MarianState<B>) -> &'a B::Floats {
+    fn logits<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.logits
     }
 
-    fn attention<'a>(&self, state: &'a MarianState<B>) -> &'a B::Floats {
+    fn attention<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.attention
     }
 }

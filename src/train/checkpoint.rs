@@ -1,45 +1,30 @@
 //! Files that are whole or not there: the state of a run, and the model directory that it makes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::config::read_json;
-use crate::model::weights::Tensors;
+use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io, read_bounded, write_whole};
+use crate::model::weights::{Tensors, Weights};
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
-/// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("partial");
-    let io = |source| Error::Io { operation: "write", path: path.to_path_buf(), source };
-    let mut file = File::create(&temporary).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
-    std::fs::rename(&temporary, path).map_err(io)?;
-    // The new name is safe once the directory is.
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
-}
-
-/// A tensor in f32, as it is written.
+/// A tensor, and the type that it is written in.
 struct Written {
     shape: Vec<usize>,
     values: Vec<f32>,
+    dtype: Dtype,
 }
 
 impl View for Written {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -47,45 +32,63 @@ impl View for Written {
     }
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        let values = self.values.iter();
+        match self.dtype {
+            Dtype::F16 => values.flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect::<Vec<u8>>().into(),
+            Dtype::BF16 => values.flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect::<Vec<u8>>().into(),
+            _ => values.flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
 
-fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+fn serialize(path: &Path, tensors: Tensors, dtype: Dtype, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
-    let tensors = tensors.into_iter().map(|(name, (shape, values))| (name, Written { shape, values }));
+    let tensors = tensors.into_iter().map(|(name, (shape, values))| (name, Written { shape, values, dtype }));
     safetensors::serialize(tensors, Some(metadata)).map_err(invalid)
 }
 
 /// The files of a model directory, besides weights and configuration, that a copy needs.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "source.spm",
     "target.spm",
     "vocab.json",
     "source_vocab.json",
     "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 ];
 
-/// Writes a model directory: the weights in f32, and configuration and tokenizer of the directory `from`.
+/// Writes a model directory: configuration and tokenizer of the directory `from`, and the weights in the type of those there, f32, f16
+/// or bf16.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`], what may be wrong with `from`, and [`Error::Tensor`] for weights that this type does not hold.
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
-    let create = |source| Error::Io { operation: "create", path: to.to_path_buf(), source };
-    std::fs::create_dir_all(to).map_err(create)?;
-    let mut config: serde_json::Map<String, Value> = read_json(&from.join("config.json"))?;
-    // The name of the field has changed over time; either says what the file no longer holds.
+    std::fs::create_dir_all(to).map_err(io("create", to))?;
+    let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
+    let (dtype, named, most) = match Weights::open(from)?.dtype().as_str() {
+        "F16" => (Dtype::F16, "float16", f32::from(f16::MAX)),
+        "BF16" => (Dtype::BF16, "bfloat16", f32::from(bf16::MAX)),
+        _ => (Dtype::F32, "float32", f32::MAX),
+    };
+    if let Some((name, _)) = tensors.iter().find(|(_, (_, values))| values.iter().any(|value| value.abs() > most)) {
+        let (expected, got) = (format!("values up to {most}, as {named} holds them"), "larger ones".to_owned());
+        return Err(Error::Tensor { name: name.clone(), expected, got });
+    }
+    // The name of the field has changed over time; either says what the file holds.
     for field in ["dtype", "torch_dtype"] {
         if config.contains_key(field) {
-            config.insert(field.into(), Value::from("float32"));
+            config.insert(field.into(), Value::from(named));
         }
     }
     let text =
@@ -93,15 +96,19 @@ pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     for name in COMPANIONS {
         let source = from.join(name);
         if source.exists() {
-            let bytes = std::fs::read(&source).map_err(|e| Error::Io { operation: "read", path: source, source: e })?;
-            write_whole(&to.join(name), &bytes)?;
+            write_whole(&to.join(name), &read_bounded(&source, MAX_VOCABULARY)?)?;
         }
     }
     write_whole(&to.join("config.json"), &text)?;
     let path = to.join("model.safetensors");
     // transformers asks for this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_whole(&path, &serialize(&path, tensors, metadata)?)
+    write_whole(&path, &serialize(&path, tensors, dtype, metadata)?)
+}
+
+/// The files that [`write_model`] may write.
+pub fn model_files(to: &Path) -> impl Iterator<Item = PathBuf> {
+    COMPANIONS.into_iter().chain(["config.json", "model.safetensors"]).map(|name| to.join(name))
 }
 
 /// How far a run has come, besides its parameters and moments.
@@ -117,6 +124,8 @@ pub struct Progress {
     pub best: Option<(f64, u32)>,
     /// Validations since then.
     pub worse: u32,
+    /// Bytes of the log that tell of the updates done.
+    pub logged: u64,
     /// What the run was started with: a resumed run must say the same.
     pub fingerprint: BTreeMap<String, String>,
 }
@@ -153,7 +162,7 @@ impl State {
             serde_json::to_string(&self.progress).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
         // One entry: several would stand in another order each time.
         let metadata = HashMap::from([(ENTRY.to_owned(), progress)]);
-        write_whole(path, &serialize(path, tensors, metadata)?)
+        write_whole(path, &serialize(path, tensors, Dtype::F32, metadata)?)
     }
 
     /// Reads the state of a run over these parameters.
@@ -162,8 +171,9 @@ impl State {
     /// [`Error::Io`], and [`Error::Safetensors`], [`Error::Config`] or [`Error::Tensor`] for a file that is not the state of a
     /// run over such a model.
     pub fn read(path: &Path, parameters: &Parameters) -> Result<Self> {
-        let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
-        let bytes = std::fs::read(path).map_err(io)?;
+        // Parameters, two moments, and what the objective keeps, which is at most a copy of the parameters.
+        let values: usize = parameters.iter().map(|parameter| parameter.tensor().elem_count()).sum();
+        let bytes = read_bounded(path, MAX_CONFIG + 4 * (values * size_of::<f32>()) as u64)?;
         let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
         let view = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
@@ -229,4 +239,29 @@ pub fn check_fingerprint(before: &BTreeMap<String, String>, now: &BTreeMap<Strin
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_keeps_the_type_of_the_one_it_comes_from() {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de");
+        let to = tempfile::tempdir().expect("a directory");
+        let tensors = |value: f32| Tensors::from([("x".to_owned(), (vec![2], vec![0.1, value]))]);
+        write_model(&from, to.path(), tensors(2.5)).expect("written");
+        let weights = Weights::open(to.path()).expect("a checkpoint");
+        assert_eq!(weights.dtype(), Weights::open(&from).expect("a checkpoint").dtype());
+        assert_eq!(weights.dtype(), "F16");
+        let bytes = std::fs::read(to.path().join("model.safetensors")).expect("written");
+        let values =
+            SafeTensors::deserialize(&bytes).expect("a checkpoint").tensor("x").expect("a tensor").data().to_vec();
+        assert_eq!(values, [f16::from_f32(0.1).to_le_bytes(), f16::from_f32(2.5).to_le_bytes()].concat());
+        let error = write_model(&from, to.path(), tensors(1e5)).map_err(|error| error.to_string());
+        assert_eq!(
+            error.err().as_deref(),
+            Some("load tensor x: expected values up to 65504, as float16 holds them, got larger ones")
+        );
+    }
 }

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Where a [`Translator`](crate::Translator) computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The CPU, in f32 or i8.
+    /// The CPU, in f32, bf16 or i8.
     #[default]
     Cpu,
     /// The GPU with this number, in f32, f16 or bf16.
@@ -138,7 +138,7 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
         Opened::Cpu(workers) => {
             let workers = limited(workers, needed, options.memory_budget)?;
             let models = models(&workers[0], options, config, weights)?;
-            Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
+            Ok((Engine::start(workers, models, config.vocab_size, options.slots, options.queue)?, choice, Vec::new()))
         }
         Opened::Cuda(contexts) => {
             if let Some(budget) = options.memory_budget {
@@ -180,7 +180,7 @@ fn start_on<T: Element>(
         Ok((backend, models))
     };
     let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
-    Engine::start_replicas(replicas, config.vocab_size, options.slots)
+    Engine::start_replicas(replicas, config.vocab_size, options.slots, options.queue)
 }
 
 /// Checks that a device has room for the models.
@@ -200,7 +200,7 @@ fn limited(workers: Vec<Cpu>, weights: u64, budget: Option<u64>) -> Result<Vec<C
 }
 
 fn no_room(device: &str, needed: u64, available: u64) -> Error {
-    Error::OutOfMemory { operation: "load the model", device: device.to_owned(), needed, available }
+    Error::OutOfMemory { operation: "load the model", device: device.to_owned(), needed, available: Some(available) }
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
@@ -221,12 +221,12 @@ fn open_any(gpu: Device, options: &EngineOptions) -> Result<(Opened, Device, Str
     match open_cuda(gpu, options.dtype) {
         Ok(contexts) => Ok((Opened::Cuda(contexts), gpu, "it can be used".to_owned())),
         // What the CPU cannot compute in was meant for the GPU.
-        Err(error) if matches!(options.dtype, Dtype::F16 | Dtype::Bf16) => Err(error),
+        Err(error) if options.dtype == Dtype::F16 => Err(error),
         Err(error) => Ok((Opened::Cpu(open_cpu(options)?), Device::Cpu, error.to_string())),
     }
 }
 
-/// The CPU, once for each worker: a share of the threads each.
+/// The CPU, once for each worker: a share of the threads each, which other engines with as many share.
 fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -234,7 +234,7 @@ fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     };
     let most = threads.min(options.slots);
     let workers = if options.workers == 0 { most } else { options.workers.min(most) };
-    (0..workers).map(|i| Cpu::new((threads + i) / workers, options.dtype)).collect()
+    (0..workers).map(|i| Cpu::shared(i, (threads + i) / workers, options.dtype)).collect()
 }
 
 fn open_cuda(device: Device, dtype: Dtype) -> Result<Vec<Context>> {
@@ -303,8 +303,7 @@ mod tests {
 
     #[test]
     fn a_type_that_the_device_does_not_compute_in_is_refused() {
-        assert_eq!(refusal(Device::Cpu, Dtype::F16), "option dtype: expected f32 or i8 on the CPU, got f16");
-        assert_eq!(refusal(Device::Cpu, Dtype::Bf16), "option dtype: expected f32 or i8 on the CPU, got bf16");
+        assert_eq!(refusal(Device::Cpu, Dtype::F16), "option dtype: expected f32, bf16 or i8 on the CPU, got f16");
         assert_eq!(refusal(Device::Emulated, Dtype::I8), "option dtype: expected f32, f16 or bf16 on emulated, got i8");
         assert_eq!(refusal(Device::Cuda(2), Dtype::I8), "option dtype: expected f32, f16 or bf16 on cuda:2, got i8");
     }

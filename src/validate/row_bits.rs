@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::report::CheckRow;
 use super::watch::Beat;
 use crate::Result;
-use crate::backend::{Activation, Backend, Row, Rows};
+use crate::backend::{Activation, Device, NetworkOps, Row, Rows};
 use crate::cuda::testing::Values;
 use crate::cuda::{Context, Cuda, Element};
 use crate::model::config::ModelConfig;
@@ -73,7 +73,7 @@ fn check_shape<T: Element>(
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
         if is_logits {
             let stride = backend.logits_stride(out_dim);
-            let mut out = backend.floats(rows * stride)?;
+            let mut out = backend.zeros::<f32>(rows * stride)?;
             backend.logits(&matrix, &list, &x, &mut out)?;
             let apart = context.download(out.view())?;
             return Ok(bits(apart.chunks(stride).flat_map(|row| &row[..out_dim]).copied().collect()));

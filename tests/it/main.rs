@@ -7,11 +7,18 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
+#[cfg(unix)]
+mod files;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -19,9 +26,13 @@ mod inputs;
 mod items;
 mod layout;
 mod malformed;
+mod memory_limits;
+mod messages;
 mod metric_settings;
 mod metrics;
 mod options;
+mod presets;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]

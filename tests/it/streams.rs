@@ -18,7 +18,7 @@ fn watch(child: &Child) {
 }
 
 #[test]
-fn whoever_closes_the_output_ends_the_work_quietly() {
+fn whoever_closes_the_output_ends_the_work_with_an_error() {
     let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
     watch(&child);
     let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
@@ -30,7 +30,8 @@ fn whoever_closes_the_output_ends_the_work_quietly() {
     BufReader::with_capacity(64, stdout).read_line(&mut first).expect("a line");
     assert_eq!(first.trim_end(), greedy()[0]);
     let output = child.wait_with_output().expect("the command ends");
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.starts_with("beamfuse: write -: "), "{:?}: {said}", output.status);
     writer.join().expect("no panic");
 }
 
@@ -46,9 +47,8 @@ fn closed_stderr_stops_nothing() {
 }
 
 #[test]
-fn an_interrupt_finishes_the_lines_under_way() {
-    let mut child =
-        command(&["translate", "--beam-size", "1", "--batch-size", "2"]).spawn().expect("the binary starts");
+fn an_interrupt_leaves_whole_lines_and_gives_up_the_others() {
+    let mut child = command(&["translate", "--beam-size", "1"]).spawn().expect("the binary starts");
     watch(&child);
     let (mut stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
     let writer = std::thread::spawn(move || {
@@ -60,12 +60,15 @@ fn an_interrupt_finishes_the_lines_under_way() {
     stdout.read_line(&mut out).expect("a line");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
     assert!(killed.success());
+    let asked = std::time::Instant::now();
     stdout.read_to_string(&mut out).expect("the rest");
+    // It takes a moment; the margin is for busy machines.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(20), "{:?}", asked.elapsed());
     let output = child.wait_with_output().expect("the command ends");
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "beamfuse: interrupted: finishing the lines under way; interrupt again to quit at once\n"
+        "beamfuse: interrupted: giving up the lines that are not done; interrupt again to quit at once\n"
     );
     assert!(out.ends_with('\n'));
     for (line, expected) in out.lines().zip(greedy().iter().cycle()) {

@@ -7,7 +7,7 @@ use crate::backend::{
 };
 use crate::cpu::Cpu;
 
-/// One step of the search in every live slot; see [`crate::backend::Backend::beam_step`].
+/// One step of the search in every live slot; see [`crate::backend::SearchOps::beam_step`].
 pub fn reference(logits: &[f32], attention: &[f32], search: &mut Search<Cpu>) {
     let mut first_row = 0;
     for slot in 0..search.shape.slots {
@@ -281,7 +281,10 @@ fn list_candidates(
         let allowed = |token: usize| {
             let forced = token == eos && last && options.forced_eos != 0;
             let in_time = token != eos || last || length >= options.min_len;
-            token != pad && (token == eos || !last) && in_time && (forced || !is_banned(token))
+            (token != pad || options.takes_pad != 0)
+                && (token == eos || !last)
+                && in_time
+                && (forced || !is_banned(token))
         };
         if row.iter().all(|z| *z == f32::NEG_INFINITY) {
             continue;

@@ -1,5 +1,4 @@
-//! The weights of a checkpoint: named tensors in memory mapped files, each one's name, shape, type and values checked when it is
-//! taken.
+//! The weights of a checkpoint: named tensors in files, each one's name, shape, type and values checked when it is taken.
 //!
 //! A reader finds the tensors of one file: `safetensors` or `pytorch`. Both only say where in the file each tensor's bytes lie;
 //! nothing is copied before [`Weights::get`] asks for it.
@@ -11,22 +10,23 @@ mod pytorch;
 #[cfg(not(feature = "pytorch"))]
 mod pytorch {
     /// Says how to get a build that reads such files.
-    pub(super) fn read<T>(_: &std::path::Path, _: &[u8]) -> crate::Result<T> {
+    pub(super) fn read<T>(_: &std::path::Path, _: &super::Bytes) -> crate::Result<T> {
         Err(crate::Error::NotBuilt { operation: "read pytorch_model.bin", feature: "pytorch" })
     }
 }
 mod safetensors;
+mod source;
 #[cfg(all(test, feature = "pytorch"))]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::error::room;
+use crate::files::io;
+use crate::{Error, Result, read};
 use ::safetensors::Dtype;
-use memmap2::Mmap;
-
-use crate::{Error, Result};
+use source::{Frozen, Source};
 
 /// Tensors in memory: by name the shape and the values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -43,33 +43,65 @@ pub struct Weights {
 
 /// The bytes of a file, or of tensors that never were in one.
 #[derive(Debug)]
-enum Shard {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
+enum Bytes {
+    File(Frozen),
+    Memory(Vec<u8>),
 }
 
-impl std::ops::Deref for Shard {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+impl Source for Bytes {
+    fn len(&self) -> usize {
         match self {
-            Shard::Mapped(map) => map,
-            Shard::Owned(bytes) => bytes,
+            Bytes::File(file) => file.len(),
+            Bytes::Memory(bytes) => bytes.len(),
+        }
+    }
+
+    fn fill(&self, at: usize, bytes: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Bytes::File(file) => file.fill(at, bytes),
+            Bytes::Memory(own) => own.fill(at, bytes),
         }
     }
 }
 
-/// Where a tensor's values lie within its file: row-major, little-endian.
+/// One of the files of a checkpoint.
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+/// Where a tensor's values lie within its file, little-endian.
 #[derive(Clone, Debug)]
 struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Bytes within the file, as many as type and shape ask for.
+    /// Elements from one index of each dimension to the next, where that is not row-major.
+    strides: Option<Vec<usize>>,
+    /// Bytes within the file, from the first value to the last.
     range: std::ops::Range<usize>,
 }
 
+/// Copies elements of `size` bytes into the order of their indices.
+fn gathered(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let mut index = vec![0; shape.len()];
+    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    for _ in 0..shape.iter().product() {
+        let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        out.extend_from_slice(&bytes[at * size..][..size]);
+        for (i, n) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < *n {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out
+}
+
 /// Finds the tensors of one file, given its path and its bytes.
-type Reader = fn(&Path, &[u8]) -> Result<BTreeMap<String, Entry>>;
+type Reader = fn(&Path, &Bytes) -> Result<BTreeMap<String, Entry>>;
 
 /// The names that a checkpoint may have, in the order in which they are looked for; each with `.index.json` behind it lists
 /// shards.
@@ -94,7 +126,7 @@ impl Weights {
             if single.exists() {
                 let mut weights = Weights { source: single.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
                 weights.add(&single, read, |_| true)?;
-                return Ok(weights);
+                return Ok(weights.under_model());
             }
             let index = dir.join(format!("{name}.index.json"));
             if index.exists() {
@@ -118,13 +150,17 @@ impl Weights {
             assert_eq!(values.len(), shape.iter().product::<usize>(), "tensor {name} of shape {shape:?}");
             let start = bytes.len();
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, range: start..bytes.len() }));
+            entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, strides: None, range: start..bytes.len() }));
         }
-        Weights { source: "memory".into(), shards: vec![Shard::Owned(bytes)], tensors: entries }
+        Weights {
+            source: "memory".into(),
+            shards: vec![Shard { path: "memory".into(), bytes: Bytes::Memory(bytes) }],
+            tensors: entries,
+        }
     }
 
     fn open_shards(dir: &Path, index_path: PathBuf, read: Reader) -> Result<Self> {
-        let index: Index = crate::model::config::read_json(&index_path)?;
+        let index: Index = read::json(&index_path)?;
         let mut weights = Weights { source: index_path.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
         let files: BTreeSet<&String> = index.weight_map.values().collect();
         for file in files {
@@ -140,20 +176,30 @@ impl Weights {
                 return Err(index_error(&index_path, name, "a tensor in its file", &format!("none in {file}")));
             }
         }
-        Ok(weights)
+        Ok(weights.under_model())
     }
 
-    /// Maps a file and lists those of its tensors that are `wanted`.
+    /// Gives the tensors of a model that was saved without its output layer (`MarianModel`, `BartModel`) the names that they have
+    /// in a whole one, as transformers does.
+    fn under_model(mut self) -> Self {
+        let starts = |prefix: &str| self.tensors.keys().any(|name| name.starts_with(prefix));
+        if !starts("model.") && (starts("encoder.layers.") || starts("decoder.layers.")) {
+            let inner = |name: &str| ["shared.", "encoder.", "decoder."].iter().any(|part| name.starts_with(part));
+            let renamed = |name: String| if inner(&name) { format!("model.{name}") } else { name };
+            self.tensors = self.tensors.into_iter().map(|(name, place)| (renamed(name), place)).collect();
+        }
+        self
+    }
+
+    /// Opens a file and lists those of its tensors that are `wanted`.
     fn add(&mut self, path: &Path, read: Reader, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let io = |source| Error::Io { operation: "open", path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is read-only and private to this process. Like every user of memory maps it relies on the file not
-        // being truncated while it is open; the checkpoint belongs to the user who runs the program.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let bytes = Bytes::File(Frozen::open(path)?);
+        let start = bytes.read(0..bytes.len().min(read::POINTER_BYTES)).map_err(io("read", path))?;
+        read::refuse_pointer(path, &start)?;
         let shard = self.shards.len();
-        let tensors = read(path, &map)?.into_iter().filter(|(name, _)| wanted(name));
+        let tensors = read(path, &bytes)?.into_iter().filter(|(name, _)| wanted(name));
         self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
-        self.shards.push(Shard::Mapped(map));
+        self.shards.push(Shard { path: path.to_path_buf(), bytes });
         Ok(())
     }
 
@@ -186,14 +232,16 @@ impl Weights {
         let mut seen = BTreeSet::new();
         let distinct =
             self.tensors.values().filter(|(shard, entry)| seen.insert((*shard, entry.range.start, entry.range.end)));
-        distinct.map(|(_, entry)| entry.shape.iter().product::<usize>()).sum()
+        let sizes = distinct.map(|(_, entry)| entry.shape.iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
+        // A file may claim any shape.
+        sizes.fold(0, usize::saturating_add)
     }
 
     /// The tensor `name` as f32, which must have the shape `shape`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if it is missing, has another shape, an element type other than f32, f16 or bf16, or holds a value
-    /// that is not finite.
+    /// [`Error::Tensor`] if it is missing, has another shape, an element type other than f64, f32, f16 or bf16, or holds a value
+    /// that is not finite in f32.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
         let Some((shard, entry)) = self.tensors.get(name) else {
@@ -202,12 +250,13 @@ impl Weights {
         if entry.shape != shape {
             return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
         }
-        let bytes = &self.shards[*shard][entry.range.clone()];
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
-            Dtype::F16 => words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => words(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-            other => return Err(wrong("element type F32, F16 or BF16".into(), format!("{other:?}"))),
+        let shard = &self.shards[*shard];
+        let values = match entry.dtype {
+            Dtype::F64 => shard.values(entry, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => shard.values(entry, f32::from_le_bytes)?,
+            Dtype::F16 => shard.values(entry, |b| half::f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => shard.values(entry, |b| half::bf16::from_le_bytes(b).to_f32())?,
+            other => return Err(wrong("element type F64, F32, F16 or BF16".into(), format!("{other:?}"))),
         };
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
@@ -216,9 +265,28 @@ impl Weights {
     }
 }
 
-/// The bytes of one element after another; the file gives no alignment.
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.as_chunks::<N>().0.iter().copied()
+/// Bytes that are read at a time: the values of a tensor are in memory once, in f32.
+const PIECE: usize = 1 << 20;
+
+impl Shard {
+    /// The values of a tensor whose elements take `N` bytes.
+    fn values<const N: usize>(&self, entry: &Entry, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+        if let Some(strides) = &entry.strides {
+            // The bytes as they are, in order, and as values.
+            room::require("load weights", entry.range.len().saturating_mul(4))?;
+            let bytes = self.bytes.read(entry.range.clone()).map_err(io("read", &self.path))?;
+            let bytes = gathered(&bytes, &entry.shape, strides, N);
+            return Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect());
+        }
+        let mut values = room::vec("load weights", entry.range.len() / N)?;
+        let mut piece: Vec<u8> = room::zeros("load weights", PIECE.min(entry.range.len()))?;
+        for start in entry.range.clone().step_by(PIECE) {
+            let bytes = &mut piece[..PIECE.min(entry.range.end - start)];
+            self.bytes.fill(start, bytes).map_err(io("read", &self.path))?;
+            values.extend(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+        }
+        Ok(values)
+    }
 }
 
 fn index_error(path: &Path, field: &str, expected: &str, got: &str) -> Error {

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::*;
-use crate::backend::{Backend, Dtype, Row, SessionShape, SlotOptions, TokenPlace};
+use crate::backend::{Device as _, Dtype, Row, SessionShape, SlotOptions, TokenPlace};
 use crate::check::{Tolerance, assert_close, assert_same_bits};
 use crate::cpu::Cpu;
 use crate::model::{Marian, Seq2Seq};

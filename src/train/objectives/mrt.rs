@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
 use crate::backend::TokenStats;
+use crate::counts;
 use crate::cpu::risk::expected_risk;
 use crate::cpu::stats::token_stats;
 use crate::metrics::{sentence_bleu, sentence_chrf};
@@ -17,7 +18,8 @@ use crate::train::rollouts::{Draw, Rollout, Rollouts};
 use crate::{Error, Result};
 
 /// What a translation is worth, 0..=1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reward {
     /// The mean of chrF2 and sentence BLEU.
     Both,
@@ -42,7 +44,8 @@ impl Reward {
 }
 
 /// How candidates' risks become weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Estimator {
     /// The expected risk under `Q = softmax(alpha * log p)` over the candidates, divided by alpha: alpha sets how sharply Q tells
     /// candidates apart, and not how much the risk counts beside the likelihood.
@@ -57,7 +60,8 @@ pub enum Estimator {
 }
 
 /// The options of minimum risk training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Options {
     /// Translations per source.
     pub samples: usize,
@@ -83,8 +87,8 @@ impl Options {
             true => Ok(()),
             false => Err(Error::Option { option, expected: expected.into(), got }),
         };
-        check((2..=64).contains(&self.samples), "mrt-samples", "2 to 64", self.samples.to_string())?;
-        check(self.chunk_tokens > 0, "mrt-chunk-tokens", "at least 1", self.chunk_tokens.to_string())?;
+        counts::check("mrt-samples", self.samples, &counts::CANDIDATES)?;
+        counts::check("mrt-chunk-tokens", self.chunk_tokens, &counts::BATCH_TOKENS)?;
         check((0.0..1.0).contains(&self.mix), "mrt-mix", "a number from 0 to below 1", self.mix.to_string())?;
         self.draw.validate()?;
         match self.estimator {

@@ -1,7 +1,9 @@
 //! Cases of the op `ensemble`.
 
 use crate::Result;
-use crate::backend::{Backend, ContrastiveForm, ContrastiveOptions, Dtype, Search, SessionShape, SlotOptions, Stages};
+use crate::backend::{
+    ContrastiveForm, ContrastiveOptions, Dtype, NetworkOps, Search, SearchOps, SessionShape, SlotOptions, Stages,
+};
 use crate::check::Tolerance;
 use crate::cpu::{Cpu, beam_step, ensemble};
 use crate::cuda::Cuda;

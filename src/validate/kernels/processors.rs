@@ -2,7 +2,8 @@
 
 use crate::Result;
 use crate::backend::{
-    BANK_WORDS, Backend, Constraints, Dtype, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, Stages, StopKind,
+    BANK_WORDS, Constraints, Dtype, MAX_SEQUENCE_WORDS, NetworkOps, Search, SearchOps, SessionShape, SlotOptions,
+    Stages, StopKind,
 };
 use crate::check::Tolerance;
 use crate::cpu::processors::RowRules;
@@ -50,6 +51,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
                 no_repeat_ngram: ngram,
                 repetition_penalty: penalty,
                 penalizes_logits,
+                counts_start: seed as u32 & 1,
                 ..SlotOptions::default()
             };
             // A slot that asks for nothing stands between two that do.

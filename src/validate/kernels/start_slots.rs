@@ -2,7 +2,7 @@
 //! others stay as they are.
 
 use crate::Result;
-use crate::backend::{Backend, Dtype, Failure, Finished, Search, SessionShape, SlotOptions, Stages, Strategy};
+use crate::backend::{Dtype, Failure, Finished, Search, SearchOps, SessionShape, SlotOptions, Stages, Strategy};
 use crate::cpu::{Cpu, beam_step as cpu};
 use crate::cuda::Cuda;
 use crate::validate::kernels::beam_step::{IDS, compare_states};

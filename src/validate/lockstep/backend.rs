@@ -8,8 +8,8 @@ use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, 
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, Backend, ContrastiveForm, CrossCache, Dtype, Heads, Row, Rows, SamplePick, Search, SelfCache,
-    SessionShape, SlotOptions, StepKey, TokenStats, words,
+    Activation, ContrastiveForm, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, SamplePick, Search,
+    SearchOps, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -114,7 +114,7 @@ impl<T: Element> Lockstep<T> {
     /// row on the device.
     fn settle_linear<E: Element>(
         &self,
-        matrix: &<Self as Backend>::Matrix,
+        matrix: &<Self as NetworkOps>::Matrix,
         (rows, x): (usize, &[f32]),
         (largest_sum, stride): (f64, usize),
         out: &mut (Vec<f32>, Buffer<E>),
@@ -218,14 +218,8 @@ impl<T: Element> Lockstep<T> {
     }
 }
 
-impl<T: Element> Backend for Lockstep<T> {
-    type Tensor = Tensor<T>;
-    type Floats = Floats;
-    type Ints = Words;
-    type Matrix = Matrix<<Cpu as Backend>::Matrix, <Cuda<T> as Backend>::Matrix>;
-    type Norm = Sides<<Cpu as Backend>::Norm, <Cuda<T> as Backend>::Norm>;
-    type Embedding = Sides<<Cpu as Backend>::Embedding, <Cuda<T> as Backend>::Embedding>;
-    type SearchScratch = Both<<Cpu as Backend>::SearchScratch, <Cuda<T> as Backend>::SearchScratch>;
+impl<T: Element> Device for Lockstep<T> {
+    type Buffer<V: Value> = Both<Vec<V>, Buffer<V>>;
     type GraphCache = ();
     type Readback = Vec<u32>;
 
@@ -240,53 +234,52 @@ impl<T: Element> Backend for Lockstep<T> {
         self.cpu.run(work)
     }
 
-    fn tensor(&self, len: usize) -> Result<Tensor<T>> {
-        // NaN on both: rows of slots that a scorer does not listen to read places that nothing was stored at.
-        Ok(Both::new(vec![f32::NAN; len], self.context.upload(&vec![T::from_f32(f32::NAN); len])?))
+    fn zeros<V: Value>(&self, len: usize) -> Result<Both<Vec<V>, Buffer<V>>> {
+        Ok(Both::new(self.cpu.zeros(len)?, self.device.zeros(len)?))
     }
 
-    fn floats(&self, len: usize) -> Result<Floats> {
-        Ok(Both::new(self.cpu.floats(len)?, self.device.floats(len)?))
-    }
-
-    fn ints(&self, len: usize) -> Result<Words> {
-        Ok(Both::new(self.cpu.ints(len)?, self.device.ints(len)?))
-    }
-
-    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<Self::SearchScratch> {
-        let cpu = self.cpu.search_scratch(shape, vocab_size)?;
-        Ok(Both::new(cpu, self.device.search_scratch(shape, vocab_size)?))
-    }
-
-    fn write_ints(&self, to: &mut Words, offset: usize, values: &[u32]) -> Result<()> {
+    fn write<V: Value>(&self, to: &mut Both<Vec<V>, Buffer<V>>, offset: usize, values: &[V]) -> Result<()> {
         let (cpu, device) = &mut *to.get_mut();
-        self.cpu.write_ints(cpu, offset, values)?;
-        self.device.write_ints(device, offset, values)
+        self.cpu.write(cpu, offset, values)?;
+        self.device.write(device, offset, values)
     }
 
-    fn read_ints(&self, from: &Words, offset: usize, values: &mut [u32]) -> Result<()> {
-        self.device.read_ints(&from.get().1, offset, values)
+    fn read<V: Value>(&self, from: &Both<Vec<V>, Buffer<V>>, offset: usize, values: &mut [V]) -> Result<()> {
+        self.device.read(&from.get().1, offset, values)
     }
 
-    fn read_floats(&self, from: &Floats, offset: usize, values: &mut [f32]) -> Result<()> {
-        self.device.read_floats(&from.get().1, offset, values)
+    fn enqueue_read<V: Value>(
+        &self,
+        from: &Both<Vec<V>, Buffer<V>>,
+        range: Range<usize>,
+        to: &mut Vec<u32>,
+        offset: usize,
+    ) -> Result<()> {
+        let mut values = vec![V::zeroed(); range.len()];
+        self.read(from, range.start, &mut values)?;
+        let bits: &[u32] = bytemuck::cast_slice(&values);
+        to[offset..offset + bits.len()].copy_from_slice(bits);
+        Ok(())
     }
 
     fn readback(&self, words: usize) -> Result<Vec<u32>> {
         self.cpu.readback(words)
     }
 
-    fn enqueue_read_ints(&self, from: &Words, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
-        self.read_ints(from, range.start, &mut to[offset..offset + range.len()])
-    }
-
-    fn enqueue_read_floats(&self, from: &Floats, range: Range<usize>, to: &mut Vec<u32>, offset: usize) -> Result<()> {
-        let words = &mut to[offset..offset + range.len()];
-        self.read_floats(from, range.start, bytemuck::cast_slice_mut(words))
-    }
-
     fn wait_readback(&self, readback: &Vec<u32>, words: &mut [u32]) -> Result<()> {
         self.cpu.wait_readback(readback, words)
+    }
+}
+
+impl<T: Element> NetworkOps for Lockstep<T> {
+    type Tensor = Tensor<T>;
+    type Matrix = Matrix<<Cpu as NetworkOps>::Matrix, <Cuda<T> as NetworkOps>::Matrix>;
+    type Norm = Sides<<Cpu as NetworkOps>::Norm, <Cuda<T> as NetworkOps>::Norm>;
+    type Embedding = Sides<<Cpu as NetworkOps>::Embedding, <Cuda<T> as NetworkOps>::Embedding>;
+
+    fn tensor(&self, len: usize) -> Result<Tensor<T>> {
+        // NaN on both: rows of slots that a scorer does not listen to read places that nothing was stored at.
+        Ok(Both::new(vec![f32::NAN; len], self.context.upload(&vec![T::from_f32(f32::NAN); len])?))
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix> {
@@ -476,6 +469,15 @@ impl<T: Element> Backend for Lockstep<T> {
                 self.settle("cross_attention's weights", (&mut cpu[..live * max_src_len], device.view()), tolerance)
             })
         })
+    }
+}
+
+impl<T: Element> SearchOps for Lockstep<T> {
+    type SearchScratch = Both<<Cpu as SearchOps>::SearchScratch, <Cuda<T> as SearchOps>::SearchScratch>;
+
+    fn search_scratch(&self, shape: SessionShape, vocab_size: usize) -> Result<Self::SearchScratch> {
+        let cpu = self.cpu.search_scratch(shape, vocab_size)?;
+        Ok(Both::new(cpu, self.device.search_scratch(shape, vocab_size)?))
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {

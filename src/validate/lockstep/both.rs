@@ -3,7 +3,7 @@
 use std::cell::{Ref, RefCell, RefMut};
 
 use crate::Result;
-use crate::backend::{Backend, CrossCache, Rows, Search, SelfCache};
+use crate::backend::{CrossCache, Device, NetworkOps, Rows, Search, SearchOps, SelfCache};
 use crate::cpu::Cpu;
 use crate::cuda::{Buffer, Context, Cuda, Element};
 
@@ -47,7 +47,7 @@ pub type Words = Both<Vec<u32>, Buffer<u32>>;
 /// Calls `work` with a row list as each of both backends has it.
 pub fn with_rows<B, T, R>(rows: &Rows<B>, work: impl FnOnce(&Rows<Cpu>, &Rows<Cuda<T>>) -> Result<R>) -> Result<R>
 where
-    B: Backend<Ints = Words>,
+    B: Device<Buffer<u32> = Words>,
     T: Element,
 {
     let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
@@ -66,7 +66,7 @@ pub fn with_self<B, T, R>(
     work: impl FnOnce(&mut SelfCache<Cpu>, &mut SelfCache<Cuda<T>>) -> Result<R>,
 ) -> Result<R>
 where
-    B: Backend<Tensor = Both<Vec<f32>, Buffer<T>>>,
+    B: NetworkOps<Tensor = Both<Vec<f32>, Buffer<T>>>,
     T: Element,
 {
     let &SelfCache { max_len, beam_size, .. } = cache;
@@ -85,7 +85,7 @@ pub fn with_cross<B, T, R>(
     work: impl FnOnce(&mut CrossCache<Cpu>, &mut CrossCache<Cuda<T>>) -> Result<R>,
 ) -> Result<R>
 where
-    B: Backend<Tensor = Both<Vec<f32>, Buffer<T>>>,
+    B: NetworkOps<Tensor = Both<Vec<f32>, Buffer<T>>>,
     T: Element,
 {
     let max_src_len = cache.max_src_len;
@@ -140,10 +140,10 @@ pub fn with_searches<B, T, R>(
     work: impl FnOnce(&mut Search<Cpu>, &mut Search<Cuda<T>>) -> Result<R>,
 ) -> Result<R>
 where
-    B: Backend<
-            Ints = Words,
-            Floats = Both<Vec<f32>, Buffer<f32>>,
-            SearchScratch = Both<<Cpu as Backend>::SearchScratch, <Cuda<T> as Backend>::SearchScratch>,
+    B: SearchOps<
+            Buffer<u32> = Words,
+            Buffer<f32> = Both<Vec<f32>, Buffer<f32>>,
+            SearchScratch = Both<<Cpu as SearchOps>::SearchScratch, <Cuda<T> as SearchOps>::SearchScratch>,
         >,
     T: Element,
 {
@@ -163,7 +163,7 @@ macro_rules! swap_fields {
                 bucket: $cpu.rows.bucket,
                 one_per_beam: $cpu.rows.one_per_beam,
             },
-            scratch: <Cpu as Backend>::SearchScratch::new($cpu.shape),
+            scratch: <Cpu as SearchOps>::SearchScratch::new($cpu.shape),
             $($field: std::mem::replace(&mut $cpu.$field, $context.download($device.$field.view())?)),*
         };
         Ok(before)

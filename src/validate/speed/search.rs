@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::{BEAMS, Bench, LEN, Moves, SpeedRow, median};
 use crate::Result;
 use crate::backend::{
-    Backend, ContrastiveForm, ContrastiveOptions, Row, SampleOptions, SamplePick, Search, SessionShape, SlotOptions,
-    SpecialIds, Stages, Strategy, words,
+    ContrastiveForm, ContrastiveOptions, NetworkOps, Row, SampleOptions, SamplePick, Search, SearchOps, SessionShape,
+    SlotOptions, SpecialIds, Stages, Strategy, words,
 };
 use crate::cuda::contrastive::Contrastive;
 use crate::cuda::sample::Sample;

@@ -1,0 +1,186 @@
+//! The ops of a network: embeddings, products, norms, attention.
+
+use std::fmt::Debug;
+
+use super::{Activation, CrossCache, Device, Heads, Rows, SelfCache};
+use crate::Result;
+
+/// What a model's encoder and decoder are made of.
+pub trait NetworkOps: Device {
+    /// Activations, in the type that the backend computes in. No [`Device::Buffer`]: one that runs two devices side by side
+    /// holds two types of element in it.
+    type Tensor: Send + Debug;
+    /// The weights and bias of a linear layer, prepared for [`NetworkOps::linear`].
+    type Matrix: Send + Sync + Debug;
+    /// Gain and bias of a layer norm.
+    type Norm: Send + Sync + Debug;
+    /// Token and position embeddings.
+    type Embedding: Send + Sync + Debug;
+
+    /// Allocates activations; their content is undefined.
+    ///
+    /// # Errors
+    /// The device has no memory left; so for every allocation below.
+    fn tensor(&self, len: usize) -> Result<Self::Tensor>;
+    /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
+    fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
+    /// Prepares a layer norm's gain and bias, `[width]` each; `eps` is added to the variance.
+    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Self::Norm>;
+    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`, and positions `[max_len, width]`.
+    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding>;
+
+    /// Op `embedding`: `out[r] = token_row(rows[r].token) * scale + position_row(rows[r].position)`, `out` `[rows, width]`.
+    ///
+    /// Tokens and positions lie within the tables: the caller has checked them.
+    fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Self::Tensor) -> Result<()>;
+
+    /// Op `linear`: `out = activation(x W^T + bias)`, `x` `[rows, in_dim]`, `out` `[rows, out_dim]`.
+    ///
+    /// The bits of an output row depend on its input row and the weights alone: not on the number of rows, nor on their order.
+    fn linear(
+        &self,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        activation: Activation,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Elements between the starts of two rows of logits: at least `vocab_size`. What lies between is undefined.
+    fn logits_stride(&self, vocab_size: usize) -> usize {
+        vocab_size
+    }
+
+    /// Op `linear`, into f32: `out = x W^T + bias`, `out` `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    fn logits(
+        &self,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+
+    /// Op `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` with `h = x[r] + delta[r]`
+    /// (Ba et al. 2016), the variance being that of the whole row, in two passes and in f32. All `[rows, width]`.
+    fn layer_norm(
+        &self,
+        norm: &Self::Norm,
+        rows: &Rows<Self>,
+        delta: &Self::Tensor,
+        x: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Op `attention`: every row attends to all rows of its own sentence.
+    ///
+    /// `qkv` `[rows, 3 * width]` holds query, key and value side by side; sentence i is rows `starts[i]..starts[i + 1]`;
+    /// `out` `[rows, width]`.
+    fn encoder_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        starts: &Self::Buffer<u32>,
+        sentences: usize,
+        qkv: &Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Op `attention`: stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
+    fn store_cross(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        kv: &Self::Tensor,
+        cache: &mut CrossCache<Self>,
+    ) -> Result<()>;
+
+    /// Op `attention`: stores the keys and values within `qkv` `[rows, 3 * width]` at each row's slot, position and beam.
+    fn store_self(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        qkv: &Self::Tensor,
+        cache: &mut SelfCache<Self>,
+    ) -> Result<()>;
+
+    /// Op `attention`: every row attends to the positions of its own prefix, its own position included.
+    ///
+    /// Position t below the row's own is read from beam `ancestry[slot, beam, t]`, shape `[slots, beam_size, max_len]`; the
+    /// queries are the first third of `qkv`; `out` `[rows, width]`.
+    fn self_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        qkv: &Self::Tensor,
+        cache: &SelfCache<Self>,
+        ancestry: &Self::Buffer<u32>,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Op `attention`: every row attends to its slot's source, `options[slot].src_len` positions.
+    ///
+    /// `queries` `[rows, width]`, `out` `[rows, width]`. `weights` `[rows, max_src_len]`, where asked for, receives the
+    /// attention, mean over heads, zero beyond the source.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn cross_attention(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        queries: &Self::Tensor,
+        cache: &CrossCache<Self>,
+        options: &Self::Buffer<u32>,
+        weights: Option<&mut Self::Buffer<f32>>,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// [`NetworkOps::linear`], then [`NetworkOps::layer_norm`]: `x = norm(x + from W^T + bias)`; `delta`, `[rows, width]`, is working memory.
+    fn linear_norm(
+        &self,
+        matrix: &Self::Matrix,
+        norm: &Self::Norm,
+        rows: &Rows<Self>,
+        from: &Self::Tensor,
+        delta: &mut Self::Tensor,
+        x: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, from, Activation::None, delta)?;
+        self.layer_norm(norm, rows, delta, x)
+    }
+
+    /// [`NetworkOps::linear`] into `qkv` `[rows, 3 * width]`, [`NetworkOps::store_self`], [`NetworkOps::self_attention`]. What `qkv` holds
+    /// afterwards is undefined; where [`Rows::one_per_beam`] holds, a device may do it all in one pass. The bits are the same.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn attend_to_prefix(
+        &self,
+        heads: Heads,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        qkv: &mut Self::Tensor,
+        cache: &mut SelfCache<Self>,
+        ancestry: &Self::Buffer<u32>,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, x, Activation::None, qkv)?;
+        self.store_self(heads, rows, qkv, cache)?;
+        self.self_attention(heads, rows, qkv, cache, ancestry, out)
+    }
+
+    /// [`NetworkOps::linear`] into `queries` `[rows, width]`, [`NetworkOps::cross_attention`]. What `queries` holds afterwards is
+    /// undefined.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn attend_to_source(
+        &self,
+        heads: Heads,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Self::Tensor,
+        queries: &mut Self::Tensor,
+        cache: &CrossCache<Self>,
+        options: &Self::Buffer<u32>,
+        weights: Option<&mut Self::Buffer<f32>>,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(matrix, rows, x, Activation::None, queries)?;
+        self.cross_attention(heads, rows, queries, cache, options, weights, out)
+    }
+}
