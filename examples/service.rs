@@ -45,8 +45,7 @@ impl Service {
             let (expected, got) = (format!("one of {:?}", self.models.keys()), request.model);
             return Err(Error::Input { operation: "find the model", expected, got });
         };
-        let mut options = DecodeOptions::default();
-        options.beam_size = request.beam_size;
+        let options = DecodeOptions::default().with(|options| options.beam_size = request.beam_size);
         let terms = Terms::new().owner(request.caller).priority(Priority::Interactive).within(request.deadline);
         Ok(model.submit(request.text, &options, terms)?.await?.text().to_owned())
     }
