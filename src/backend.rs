@@ -16,7 +16,7 @@ mod options;
 mod search;
 mod search_ops;
 
-pub use device::{Device, Value};
+pub use device::{Device, Part, Value};
 pub use network::NetworkOps;
 pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenStats, check_risk_alpha};
 
@@ -190,7 +190,8 @@ pub struct CrossCache<B: NetworkOps> {
 }
 
 /// How scheduled sampling picks a token from the model's distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pick {
     /// The most probable token, ties to the lower id.
     Argmax,

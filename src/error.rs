@@ -3,6 +3,8 @@
 //! A message is lower case, names the operation first, and says what was expected and what came. The command line and any
 //! service print it unchanged; the underlying cause is kept as `source` and printed after it.
 
+pub(crate) mod room;
+
 use std::path::PathBuf;
 
 /// The result of every fallible operation of this crate.
@@ -97,6 +99,16 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// Two options exclude each other.
+    #[error("option {option}{}{value} cannot be combined with {with}", if value.is_empty() { "" } else { " " })]
+    Conflict {
+        /// The option's name.
+        option: &'static str,
+        /// Its value, or nothing where the option itself is in the way.
+        value: String,
+        /// The other option, its value with it where that matters.
+        with: String,
+    },
     /// A sentence is longer than the model's position table.
     #[error("encode {side}: expected at most {limit} tokens, got {length}")]
     InputTooLong {
@@ -134,6 +146,19 @@ pub enum Error {
         row: usize,
         /// The value found.
         value: f32,
+    },
+    /// A score that is not a finite number: a token of probability 0, or a sum beyond what f32 holds.
+    #[error("{operation}: expected a finite score, got {value} at token {position} (id {token})")]
+    NonFiniteScore {
+        /// What was being done.
+        operation: &'static str,
+        /// The score.
+        value: f32,
+        /// The token, counted from 1, at which the sum of log-probabilities leaves the finite numbers; the last one where
+        /// penalties make the score what it is.
+        position: usize,
+        /// Its id.
+        token: u32,
     },
     /// No model directory was named, and none of the usual places holds the demo model.
     #[error("find the demo model: expected config.json in one of {}; name a model directory", searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
@@ -173,7 +198,8 @@ pub enum Error {
     },
     /// A device's memory, or the share of it that was allowed, is too small.
     #[error(
-        "{operation} on device {device}: expected {needed} bytes of free memory, got {available}; {hint}",
+        "{operation} on device {device}: expected {needed} bytes of free memory, got {}; {hint}",
+        available.map_or("fewer".to_owned(), |bytes| bytes.to_string()),
         hint = "a smaller batch, beam or maximum length needs less"
     )]
     OutOfMemory {
@@ -183,8 +209,8 @@ pub enum Error {
         device: String,
         /// Bytes asked for.
         needed: u64,
-        /// Bytes that were free, as far as is known.
-        available: u64,
+        /// Bytes that were free, where that is known.
+        available: Option<u64>,
     },
     /// A device has failed in a way that it does not recover from.
     #[error("decode on device {device}: the device is lost: {reason}")]
@@ -219,12 +245,98 @@ pub enum Error {
         /// The cargo feature that brings it.
         feature: &'static str,
     },
-    /// The engine thread ended before it answered.
-    #[error("translate: the engine has stopped after an earlier failure")]
+    /// The engine takes no more work.
+    #[error("translate: the engine has stopped")]
     EngineStopped,
+    /// The engine's workers have failed too often.
+    #[error(
+        "translate: the engine has stopped after {deaths} failures of its workers in {minutes} minutes, the last one: {reason}"
+    )]
+    EngineFailed {
+        /// Workers that have failed.
+        deaths: usize,
+        /// Within so many minutes.
+        minutes: u64,
+        /// What the last one said.
+        reason: String,
+    },
+    /// The worker that decoded the sentence has failed; another one serves on.
+    #[error("decode: the worker has failed, and what it decoded is lost: {reason}")]
+    WorkerLost {
+        /// What it said.
+        reason: String,
+    },
+    /// The queue is full.
+    #[error("submit a sentence: expected fewer than {limit} waiting, got {waiting}")]
+    Overloaded {
+        /// Sentences that wait.
+        waiting: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The deadline has passed.
+    #[error("decode: the deadline has passed")]
+    DeadlineExceeded,
+    /// The caller has given the work up.
+    #[error("decode: the caller has given up")]
+    Cancelled,
+}
+
+/// Whose an error is, and so what may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// What was asked for cannot be done: another request may.
+    Caller,
+    /// A file, a stream or a hub is not what it should be.
+    Files,
+    /// There was no room or no time: later, or for less, it may work.
+    Capacity,
+    /// The device, or this program, has failed.
+    Device,
 }
 
 impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Option { .. }
+            | Error::Conflict { .. }
+            | Error::Input { .. }
+            | Error::InputTooLong { .. }
+            | Error::UnmetConstraint { .. }
+            | Error::Shape { .. }
+            | Error::NotBuilt { .. }
+            | Error::Cancelled => Fault::Caller,
+            Error::OutOfMemory { .. } | Error::Overloaded { .. } | Error::DeadlineExceeded | Error::EngineStopped => {
+                Fault::Capacity
+            }
+            Error::Device { .. }
+            | Error::DeviceOperation { .. }
+            | Error::DeviceLost { .. }
+            | Error::WorkerLost { .. }
+            | Error::EngineFailed { .. }
+            | Error::Autograd(_) => Fault::Device,
+            Error::Io { .. }
+            | Error::Json { .. }
+            | Error::LfsPointer { .. }
+            | Error::Config { .. }
+            | Error::Safetensors { .. }
+            | Error::PyTorch { .. }
+            | Error::Tensor { .. }
+            | Error::Tokenizer { .. }
+            | Error::NonFiniteLogits { .. }
+            | Error::NonFiniteScore { .. }
+            | Error::NoModel { .. }
+            | Error::Hub { .. } => Fault::Files,
+        }
+    }
+
+    /// The error of two options that exclude each other; `value` may be empty.
+    pub(crate) fn conflict(option: &'static str, value: impl ToString, with: impl ToString) -> Self {
+        Error::Conflict { option, value: value.to_string(), with: with.to_string() }
+    }
+
     /// An operation of training that failed.
     #[cfg(feature = "train")]
     pub(crate) fn autograd(source: candle_core::Error) -> Self {
@@ -243,10 +355,12 @@ impl Error {
             Error::Tensor { .. } => "tensor",
             Error::Tokenizer { .. } => "tokenizer",
             Error::Option { .. } => "option",
+            Error::Conflict { .. } => "conflict",
             Error::InputTooLong { .. } => "input_too_long",
             Error::Input { .. } => "input",
             Error::UnmetConstraint { .. } => "unmet_constraint",
             Error::NonFiniteLogits { .. } => "non_finite_logits",
+            Error::NonFiniteScore { .. } => "non_finite_score",
             Error::NoModel { .. } => "no_model",
             Error::Hub { .. } => "hub",
             Error::Device { .. } => "device",
@@ -257,6 +371,11 @@ impl Error {
             Error::Autograd(_) => "autograd",
             Error::NotBuilt { .. } => "not_built",
             Error::EngineStopped => "engine_stopped",
+            Error::EngineFailed { .. } => "engine_failed",
+            Error::WorkerLost { .. } => "worker_lost",
+            Error::Overloaded { .. } => "overloaded",
+            Error::DeadlineExceeded => "deadline_exceeded",
+            Error::Cancelled => "cancelled",
         }
     }
 }

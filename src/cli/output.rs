@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
+use crate::cli::warnings::Warning;
 use crate::cli::{Ending, complain, interrupt, stdout};
 use crate::files::{Aside, Place, io};
 use crate::{Error, Result, Score, TextHypothesis, Translation};
@@ -157,6 +158,8 @@ struct TranslationLine<'a> {
     other: &'a Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+    warnings: &'a [Warning],
     hypotheses: Vec<HypothesisLine<'a>>,
 }
 
@@ -182,11 +185,11 @@ struct HypothesisLine<'a> {
 }
 
 impl<'a> HypothesisLine<'a> {
-    fn new(TextHypothesis { text, tokens, hypothesis, utility }: &'a TextHypothesis) -> Self {
+    fn new(hypothesis: &'a TextHypothesis) -> Self {
         HypothesisLine {
-            text,
+            text: &hypothesis.text,
             token_ids: &hypothesis.token_ids,
-            tokens,
+            tokens: &hypothesis.tokens,
             token_log_probs: &hypothesis.token_log_probs,
             log_prob: hypothesis.log_prob,
             search_log_prob: hypothesis.search_log_prob,
@@ -197,17 +200,18 @@ impl<'a> HypothesisLine<'a> {
             truncated: hypothesis.truncated,
             attention: hypothesis.attention.as_deref(),
             alignment: hypothesis.alignment(),
-            utility: *utility,
+            utility: hypothesis.utility,
         }
     }
 }
 
 /// A translation as a JSON line; `other` holds the input's other fields.
-pub(super) fn translation_json(translation: &Translation, other: &Fields) -> Result<String> {
+pub(super) fn translation_json(translation: &Translation, other: &Fields, warnings: &[Warning]) -> Result<String> {
     json(&TranslationLine {
         source: &translation.source,
         other,
         source_truncated: translation.source_truncated.then_some(true),
+        warnings,
         hypotheses: translation.hypotheses.iter().map(HypothesisLine::new).collect(),
     })
 }
@@ -230,13 +234,21 @@ pub(super) fn error_json(source: Option<&str>, other: &Fields, kind: &str, messa
 }
 
 /// A score as a JSON line; `other` holds the input's other fields.
-pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fields) -> Result<String> {
+pub(super) fn score_json(
+    source: &str,
+    target: &str,
+    score: &Score,
+    other: &Fields,
+    warnings: &[Warning],
+) -> Result<String> {
     #[derive(Serialize)]
     struct ScoreLine<'a> {
         source: &'a str,
         target: &'a str,
         #[serde(flatten)]
         other: &'a Fields,
+        #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+        warnings: &'a [Warning],
         token_ids: &'a [u32],
         token_log_probs: &'a [f32],
         log_prob: f32,
@@ -245,6 +257,7 @@ pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fiel
         source,
         target,
         other,
+        warnings,
         token_ids: &score.token_ids,
         token_log_probs: &score.token_log_probs,
         log_prob: score.log_prob,
@@ -260,7 +273,7 @@ pub(super) fn one_line(text: &str) -> String {
 pub(super) fn text_line(hypothesis: &TextHypothesis, alignment: Option<Alignment>) -> String {
     let text = one_line(&hypothesis.text);
     match alignment {
-        Some(alignment) => format!("{text} ||| {}", alignment.write(&hypothesis.hypothesis)),
+        Some(alignment) => format!("{text} ||| {}", alignment.write(hypothesis)),
         None => text,
     }
 }
@@ -269,7 +282,7 @@ pub(super) fn text_line(hypothesis: &TextHypothesis, alignment: Option<Alignment
 /// alignment, where asked for, behind the text.
 pub(super) fn n_best(number: u64, translation: &Translation, alignment: Option<Alignment>) -> String {
     let line = |h: &TextHypothesis| {
-        let (log_prob, score) = (h.hypothesis.log_prob, h.hypothesis.score);
+        let (log_prob, score) = (h.log_prob, h.score);
         format!("{} ||| {} ||| F0= {log_prob} ||| {score}", number - 1, text_line(h, alignment))
     };
     translation.hypotheses.iter().map(line).collect::<Vec<_>>().join("\n")

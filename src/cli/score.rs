@@ -1,6 +1,7 @@
 //! `score`: the model's log-probabilities of given translations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -11,8 +12,9 @@ use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
+use crate::cli::warnings::{Warning, Warnings};
 use crate::cli::{Ending, interrupt};
-use crate::translator::{Score, Translator};
+use crate::translator::{Score, Sentence, Translator};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
 /// target's token log-probabilities out.
@@ -63,8 +65,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     interrupt::listen();
     let progress = Progress::new(lines.size());
     let format = arguments.format;
-    let mut work = Work { translator: &translator, done: Vec::new(), output, format, progress, bad_lines: false };
+    let warnings = Warnings::new(translator.tokenizer());
+    let mut work =
+        Work { translator: &translator, done: Vec::new(), output, format, progress, warnings, bad_lines: false };
     stream::run(Windows::start(resume::behind(done, move || lines.next()), WINDOW)?, &mut work)?;
+    work.warnings.lines().for_each(|line| work.progress.note(&line));
     work.output.end(work.bad_lines)
 }
 
@@ -74,6 +79,7 @@ struct Work<'a> {
     output: Output,
     format: Format,
     progress: Progress,
+    warnings: Warnings<'a>,
     bad_lines: bool,
 }
 
@@ -82,6 +88,7 @@ struct Done {
     bytes: u64,
     source: Option<String>,
     other: Fields,
+    warnings: Vec<Warning>,
     /// Target and score, or the kind and text of the error in its place.
     result: Result<(String, Score), (&'static str, String)>,
 }
@@ -107,9 +114,13 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut pairs = Vec::new();
         for (tag, Line { number, bytes, content }) in window {
-            let failed = |source, other, error| Done { number, bytes, source, other, result: Err(error) };
+            let failed = |source, other, error| {
+                let warnings = Vec::new();
+                Done { number, bytes, source, other, warnings, result: Err(error) }
+            };
             match content {
-                Ok(Item { source, columns, mut other, .. }) => match target(columns, &mut other) {
+                Ok(Item { sentence: Sentence { source, .. }, columns, mut other }) => match target(columns, &mut other)
+                {
                     Ok(target) => pairs.push((tag, number, bytes, other, (source, target))),
                     Err(error) => self.done.push((tag, failed(Some(source), other, error))),
                 },
@@ -120,27 +131,33 @@ impl stream::Work for Work<'_> {
         let scores = self.translator.score(&texts);
         for ((tag, number, bytes, other, (source, target)), score) in pairs.into_iter().zip(scores) {
             let result = score.map(|score| (target, score)).map_err(|error| (error.kind(), error.to_string()));
-            self.done.push((tag, Done { number, bytes, source: Some(source), other, result }));
+            let warnings = self.warnings.look_at(number, &source, None);
+            self.done.push((tag, Done { number, bytes, source: Some(source), other, warnings, result }));
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        self.done.pop()
+    fn finish_one(&mut self, _: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = self.done.pop()?;
+        let tokens = done.result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.done.is_empty()
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, warnings, result } = done;
         // Our own fields win over fields of that name in the input.
-        for field in ["token_ids", "token_log_probs", "log_prob", "error"] {
+        for field in ["token_ids", "token_log_probs", "log_prob", "error", "warnings"] {
             other.shift_remove(field);
         }
         let source = source.as_deref();
-        let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
-        self.progress.add(bytes, tokens as u64);
         match result {
             Ok((target, score)) => self.output.line(&match self.format {
                 Format::Text => score.log_prob.to_string(),
-                Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other)?,
+                Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other, &warnings)?,
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;

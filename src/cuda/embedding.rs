@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::{Error, Result};
@@ -44,6 +45,11 @@ struct Arguments {
     bucket: u32,
     vectorized: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "EmbeddingArguments" {
+    table, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, vectorized
+})];
 
 impl<T: Element> Embedding<'_, T> {
     /// Enqueues the kernel for rows of `d_model` elements.

@@ -8,27 +8,27 @@ pub mod engine;
 #[cfg(test)]
 mod fault_tests;
 mod hypothesis;
+pub mod observation;
 pub mod options;
 #[cfg(test)]
 mod preset_tests;
 pub mod presets;
 mod request;
-pub mod sampling;
 #[cfg(test)]
 mod sampling_tests;
 mod score;
 pub mod session;
+mod settled;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
 pub use bans::Bans;
 pub use constraints::Constraint;
-pub use engine::{Engine, Job, Work};
-pub use hypothesis::Hypothesis;
-pub use options::{Contrastive, DecodeOptions, LengthPenalty, MaxLength, Stop};
+pub use engine::{Canceller, Engine, Explain, Handle, Priority, Progress, Scoring, Search, Terms, Work};
+pub use hypothesis::{Hypothesis, finite_sum};
+pub use options::{DecodeOptions, LengthPenalty, MaxLength, Overrides, Stop};
 pub use presets::Preset;
-pub use request::Request;
-pub use sampling::Sampling;
+pub use request::{Limits, Request, SentenceIds};
 pub use session::Session;
 pub use trace::Trace;

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Activation, Backend, CrossCache, Row, Rows, SelfCache, SessionShape, SpecialIds};
+use crate::error::room;
 use crate::{Error, Result};
 use config::{ModelConfig, StackConfig};
 use weights::Weights;
@@ -194,12 +195,13 @@ impl<B: Backend> Loader<'_, B> {
 
     /// Several linear layers over the same input as one: weights and biases stacked.
     fn linear(&self, prefix: &str, names: &[&str], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
-        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        let rows = out_dim * names.len();
+        let (mut weights, mut bias) = (room::vec("load weights", rows * in_dim)?, room::vec("load weights", rows)?);
         for name in names {
             weights.extend(self.weights.get(&format!("{prefix}.{name}.weight"), &[out_dim, in_dim])?);
             bias.extend(self.weights.get(&format!("{prefix}.{name}.bias"), &[out_dim])?);
         }
-        self.backend.matrix(&weights, Some(&bias), out_dim * names.len(), in_dim)
+        self.backend.matrix(&weights, Some(&bias), rows, in_dim)
     }
 
     fn norm(&self, name: &str) -> Result<B::Norm> {

@@ -1,22 +1,24 @@
 //! Ids in, ids out: for programs that tokenize themselves, such as training.
 
-use std::sync::Arc;
-use std::sync::mpsc;
-
 use super::{Sentence, Translator};
-use crate::decode::engine::{Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Request};
-use crate::{Error, Result};
+use crate::Result;
+use crate::decode::engine::Search;
+use crate::decode::{DecodeOptions, Hypothesis, Request, SentenceIds};
 
 impl Translator {
     /// Translates sources given as ids, end of sentence included; the results stand in their order.
     ///
-    /// Under [`DecodeOptions::sampling`] each source is encoded once and gives all of its samples, in the order of their numbers; a
+    /// Under [`DecodeOptions::sample`] each source is encoded once and gives all of its samples, in the order of their numbers; a
     /// seed of its own for each call draws others. [`DecodeOptions::mbr`] has no effect: it compares texts.
     ///
     /// # Errors
     /// [`Error::Option`] for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
-    /// model, [`Error::NonFiniteLogits`], [`Error::EngineStopped`].
+    /// model, [`Error::NonFiniteLogits`], or what else may become of [work](crate::decode::Engine::ask).
+    ///
+    /// [`Error::Option`]: crate::Error::Option
+    /// [`Error::Input`]: crate::Error::Input
+    /// [`Error::InputTooLong`]: crate::Error::InputTooLong
+    /// [`Error::NonFiniteLogits`]: crate::Error::NonFiniteLogits
     pub fn translate_ids(&self, sources: &[Vec<u32>], options: &DecodeOptions) -> Result<Vec<Result<Vec<Hypothesis>>>> {
         options.validate()?;
         self.check_models(options)?;
@@ -29,7 +31,7 @@ impl Translator {
     /// tokens that the options allow, and without end of sentence. The results hold them, too.
     ///
     /// # Errors
-    /// As [`Translator::translate_ids`]; per source [`Error::Input`] for a prefix that is too long or has unknown ids.
+    /// As [`Translator::translate_ids`]; per source [`Error::Input`](crate::Error::Input) for a prefix that is too long or has unknown ids.
     pub fn continue_ids(
         &self,
         sentences: &[(Vec<u32>, Vec<u32>)],
@@ -38,34 +40,16 @@ impl Translator {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
+        let limits = self.limits(&options);
         let request = |(source, prefix): &(Vec<u32>, Vec<u32>)| {
-            let mut request = self.request(&options, source.clone(), &Sentence::default())?;
-            request.force(prefix.clone());
-            Ok(request)
+            let sentence = SentenceIds { prefix: prefix.clone(), ..SentenceIds::from(source.clone()) };
+            Request::new(&options, sentence, limits)
         };
         Ok(self.search(sentences.iter().map(request).collect()))
     }
 
     /// Runs searches side by side; the results stand in their order, and so do the errors of requests that could not be made.
     pub(super) fn search(&self, requests: Vec<Result<Request>>) -> Vec<Result<Vec<Hypothesis>>> {
-        let (reply, replies) = mpsc::channel();
-        let caller = Arc::new(());
-        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(requests.len());
-        for (tag, request) in requests.into_iter().enumerate() {
-            let accepted = request.and_then(|request| {
-                let work = Work::Search(Box::new(request));
-                self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
-            });
-            // Stands until the reply comes.
-            results.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
-        }
-        drop(reply);
-        for Reply { tag, outcome } in replies {
-            results[tag as usize] = outcome.map(|outcome| match outcome {
-                Outcome::Hypotheses(hypotheses) => hypotheses,
-                _ => unreachable!("the job asked for a search"),
-            });
-        }
-        results
+        self.run_all(requests.into_iter().map(|request| request.map(Search)))
     }
 }

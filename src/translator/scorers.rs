@@ -1,42 +1,13 @@
-//! Sentences with what is their own, and the further models that they may rank by.
+//! The further models that sentences may rank by, and what a sentence asks of all of them.
 
 use std::path::Path;
 
-use super::{EngineOptions, Translator, check_vocabularies, cut_source};
-use crate::backend::ContrastiveForm;
-use crate::decode::{Constraint, DecodeOptions, Request};
+use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source};
+use crate::backend::{ContrastiveForm, SpecialIds};
+use crate::decode::{Constraint, DecodeOptions, Limits, Request, SentenceIds};
 use crate::model::config::ModelConfig;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
-
-/// A sentence to translate, with what is its own. A text becomes one that has nothing else.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sentence {
-    /// The text.
-    pub source: String,
-    /// The seed of its samples. Without one: a hash of [`Sampling::seed`](crate::Sampling::seed) and its source ids.
-    pub seed: Option<u64>,
-    /// The text that the model reads as its own amateur under [`ContrastiveForm::Source`].
-    pub contrast_source: Option<String>,
-    /// What every translation of it starts with.
-    pub prefix: Option<String>,
-    /// Phrases that every translation of it contains, as they are written at the start of a text or behind a space.
-    pub constraints: Vec<String>,
-    /// How to search for its translations, instead of the options of all.
-    pub options: Option<Box<DecodeOptions>>,
-}
-
-impl From<&str> for Sentence {
-    fn from(source: &str) -> Self {
-        source.to_owned().into()
-    }
-}
-
-impl From<String> for Sentence {
-    fn from(source: String) -> Self {
-        Sentence { source, ..Sentence::default() }
-    }
-}
 
 impl EngineOptions {
     /// The directories of the further models, in the order of their scorers.
@@ -56,7 +27,8 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
             ("target", pieces(own, false), pieces(&tokenizer, false)),
         ] {
             if let Some(id) = (0..ours.len().max(theirs.len())).find(|id| ours.get(*id) != theirs.get(*id)) {
-                let name = |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("{piece:?}"));
+                let name =
+                    |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("\"{piece}\""));
                 let expected = format!("the translator's own pieces, {side} piece {id} being {}", name(&ours));
                 return differs(expected, name(&theirs));
             }
@@ -67,7 +39,11 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
             return differs(format!("the translator's own {}", said(sizes(config))), said(sizes(&other)));
         }
         if other.ids != config.ids {
-            return differs(format!("the translator's own {:?}", config.ids), format!("{:?}", other.ids));
+            let told = |ids: SpecialIds| {
+                let SpecialIds { eos_id, pad_id, decoder_start_id } = ids;
+                format!("end of sentence {eos_id}, padding {pad_id} and decoder start {decoder_start_id}")
+            };
+            return differs(format!("the translator's own {}", told(config.ids)), told(other.ids));
         }
     }
     Ok(())
@@ -83,7 +59,7 @@ fn pieces(tokenizer: &Tokenizer, source: bool) -> Vec<&str> {
 impl Translator {
     /// Checks that the models which the options ask for are there.
     pub(super) fn check_models(&self, options: &DecodeOptions) -> Result<()> {
-        let asks_amateur = options.contrastive.is_some_and(|c| c.form != ContrastiveForm::Source);
+        let asks_amateur = options.contrastive.is_some_and(|form| form != ContrastiveForm::Source);
         if asks_amateur && self.options.amateur.is_none() {
             let expected = "an amateur model, or the form source".to_owned();
             return Err(Error::Option { option: "contrastive", expected, got: "no amateur".into() });
@@ -96,33 +72,37 @@ impl Translator {
         Ok(())
     }
 
+    /// What requests under these options have to know of the models.
+    pub(super) fn limits(&self, options: &DecodeOptions) -> Limits {
+        let amateur = match options.contrastive {
+            Some(ContrastiveForm::Source) => self.engine.other_source_scorer(),
+            // Behind the ensemble's scorers comes the amateur's.
+            _ => 1 + self.options.ensemble.len(),
+        };
+        Limits { table: self.engine.max_len(), amateur }
+    }
+
     /// The search for a sentence whose source has these ids.
     pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
-        let limit = self.engine.max_len();
-        let mut request = Request::new(options, source, sentence.seed, limit);
-        if let Some(contrastive) = &options.contrastive {
-            let other_source = self.engine.other_source_scorer();
-            // Behind the ensemble's scorers comes the amateur's.
-            let mut scorer = 1 + self.options.ensemble.len();
-            if contrastive.form == ContrastiveForm::Source {
-                scorer = other_source;
-                let Some(other) = &sentence.contrast_source else {
-                    let expected = "another source to contrast the sentence with".into();
-                    return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
-                };
-                request.contrast_source = self.tokenizer.encode_source(other);
-                cut_source(options, &mut request.contrast_source, limit, &self.tokenizer);
-            }
-            request.options.contrast = contrastive.for_scorer(scorer);
+        let limits = self.limits(options);
+        let mut contrast_source = Vec::new();
+        if options.contrastive == Some(ContrastiveForm::Source) {
+            let Some(other) = &sentence.contrast_source else {
+                let expected = "another source to contrast the sentence with".into();
+                return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
+            };
+            contrast_source = self.tokenizer.encode_source(other);
+            cut_source(options, &mut contrast_source, limits.table, &self.tokenizer);
         }
-        if let Some(text) = &sentence.prefix {
+        let prefix = sentence.prefix.as_ref().map_or_else(Vec::new, |text| {
             let mut prefix = self.tokenizer.encode_target(text);
+            // Its end of sentence.
             prefix.pop();
-            request.force(prefix);
-        }
-        request.bans = options.bans.clone();
-        request.constrain(sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?)?;
-        Ok(request)
+            prefix
+        });
+        let constraints = sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?;
+        let ids = SentenceIds { source, contrast_source, prefix, constraints, seed: sentence.seed };
+        Request::new(options, ids, limits)
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {

@@ -68,27 +68,31 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "main.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 21] = [
+const RE_EXPORTS: [(&str, &str); 25] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
-    ("Contrastive", "decode"),
+    ("Overrides", "decode"),
     ("Sentence", "translator"),
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
+    ("Canceller", "decode"),
     ("DecodeOptions", "decode"),
     ("Hypothesis", "decode"),
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
-    ("Sampling", "decode"),
+    ("Priority", "decode"),
+    ("Progress", "decode"),
     ("Stop", "decode"),
+    ("Terms", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
     ("TextHypothesis", "translator"),
     ("Translation", "translator"),
+    ("TranslationHandle", "translator"),
     ("Translator", "translator"),
 ];
 

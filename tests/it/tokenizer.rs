@@ -27,7 +27,7 @@ fn spm(name: &str) -> PathBuf {
 /// The demo model's tokenizer, for tests that need it many times.
 static DEMO: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::open(&demo()).unwrap());
 
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 32] = [
     "unigram-rules",
     "unigram-bytes",
     "unigram-symbols",
@@ -44,6 +44,22 @@ const MODELS: [&str; 16] = [
     "bpe-suffix",
     "bpe-unused",
     "bpe-escape",
+    "char-rules",
+    "char-bytes",
+    "char-symbols",
+    "char-spaces",
+    "char-bare",
+    "char-suffix",
+    "char-unused",
+    "char-escape",
+    "word-rules",
+    "word-bytes",
+    "word-symbols",
+    "word-spaces",
+    "word-bare",
+    "word-suffix",
+    "word-unused",
+    "word-escape",
 ];
 
 fn json_lines(path: &Path) -> Vec<Value> {
@@ -159,6 +175,15 @@ fn separate_vocabularies() {
         assert_eq!(tokenizer.detokenize(&[2, 3, 4, 0]), "xe");
         assert!(!tokenizer.summary().shared_vocabulary);
     }
+    // What is saved of the special tokens has the ids of the source.
+    let saved = json!({"separate_vocabs": true, "added_tokens_decoder": {
+        "2": {"content": "</s>", "special": true}, "1": {"content": "<unk>", "special": true},
+        "3": {"content": "<pad>", "special": true}}});
+    let dir = directory(&[by_setting[0].clone(), by_setting[1].clone(), ("tokenizer_config.json", saved)]);
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    assert_eq!((tokenizer.source_piece(2), tokenizer.target_piece(2), tokenizer.target_piece(3)), ("</s>", "x", "e"));
+    assert_eq!((tokenizer.eos_id(), tokenizer.pad_id(), tokenizer.encode_target("e")), (0, 4, vec![3, 0]));
+    assert_eq!(tokenizer.detokenize(&[2, 3, 4, 0]), "xe");
     // Without the setting vocab.json is used for both, whatever else lies there.
     let dir = directory(&by_setting[..2]);
     assert_eq!(Tokenizer::open(dir.path()).unwrap().target_vocab_size(), 4);

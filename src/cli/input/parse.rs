@@ -4,7 +4,9 @@ use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
 use super::{Form, MAX_LINE_BYTES, Plain};
+use crate::Overrides;
 use crate::input::CONVERT;
+use crate::translator::Sentence;
 
 /// JSON fields that pass through: in their order, and as they were written, to the last digit.
 pub(in crate::cli) type Fields = IndexMap<String, Box<RawValue>>;
@@ -12,17 +14,7 @@ pub(in crate::cli) type Fields = IndexMap<String, Box<RawValue>>;
 /// A sentence, and the JSON fields that pass through.
 #[derive(Debug)]
 pub(in crate::cli) struct Item {
-    pub source: String,
-    /// The seed of its samples, if it brings one.
-    pub seed: Option<u64>,
-    /// What its translations start with.
-    pub target_prefix: Option<String>,
-    /// What it is contrasted with.
-    pub contrast_source: Option<String>,
-    /// Phrases that its translations contain.
-    pub constraints: Vec<String>,
-    /// Its own options of search, to be read.
-    pub options: Option<Box<RawValue>>,
+    pub sentence: Sentence<Overrides>,
     /// Further columns of a TSV line.
     pub columns: Option<Vec<String>>,
     pub other: Fields,
@@ -40,16 +32,7 @@ pub(in crate::cli) struct BadLine {
 
 impl Item {
     pub(super) fn plain(source: String) -> Self {
-        Item {
-            source,
-            seed: None,
-            target_prefix: None,
-            contrast_source: None,
-            constraints: Vec::new(),
-            options: None,
-            columns: None,
-            other: Fields::new(),
-        }
+        Item { sentence: Sentence { source, ..Sentence::default() }, columns: None, other: Fields::new() }
     }
 }
 
@@ -93,16 +76,16 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let text = |name| given(name).map(|value| field(name, "a string", value)).transpose();
     let seed = given("seed").map(|value| field("seed", "an integer of 64 bits, 0 or more", value));
     let constraints = given("constraints").map(|value| field("constraints", "an array of strings", value));
-    Ok(Item {
+    let options = given("options").map(|value| field("options", "an object of options", value));
+    let sentence = Sentence {
         seed: seed.transpose().map_err(bad)?,
-        target_prefix: text("target_prefix").map_err(bad)?,
+        prefix: text("target_prefix").map_err(bad)?,
         contrast_source: text("contrast_source").map_err(bad)?,
         constraints: constraints.transpose().map_err(bad)?.unwrap_or_default(),
-        options: given("options").cloned(),
-        columns: None,
+        options: options.transpose().map_err(bad)?,
         source,
-        other,
-    })
+    };
+    Ok(Item { sentence, columns: None, other })
 }
 
 /// Reads a field of a line; an error is a message.

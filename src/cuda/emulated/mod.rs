@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use ffi::Kernel;
 use ffi::{Emulator, KernelRef};
+#[cfg(test)]
+pub(super) use ffi::{argument_types, layout_entries};
 use memory::Memory;
 
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
@@ -275,7 +277,7 @@ impl Device for EmulatedDevice {
             // Memory whose free is enqueued can be had for waiting.
             state.run_all()?;
         }
-        let available = state.memory.free_bytes().unwrap_or(0);
+        let available = state.memory.free_bytes();
         state.memory.allocate(bytes).ok_or_else(|| Error::OutOfMemory {
             operation: "allocate",
             device: NAME.to_owned(),

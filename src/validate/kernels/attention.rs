@@ -22,7 +22,7 @@ const HEADS: [Heads; 6] = [
     Heads { num_heads: 1, head_dim: 256 },
 ];
 const LARGE: [Heads; 2] = [Heads { num_heads: 8, head_dim: 64 }, Heads { num_heads: 16, head_dim: 64 }];
-const BLOCKS: [u32; 4] = [32, 96, 256, 1024];
+const BLOCKS: [u32; 4] = [32, 96, 160, 256];
 
 /// In every storage type.
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {

@@ -8,6 +8,8 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gather;
+pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -34,6 +36,7 @@ pub struct Op {
 pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
     Op { name: "linear", check: linear::check },
+    Op { name: "gemm", check: gemm::check },
     Op { name: "layer_norm", check: layer_norm::check },
     Op { name: "attention", check: attention::check },
     Op { name: "stats", check: stats::check },
@@ -45,6 +48,7 @@ pub const OPS: &[Op] = &[
     Op { name: "scheduled_sampling", check: scheduled_sampling::check },
     Op { name: "loss", check: loss::check },
     Op { name: "risk", check: risk::check },
+    Op { name: "gather", check: gather::check },
     Op { name: "checksum", check: checksum::check },
 ];
 

@@ -18,8 +18,8 @@ use super::watch::Beat;
 use crate::Result;
 use crate::backend::{ContrastiveForm, Device as _, SessionShape};
 use crate::cuda::{Context, Element};
-use crate::decode::session::{Admission, Session};
-use crate::decode::{Bans, Contrastive, DecodeOptions, Hypothesis, Request, Sampling};
+use crate::decode::session::{Admission, Receive, Session};
+use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
 use crate::model::{Marian, Seq2Seq, config::ModelConfig};
 
 /// Sentences decoded at once: fewer than there are, so that slots are refilled at different steps.
@@ -67,6 +67,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
         Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
     };
     let log = Log::new(name.clone(), config.encoder.layers, decode.beat.clone());
+    let device = context.clone();
     let backend = Lockstep::<T>::new(context, log)?;
     let mut models = vec![Marian::open(&backend, decode.dir)?];
     if decode.requests != Requests::Plain {
@@ -75,6 +76,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     }
     let requests = requests(&models[0], decode)?;
     let translated = translate(&backend, &models, &requests)?;
+    let algorithms = device.gemm_plans();
     let mut log = backend.log();
     let compared = log.compared;
     if translated < decode.sources.len() {
@@ -87,6 +89,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
         seconds: start.elapsed().as_secs_f64(),
         notes: Vec::new(),
         failures: std::mem::take(&mut log.differences),
+        algorithms,
     })
 }
 
@@ -94,8 +97,9 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
 fn requests<T: Element>(model: &Marian<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
     let Decode { sources, requests, .. } = decode;
     let plain = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
-    let request = |options: &DecodeOptions, source: &Vec<u32>| {
-        let request = Request::new(options, source.clone(), None, model.max_len());
+    let request = |options: &DecodeOptions, sentence: SentenceIds| {
+        let amateur = if sentence.contrast_source.is_empty() { 1 } else { OTHER_SOURCE };
+        let request = Request::unchecked(options, sentence, Limits { table: model.max_len(), amateur });
         Request { n_best: 1, attention: false, ..request }
     };
     let kind = |i: usize| match requests {
@@ -105,7 +109,7 @@ fn requests<T: Element>(model: &Marian<Lockstep<T>>, decode: Decode<'_>) -> Resu
     };
     let vocab_size = model.vocab_size();
     let each = |(i, source): (usize, &Vec<u32>)| match kind(i) {
-        None => Ok(request(&plain, source)),
+        None => Ok(request(&plain, source.clone().into())),
         Some(kind) => mixed(kind, (source, &sources[(i + 1) % sources.len()]), &plain, vocab_size, request),
     };
     sources.iter().enumerate().map(each).collect()
@@ -117,40 +121,35 @@ fn mixed(
     (source, other): (&Vec<u32>, &[u32]),
     plain: &DecodeOptions,
     vocab_size: usize,
-    request: impl Fn(&DecodeOptions, &Vec<u32>) -> Request,
+    request: impl Fn(&DecodeOptions, SentenceIds) -> Request,
 ) -> Result<Request> {
-    let contrast = |form: ContrastiveForm, scorer| {
+    let own = || SentenceIds::from(source.clone());
+    let contrast = |form: ContrastiveForm| {
         // The default leaves so few tokens that a sure model has one live beam, and kernels few rows to go wrong in.
-        let contrastive = Contrastive { mask: 1e-3, ..Contrastive::new(form) };
-        let mut asked = request(&DecodeOptions { contrastive: Some(contrastive), ..plain.clone() }, source);
-        asked.options.contrast = contrastive.for_scorer(scorer);
-        asked
+        DecodeOptions { contrastive: Some(form), contrastive_mask: Some(1e-3), ..plain.clone() }
     };
     Ok(match kind {
         0 => {
             let bans = Bans::new(vocab_size, &[5, 17], None, &[vec![7, 8], vec![9, 10, 11]])?;
             let options = DecodeOptions { no_repeat_ngram: 2, bans: Some(Arc::new(bans)), ..plain.clone() };
-            let mut asked = request(&options, source);
-            asked.bans.clone_from(&options.bans);
             // Whatever they mean.
-            asked.prefix = vec![12, 13];
-            (asked.options.prefix_len, asked.options.banned) = (2, 1);
-            asked
+            request(&options, SentenceIds { prefix: vec![12, 13], ..own() })
         }
-        1 => request(&DecodeOptions { repetition_penalty: 1.3, ..plain.clone() }, source),
-        2 => contrast(ContrastiveForm::Li, 1),
+        1 => request(&DecodeOptions { repetition_penalty: 1.3, ..plain.clone() }, own()),
+        2 => request(&contrast(ContrastiveForm::Li), own()),
         3 => {
-            let mut asked = contrast(ContrastiveForm::Source, OTHER_SOURCE);
-            asked.contrast_source = other.to_vec();
-            asked
+            let options = contrast(ContrastiveForm::Source);
+            request(&options, SentenceIds { contrast_source: other.to_vec(), ..own() })
         }
-        4 => request(&DecodeOptions { ensemble: vec![0.5, 0.75], ..plain.clone() }, source),
+        4 => request(&DecodeOptions { ensemble: vec![0.5, 0.75], ..plain.clone() }, own()),
         5 => {
-            let sampling = Sampling { samples: BEAMS, top_p: 0.9, seed: 11, ..Sampling::default() };
+            let (samples, top_p, seed) = (BEAMS, 0.9, 11);
             // It outlives the others: then all rows are samples.
-            request(&DecodeOptions { sampling: Some(sampling), min_length: 20, ..DecodeOptions::default() }, source)
+            let min_length = 20;
+            let options = DecodeOptions { sample: true, samples, top_p, seed, min_length, ..DecodeOptions::default() };
+            request(&options, own())
         }
-        _ => request(&DecodeOptions { groups: 2, coverage_penalty: 0.0, ..plain.clone() }, source),
+        _ => request(&DecodeOptions { beam_groups: 2, coverage_penalty: 0.0, ..plain.clone() }, own()),
     })
 }
 
@@ -168,13 +167,13 @@ fn translate<T: Element>(backend: &Lockstep<T>, models: &[Marian<Lockstep<T>>], 
     };
     let mut session = Session::open(backend, models, shape)?;
     let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
-    let (mut ended, mut steps) = (0, 0);
+    let (mut ended, mut steps) = (Ended(0), 0);
     while !waiting.is_empty() || !session.is_empty() {
         let free: Vec<usize> = session.free_slots().collect();
         let mut admissions = Vec::new();
         for slot in free {
             let Some(next) = waiting.pop_front() else { break };
-            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next] });
+            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next], watched: false });
         }
         if !admissions.is_empty() {
             backend.log().begin(Phase::Encode);
@@ -183,11 +182,20 @@ fn translate<T: Element>(backend: &Lockstep<T>, models: &[Marian<Lockstep<T>>], 
         steps += 1;
         backend.log().begin(Phase::Step(steps));
         backend.run(|| session.step(backend, models))?;
-        session.harvest(backend, |_, result: Result<Vec<Hypothesis>>| ended += usize::from(result.is_ok()))?;
+        session.harvest(backend, &mut ended)?;
         // Past this every search has ended by its own limit: what goes on is broken.
         if steps > longest * requests.len() || !backend.log().differences.is_empty() {
             break;
         }
     }
-    Ok(ended)
+    Ok(ended.0)
+}
+
+/// Counts the sentences that have been translated.
+struct Ended(usize);
+
+impl Receive for Ended {
+    fn ended(&mut self, _: u64, result: Result<Vec<Hypothesis>>) {
+        self.0 += usize::from(result.is_ok());
+    }
 }
