@@ -26,8 +26,8 @@ struct Model {
 }
 
 const MODELS: [Model; 2] = [
-    Model { name: "demo", heads: Heads { num_heads: 4, head_dim: 64 }, vocab_size: 8001 },
-    Model { name: "opus_base", heads: Heads { num_heads: 8, head_dim: 64 }, vocab_size: 58101 },
+    Model { name: "demo", heads: Heads::new(4, 64), vocab_size: 8001 },
+    Model { name: "opus_base", heads: Heads::new(8, 64), vocab_size: 58101 },
 ];
 
 /// Sentences, beams, and tokens of a source and of a prefix.

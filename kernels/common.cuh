@@ -79,6 +79,18 @@ __device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
     }
 }
 
+template <unsigned N>
+__device__ __forceinline__ void store_floats(float* to, const float (&from)[N]) {
+    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (unsigned first = 0; first < N; first += STEP) {
+        Pack<float, STEP> pack;
+#pragma unroll
+        for (unsigned k = 0; k < STEP; ++k) pack.values[k] = from[first + k];
+        store_pack(to + first, pack);
+    }
+}
+
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.
 

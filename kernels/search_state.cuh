@@ -74,6 +74,7 @@ struct SlotOptions {
     unsigned groups;
     float diversity;
     unsigned constraints;
+    unsigned start;
     SampleOptions sampling;
 };
 
@@ -202,8 +203,9 @@ __device__ inline void rebuild_rows(const Search& s, Key* scratch) {
         s.live_slots[before >> 32] = slot;
         s.first_row[before >> 32] = row;
         const unsigned* tokens = step == 0 ? nullptr : s.tokens + history_at(s, slot, step - 1);
+        const unsigned own_start = s.options[slot].start, start = own_start != 0 ? own_start - 1 : s.decoder_start_id;
         for (unsigned beam = 0; beam < live; ++beam)
-            s.rows[row + beam] = make_uint4(slot, beam, step, tokens == nullptr ? s.decoder_start_id : tokens[beam]);
+            s.rows[row + beam] = make_uint4(slot, beam, step, tokens == nullptr ? start : tokens[beam]);
     }
     if (threadIdx.x != 0) return;
     *s.row_count = static_cast<unsigned>(before_all);

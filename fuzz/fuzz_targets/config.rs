@@ -34,8 +34,8 @@ fuzz_target!(|data: &[u8]| {
                 && let Ok(options) = DecodeOptions::preset(Preset::Hf, &generation)
                 && options.validate().is_ok()
             {
-                let slot = options.for_slot(7, config.max_position_embeddings);
-                assert!(1 <= slot.max_len && slot.max_len as usize <= config.max_position_embeddings);
+                let slot = options.for_slot(7, config.longest());
+                assert!(1 <= slot.max_len && slot.max_len as usize <= config.longest());
                 assert!(slot.min_len <= slot.max_len);
             }
         }

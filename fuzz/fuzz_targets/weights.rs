@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use beamfuse::cpu::Cpu;
 use beamfuse::decode::Request;
 use beamfuse::decode::engine::{Engine, Job, Work};
-use beamfuse::model::Marian;
+use beamfuse::model::Transformer;
 use beamfuse::model::weights::Weights;
 use beamfuse::{DecodeOptions, Error};
 use beamfuse_fuzz::{ModelDir, parts};
@@ -30,11 +30,11 @@ fuzz_target!(|data: &[u8]| {
         if let Ok(weights) = Weights::open(dir.path()) {
             let _ = (weights.parameters(), weights.dtype(), weights.contains("final_logits_bias"));
         }
-        if Marian::open(&*PROBE, dir.path()).is_err() {
+        if Transformer::open(&*PROBE, dir.path()).is_err() {
             return;
         }
         let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
-        let model = Marian::open(&backend, dir.path()).expect("what has opened opens again");
+        let model = Transformer::open(&backend, dir.path()).expect("what has opened opens again");
         let config = model.config().clone();
         let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2).expect("a thread starts");
         let options =

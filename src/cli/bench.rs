@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let texts = arguments.texts()?;
     let dir = arguments.model.resolve()?;
     let info = ModelInfo::open(&dir)?;
-    arguments.check_lengths(info.config.max_position_embeddings)?;
+    arguments.check_lengths(info.config.longest())?;
     let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);
     let json = arguments.json.as_deref();
     let output = json.map(|path| Output::create(Some(path), arguments.input.as_deref())).transpose()?;

@@ -31,6 +31,24 @@ impl Matrix {
     }
 }
 
+impl Matrix {
+    /// Whether the weights are held as they were given.
+    pub fn keeps_values(&self) -> bool {
+        matches!(self.packed, Packed::F32(_))
+    }
+
+    /// Writes the weights of one output, `[in_dim]`, where they [are held as they were given](Matrix::keeps_values).
+    ///
+    /// # Panics
+    /// Where they are not.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        match &self.packed {
+            Packed::F32(packed) => packed.weights_of(output, weights),
+            Packed::I8(_) => panic!("linear: 8-bit weights are not as they were given"),
+        }
+    }
+}
+
 /// Where 8-bit products keep their quantised rows, shared by all layers of a backend.
 #[derive(Debug, Default)]
 pub struct Scratch(Mutex<Int8Scratch>);

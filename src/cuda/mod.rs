@@ -34,6 +34,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gate;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;

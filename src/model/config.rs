@@ -1,51 +1,14 @@
-//! `config.json` and `generation_config.json`, read as transformers reads them for Marian models.
+//! `config.json` and `generation_config.json`, read as transformers reads them.
 
-use std::path::Path;
+mod family;
+
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::backend::{Activation, Heads, SpecialIds};
 use crate::{Error, Result};
 
-/// The architecture of a Marian model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
-    /// Width of a row.
-    pub d_model: usize,
-    /// Source vocabulary size.
-    pub vocab_size: usize,
-    /// Target vocabulary size.
-    pub decoder_vocab_size: usize,
-    /// Rows of the position table: the longest sequence, end of sentence included.
-    pub max_position_embeddings: usize,
-    /// The encoder.
-    pub encoder: StackConfig,
-    /// The decoder.
-    pub decoder: StackConfig,
-    /// Activation of the feed-forward layers.
-    pub activation: Activation,
-    /// Whether token embeddings are multiplied by sqrt(d_model).
-    pub scale_embedding: bool,
-    /// Whether source and target share one embedding table.
-    pub share_embeddings: bool,
-    /// Whether the output projection is the target embedding table.
-    pub tie_word_embeddings: bool,
-    /// Ids with a meaning of their own.
-    pub ids: SpecialIds,
-    /// Flags that stand in the file and that transformers ignores for Marian models, as `name = value`.
-    pub ignored: Vec<String>,
-}
-
-/// The size of the encoder or of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StackConfig {
-    /// Number of layers.
-    pub layers: usize,
-    /// Shape of its attentions.
-    pub heads: Heads,
-    /// Width of the feed-forward layer.
-    pub ffn_dim: usize,
-}
+pub use family::{FAMILIES, ModelConfig, NormConfig, NormPlacement, PositionConfig, RelativeConfig, StackConfig};
 
 /// What `generation_config.json` says about search; the `hf` preset reads it.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,14 +63,19 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// The fields of one JSON object, with errors that name file and field.
-struct Fields<'a> {
-    path: &'a Path,
+struct Fields {
+    path: PathBuf,
     map: Map<String, Value>,
 }
 
-impl<'a> Fields<'a> {
-    fn read(path: &'a Path) -> Result<Self> {
-        Ok(Fields { path, map: read_json(path)? })
+impl Fields {
+    fn read(path: &Path) -> Result<Self> {
+        Ok(Fields { path: path.to_path_buf(), map: read_json(path)? })
+    }
+
+    /// The fields of a file that need not be there.
+    fn read_if_there(path: &Path) -> Result<Option<Self>> {
+        path.exists().then(|| Fields::read(path)).transpose()
     }
 
     /// The field's value; null counts as absent, as in transformers.
@@ -117,7 +85,7 @@ impl<'a> Fields<'a> {
 
     fn error(&self, field: &str, expected: impl Into<String>) -> Error {
         let got = self.get(field).map_or_else(|| "nothing".into(), Value::to_string);
-        Error::Config { path: self.path.to_path_buf(), field: field.into(), expected: expected.into(), got }
+        Error::Config { path: self.path.clone(), field: field.into(), expected: expected.into(), got }
     }
 
     fn integer(&self, field: &str, default: Option<u64>, range: std::ops::RangeInclusive<u64>) -> Result<u64> {
@@ -145,6 +113,13 @@ impl<'a> Fields<'a> {
         let list = |value: &Value| ids(value).filter(|ids| !ids.is_empty());
         let lists = value.as_array().and_then(|lists| lists.iter().map(list).collect());
         lists.ok_or_else(|| self.error(field, "lists of token ids, none of them empty"))
+    }
+
+    /// A number above 0.
+    fn positive(&self, field: &str, default: f64) -> Result<f32> {
+        let value = self.get(field).map_or(Some(default), Value::as_f64).map(|value| value as f32);
+        let value = value.filter(|value| *value > 0.0 && value.is_finite());
+        value.ok_or_else(|| self.error(field, "a number above 0"))
     }
 
     fn flag(&self, field: &str, default: bool) -> Result<bool> {
@@ -175,116 +150,6 @@ const MAX_LENGTH: u64 = u32::MAX as u64;
 
 /// The most values of a position table, which is computed where the checkpoint has none: 1 GiB.
 const MAX_POSITION_VALUES: usize = 1 << 28;
-
-/// Flags that would change the computation in Marian itself, but that transformers' Marian model never reads, with the value that
-/// goes without saying.
-const IGNORED: [(&str, bool); 5] = [
-    ("normalize_before", false),
-    ("normalize_embedding", false),
-    ("add_final_layer_norm", false),
-    ("add_bias_logits", false),
-    ("static_position_embeddings", true),
-];
-
-impl ModelConfig {
-    /// Reads `config.json` of a model directory.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a missing or malformed field, and for a value that asks for a computation this crate does not do.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let fields = Fields::read(&path)?;
-        if fields.get("model_type").and_then(Value::as_str) != Some("marian") {
-            return Err(fields.error("model_type", "\"marian\""));
-        }
-        refuse_unknown_computations(&fields)?;
-        let d_model = fields.size("d_model", 1024, MAX_WIDTH)?;
-        let vocab_size = fields.size("vocab_size", 58101, MAX_VOCAB)?;
-        let decoder_vocab_size = fields.size("decoder_vocab_size", vocab_size as u64, MAX_VOCAB)?;
-        let share_embeddings = fields.flag("share_encoder_decoder_embeddings", true)?;
-        if share_embeddings && decoder_vocab_size != vocab_size {
-            return Err(fields.error("decoder_vocab_size", format!("{vocab_size}, as embeddings are shared")));
-        }
-        let max_position_embeddings = fields.size("max_position_embeddings", 1024, MAX_WIDTH)?;
-        if max_position_embeddings * d_model > MAX_POSITION_VALUES {
-            let expected = format!("at most {} for d_model {d_model}", MAX_POSITION_VALUES / d_model);
-            return Err(fields.error("max_position_embeddings", expected));
-        }
-        // The defaults are transformers', where they are the sizes of the first OPUS-MT model.
-        let pad_id = fields.id("pad_token_id", 58100, decoder_vocab_size)?;
-        let ids = SpecialIds {
-            eos_id: fields.id("eos_token_id", 0, decoder_vocab_size.min(vocab_size))?,
-            pad_id,
-            decoder_start_id: fields.id("decoder_start_token_id", 58100, decoder_vocab_size)?,
-        };
-        Ok(ModelConfig {
-            d_model,
-            vocab_size,
-            decoder_vocab_size,
-            max_position_embeddings,
-            encoder: StackConfig::read(&fields, "encoder", d_model)?,
-            decoder: StackConfig::read(&fields, "decoder", d_model)?,
-            activation: activation(&fields)?,
-            scale_embedding: fields.flag("scale_embedding", false)?,
-            share_embeddings,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
-            ids,
-            ignored: ignored_flags(&fields)?,
-        })
-    }
-
-    /// What token embeddings are multiplied by.
-    pub fn embedding_scale(&self) -> f32 {
-        if self.scale_embedding { (self.d_model as f32).sqrt() } else { 1.0 }
-    }
-}
-
-impl StackConfig {
-    fn read(fields: &Fields<'_>, side: &str, d_model: usize) -> Result<Self> {
-        let heads_field = format!("{side}_attention_heads");
-        let num_heads = fields.size(&heads_field, 16, MAX_WIDTH)?;
-        if !d_model.is_multiple_of(num_heads) {
-            return Err(fields.error(&heads_field, format!("a divisor of d_model {d_model}")));
-        }
-        Ok(StackConfig {
-            layers: fields.size(&format!("{side}_layers"), 12, MAX_LAYERS)?,
-            heads: Heads { num_heads, head_dim: d_model / num_heads },
-            ffn_dim: fields.size(&format!("{side}_ffn_dim"), 4096, MAX_WIDTH)?,
-        })
-    }
-}
-
-fn activation(fields: &Fields<'_>) -> Result<Activation> {
-    match fields.get("activation_function").map(|v| v.as_str().unwrap_or_default()) {
-        None | Some("gelu") => Ok(Activation::GeluErf),
-        Some("swish" | "silu") => Ok(Activation::Silu),
-        Some("relu") => Ok(Activation::Relu),
-        Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-        Some(_) => Err(fields.error("activation_function", "swish, silu, relu, gelu, gelu_new or gelu_pytorch_tanh")),
-    }
-}
-
-fn refuse_unknown_computations(fields: &Fields<'_>) -> Result<()> {
-    if fields.get("quantization_config").is_some() {
-        return Err(fields.error("quantization_config", "none: weights in f32, f16 or bf16"));
-    }
-    for (field, needed) in [("is_encoder_decoder", true), ("tie_encoder_decoder", false)] {
-        if fields.flag(field, needed)? != needed {
-            return Err(fields.error(field, needed.to_string()));
-        }
-    }
-    Ok(())
-}
-
-fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
-    let mut ignored = Vec::new();
-    for (field, expected) in IGNORED {
-        if fields.flag(field, expected)? != expected {
-            ignored.push(format!("{field} = {}", !expected));
-        }
-    }
-    Ok(ignored)
-}
 
 /// What `config.json` says about training and no other part reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -411,7 +276,7 @@ const NEUTRAL: [(&str, &[f64]); 16] = [
 ];
 
 /// The settings that ask for more than this crate does, as `name = value`.
-fn unsupported_settings(fields: &Fields<'_>, model: &ModelConfig) -> Vec<String> {
+fn unsupported_settings(fields: &Fields, model: &ModelConfig) -> Vec<String> {
     let null = Value::Null;
     let value = |field: &str| fields.get(field).unwrap_or(&null);
     let is_id = |value: &Value, id: u32| match value {

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gate;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -34,6 +35,7 @@ pub struct Op {
 pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
     Op { name: "linear", check: linear::check },
+    Op { name: "gate", check: gate::check },
     Op { name: "layer_norm", check: layer_norm::check },
     Op { name: "attention", check: attention::check },
     Op { name: "stats", check: stats::check },
