@@ -21,11 +21,11 @@ __device__ __forceinline__ void mask(const BeamStepArguments& a, const Step& ste
             }
         }
     }
-    if (s.pad_id - begin >= size && (step.is(EOS_ALLOWED) || s.eos_id - begin >= size)) return;
+    if (step.pad_id - begin >= size && (step.is(EOS_ALLOWED) || s.eos_id - begin >= size)) return;
 #pragma unroll
     for (unsigned e = 0; e < CHUNK_ELEMENTS; ++e) {
         const unsigned token = chunk_index(begin, e);
-        if (token == s.pad_id || (token == s.eos_id && !step.is(EOS_ALLOWED))) x[e] = -INFINITY;
+        if (token == step.pad_id || (token == s.eos_id && !step.is(EOS_ALLOWED))) x[e] = -INFINITY;
     }
 }
 
@@ -158,7 +158,7 @@ __device__ __forceinline__ Key constraint_key(const BeamStepArguments& a, const 
     const Constraints& constraints = a.search.constraints[step.slot];
     const unsigned beam = i / constraints.num_tokens, place = i % constraints.num_tokens, token = constraints.tokens[place];
     bank = bank_of(a, step, beam, 1 + place);
-    if (step.is(ONLY_EOS) || token == a.search.pad_id || w.normalizer[beam] == -INFINITY) return 0;
+    if (step.is(ONLY_EOS) || token == step.pad_id || w.normalizer[beam] == -INFINITY) return 0;
     if (step.is(BANNED) && (bans_at(a, step, beam, token) & 1) != 0) return 0;
     const float value = __ldg(ranked_of(a, step, beam) + token);
     // Where masks leave no other token either, what it would be normalised by is -infinity, too.

@@ -63,6 +63,7 @@ struct Step {
     unsigned beams;   // the slot's own
     unsigned width;   // beams of a group
     unsigned before;  // tokens generated so far
+    unsigned pad_id;  // padding, which is never taken; NO_TOKEN where it is a token like any other
     unsigned flags;
 
     // Candidates that are ranked.
@@ -79,6 +80,7 @@ __device__ __forceinline__ Step make_step(const Search& s, unsigned place) {
     step.beams = options.beam_size;
     step.width = options.beam_size / max(options.groups, 1u);
     step.before = s.step[step.slot];
+    step.pad_id = options.takes_pad != 0 ? NO_TOKEN : s.pad_id;
     const bool at_limit = step.before + 1 >= options.max_len, samples = options.strategy == SAMPLE;
     const bool only_eos = at_limit && options.cut == 0, forced = only_eos && options.forced_eos != 0;
     const bool renormalizes = options.renormalize != 0 || (options.free_first != 0 && step.before == 0);

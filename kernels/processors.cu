@@ -5,7 +5,8 @@
 //     of these; end of sentence is banned until all are.
 //   processors_repetition_f32: ranked[row, v] is multiplied by the penalty (divided, if not negative) for each v generated
 //     before; or logits[row, v] is, and ranked[row, v] moves with it.
-// Rows of slots that ask for neither are left alone.
+// Where the slot says so, the decoder start token counts as the first that was generated: for n-grams and the penalty, not for
+// banned sequences and banks. Rows of slots that ask for neither are left alone.
 //
 // Shapes: the state as in search_state.cuh; bans [rows, words], always [S, words] with words = ceil(vocab_size / 32); prefixes
 // [S, T]; banks [rows, BANK_WORDS]; sequences [S, sequence_words]: how many there are, where each ends among the ids, and the ids;
@@ -36,14 +37,17 @@ struct RepetitionArguments {
     unsigned stride;
 };
 
-// history[0..step) = the tokens that the row's beam has generated. By a whole block.
-__device__ __forceinline__ void load_history(const Search& s, const uint4& row, unsigned* history) {
+// history[start..start + step) = the tokens that the row's beam has generated, behind the decoder start token where `start` is 1;
+// returns how many there are. By a whole block.
+__device__ __forceinline__ unsigned load_history(const Search& s, const uint4& row, unsigned start, unsigned* history) {
     const unsigned slot = row.x, beam = row.y, step = row.z;
     // The beam that holds position t read the token generated before it.
     const unsigned* ancestry = s.ancestry + (static_cast<std::size_t>(slot) * s.beams + beam) * s.max_len;
     for (unsigned t = threadIdx.x; t < step; t += blockDim.x)
-        history[t] = s.tokens[history_at(s, slot, t) + (t + 1 < step ? ancestry[t + 1] : beam)];
+        history[start + t] = s.tokens[history_at(s, slot, t) + (t + 1 < step ? ancestry[t + 1] : beam)];
+    if (threadIdx.x == 0 && start != 0) history[0] = start_of(s, slot);
     __syncthreads();
+    return start + step;
 }
 
 // Whether the last `count` of the history's `step` tokens are these.
@@ -88,7 +92,7 @@ __device__ __forceinline__ bool fill_banks(const Constraints& c, const unsigned*
 }
 
 __device__ void processors(const ProcessorsArguments& a) {
-    DYNAMIC_SHARED(unsigned, history);  // [max_len]
+    DYNAMIC_SHARED(unsigned, history);  // [max_len]: the last step is not followed by another
     SHARED(unsigned, met, MAX_CONSTRAINT_TOKENS);
     const Search& s = a.search;
     if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
@@ -99,7 +103,7 @@ __device__ void processors(const ProcessorsArguments& a) {
     unsigned* bans = a.bans + static_cast<std::size_t>(blockIdx.x) * words;
     bool may_end = true;
     if (options.constraints != 0) {
-        load_history(s, row, history);
+        load_history(s, row, 0, history);
         may_end = fill_banks(s.constraints[slot], history, step, met, a.banks + static_cast<std::size_t>(blockIdx.x) * BANK_WORDS);
     }
     if (step < options.prefix_len) {
@@ -109,19 +113,20 @@ __device__ void processors(const ProcessorsArguments& a) {
     }
     const unsigned* always = a.always + static_cast<std::size_t>(slot) * words;
     for (unsigned w = threadIdx.x; w < words; w += blockDim.x) bans[w] = always[w];
-    load_history(s, row, history);  // its barrier is that of `bans` too
+    __syncthreads();
+    const unsigned start = options.counts_start != 0 ? 1 : 0, seen = load_history(s, row, start, history);
     if (!may_end && threadIdx.x == 0) ban(bans, s.eos_id);
 
     const unsigned n = options.no_repeat_ngram;
-    for (unsigned first = threadIdx.x; n > 0 && first + n <= step; first += blockDim.x) {
-        if (ends_with(history, step, history + first, n - 1)) ban(bans, history[first + n - 1]);
+    for (unsigned first = threadIdx.x; n > 0 && first + n <= seen; first += blockDim.x) {
+        if (ends_with(history, seen, history + first, n - 1)) ban(bans, history[first + n - 1]);
     }
     const unsigned* sequences = a.sequences + static_cast<std::size_t>(slot) * a.sequence_words;
     const unsigned count = sequences[0];
     const unsigned *ends = sequences + 1, *ids = ends + count;
     for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
         const unsigned begin = i == 0 ? 0 : ends[i - 1], before = ends[i] - begin - 1;
-        if (before <= step && ends_with(history, step, ids + begin, before)) ban(bans, ids[ends[i] - 1]);
+        if (before <= step && ends_with(history, seen, ids + begin, before)) ban(bans, ids[ends[i] - 1]);
     }
 }
 
@@ -131,12 +136,13 @@ __device__ void processors_repetition(const RepetitionArguments& a) {
     if (blockIdx.x >= a.bucket || blockIdx.x >= *s.row_count) return;
     const uint4 row = s.rows[blockIdx.x];
     const float penalty = s.options[row.x].repetition_penalty;
+    const unsigned start = s.options[row.x].counts_start != 0 ? 1 : 0;
     const bool penalizes_logits = s.options[row.x].penalizes_logits != 0;
     if (penalty == 0.0f || penalty == 1.0f) return;
-    load_history(s, row, history);
+    const unsigned seen = load_history(s, row, start, history);
     const std::size_t at = static_cast<std::size_t>(blockIdx.x) * a.stride;
     float* ranked = a.ranked + at;
-    for (unsigned t = threadIdx.x; t < row.z; t += blockDim.x) {
+    for (unsigned t = threadIdx.x; t < seen; t += blockDim.x) {
         bool is_first = true;
         for (unsigned earlier = 0; is_first && earlier < t; ++earlier) is_first = history[earlier] != history[t];
         if (!is_first) continue;

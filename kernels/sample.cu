@@ -247,7 +247,7 @@ __device__ void sample(const SampleArguments& a) {
     draw.position = row.z;
     draw.sample = row.z == 0 ? row.y : a.ancestry[at * a.max_len];
     draw.eos_id = a.eos_id;
-    draw.pad_id = a.pad_id;
+    draw.pad_id = options.takes_pad != 0 ? NO_TOKEN : a.pad_id;
     draw.vectorized = a.vectorized != 0;
     draw.only_eos = length >= options.max_len && options.cut == 0;
     draw.eos_allowed = length >= options.min_len || draw.only_eos;

@@ -30,6 +30,12 @@ pub enum Error {
         /// Where and why parsing stopped.
         source: serde_json::Error,
     },
+    /// A file holds the address that Git LFS keeps in its place.
+    #[error("read {}: expected the file itself, got a Git LFS pointer to it; run `git lfs pull` in its repository, or download the file", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A field of a configuration file is missing, malformed, contradicts another, or asks for a computation that this crate
     /// does not do.
     #[error("read {}: {field}: expected {expected}, got {got}", path.display())]
@@ -230,6 +236,7 @@ impl Error {
         match self {
             Error::Io { .. } => "io",
             Error::Json { .. } => "json",
+            Error::LfsPointer { .. } => "lfs_pointer",
             Error::Config { .. } => "config",
             Error::Safetensors { .. } => "safetensors",
             Error::PyTorch { .. } => "pytorch",

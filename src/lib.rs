@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod model;
 #[cfg(feature = "report")]
 pub mod plot;
+pub mod read;
 pub mod text;
 #[cfg(feature = "train")]
 pub mod train;

@@ -18,7 +18,8 @@ use crate::backend::{Dtype, TokenStats};
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
-use crate::model::config::{GenerationConfig, ModelConfig};
+use crate::model::config::ModelConfig;
+use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -234,6 +235,11 @@ impl Translator {
         &self.tokenizer
     }
 
+    /// What the model's generation config says.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
     /// The options of a preset, `hf` following this model's generation config.
     ///
     /// # Errors
@@ -329,26 +335,22 @@ impl Translator {
 }
 
 /// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
-fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize) -> bool {
+///
+/// What stands behind the text, such as the end of sentence, stays.
+fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize, tokenizer: &Tokenizer) -> bool {
     let cut = options.truncate_source && source_ids.len() > limit;
     if cut {
-        // Everything but the end of sentence, whose id is the source vocabulary's own.
-        source_ids.drain(limit - 1..source_ids.len() - 1);
+        let behind = tokenizer.source_suffix_len().min(limit);
+        source_ids.drain(limit - behind..source_ids.len() - behind);
     }
     cut
 }
 
-/// Checks that every token of the tokenizer has a row in the model, and the other way round.
+/// Checks that the tokenizer ends sentences as the model does.
+///
+/// Sizes may differ, as in transformers: rows without a piece are candidates like any others, and a piece without a row is an error
+/// of the sentences that it occurs in.
 fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -> Result<()> {
-    for (side, model, pieces) in [
-        ("source", config.vocab_size, tokenizer.source_vocab_size()),
-        ("target", config.decoder_vocab_size, tokenizer.target_vocab_size()),
-    ] {
-        if model != pieces {
-            let (expected, got) = (format!("{model} {side} tokens, as config.json says"), pieces.to_string());
-            return Err(Error::Tokenizer { path: dir.to_path_buf(), expected, got });
-        }
-    }
     let (ours, theirs) = (config.ids.eos_id, tokenizer.eos_id());
     if ours != theirs {
         let (expected, got) = (format!("</s> to be eos_token_id {ours}"), theirs.to_string());
@@ -456,12 +458,12 @@ impl Translator {
         options: &DecodeOptions,
     ) -> (Pending, Result<Option<Request>>) {
         let options = sentence.options.as_deref().unwrap_or(options);
-        let source_truncated = cut_source(options, &mut source_ids, self.engine.max_len());
+        let source_truncated = cut_source(options, &mut source_ids, self.engine.max_len(), &self.tokenizer);
         let checked = match sentence.options {
             Some(_) => options.validate().and_then(|()| self.check_models(options)),
             None => Ok(()),
         };
-        let is_blank = source_ids.len() <= 1;
+        let is_blank = self.tokenizer.is_blank(&source_ids);
         let request = checked.and_then(|()| match is_blank {
             true if sentence.constraints.is_empty() => Ok(None),
             // Its translation is empty.

@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 
-use beamfuse::model::config::{GenerationConfig, ModelConfig};
+use beamfuse::model::config::ModelConfig;
+use beamfuse::model::generation::GenerationConfig;
 use beamfuse::model::weights::Weights;
 use beamfuse::text::Tokenizer;
 use beamfuse::{DecodeOptions, Preset};

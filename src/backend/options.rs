@@ -101,6 +101,10 @@ pub struct SlotOptions {
     pub repetition_penalty: f32,
     /// 1: `repetition_penalty` acts on logits. What ranks is then the model's own distribution, and renormalised.
     pub penalizes_logits: u32,
+    /// 1: padding is a token like any other; otherwise it is never taken.
+    pub takes_pad: u32,
+    /// 1: the decoder start token counts as generated before for `no_repeat_ngram` and `repetition_penalty`.
+    pub counts_start: u32,
     /// Contrastive decoding.
     pub contrast: ContrastiveOptions,
     /// Weight of each scorer's log-probability in what ranks; all 0: no ensemble.

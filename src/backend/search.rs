@@ -79,7 +79,7 @@ pub struct SessionShape {
 pub struct SpecialIds {
     /// End of sentence.
     pub eos_id: u32,
-    /// Padding: never generated.
+    /// Padding: never generated, unless [`SlotOptions::takes_pad`] says so.
     pub pad_id: u32,
     /// What the decoder reads at position 0.
     pub decoder_start_id: u32,

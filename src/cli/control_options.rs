@@ -166,7 +166,7 @@ impl ControlArguments {
                 Some(ids)
             }
         };
-        Bans::new(tokenizer.target_vocab_size(), &suppressed, shortlist.as_deref(), &sequences)
+        Bans::new(translator.config().decoder_vocab_size, &suppressed, shortlist.as_deref(), &sequences)
             .map(|bans| Some(Arc::new(bans)))
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, complain};
 use crate::diagnose::{self, Options, TestSet};
 use crate::metrics::BootstrapOptions;
-use crate::model::config::GenerationConfig;
+use crate::model::generation::GenerationConfig;
 use crate::translator::EngineOptions;
 use crate::{Error, Result, Translator};
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::cli::Ending;
 use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
-use crate::model::config::{GenerationConfig, ModelConfig, StackConfig};
+use crate::model::config::{ModelConfig, StackConfig};
+use crate::model::generation::GenerationConfig;
 use crate::text::Tokenizer;
 use crate::translator::{EngineOptions, MemoryPlan, ModelInfo, SearchSize};
 use crate::{DecodeOptions, Device, Result};

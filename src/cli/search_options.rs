@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::sampling_options::SamplingArguments;
 use crate::decode::options::DEFAULT_ALPHA;
@@ -163,8 +164,15 @@ impl SearchArguments {
             (None, PresetName::CTranslate2) if options.beam_size > 1 && options.is_unpenalized() => Stop::Top,
             (None, _) => options.stop,
         };
-        if let Some(max_length) = &self.max_length {
-            options.max_length = max_length.parse::<MaxLength>()?;
+        match &self.max_length {
+            Some(max_length) => options.max_length = max_length.parse::<MaxLength>()?,
+            None if matches!(preset, PresetName::Hf) && translator.generation().is_default_length => {
+                complain(&format!(
+                    "generation_config.json has no max_length: preset hf stops at {} tokens, as transformers does; --max-length says otherwise",
+                    translator.generation().max_len
+                ))
+            }
+            None => {}
         }
         self.control.apply(translator, &mut options)?;
         options.bans = bans.or(options.bans);

@@ -6,14 +6,13 @@ use rayon::prelude::*;
 use crate::backend::{BANK_WORDS, Constraints, MAX_SEQUENCE_WORDS, Row, Search, SlotOptions};
 use crate::cpu::Cpu;
 
-/// The tokens that a row's beam has generated, by the ancestry table.
+/// Appends the tokens that a row's beam has generated, by the ancestry table.
 fn history(row: &Row, search: &SearchParts<'_>, out: &mut Vec<u32>) {
     let (k, max_len) = (search.beam_size, search.max_len);
     let (slot, beam, step) = (row.slot as usize, row.beam as usize, row.position as usize);
     let ancestry = &search.ancestry[(slot * k + beam) * max_len..][..max_len];
     // The beam that holds position t read the token generated before it.
     let beam_at = |t: usize| if t + 1 < step { ancestry[t + 1] as usize } else { beam };
-    out.clear();
     out.extend((0..step).map(|t| search.tokens[(slot * max_len + t) * k + beam_at(t)]));
 }
 
@@ -21,6 +20,7 @@ fn history(row: &Row, search: &SearchParts<'_>, out: &mut Vec<u32>) {
 struct SearchParts<'a> {
     beam_size: usize,
     max_len: usize,
+    decoder_start_id: u32,
     options: &'a [SlotOptions],
     tokens: &'a [u32],
     ancestry: &'a [u32],
@@ -31,6 +31,7 @@ macro_rules! parts {
         SearchParts {
             beam_size: $search.shape.beam_size,
             max_len: $search.shape.max_len,
+            decoder_start_id: $search.ids.decoder_start_id,
             options: bytemuck::cast_slice(&$search.options),
             tokens: &$search.tokens,
             ancestry: &$search.ancestry,
@@ -80,6 +81,7 @@ pub fn processors(search: &mut Search<Cpu>) {
         if options.banned == 0 {
             return;
         }
+        past.clear();
         history(row, &parts, past);
         if options.constraints != 0 {
             fill_banks(&constraints[slot], past, banks);
@@ -94,17 +96,20 @@ pub fn processors(search: &mut Search<Cpu>) {
         if options.constraints != 0 && banks[0] < options.constraints {
             ban(bans, eos_id);
         }
-        let n = options.no_repeat_ngram as usize;
-        if n > 0 && step >= n {
-            let last = &past[step + 1 - n..];
-            past.windows(n).filter(|ngram| ngram[..n - 1] == *last).for_each(|ngram| ban(bans, ngram[n - 1]));
-        }
         for sequence in sequences(&banned[slot * MAX_SEQUENCE_WORDS..][..MAX_SEQUENCE_WORDS]) {
             if let Some((next, before)) = sequence.split_last()
                 && past.ends_with(before)
             {
                 ban(bans, *next);
             }
+        }
+        if options.counts_start != 0 {
+            past.insert(0, options.start_or(parts.decoder_start_id));
+        }
+        let n = options.no_repeat_ngram as usize;
+        if n > 0 && past.len() >= n {
+            let last = &past[past.len() + 1 - n..];
+            past.windows(n).filter(|ngram| ngram[..n - 1] == *last).for_each(|ngram| ban(bans, ngram[n - 1]));
         }
     });
 }
@@ -120,6 +125,8 @@ pub fn repetition_penalty(logits: &[f32], search: &mut Search<Cpu>) {
         if !options.penalizes_repetition() {
             return;
         }
+        past.clear();
+        past.extend((options.counts_start != 0).then_some(options.start_or(parts.decoder_start_id)));
         history(row, &parts, past);
         past.sort_unstable();
         past.dedup();
@@ -163,6 +170,8 @@ pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
             past.insert(0, search.tokens[(slot * max_len + t) * k + beam]);
             beam = search.parents[(slot * max_len + t) * k + beam] as usize;
         }
+        let start = (options.counts_start != 0).then_some(options.start_or(search.ids.decoder_start_id));
+        let read: Vec<u32> = start.into_iter().chain(past.iter().copied()).collect();
         let words = vocab_size.div_ceil(32);
         let always = &search.always_banned[slot * words..][..words];
         let listed = &search.sequences[slot * MAX_SEQUENCE_WORDS..][..MAX_SEQUENCE_WORDS];
@@ -184,7 +193,8 @@ pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
             }
             let with: Vec<u32> = past.iter().copied().chain([token]).collect();
             let n = options.no_repeat_ngram as usize;
-            let repeats = n > 0 && with.len() > n && past.windows(n).any(|ngram| with.ends_with(ngram));
+            let then: Vec<u32> = read.iter().copied().chain([token]).collect();
+            let repeats = n > 0 && then.len() > n && read.windows(n).any(|ngram| then.ends_with(ngram));
             let completes = sequences(listed).any(|sequence| with.ends_with(sequence));
             let too_early =
                 token == search.ids.eos_id && constraints.phrases().any(|p| !past.windows(p.len()).any(|w| w == p));
@@ -196,7 +206,7 @@ pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
             let penalty = f64::from(options.repetition_penalty);
             if value < 0.0 { value * penalty } else { value / penalty }
         };
-        let penalize = |(token, value): (usize, &f32)| match past.contains(&(token as u32)) {
+        let penalize = |(token, value): (usize, &f32)| match read.contains(&(token as u32)) {
             true if options.penalizes_logits != 0 && logit(token) == f64::NEG_INFINITY => *value,
             true if options.penalizes_logits != 0 => (f64::from(*value) - logit(token) + further(logit(token))) as f32,
             true => further(f64::from(*value)) as f32,

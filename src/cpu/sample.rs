@@ -66,6 +66,7 @@ struct Draw<'a> {
     options: SampleOptions,
     position: u32,
     sample: u32,
+    /// Never taken; beyond every vocabulary where padding is a token like any other.
     pad: usize,
     eos: usize,
     eos_allowed: bool,
@@ -92,7 +93,7 @@ impl<'a> Step<'a> {
             options: options.sampling,
             position: row.position,
             sample: if row.position == 0 { row.beam } else { self.ancestry[ancestor] },
-            pad: self.ids.pad_id as usize,
+            pad: if options.takes_pad != 0 { usize::MAX } else { self.ids.pad_id as usize },
             eos: self.ids.eos_id as usize,
             eos_allowed: length >= options.min_len || only_eos,
             only_eos,

@@ -48,6 +48,12 @@ pub struct DecodeOptions {
     /// Whether `forced_bos`, and the end of sentence at `max_length`, cost nothing in `search_log_prob`, as in transformers.
     /// Default false.
     pub forced_free: bool,
+    /// Whether padding may be generated, like any other token, as transformers does unless `bad_words_ids` rules it out. Default
+    /// false.
+    pub allow_padding: bool,
+    /// Whether the decoder start token counts as generated before for `repetition_penalty` and `no_repeat_ngram`, as in
+    /// transformers. Default false.
+    pub count_start: bool,
     /// Whether masked tokens give their probability to the others before ranking, as transformers' `renormalize_logits`.
     /// Default false.
     pub renormalize: bool,
@@ -102,6 +108,8 @@ impl Default for DecodeOptions {
             min_length: 0,
             forced_bos: None,
             forced_free: false,
+            allow_padding: false,
+            count_start: false,
             renormalize: false,
             contrastive: None,
             repetition_penalty: 1.0,
@@ -345,9 +353,6 @@ impl DecodeOptions {
         if self.shrink && self.sampling.is_some() {
             return refuse("shrink", "beam search".into(), "sample".into());
         }
-        if self.cut && self.forced_free {
-            return refuse("cut", "no preset hf, which ends sentences for free".into(), "both".into());
-        }
         let of_all = matches!(self.length_penalty, LengthPenalty::PowerOfAll { .. });
         let penalties =
             [("alpha", self.alpha()), ("coverage-penalty", self.coverage_penalty), ("word-reward", self.word_reward)];
@@ -426,6 +431,8 @@ impl DecodeOptions {
             forced_eos: u32::from(self.forced_free),
             free_first: u32::from(self.forced_free && self.forced_bos.is_some()),
             renormalize: u32::from(self.renormalize || penalizes_logits),
+            takes_pad: u32::from(self.allow_padding),
+            counts_start: u32::from(self.count_start),
             src_len: src_len as u32,
             banned: u32::from(self.bans.is_some() || self.no_repeat_ngram > 0),
             no_repeat_ngram: u32::try_from(self.no_repeat_ngram).unwrap_or(u32::MAX),
@@ -503,7 +510,6 @@ mod tests {
             (DecodeOptions { patience: 0.5, n_best: 3, ..base() }, "n-best"),
             (DecodeOptions { shrink: true, groups: 2, ..base() }, "shrink"),
             (DecodeOptions { shrink: true, sampling: Some(Sampling::default()), ..base() }, "shrink"),
-            (DecodeOptions { cut: true, forced_free: true, ..base() }, "cut"),
             (DecodeOptions { stop: Stop::Top, ..base() }, "stop"),
             (
                 DecodeOptions { stop: Stop::Top, length_penalty: LengthPenalty::None, word_reward: 0.5, ..base() },

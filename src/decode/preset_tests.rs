@@ -2,7 +2,7 @@
 
 use super::tests::{EOS, MODEL, PAD, Scripted, log_probs, source, translate_one};
 use super::*;
-use crate::model::config::{EarlyStopping, GenerationConfig};
+use crate::model::generation::{EarlyStopping, GenerationConfig};
 
 type Scored = (f64, Vec<u32>);
 
@@ -12,11 +12,14 @@ fn preset(preset: Preset) -> DecodeOptions {
         length_penalty: 1.0,
         early_stopping: EarlyStopping::No,
         max_len: 7,
+        is_default_length: false,
         min_len: 0,
         renormalize: false,
         repetition_penalty: 1.0,
         no_repeat_ngram: 0,
         forced_bos: None,
+        forces_eos: true,
+        allows_padding: false,
         suppressed: Vec::new(),
         bad_words: Vec::new(),
         vocab_size: 0,

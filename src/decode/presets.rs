@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bans::Bans;
 use super::options::{DecodeOptions, LengthPenalty, MaxLength, Stop};
-use crate::model::config::{EarlyStopping, GenerationConfig};
+use crate::model::generation::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
 
 /// A named set of options.
@@ -57,6 +57,9 @@ impl DecodeOptions {
                 min_length: generation.min_len,
                 forced_bos: generation.forced_bos,
                 forced_free: true,
+                allow_padding: generation.allows_padding,
+                count_start: true,
+                cut: !generation.forces_eos,
                 renormalize: generation.renormalize,
                 repetition_penalty: generation.repetition_penalty,
                 penalize_logits: generation.beam_size == 1,
@@ -98,7 +101,7 @@ impl DecodeOptions {
             }),
             Preset::Hf => Err(Error::Option {
                 option: "preset",
-                expected: "a generation config that asks for plain beam search".into(),
+                expected: "a generation config whose search is one of those here".into(),
                 got: generation.unsupported.join(", "),
             }),
         }

@@ -19,7 +19,7 @@ pub use verdict::{Evidence, Finding, Verdict};
 
 use crate::backend::TokenStats;
 use crate::metrics::BootstrapOptions;
-use crate::model::config::GenerationConfig;
+use crate::model::generation::GenerationConfig;
 use crate::translator::{Translation, Translator};
 use crate::{DecodeOptions, Error, LengthPenalty, Result};
 use estimate::{Resampler, Share};

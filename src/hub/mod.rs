@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 use cache::Snapshots;
 use client::{Client, Failure};
 
@@ -150,13 +150,15 @@ impl Hub {
     /// does not exist or is not for this user, or a download broke off; [`Error::Io`] for the cache.
     pub fn fetch(&self, id: &ModelId, progress: &mut dyn Progress) -> Result<PathBuf> {
         let snapshots = Snapshots::new(&self.cache, &id.repository);
-        let cached = snapshots.find(&id.revision).filter(|dir| is_complete(id, dir));
+        let cached = snapshots.find(&id.revision).filter(|dir| missing_file(dir).is_none());
         if let Some(dir) = cached.as_ref().filter(|_| self.offline || is_commit(&id.revision)) {
             return Ok(dir.clone());
         }
         if self.offline {
             let expected = format!("the model in the cache {}, as the hub may not be asked", self.cache.display());
-            return Err(error(id, "", &expected, "none, or a part of it"));
+            let missing = snapshots.find(&id.revision).and_then(|dir| missing_file(&dir));
+            let got = missing.map_or("none".to_owned(), |file| format!("a part of it, without {file}"));
+            return Err(error(id, "", &expected, &got));
         }
         let client = Client::new(self);
         let revision = match revision(&client, id) {
@@ -178,9 +180,10 @@ impl Hub {
                 got.map_err(|failure| failure.into_error(id, file))
             }
         };
-        let wanted = Wanted::choose(id, &names)?;
+        let missing = |file| error(id, "", &format!("a translation model with {file}"), "none in the repository");
+        let wanted = Wanted::choose(&names).map_err(missing)?;
         wanted.first.iter().try_for_each(|file| get(file))?;
-        wanted.weights(id, &dir)?.iter().try_for_each(|file| get(file))?;
+        wanted.weights(&dir)?.iter().try_for_each(|file| get(file))?;
         snapshots.remember(&id.revision, &revision.sha)?;
         Ok(dir)
     }
@@ -210,55 +213,81 @@ struct Wanted {
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
+/// Files beside the weights that some family has, in the order in which they are fetched.
+const SMALL: [&str; 14] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "source.spm",
+    "target.spm",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "source_vocab.json",
+    "target_vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+];
+
 impl Wanted {
-    fn choose(id: &ModelId, names: &BTreeSet<String>) -> Result<Self> {
-        let missing = |file: &str| error(id, "", &format!("a translation model with {file}"), "none in the repository");
-        let first_of = |files: &[&'static str]| files.iter().copied().find(|file| names.contains(*file));
-        for required in ["config.json", "source.spm", "target.spm"] {
-            first_of(&[required]).ok_or_else(|| missing(required))?;
+    /// What is wanted of the files with these names; an error says what is missing.
+    fn choose(names: &BTreeSet<String>) -> Result<Self, String> {
+        let has = |file: &str| names.contains(file);
+        let need = |files: &[&str]| match files.iter().any(|file| has(file)) {
+            true => Ok(()),
+            false => Err(files.join(" or ")),
+        };
+        need(&["config.json"])?;
+        // ByT5 has no pieces, but a configuration.
+        let other =
+            ["tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "merges.txt", "tokenizer_config.json"];
+        let is_marian = has("source.spm") || has("target.spm");
+        if is_marian || !other.iter().any(|file| has(file)) {
+            need(&["source.spm"])?;
+            need(&["target.spm"])?;
+            need(&["vocab.json", "source_vocab.json"])?;
         }
-        first_of(&["vocab.json", "source_vocab.json"]).ok_or_else(|| missing("vocab.json or source_vocab.json"))?;
-        let weights = first_of(&WEIGHTS).ok_or_else(|| missing("model.safetensors or pytorch_model.bin"))?;
-        let files = [
-            "config.json",
-            "generation_config.json",
-            "tokenizer_config.json",
-            "source.spm",
-            "target.spm",
-            "vocab.json",
-            "source_vocab.json",
-            "target_vocab.json",
-        ];
-        let mut first: Vec<&str> = files.into_iter().filter(|file| names.contains(*file)).collect();
+        let weights = WEIGHTS.into_iter().find(|file| has(file)).ok_or("model.safetensors or pytorch_model.bin")?;
+        let mut first: Vec<&str> = SMALL.into_iter().filter(|file| has(file)).collect();
         first.extend(Some(weights).filter(|file| file.ends_with(".json")));
         Ok(Wanted { first, weights })
     }
 
     /// The files of weights, the index read from `dir`.
-    fn weights(&self, id: &ModelId, dir: &Path) -> Result<Vec<String>> {
+    fn weights(&self, dir: &Path) -> Result<Vec<String>> {
         if !self.weights.ends_with(".json") {
             return Ok(vec![self.weights.to_string()]);
         }
         let path = dir.join(self.weights);
-        let text =
-            std::fs::read(&path).map_err(|source| Error::Io { operation: "read", path: path.clone(), source })?;
-        let index: Index = serde_json::from_slice(&text).map_err(|source| Error::Json { path, source })?;
+        let index: Index = read::json(&path)?;
         let shards: BTreeSet<String> = index.weight_map.into_values().collect();
         match shards.iter().find(|file| !is_name(file)) {
-            Some(file) => Err(error(id, self.weights, "file names without directories", file)),
             None => Ok(shards.into_iter().collect()),
+            Some(file) => {
+                let expected = "file names without directories".into();
+                Err(Error::Config { path, field: "weight_map".into(), expected, got: file.clone() })
+            }
         }
     }
 }
 
-/// Whether a directory of the cache holds all that is needed.
-fn is_complete(id: &ModelId, dir: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+/// What a directory of the cache lacks of a model, if anything.
+fn missing_file(dir: &Path) -> Option<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Some("its directory".into()) };
     // A link whose target is gone does not count.
-    let present = entries.flatten().filter(|entry| entry.path().exists());
-    let names: BTreeSet<String> = present.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let shards = Wanted::choose(id, &names).and_then(|wanted| wanted.weights(id, dir));
-    shards.is_ok_and(|shards| shards.iter().all(|file| names.contains(file)))
+    let (present, broken): (Vec<_>, Vec<_>) = entries.flatten().partition(|entry| entry.path().exists());
+    let name = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    if let Some(broken) = broken.iter().map(name).find(|name| SMALL.contains(&name.as_str())) {
+        return Some(broken);
+    }
+    let names: BTreeSet<String> = present.iter().map(name).collect();
+    match Wanted::choose(&names).map(|wanted| (wanted.weights(dir), wanted.weights)) {
+        Err(missing) => Some(missing),
+        Ok((Err(_), index)) => Some(format!("a readable {index}")),
+        Ok((Ok(shards), _)) => shards.into_iter().find(|file| !names.contains(file)),
+    }
 }
 
 fn error(id: &ModelId, file: &str, expected: &str, got: &str) -> Error {

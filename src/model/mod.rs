@@ -3,6 +3,7 @@
 pub mod config;
 mod decoder;
 mod encoder;
+pub mod generation;
 mod load;
 pub mod names;
 pub mod positions;

@@ -30,7 +30,7 @@ fn all() -> Vec<Golden> {
     let root = std::env::var_os("BEAMFUSE_FAMILIES").map_or(own, PathBuf::from);
     let entries = std::fs::read_dir(&root).expect("a directory of families");
     let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
-    dirs.retain(|dir| dir.join("config.json").exists());
+    dirs.retain(|dir| dir.join("expected.jsonl").exists());
     dirs.sort();
     assert!(dirs.len() >= 6, "{} holds {} models", root.display(), dirs.len());
     dirs.into_iter().map(Golden::open).collect()
@@ -328,7 +328,7 @@ fn changed(name: &str, change: impl Fn(&mut serde_json::Map<String, Value>)) -> 
         std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("a copy");
     }
     let path = copy.path().join("config.json");
-    let mut config = super::config::read_json(&path).expect("a configuration");
+    let mut config = crate::read::json(&path).expect("a configuration");
     change(&mut config);
     std::fs::write(&path, Value::Object(config).to_string()).expect("it is written");
     copy

@@ -1,8 +1,20 @@
 //! Text to token ids and back.
 //!
-//! [`Tokenizer`] reads the tokenizer files of a Hugging Face Marian directory: two SentencePiece models split text into
-//! pieces, and `vocab.json` gives the pieces the ids that the translation model knows.
+//! [`Tokenizer`] opens whichever tokenizer a Hugging Face model directory has, as `AutoTokenizer` would choose it: Marian's two
+//! SentencePiece models with `vocab.json`; `tokenizer.json`; a SentencePiece model with the offset, the language codes and the
+//! added tokens of its family; byte-level BPE from `vocab.json` and `merges.txt`; bytes.
 
+pub mod added;
+mod bytes;
+mod class;
+mod codes;
+mod config;
+#[cfg(feature = "tokenizers")]
+mod fast;
+mod languages;
+mod marian;
+mod open;
+mod pieces;
 pub mod sentencepiece;
 mod summary;
 mod vocabulary;
@@ -10,114 +22,193 @@ mod vocabulary;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use crate::{Error, Result};
-use sentencepiece::SentencePiece;
+use crate::Result;
+pub use languages::{Language, Languages, TargetPlace};
 pub use summary::{SideSummary, Summary};
-use vocabulary::{SpecialTokens, Vocabulary};
+use vocabulary::{Marks, Vocabulary};
 
-const CONFIG_FILE: &str = "tokenizer_config.json";
+/// How a text becomes ids, without what stands around a sentence, and back.
+trait Encoder: std::fmt::Debug + Send + Sync {
+    /// The ids of a text.
+    fn encode(&self, text: &str) -> Vec<u32>;
+    /// The text of ids; special tokens are left out.
+    fn decode(&self, ids: &[u32]) -> String;
+    /// What it was made of, without the vocabulary's size.
+    fn summary(&self) -> SideSummary;
+}
 
 /// The tokenizer of a translation model.
 #[derive(Debug)]
 pub struct Tokenizer {
     source: Side,
     target: Side,
+    around_source: Layout,
+    around_target: Layout,
+    around_labels: Layout,
+    languages: Option<Languages>,
 }
 
 /// The tokenizer of one language.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Side {
-    model: SentencePiece,
+    encoder: Arc<dyn Encoder>,
     vocabulary: Arc<Vocabulary>,
+    marks: Marks,
+}
+
+/// What stands before and behind a sentence.
+#[derive(Clone, Debug, Default)]
+struct Layout {
+    prefix: Vec<Slot>,
+    suffix: Vec<Slot>,
+    /// A token that the text may end with already, which is then not added.
+    once: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Id(u32),
+    /// The language's token, if one is said.
+    Language,
+}
+
+impl Layout {
+    fn around(&self, mut ids: Vec<u32>, language: Option<u32>) -> Vec<u32> {
+        let fill = |slots: &[Slot]| -> Vec<u32> {
+            let id = |slot: &Slot| if let Slot::Id(id) = slot { Some(*id) } else { language };
+            slots.iter().filter_map(id).collect()
+        };
+        let mut suffix = fill(&self.suffix);
+        if self.once.is_some() && ids.last() == self.once.as_ref() && suffix.first() == self.once.as_ref() {
+            suffix.remove(0);
+        }
+        ids.splice(0..0, fill(&self.prefix));
+        ids.extend(suffix);
+        ids
+    }
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer files of a model directory: `source.spm`, `target.spm`, and either one `vocab.json` for both
-    /// languages, or, when `tokenizer_config.json` sets `separate_vocabs`, the target's in `target_vocab.json`. A directory
-    /// with `source_vocab.json` and `target_vocab.json` but no `vocab.json` is read as separate, too. The names of
-    /// `</s>`, `<pad>` and `<unk>` can be changed in `tokenizer_config.json`, which need not exist.
+    /// Opens the tokenizer files of a model directory.
+    ///
+    /// `tokenizer_class` in `tokenizer_config.json` or `config.json`, else `model_type`, says which family's it is; Marian's where
+    /// neither does. That needs `source.spm`, `target.spm`, and either one `vocab.json` for both languages, or, when
+    /// `tokenizer_config.json` sets `separate_vocabs`, the target's in `target_vocab.json`. A directory with `source_vocab.json` and
+    /// `target_vocab.json` but no `vocab.json` is read as separate, too. Added tokens and the names of special ones come from
+    /// `tokenizer_config.json`, `added_tokens.json` and `special_tokens_map.json`, which need not exist.
     ///
     /// # Errors
-    /// `Io` for a file that is missing or unreadable, `Json` for one that is not JSON, `Config` for a wrong setting, and
-    /// `Tokenizer` for malformed contents.
+    /// `Io` for a file that is missing or unreadable, `LfsPointer` for one that Git LFS has not fetched, `Json` for one that is not
+    /// JSON, `Config` for a wrong setting, and `Tokenizer` for malformed contents.
     pub fn open(dir: &Path) -> Result<Self> {
-        let config = Config::open(&dir.join(CONFIG_FILE))?;
-        let vocabulary = |name: &str| Vocabulary::open(&dir.join(name), &config.special).map(Arc::new);
-        let exists = |name: &str| dir.join(name).exists();
-        let (source, target) = if !exists("vocab.json") && exists("source_vocab.json") {
-            (vocabulary("source_vocab.json")?, vocabulary("target_vocab.json")?)
-        } else if config.separate_vocabularies {
-            (vocabulary("vocab.json")?, vocabulary("target_vocab.json")?)
-        } else {
-            let shared = vocabulary("vocab.json")?;
-            (Arc::clone(&shared), shared)
-        };
-        let side = |name: &str, vocabulary| Ok(Side { model: SentencePiece::open(&dir.join(name))?, vocabulary });
-        Ok(Tokenizer { source: side("source.spm", source)?, target: side("target.spm", target)? })
+        open::open(dir)
     }
 
-    /// The ids of a source text, end of sentence included; a blank text gives just that.
+    /// The ids of a source text with what stands around it, such as the end of sentence; a blank text gives just that. The source
+    /// language is the tokenizer's default, see [`Languages::source`].
     ///
-    /// A language token in front, as in `>>fra<<` for multilingual models, is one token. As in the reference implementations
-    /// pieces are looked up in the whole vocabulary: characters unknown to the SentencePiece model that happen to
-    /// spell a special token become that token.
+    /// Added tokens are found in the text first; for Marian only those that are not special. A language token in front, as in
+    /// `>>fra<<` for multilingual Marian models, is one token. As in the reference implementations pieces are looked up in the
+    /// whole vocabulary: characters unknown to the SentencePiece model that happen to spell a special token become that token.
     pub fn encode_source(&self, text: &str) -> Vec<u32> {
-        self.source.encode(text)
+        let languages = self.languages.as_ref();
+        self.encode_source_as(text, languages.and_then(|l| l.source), languages.and_then(|l| l.target))
     }
 
-    /// The ids of a target text, end of sentence included; as [`Tokenizer::encode_source`], with the target's files.
+    /// As [`Tokenizer::encode_source`], from and to these languages, of [`Languages::all`].
+    pub fn encode_source_as(&self, text: &str, source: Option<u32>, target: Option<u32>) -> Vec<u32> {
+        let ids = match self.source_token(target) {
+            Some(token) => self.source.encoder.encode(&format!("{token} {text}")),
+            None => self.source.encoder.encode(text),
+        };
+        self.around_source.around(ids, source)
+    }
+
+    /// The token that goes in front of a source to say its target language.
+    fn source_token(&self, target: Option<u32>) -> Option<&str> {
+        let languages = self.languages.as_ref().filter(|languages| languages.place == TargetPlace::Source)?;
+        Some(&languages.with_id(target?)?.token)
+    }
+
+    /// Whether these ids are those of a blank source: what stands around a sentence, and nothing else.
+    pub fn is_blank(&self, source_ids: &[u32]) -> bool {
+        let language = self.languages.as_ref().filter(|languages| languages.marks_source);
+        let marks = |slots: &[Slot]| slots.iter().filter(|slot| **slot != Slot::Language || language.is_some()).count();
+        source_ids.len() <= marks(&self.around_source.prefix) + marks(&self.around_source.suffix)
+    }
+
+    /// How many ids stand behind a source's text.
+    pub fn source_suffix_len(&self) -> usize {
+        self.around_source.suffix.len()
+    }
+
+    /// The ids of a target text as the decoder generates them, end of sentence included, in the tokenizer's default target language.
     pub fn encode_target(&self, text: &str) -> Vec<u32> {
-        self.target.encode(text)
+        self.encode_target_as(text, self.languages.as_ref().and_then(|languages| languages.target))
     }
 
-    /// The text of target ids. End of sentence and padding are dropped wherever they stand; an unknown id gives " ⁇ ".
+    /// As [`Tokenizer::encode_target`] in this language, whose token is the first where it is generated
+    /// ([`TargetPlace::FirstToken`]).
+    pub fn encode_target_as(&self, text: &str, language: Option<u32>) -> Vec<u32> {
+        self.around_target.around(self.target.encoder.encode(text), language)
+    }
+
+    /// The ids of a target text as transformers has them for labels, which some families end with the language's token.
+    pub fn labels(&self, text: &str, language: Option<u32>) -> Vec<u32> {
+        self.around_labels.around(self.target.encoder.encode(text), language)
+    }
+
+    /// The text of target ids. Special tokens, such as end of sentence and padding, are dropped wherever they stand; for Marian an
+    /// unknown id, or one without a piece, gives " ⁇ ", for the others nothing, as in transformers.
     pub fn detokenize(&self, ids: &[u32]) -> String {
-        let Side { model, vocabulary } = &self.target;
-        let text_ids = ids.iter().filter(|id| **id != vocabulary.eos && **id != vocabulary.pad);
-        model.decode(text_ids.map(|id| vocabulary.piece(*id)))
+        self.target.encoder.decode(ids)
     }
 
-    /// The piece of a source id; the unknown piece for an id outside the vocabulary.
+    /// The languages of a multilingual model.
+    pub fn languages(&self) -> Option<&Languages> {
+        self.languages.as_ref()
+    }
+
+    /// The piece of a source id; the unknown piece for an id without one.
     pub fn source_piece(&self, id: u32) -> &str {
-        self.source.vocabulary.piece(id)
+        self.source.piece(id)
     }
 
-    /// The piece of a target id; the unknown piece for an id outside the vocabulary.
+    /// The piece of a target id; the unknown piece for an id without one.
     pub fn target_piece(&self, id: u32) -> &str {
-        self.target.vocabulary.piece(id)
+        self.target.piece(id)
     }
 
-    /// Source ids are below this.
+    /// One more than the largest source id that has a piece. A model may have fewer rows, or more.
     pub fn source_vocab_size(&self) -> usize {
         self.source.vocabulary.pieces().len()
     }
 
-    /// Target ids are below this.
+    /// One more than the largest target id that has a piece. A model may have fewer rows, or more.
     pub fn target_vocab_size(&self) -> usize {
         self.target.vocabulary.pieces().len()
     }
 
     /// The target id that ends a sentence.
     pub fn eos_id(&self) -> u32 {
-        self.target.vocabulary.eos
+        self.target.marks.eos
     }
 
     /// The target id that fills up batches.
     pub fn pad_id(&self) -> u32 {
-        self.target.vocabulary.pad
+        self.target.marks.pad
     }
 
     /// The target id that stands for pieces outside the vocabulary.
     pub fn unk_id(&self) -> u32 {
-        self.target.vocabulary.unk
+        self.target.marks.unk
     }
 
-    /// A hash over the target pieces in the order of their ids (64-bit FNV-1a, each piece ended by a 0xFF byte). Two models
-    /// can be combined if their ids mean the same; see [`Tokenizer::first_difference`].
+    /// A hash over the target pieces in the order of their ids (64-bit FNV-1a, each piece ended by a 0xFF byte, an id without one
+    /// being an empty piece). Two models can be combined if their ids mean the same; see [`Tokenizer::first_difference`].
     pub fn piece_table_hash(&self) -> u64 {
-        let ended = |piece: &'_ String| piece.bytes().chain([0xff]).collect::<Vec<_>>();
+        let ended =
+            |piece: &Option<String>| piece.iter().flat_map(|piece| piece.bytes()).chain([0xff]).collect::<Vec<_>>();
         let bytes = self.target.vocabulary.pieces().iter().flat_map(ended);
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
@@ -125,10 +216,10 @@ impl Tokenizer {
     /// The first target id that means different pieces in the two models, in words.
     pub fn first_difference(&self, other: &Tokenizer) -> Option<String> {
         let (ours, theirs) = (&self.target.vocabulary, &other.target.vocabulary);
-        let size = ours.pieces().len().max(theirs.pieces().len());
-        let id = (0..size).find(|id| ours.pieces().get(*id) != theirs.pieces().get(*id))?;
+        let size = ours.pieces().len().max(theirs.pieces().len()) as u32;
+        let id = (0..size).find(|id| ours.get(*id) != theirs.get(*id))?;
         let describe = |vocabulary: &Vocabulary| {
-            let piece = vocabulary.pieces().get(id).map_or("not in use".to_owned(), |piece| format!("{piece:?}"));
+            let piece = vocabulary.get(id).map_or("not in use".to_owned(), |piece| format!("{piece:?}"));
             format!("{piece} in {}", vocabulary.path().display())
         };
         Some(format!("id {id} is {}, {}", describe(ours), describe(theirs)))
@@ -141,78 +232,7 @@ impl Tokenizer {
 }
 
 impl Side {
-    fn encode(&self, text: &str) -> Vec<u32> {
-        let (language, text) = split_language_token(text);
-        let mut ids: Vec<u32> = language.map(|token| self.vocabulary.id(token)).into_iter().collect();
-        ids.extend(self.model.encode(text).iter().map(|piece| self.vocabulary.id(piece)));
-        ids.push(self.vocabulary.eos);
-        ids
-    }
-}
-
-/// Takes a language token like `>>fra<<` off the start of a text. As in Hugging Face's Marian tokenizer it ends at the first
-/// `<<`, whatever stands in between, and need not be in the vocabulary.
-fn split_language_token(text: &str) -> (Option<&str>, &str) {
-    match text.find("<<").and_then(|end| text.split_at_checked(end + 2)) {
-        Some((token, rest)) if token.starts_with(">>") => (Some(token), rest),
-        _ => (None, text),
-    }
-}
-
-/// What `tokenizer_config.json` says.
-struct Config {
-    separate_vocabularies: bool,
-    special: SpecialTokens,
-}
-
-impl Config {
-    /// Reads the file; where there is none all settings have their defaults.
-    fn open(path: &Path) -> Result<Self> {
-        let json = if path.exists() { read_json(path)? } else { Value::Object(Default::default()) };
-        let error = |field: &str, expected: &str, got: &Value| Error::Config {
-            path: path.into(),
-            field: field.into(),
-            expected: expected.into(),
-            got: got.to_string(),
-        };
-        if !json.is_object() {
-            return Err(error("settings", "a json object", &json));
-        }
-        let separate_vocabularies = match &json["separate_vocabs"] {
-            Value::Null => false,
-            Value::Bool(separate) => *separate,
-            other => return Err(error("separate_vocabs", "true or false", other)),
-        };
-        // A token is a string, or an object with its text and how to strip spaces around it.
-        let token = |field: &str, default: &str| match &json[field] {
-            Value::Null => Ok(default.to_owned()),
-            Value::String(token) => Ok(token.clone()),
-            other => match &other["content"] {
-                Value::String(token) => Ok(token.clone()),
-                _ => Err(error(field, "a token", other)),
-            },
-        };
-        let (eos, pad, unk) = (token("eos_token", "</s>")?, token("pad_token", "<pad>")?, token("unk_token", "<unk>")?);
-        Ok(Config { separate_vocabularies, special: SpecialTokens { eos, pad, unk } })
-    }
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.into(), source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_language_token_ends_at_the_first_brackets() {
-        assert_eq!(split_language_token(">>fra<< Hello"), (Some(">>fra<<"), " Hello"));
-        assert_eq!(split_language_token(">>a b<<c<<"), (Some(">>a b<<"), "c<<"));
-        assert_eq!(split_language_token(">><<"), (Some(">><<"), ""));
-        for text in ["", ">>", ">>fra", " >>fra<< Hello", "<<>>fra<<", "a << b", ">", "ä>>fra<<"] {
-            assert_eq!(split_language_token(text), (None, text));
-        }
+    fn piece(&self, id: u32) -> &str {
+        self.vocabulary.get(id).or_else(|| self.vocabulary.get(self.marks.unk)).unwrap_or_default()
     }
 }

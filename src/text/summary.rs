@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::sentencepiece::SentencePiece;
 use super::{Side, Tokenizer};
 
 /// What a tokenizer was loaded from.
@@ -17,20 +18,20 @@ pub struct Summary {
     pub shared_vocabulary: bool,
     /// The target ids of the special tokens, by piece.
     pub special_tokens: Vec<(String, u32)>,
-    /// The source vocabulary's language tokens, as in `>>fra<<`.
+    /// The tokens of the languages that a multilingual model knows, as in `>>fra<<`.
     pub language_tokens: Vec<String>,
 }
 
 /// What one language's tokenizer was loaded from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SideSummary {
-    /// `unigram` or `bpe`.
+    /// `unigram`, `bpe`, another kind that a `tokenizer.json` has, or `bytes`.
     pub model_type: String,
-    /// The name of the SentencePiece model's normalisation rules.
+    /// The name of the SentencePiece model's normalisation rules; empty for others.
     pub normalization: String,
     /// Whether characters outside the piece table are spelt in bytes.
     pub byte_fallback: bool,
-    /// Pieces of the SentencePiece model.
+    /// Pieces of that model, without added tokens.
     pub model_pieces: usize,
     /// Pieces of the vocabulary: one more than the largest id.
     pub vocab_size: usize,
@@ -39,26 +40,27 @@ pub struct SideSummary {
 impl Summary {
     pub(super) fn new(tokenizer: &Tokenizer) -> Self {
         let special = [tokenizer.eos_id(), tokenizer.pad_id(), tokenizer.unk_id()];
-        let source_pieces = tokenizer.source.vocabulary.pieces();
-        let is_language = |piece: &&String| piece.starts_with(">>") && piece.ends_with("<<");
+        let languages = tokenizer.languages.iter().flat_map(|languages| languages.all());
+        let side = |side: &Side| SideSummary { vocab_size: side.vocabulary.pieces().len(), ..side.encoder.summary() };
         Summary {
-            source: SideSummary::new(&tokenizer.source),
-            target: SideSummary::new(&tokenizer.target),
+            source: side(&tokenizer.source),
+            target: side(&tokenizer.target),
             shared_vocabulary: tokenizer.source.vocabulary.path() == tokenizer.target.vocabulary.path(),
             special_tokens: special.map(|id| (tokenizer.target_piece(id).to_owned(), id)).to_vec(),
-            language_tokens: source_pieces.iter().filter(is_language).cloned().collect(),
+            language_tokens: languages.map(|language| language.token.clone()).collect(),
         }
     }
 }
 
 impl SideSummary {
-    fn new(side: &Side) -> Self {
+    /// Of a SentencePiece model.
+    pub(super) fn of_model(model: &SentencePiece) -> Self {
         SideSummary {
-            model_type: side.model.model_type().to_string(),
-            normalization: side.model.normalization().to_owned(),
-            byte_fallback: side.model.byte_fallback(),
-            model_pieces: side.model.piece_count(),
-            vocab_size: side.vocabulary.pieces().len(),
+            model_type: model.model_type().to_string(),
+            normalization: model.normalization().to_owned(),
+            byte_fallback: model.byte_fallback(),
+            model_pieces: model.piece_count(),
+            vocab_size: 0,
         }
     }
 }
@@ -82,6 +84,10 @@ impl fmt::Display for Summary {
 impl fmt::Display for SideSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fallback = if self.byte_fallback { ", byte fallback" } else { "" };
-        write!(f, "{}, {} pieces, normalisation {}{fallback}", self.model_type, self.model_pieces, self.normalization)
+        write!(f, "{}, {} pieces", self.model_type, self.model_pieces)?;
+        match self.normalization.as_str() {
+            "" => Ok(()),
+            rules => write!(f, ", normalisation {rules}{fallback}"),
+        }
     }
 }

@@ -10,11 +10,10 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::config::read_json;
 use crate::model::weights::Tensors;
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.
 ///
@@ -62,13 +61,17 @@ fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -
 }
 
 /// The files of a model directory, besides weights and configuration, that a copy needs.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 13] = [
     "generation_config.json",
     "source.spm",
     "target.spm",
     "vocab.json",
     "source_vocab.json",
     "target_vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -81,7 +84,7 @@ const COMPANIONS: [&str; 9] = [
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     let create = |source| Error::Io { operation: "create", path: to.to_path_buf(), source };
     std::fs::create_dir_all(to).map_err(create)?;
-    let mut config: serde_json::Map<String, Value> = read_json(&from.join("config.json"))?;
+    let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
     // The name of the field has changed over time; either says what the file no longer holds.
     for field in ["dtype", "torch_dtype"] {
         if config.contains_key(field) {

@@ -61,6 +61,11 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
                 return differs(expected, name(&theirs));
             }
         }
+        let sizes = |config: &ModelConfig| (config.vocab_size, config.decoder_vocab_size);
+        if sizes(&other) != sizes(config) {
+            let said = |(source, target)| format!("{source} source and {target} target tokens");
+            return differs(format!("the translator's own {}", said(sizes(config))), said(sizes(&other)));
+        }
         if other.ids != config.ids {
             return differs(format!("the translator's own {:?}", config.ids), format!("{:?}", other.ids));
         }
@@ -106,7 +111,7 @@ impl Translator {
                     return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
                 };
                 request.contrast_source = self.tokenizer.encode_source(other);
-                cut_source(options, &mut request.contrast_source, limit);
+                cut_source(options, &mut request.contrast_source, limit, &self.tokenizer);
             }
             request.options.contrast = contrastive.for_scorer(scorer);
         }

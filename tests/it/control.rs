@@ -230,7 +230,6 @@ fn what_does_not_go_together_is_refused_with_both_names() {
         (vec!["--patience", "0.1"], "option patience: expected 1 to 64 hypotheses as patience x beam-size 4, got 0.1"),
         (vec!["--shrink", "--beam-groups", "2"], "option shrink: expected one of beam-groups, got 2"),
         (vec!["--shrink", "--sample"], "option shrink: expected beam search, got sample"),
-        (vec!["--cut", "--preset", "hf"], "option cut: expected no preset hf"),
         (vec!["--stop", "top"], "option stop: expected another rule than top with alpha 0.7, got top"),
         (vec!["--stop", "exact", "--preset", "marian"], "length-penalty power-of-all"),
         (vec!["--alternatives", "3"], "option alternatives: expected format jsonl or nbest, got format text"),

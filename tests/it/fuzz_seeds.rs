@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use beamfuse::cpu::Cpu;
 use beamfuse::model::Transformer;
-use beamfuse::model::config::{GenerationConfig, ModelConfig};
+use beamfuse::model::config::ModelConfig;
+use beamfuse::model::generation::GenerationConfig;
 use beamfuse::text::Tokenizer;
 use beamfuse::text::sentencepiece::SentencePiece;
 use beamfuse::{DecodeOptions, Error, Preset};

@@ -4,21 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("error", &[]),
+    ("read", &["error"]),
     ("check", &[]),
     ("input", &["error"]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
-    ("text", &["error"]),
+    ("text", &["error", "read"]),
     ("metrics", &["error"]),
-    ("hub", &["error"]),
+    ("hub", &["error", "read"]),
     ("plot", &[]),
-    ("model", &["error", "backend"]),
+    ("model", &["error", "read", "backend"]),
     ("decode", &["error", "backend", "metrics", "model"]),
     ("translator", &["error", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("train", &["error", "input", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"]),
+    (
+        "train",
+        &["error", "read", "input", "backend", "cpu", "text", "model", "decode", "translator", "metrics", "plot"],
+    ),
     ("diagnose", &["error", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (

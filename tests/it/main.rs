@@ -11,7 +11,9 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod families;
 mod fuzz_seeds;
+mod generation;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
@@ -21,6 +23,7 @@ mod layout;
 mod malformed;
 mod metrics;
 mod options;
+mod sizes;
 mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]

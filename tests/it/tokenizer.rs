@@ -214,10 +214,8 @@ fn a_malformed_vocabulary_is_refused() {
     refused(json!({"<unk>": 0, "<pad>": 1}), "</s>", "without it");
     refused(json!({"</s>": 0, "<pad>": 1}), "<unk>", "without it");
     refused(json!({"</s>": 0, "<unk>": 1}), "<pad>", "without it");
-    for id in
-        [json!(4), json!(u32::MAX), json!(u64::MAX), json!(1u64 << 32), json!(1e300), json!(-1), json!(2.5), json!("2")]
-    {
-        refused(json!({"</s>": 0, "<unk>": 1, "<pad>": 2, "x": id}), "ids from 0 to 3", &id.to_string());
+    for id in [json!(u64::MAX), json!(1u64 << 32), json!(1e300), json!(-1), json!(2.5), json!("2")] {
+        refused(json!({"</s>": 0, "<unk>": 1, "<pad>": 2, "x": id}), "ids from 0 on", &id.to_string());
     }
     refused(json!({"</s>": 0, "<unk>": 1, "<pad>": 2, "x": 1}), "distinct", "1 for both");
 }

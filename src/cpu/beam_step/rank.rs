@@ -102,6 +102,7 @@ pub(super) struct Rules {
     diversity: f32,
     pub step: u32,
     pub eos: usize,
+    /// Never taken; beyond every vocabulary where padding is a token like any other.
     pad: usize,
     eos_allowed: bool,
     only_eos: bool,
@@ -122,7 +123,7 @@ impl Rules {
             diversity: options.diversity,
             step,
             eos: eos_id as usize,
-            pad: pad_id as usize,
+            pad: if options.takes_pad != 0 { usize::MAX } else { pad_id as usize },
             eos_allowed: step >= options.min_len || only_eos,
             only_eos,
             forced_eos: only_eos && options.forced_eos != 0,
@@ -137,9 +138,10 @@ impl Rules {
         if !self.renormalize || self.only_eos {
             return normalizer;
         }
-        let masked = [self.pad, if self.eos_allowed { self.pad } else { self.eos }];
+        let end = row.len();
+        let masked = [self.pad.min(end), if self.eos_allowed { end } else { self.eos }];
         let (first, second) = (masked[0].min(masked[1]), masked[0].max(masked[1]));
-        let parts = [&row[..first], &row[(first + 1).min(second)..second], &row[second + 1..]];
+        let parts = [&row[..first], &row[(first + 1).min(second)..second], &row[(second + 1).min(end)..]];
         let parts = parts.map(log_sum_exp);
         let max = parts.into_iter().fold(f32::NEG_INFINITY, f32::max);
         if max == f32::NEG_INFINITY { max } else { max + parts.map(|part| (part - max).exp()).iter().sum::<f32>().ln() }

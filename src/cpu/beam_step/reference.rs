@@ -281,7 +281,10 @@ fn list_candidates(
         let allowed = |token: usize| {
             let forced = token == eos && last && options.forced_eos != 0;
             let in_time = token != eos || last || length >= options.min_len;
-            token != pad && (token == eos || !last) && in_time && (forced || !is_banned(token))
+            (token != pad || options.takes_pad != 0)
+                && (token == eos || !last)
+                && in_time
+                && (forced || !is_banned(token))
         };
         if row.iter().all(|z| *z == f32::NEG_INFINITY) {
             continue;

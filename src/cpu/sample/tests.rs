@@ -75,6 +75,7 @@ impl Case {
                     min_len: (i % 3) as u32,
                     max_len: if i % 4 == 1 { position + 1 } else { 9 },
                     cut: u32::from((i + salt).is_multiple_of(2)),
+                    takes_pad: u32::from((i + salt) % 4 == 1),
                     ranked: u32::from((i + salt).is_multiple_of(3)),
                     banned: u32::from((i + salt) % 5 < 3),
                     sampling,

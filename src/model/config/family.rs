@@ -142,9 +142,10 @@ impl ModelConfig {
     /// [`Error::Config`] for a missing or malformed field, and for a value that asks for a computation this crate does not do.
     pub fn open(dir: &Path) -> Result<Self> {
         refuse_adapters(dir)?;
-        let fields = Fields::read(&dir.join("config.json"))?;
+        let (path, generation) = (dir.join("config.json"), dir.join("generation_config.json"));
+        let fields = Fields::read(&path)?;
         refuse_unknown_computations(&fields)?;
-        let start = Fields::read_if_there(&dir.join("generation_config.json"))?;
+        let generation = generation.exists().then(|| Fields::read(&generation)).transpose()?;
         let family = fields.get("model_type").and_then(Value::as_str);
         let config = match family {
             Some("marian") => BartLike::MARIAN.read(&fields),
@@ -159,7 +160,7 @@ impl ModelConfig {
             Some("umt5") => T5Like::UMT5.read(&fields),
             _ => Err(fields.error("model_type", format!("one of {}", FAMILIES.join(", ")))),
         }?;
-        config.starting_at(start.as_ref())
+        config.starting_at(generation.as_ref())
     }
 
     /// The longest source and the longest target, end of sentence included.
@@ -174,7 +175,7 @@ impl ModelConfig {
     }
 
     /// Takes what the decoder reads first from `generation_config.json`, which transformers' `generate` reads.
-    fn starting_at(mut self, generation: Option<&Fields>) -> Result<Self> {
+    fn starting_at(mut self, generation: Option<&Fields<'_>>) -> Result<Self> {
         if self.model_type != "marian"
             && let Some(fields) = generation
             && fields.get("decoder_start_token_id").is_some()
@@ -196,7 +197,7 @@ fn refuse_adapters(dir: &Path) -> Result<()> {
     Err(Error::Config { path, field, expected, got: "an adapter".into() })
 }
 
-fn refuse_unknown_computations(fields: &Fields) -> Result<()> {
+fn refuse_unknown_computations(fields: &Fields<'_>) -> Result<()> {
     if fields.get("quantization_config").is_some() {
         return Err(fields.error("quantization_config", "none: weights in f32, f16 or bf16"));
     }
@@ -218,7 +219,7 @@ const IGNORED: [(&str, bool); 5] = [
     ("static_position_embeddings", true),
 ];
 
-fn ignored_flags(fields: &Fields) -> Result<Vec<String>> {
+fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
     let mut ignored = Vec::new();
     for (field, expected) in IGNORED {
         if fields.flag(field, expected)? != expected {
@@ -335,7 +336,7 @@ impl BartLike {
         ..Self::BART
     };
 
-    fn read(&self, fields: &Fields) -> Result<ModelConfig> {
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig> {
         let d_model = fields.size("d_model", self.size[3], MAX_WIDTH)?;
         let [source, target] = self.vocabularies;
         let vocab_size = fields.size(source, self.vocab_size, MAX_VOCAB)?;
@@ -402,7 +403,7 @@ impl BartLike {
         })
     }
 
-    fn stack(&self, fields: &Fields, side: &str, d_model: usize) -> Result<StackConfig> {
+    fn stack(&self, fields: &Fields<'_>, side: &str, d_model: usize) -> Result<StackConfig> {
         let [layers, heads, ffn_dim, _] = self.size;
         let heads_field = format!("{side}_attention_heads");
         let num_heads = fields.size(&heads_field, heads, MAX_WIDTH)?;
@@ -447,7 +448,7 @@ impl T5Like {
     };
     const UMT5: T5Like = T5Like { model_type: "umt5", ties_embeddings: true, per_layer: true, ..Self::MT5 };
 
-    fn read(&self, fields: &Fields) -> Result<ModelConfig> {
+    fn read(&self, fields: &Fields<'_>) -> Result<ModelConfig> {
         let d_model = fields.size("d_model", 512, MAX_WIDTH)?;
         let vocab_size = fields.size("vocab_size", self.vocab_size, MAX_VOCAB)?;
         let [layers, heads, ffn_dim] = self.size;
@@ -504,7 +505,7 @@ impl T5Like {
     }
 
     /// `feed_forward_proj`: an activation, with `gated-` before it where it is gated. The other fields that name it are derived.
-    fn feed_forward(&self, fields: &Fields) -> Result<(bool, Activation)> {
+    fn feed_forward(&self, fields: &Fields<'_>) -> Result<(bool, Activation)> {
         let name = match fields.get("feed_forward_proj") {
             None => self.feed_forward,
             Some(value) => value.as_str().unwrap_or_default(),
@@ -518,7 +519,7 @@ impl T5Like {
         activation(name).map(|activation| (gated, activation)).ok_or_else(expected)
     }
 
-    fn relative(&self, fields: &Fields) -> Result<RelativeConfig> {
+    fn relative(&self, fields: &Fields<'_>) -> Result<RelativeConfig> {
         let count = fields.integer("relative_attention_num_buckets", Some(32), 4..=MAX_WIDTH)? as usize;
         // Each bucket up to here has a distance of its own; the others need more than that.
         let least = count as u64 / 2 + 1;

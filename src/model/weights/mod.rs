@@ -19,6 +19,7 @@ mod safetensors;
 #[cfg(all(test, feature = "pytorch"))]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use ::safetensors::Dtype;
 use memmap2::Mmap;
 
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// Tensors in memory: by name the shape and the values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -59,13 +60,44 @@ impl std::ops::Deref for Shard {
     }
 }
 
-/// Where a tensor's values lie within its file: row-major, little-endian.
+/// Where a tensor's values lie within its file, little-endian.
 #[derive(Clone, Debug)]
 struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Bytes within the file, as many as type and shape ask for.
+    /// Elements from one index of each dimension to the next, where that is not row-major.
+    strides: Option<Vec<usize>>,
+    /// Bytes within the file, from the first value to the last.
     range: std::ops::Range<usize>,
+}
+
+impl Entry {
+    /// The values' bytes, row-major.
+    fn bytes<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
+        let bytes = &file[self.range.clone()];
+        match &self.strides {
+            None => bytes.into(),
+            Some(strides) => gathered(bytes, &self.shape, strides, self.dtype.bitsize() / 8).into(),
+        }
+    }
+}
+
+/// Copies elements of `size` bytes into the order of their indices.
+fn gathered(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let mut index = vec![0; shape.len()];
+    let mut out = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    for _ in 0..shape.iter().product() {
+        let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        out.extend_from_slice(&bytes[at * size..][..size]);
+        for (i, n) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < *n {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out
 }
 
 /// Finds the tensors of one file, given its path and its bytes.
@@ -94,7 +126,7 @@ impl Weights {
             if single.exists() {
                 let mut weights = Weights { source: single.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
                 weights.add(&single, read, |_| true)?;
-                return Ok(weights);
+                return Ok(weights.under_model());
             }
             let index = dir.join(format!("{name}.index.json"));
             if index.exists() {
@@ -118,13 +150,13 @@ impl Weights {
             assert_eq!(values.len(), shape.iter().product::<usize>(), "tensor {name} of shape {shape:?}");
             let start = bytes.len();
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, range: start..bytes.len() }));
+            entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, strides: None, range: start..bytes.len() }));
         }
         Weights { source: "memory".into(), shards: vec![Shard::Owned(bytes)], tensors: entries }
     }
 
     fn open_shards(dir: &Path, index_path: PathBuf, read: Reader) -> Result<Self> {
-        let index: Index = crate::model::config::read_json(&index_path)?;
+        let index: Index = read::json(&index_path)?;
         let mut weights = Weights { source: index_path.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
         let files: BTreeSet<&String> = index.weight_map.values().collect();
         for file in files {
@@ -140,7 +172,19 @@ impl Weights {
                 return Err(index_error(&index_path, name, "a tensor in its file", &format!("none in {file}")));
             }
         }
-        Ok(weights)
+        Ok(weights.under_model())
+    }
+
+    /// Gives the tensors of a model that was saved without its output layer (`MarianModel`, `BartModel`) the names that they have
+    /// in a whole one, as transformers does.
+    fn under_model(mut self) -> Self {
+        let starts = |prefix: &str| self.tensors.keys().any(|name| name.starts_with(prefix));
+        if !starts("model.") && (starts("encoder.layers.") || starts("decoder.layers.")) {
+            let inner = |name: &str| ["shared.", "encoder.", "decoder."].iter().any(|part| name.starts_with(part));
+            let renamed = |name: String| if inner(&name) { format!("model.{name}") } else { name };
+            self.tensors = self.tensors.into_iter().map(|(name, place)| (renamed(name), place)).collect();
+        }
+        self
     }
 
     /// Maps a file and lists those of its tensors that are `wanted`.
@@ -150,6 +194,7 @@ impl Weights {
         // SAFETY: the map is read-only and private to this process. Like every user of memory maps it relies on the file not
         // being truncated while it is open; the checkpoint belongs to the user who runs the program.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        read::refuse_pointer(path, &map)?;
         let shard = self.shards.len();
         let tensors = read(path, &map)?.into_iter().filter(|(name, _)| wanted(name));
         self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
@@ -186,14 +231,14 @@ impl Weights {
         let mut seen = BTreeSet::new();
         let distinct =
             self.tensors.values().filter(|(shard, entry)| seen.insert((*shard, entry.range.start, entry.range.end)));
-        distinct.map(|(_, entry)| entry.shape.iter().product::<usize>()).sum()
+        distinct.map(|(_, entry)| entry.shape.iter().fold(1, |all: usize, n| all.saturating_mul(*n))).sum()
     }
 
     /// The tensor `name` as f32, which must have the shape `shape`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if it is missing, has another shape, an element type other than f32, f16 or bf16, or holds a value
-    /// that is not finite.
+    /// [`Error::Tensor`] if it is missing, has another shape, an element type other than f64, f32, f16 or bf16, or holds a value
+    /// that is not finite in f32.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
         let Some((shard, entry)) = self.tensors.get(name) else {
@@ -202,12 +247,13 @@ impl Weights {
         if entry.shape != shape {
             return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
         }
-        let bytes = &self.shards[*shard][entry.range.clone()];
+        let bytes = &*entry.bytes(&self.shards[*shard]);
         let values: Vec<f32> = match entry.dtype {
+            Dtype::F64 => words(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
             Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
             Dtype::F16 => words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => words(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-            other => return Err(wrong("element type F32, F16 or BF16".into(), format!("{other:?}"))),
+            other => return Err(wrong("element type F64, F32, F16 or BF16".into(), format!("{other:?}"))),
         };
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),

@@ -143,6 +143,12 @@ impl<'a> Machine<'a> {
                 let text = text_of(text)?;
                 self.stack.push(Value::Text(text));
             }
+            // SHORT_BINSTRING
+            b'U' => {
+                let [len] = self.array()?;
+                let text = text_of(self.slice(len.into())?)?;
+                self.stack.push(Value::Text(text));
+            }
             // GLOBAL
             b'c' => {
                 let value = Value::Global(self.line()?, self.line()?);

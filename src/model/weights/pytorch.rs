@@ -26,7 +26,7 @@ const MAX_DIMENSIONS: usize = 8;
 /// Finds the tensors of the file `bytes`; its errors name `path`. Whatever else the dictionary holds is passed over.
 ///
 /// # Errors
-/// [`Error::PyTorch`] for a malformed file, [`Error::Tensor`] for a tensor that lies outside its storage, is not contiguous or
+/// [`Error::PyTorch`] for a malformed file, [`Error::Tensor`] for a tensor that lies outside its storage or
 /// has an element type that safetensors do not know.
 pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
     let malformed = |Malformed { expected, got }| Error::PyTorch { path: path.to_path_buf(), expected, got };
@@ -133,14 +133,23 @@ fn element_sizes<'a>(pickle: &Pickle<'a>) -> HashMap<&'a str, usize> {
     pickle.dict(pickle.root).unwrap_or_default().iter().filter_map(storage).collect()
 }
 
+/// The function that makes a tensor of a storage, offset, shape and strides.
+const REBUILD_TENSOR: &str = "_rebuild_tensor_v2";
+
 /// The arguments that a tensor is rebuilt from, if the value is a tensor or a parameter.
 fn tensor<'p, 'a>(pickle: &'p Pickle<'a>, value: Value<'a>) -> Option<&'p [Value<'a>]> {
     match pickle.call(value)? {
-        ("torch._utils", "_rebuild_tensor_v2", arguments) => Some(arguments),
-        ("torch._utils", "_rebuild_parameter", arguments) => match pickle.call(*arguments.first()?)? {
-            ("torch._utils", "_rebuild_tensor_v2", arguments) => Some(arguments),
-            _ => None,
-        },
+        ("torch._utils", REBUILD_TENSOR, arguments) => Some(arguments),
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state", arguments) => {
+            match pickle.call(*arguments.first()?)? {
+                ("torch._utils", REBUILD_TENSOR, arguments) => Some(arguments),
+                _ => None,
+            }
+        }
+        // A tensor with attributes of its own: function, class, the function's arguments, attributes.
+        ("torch._tensor", "_rebuild_from_type_v2", &[function, _, arguments, ..]) => {
+            (function == Value::Global("torch._utils", REBUILD_TENSOR)).then(|| pickle.list(arguments))?
+        }
         _ => None,
     }
 }
@@ -155,22 +164,31 @@ fn place<'a>(pickle: &Pickle<'a>, arguments: &[Value<'a>], storages: &Storages) 
     let storage = storages.get(key).ok_or_else(|| Malformed::new(format!("storage {key}"), "no such storage"))?;
     let (shape, strides) = (sizes(pickle, shape)?, sizes(pickle, strides)?);
     let offset = size(offset)?;
-    if !contiguous(&shape, &strides) {
-        return Err(Malformed::new("contiguous rows", format!("shape {shape:?} with strides {strides:?}")));
+    if shape.len() != strides.len() {
+        return Err(Malformed::new("a stride for each size", format!("shape {shape:?} with strides {strides:?}")));
     }
     let size = dtype.bitsize() / 8;
-    let values = shape.iter().try_fold(1, |product: usize, n| product.checked_mul(*n));
     let start = offset.checked_mul(size);
-    let end = values.and_then(|values| values.checked_mul(size)).and_then(|len| start?.checked_add(len));
+    let end = span(&shape, &strides).and_then(|span| span.checked_mul(size)).and_then(|len| start?.checked_add(len));
     match start.zip(end) {
         Some((start, end)) if end <= storage.len() => {
-            Ok(Entry { dtype, range: storage.start + start..storage.start + end, shape })
+            let strides = (!contiguous(&shape, &strides)).then_some(strides);
+            Ok(Entry { dtype, range: storage.start + start..storage.start + end, strides, shape })
         }
         _ => Err(Malformed::new(
             format!("at most {} values", storage.len() / size),
-            format!("shape {shape:?} from value {offset}"),
+            format!("shape {shape:?} with strides {strides:?} from value {offset}"),
         )),
     }
+}
+
+/// Elements from the first value to the last, both included; none if that is too large a number.
+fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let last = |(size, stride): (&usize, &usize)| (size - 1).checked_mul(*stride);
+    shape.iter().zip(strides).try_fold(1, |span: usize, dimension| span.checked_add(last(dimension)?))
 }
 
 /// Whether values lie in the order of their indices. Strides of dimensions of size 1, or of no values at all, mean nothing.
@@ -181,7 +199,7 @@ fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
         expected = expected.saturating_mul(*size);
         right
     };
-    shape.len() == strides.len() && (shape.contains(&0) || shape.iter().zip(strides).rev().all(in_order))
+    shape.contains(&0) || shape.iter().zip(strides).rev().all(in_order)
 }
 
 struct Storage<'a> {

@@ -18,7 +18,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>>
     let entries = view.iter().map(|(name, tensor)| {
         let start = tensor.data().as_ptr() as usize - bytes.as_ptr() as usize;
         let range = start..start + tensor.data().len();
-        (name.to_string(), Entry { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), range })
+        (name.to_string(), Entry { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), strides: None, range })
     });
     Ok(entries.collect())
 }

@@ -97,9 +97,13 @@ fn no_damaged_byte_panics() {
 
 /// An archive as torch writes it, with one storage of 4 floats.
 fn archive(pickle: &[u8], order: &str) -> Vec<u8> {
+    archive_of(pickle, order, &[0; 16])
+}
+
+fn archive_of(pickle: &[u8], order: &str, storage: &[u8]) -> Vec<u8> {
     let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    for (name, bytes) in [("m/data.pkl", pickle), ("m/byteorder", order.as_bytes()), ("m/data/0", &[0; 16])] {
+    for (name, bytes) in [("m/data.pkl", pickle), ("m/byteorder", order.as_bytes()), ("m/data/0", storage)] {
         writer.start_file(name, options).expect("a file in memory");
         writer.write_all(bytes).expect("a file in memory");
     }
@@ -128,28 +132,99 @@ fn the_tensor_that_the_other_tests_spoil_is_read() {
 }
 
 #[test]
-fn tensors_outside_their_storage_or_out_of_order_are_refused() {
+fn tensors_outside_their_storage_are_refused() {
     let max = &b"J\xff\xff\xff\x7f"[..];
     let long = &b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"[..];
     let pair = |a: &[u8], b: &[u8]| [a, b, b"\x86"].concat();
     let (flat, one) = (&b"K\x04\x85"[..], &b"K\x01\x85"[..]);
     let (float, square) = ("FloatStorage", pair(b"K\x02", b"K\x02"));
     for (pickle, expected) in [
-        (tensor(float, b"K\x01", flat, one), "expected at most 4 values, got shape [4] from value 1"),
+        (tensor(float, b"K\x01", flat, one), "expected at most 4 values, got shape [4] with strides [1] from value 1"),
         (tensor("DoubleStorage", b"K\x00", flat, one), "expected at most 2 values"),
         (tensor(float, b"K\x00", &pair(max, max), &pair(max, b"K\x01")), "expected at most 4 values"),
         (tensor(float, b"K\x00", &pair(long, long), &pair(long, b"K\x01")), "expected at most 4 values"),
         (tensor(float, long, flat, one), "expected at most 4 values"),
         (tensor(float, b"J\xff\xff\xff\xff", flat, one), "expected a size, got -1"),
-        (tensor(float, b"K\x00", &square, &pair(b"K\x01", b"K\x02")), "expected contiguous rows"),
-        (tensor(float, b"K\x00", flat, b"K\x00\x85"), "expected contiguous rows"),
-        (tensor(float, b"K\x00", flat, b")"), "expected contiguous rows"),
+        (
+            tensor(float, b"K\x00", &square, &pair(b"K\x01", b"K\x03")),
+            "expected at most 4 values, got shape [2, 2] with strides [1, 3]",
+        ),
+        (tensor(float, b"K\x00", &square, &pair(long, b"K\x01")), "expected at most 4 values"),
+        (tensor(float, b"K\x00", &square, &pair(b"J\xff\xff\xff\xff", b"K\x01")), "expected a size, got -1"),
+        (tensor(float, b"K\x00", flat, b")"), "expected a stride for each size"),
         (tensor(float, b"K\x00", &[b"(", &b"K\x01".repeat(9)[..], b"t"].concat(), one), "at most 8 dimensions"),
         (tensor("QInt8Storage", b"K\x00", flat, one), "got QInt8Storage"),
         (tensor(float, b"N", flat, one), "expected a size"),
     ] {
         let error = error(&archive(&pickle, "little"));
         assert!(error.starts_with("load tensor w: ") && error.contains(expected), "{expected}: {error}");
+    }
+}
+
+/// The tensor of a pickle whose storage holds 0, 1, 2, 3.
+fn values(pickle: &[u8], shape: &[usize]) -> Vec<f32> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let storage = [0.0f32, 1.0, 2.0, 3.0].map(f32::to_le_bytes).concat();
+    std::fs::write(dir.path().join("pytorch_model.bin"), archive_of(pickle, "little", &storage)).expect("written");
+    Weights::open(dir.path()).expect("well formed").get("w", shape).expect("finite")
+}
+
+#[test]
+fn tensors_lie_as_their_strides_say() {
+    let pair = |a: u8, b: u8| [b'K', a, b'K', b, 0x86];
+    let read = |offset: u8, shape: [usize; 2], strides: (u8, u8)| {
+        let sizes = pair(shape[0] as u8, shape[1] as u8);
+        values(&tensor("FloatStorage", &[b'K', offset], &sizes, &pair(strides.0, strides.1)), &shape)
+    };
+    assert_eq!(read(0, [2, 2], (2, 1)), [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(read(0, [2, 2], (1, 2)), [0.0, 2.0, 1.0, 3.0], "transposed");
+    assert_eq!(read(1, [2, 1], (2, 1)), [1.0, 3.0], "every second one");
+    assert_eq!(read(2, [3, 2], (0, 1)), [2.0, 3.0, 2.0, 3.0, 2.0, 3.0], "one row for all");
+    assert_eq!(read(0, [2, 3], (1, 1)), [0.0, 1.0, 2.0, 1.0, 2.0, 3.0], "overlapping");
+}
+
+#[test]
+fn a_parameter_and_a_tensor_with_attributes_are_tensors() {
+    let plain = tensor("FloatStorage", b"K\x00", b"K\x02\x85", b"K\x02\x85");
+    let call = b"ctorch._utils\n_rebuild_tensor_v2\n";
+    let at = plain.windows(call.len()).position(|bytes| bytes == call).expect("the call");
+    let (start, rest) = (&plain[..at], &plain[at..]);
+    let arguments = &rest[call.len()..rest.len() - 3];
+    let body = &rest[..rest.len() - 2];
+    for wrapped in [
+        [b"ctorch._utils\n_rebuild_parameter\n(", body, b"\x88}tR"].concat(),
+        [b"ctorch._utils\n_rebuild_parameter_with_state\n(", body, b"\x88}}tR"].concat(),
+        [b"ctorch._tensor\n_rebuild_from_type_v2\n(", &call[..], b"ctorch\nTensor\n", arguments, b"}tR"].concat(),
+    ] {
+        assert_eq!(values(&[start, &wrapped, b"u."].concat(), &[2]), [0.0, 2.0]);
+    }
+}
+
+#[test]
+fn names_without_model_are_those_of_a_base_model() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let whole = Weights::open(&data("safetensors")).expect("safetensors open");
+    let bytes = std::fs::read(data("safetensors/model.safetensors")).expect("the test data is there");
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).expect("well formed");
+    let saved = file.tensors().into_iter().filter(|(name, _)| name.starts_with("model."));
+    let base = saved.map(|(name, tensor)| (name["model.".len()..].to_owned(), tensor));
+    std::fs::write(dir.path().join("model.safetensors"), ::safetensors::serialize(base, None).expect("consistent"))
+        .expect("written");
+    let bare = Weights::open(dir.path()).expect("the base model opens");
+    let names = |weights: &Weights| weights.tensors().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    let expected: Vec<String> = names(&whole).into_iter().filter(|name| name.starts_with("model.")).collect();
+    assert_eq!(names(&bare), expected);
+    assert!(expected.len() > 40);
+}
+
+#[test]
+fn a_pointer_in_place_of_weights_is_called_that() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n";
+    for name in ["pytorch_model.bin", "model.safetensors"] {
+        std::fs::write(dir.path().join(name), pointer).expect("written");
+        let error = Weights::open(dir.path()).expect_err("no weights").to_string();
+        assert!(error.contains(name) && error.contains("git lfs pull"), "{error}");
     }
 }
 

@@ -17,11 +17,12 @@ use std::path::Path;
 
 use prost::Message;
 
-use crate::{Error, Result};
-use normalizer::{Normalizer, SPACE};
+use crate::{Error, Result, read};
+use normalizer::Normalizer;
+pub(super) use normalizer::SPACE;
 use pieces::{PieceTable, byte_of};
 use proto::{ModelProto, PieceKind};
-use trie::Trie;
+pub(super) use trie::Trie;
 use unigram::Unigram;
 
 /// How a model segments.
@@ -74,8 +75,7 @@ impl SentencePiece {
     /// # Errors
     /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram or BPE.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
-        Self::from_bytes(&bytes, path)
+        Self::from_bytes(&read::bytes(path)?, path)
     }
 
     /// Reads the contents of a `.spm` file; errors name `path`.
@@ -170,6 +170,17 @@ impl SentencePiece {
             Some(denormalizer) => denormalizer.normalize(&text, &Trie::new(Vec::new())),
             None => text,
         }
+    }
+
+    /// The same model without the space that it puts in front of a text.
+    pub(super) fn without_dummy_prefix(mut self) -> Self {
+        self.normalizer.add_dummy_prefix = false;
+        self
+    }
+
+    /// The texts of the pieces, by id.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &str> {
+        self.table.entries.iter().map(|entry| entry.text.as_str())
     }
 
     /// How the model segments.

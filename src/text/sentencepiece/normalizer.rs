@@ -5,7 +5,7 @@ use super::proto::NormalizerProto;
 use super::trie::Trie;
 
 /// U+2581, which stands for a space inside pieces.
-pub(super) const SPACE: &str = "\u{2581}";
+pub(in crate::text) const SPACE: &str = "\u{2581}";
 
 /// Rewrites characters by rule and makes spaces uniform.
 #[derive(Debug)]

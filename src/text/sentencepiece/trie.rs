@@ -5,7 +5,7 @@ const NO_VALUE: u32 = u32::MAX;
 
 /// Finds the keys that begin at a place in a text.
 #[derive(Debug)]
-pub(super) struct Trie {
+pub(in crate::text) struct Trie {
     /// Breadth first, so that a node's children lie side by side, in the order of their labels.
     nodes: Vec<Node>,
 }

@@ -51,6 +51,7 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
                 no_repeat_ngram: ngram,
                 repetition_penalty: penalty,
                 penalizes_logits,
+                counts_start: seed as u32 & 1,
                 ..SlotOptions::default()
             };
             // A slot that asks for nothing stands between two that do.

@@ -106,6 +106,7 @@ fn run(
             max_len: if at_limit { position + 1 } else { 9 },
             min_len: salt as u32 % 3 * 3,
             cut: salt as u32 & 1,
+            takes_pad: u32::from(salt.is_multiple_of(3)),
             ranked,
             banned,
             sampling,

@@ -180,6 +180,7 @@ pub fn check_options(probe: &mut Probe<'_>) -> Result<()> {
             forced_eos: flags as u32 & 1,
             renormalize: flags as u32 >> 1 & 1,
             free_first: flags as u32 >> 2,
+            takes_pad: u32::from(seed.is_multiple_of(3)),
             strategy: strategy as u32,
             ranked,
             banned,
@@ -205,7 +206,8 @@ pub fn check_banks(probe: &mut Probe<'_>) -> Result<()> {
     for (i, constraints) in CONSTRAINTS.into_iter().enumerate() {
         for (seed, vocab_size) in [12, 331, 1100].into_iter().enumerate() {
             let own = SlotOptions { constraints, min_len: 4, stop: StopKind::Exact as u32, ..options() };
-            let other = SlotOptions { constraints: constraints % 3 + 1, banned: 1, cut: 1, ranked: 1, ..own };
+            let other =
+                SlotOptions { constraints: constraints % 3 + 1, banned: 1, cut: 1, ranked: 1, takes_pad: 1, ..own };
             let what = format!("{constraints} tokens of constraints, {vocab_size} tokens");
             probe.case("banks", Dtype::F32, what, |case| {
                 let slots = [(0, own), (1, other), (2, SlotOptions { renormalize: 1, ..own })];
