@@ -164,7 +164,9 @@ impl Page<'_> {
         let mut shown: Vec<(&str, String)> =
             own.filter(|(at, (own, default))| *at < ALWAYS || own != default).map(|(_, (own, _))| own).collect();
         shown.insert(ALWAYS, ("maximum length", self.explanation.max_length.to_string()));
-        let Sentence { source: _, options: _, prefix, contrast_source, constraints, seed } = self.sentence;
+        let Sentence { prefix, contrast_source, constraints, seed, source_lang, target_lang, .. } = self.sentence;
+        shown.extend(source_lang.clone().map(|code| ("source language", code)));
+        shown.extend(target_lang.clone().map(|code| ("target language", code)));
         shown.extend(prefix.clone().map(|text| ("prefix", text)));
         shown.extend(constraints.iter().map(|phrase| ("must contain", phrase.clone())));
         shown.extend(contrast_source.clone().map(|text| ("contrasted with", text)));

@@ -35,8 +35,8 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "target_prefix",
-    /// "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
+    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
+    /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
     /// zstd is decompressed.
     #[arg(long, value_enum, default_value_t, conflicts_with = "text")]
     input_format: InputFormat,
@@ -48,6 +48,12 @@ pub(super) struct Arguments {
     /// more attention than that. In JSON lines --attention does it.
     #[arg(long, value_name = "hard|soft|W")]
     alignment: Option<Alignment>,
+    /// The language of sentences that bring no field source_lang, as the model calls it: see "beamfuse info".
+    #[arg(long, value_name = "CODE")]
+    source_lang: Option<String>,
+    /// The language to translate sentences into that bring no field target_lang.
+    #[arg(long, value_name = "CODE")]
+    target_lang: Option<String>,
     /// What the translations of sentences start with that bring no field target_prefix.
     #[arg(long, value_name = "TEXT")]
     target_prefix: Option<String>,
@@ -111,6 +117,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         first: None,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
+        source_lang: arguments.source_lang.clone(),
+        target_lang: arguments.target_lang.clone(),
         output,
         format: arguments.format,
         alignment: arguments.alignment,
@@ -192,6 +200,8 @@ struct Work<'a> {
     first: Option<Sentence>,
     alternatives: Option<Alternatives>,
     target_prefix: Option<String>,
+    source_lang: Option<String>,
+    target_lang: Option<String>,
     output: Output,
     format: Format,
     alignment: Option<Alignment>,
@@ -223,7 +233,8 @@ impl Work<'_> {
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
     fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
-        let Item { source, seed, target_prefix, contrast_source, constraints, options, columns, mut other } = item;
+        let Item { source, seed, target_prefix, contrast_source, constraints, options, columns, .. } = item;
+        let Item { source_lang, target_lang, source_ids, mut other, .. } = item;
         if let Some(columns) = columns.filter(|columns| !columns.is_empty()) {
             // Strings become JSON whatever they hold.
             other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
@@ -235,7 +246,20 @@ impl Work<'_> {
             }
         };
         let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-        Ok((Sentence { source, seed, prefix, contrast_source, constraints, options }, other))
+        let source_lang = source_lang.or_else(|| self.source_lang.clone());
+        let target_lang = target_lang.or_else(|| self.target_lang.clone());
+        let sentence = Sentence {
+            source,
+            seed,
+            prefix,
+            contrast_source,
+            constraints,
+            options,
+            source_lang,
+            target_lang,
+            source_ids,
+        };
+        Ok((sentence, other))
     }
 
     /// Finds the alternatives of a window's sentences, which are under way together.
@@ -261,9 +285,16 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut readable = Vec::with_capacity(window.len());
         for (tag, Line { number, bytes, content }) in window {
-            match content.and_then(|item| self.sentence(item)) {
-                Ok((sentence, other)) => {
-                    let ids = self.translator.tokenizer().encode_source(&sentence.source);
+            let encoded = content.and_then(|item| self.sentence(item)).and_then(|(sentence, other)| {
+                let wrong = |error: Error| {
+                    let (kind, message) = (error.kind(), error.to_string());
+                    BadLine { kind, message, source: Some(sentence.source.clone()) }
+                };
+                let ids = self.translator.source_ids(&sentence).map_err(wrong)?;
+                Ok((sentence, other, ids))
+            });
+            match encoded {
+                Ok((sentence, other, ids)) => {
                     self.lines.insert(tag, Tag { number, bytes, source: sentence.source.clone(), other });
                     readable.push((tag, sentence, ids));
                 }

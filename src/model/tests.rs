@@ -82,7 +82,8 @@ impl Golden {
                 Some(true) => Stop::First,
                 _ => Stop::Heuristic,
             },
-            max_length: MaxLength::Absolute(number("max_length", 20) - 1),
+            // It counts what the decoder reads first, but for the default.
+            max_length: MaxLength::Absolute(number("max_length", 21) - 1),
             min_length: number("min_length", 0),
             no_repeat_ngram: number("no_repeat_ngram_size", 0),
             forced_bos: self.setting(item, "forced_bos_token_id").as_u64().map(|id| id as u32),

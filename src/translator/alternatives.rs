@@ -110,7 +110,7 @@ impl Translator {
             let (expected, got) = ("no alternatives beside them".into(), "constraints and alternatives".into());
             return Err(Error::Option { option: "constraints", expected, got });
         }
-        let source_ids = self.tokenizer.encode_source(&sentence.source);
+        let source_ids = self.source_ids(&sentence)?;
         let (pending, request) = self.pending(sentence, source_ids, options);
         Ok(Opened { pending, whole: request? })
     }

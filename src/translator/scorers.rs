@@ -6,7 +6,7 @@ use super::{EngineOptions, Translator, check_vocabularies, cut_source};
 use crate::backend::ContrastiveForm;
 use crate::decode::{Constraint, DecodeOptions, Request};
 use crate::model::config::ModelConfig;
-use crate::text::Tokenizer;
+use crate::text::{Languages, TargetPlace, Tokenizer};
 use crate::{Error, Result};
 
 /// A sentence to translate, with what is its own. A text becomes one that has nothing else.
@@ -24,6 +24,12 @@ pub struct Sentence {
     pub constraints: Vec<String>,
     /// How to search for its translations, instead of the options of all.
     pub options: Option<Box<DecodeOptions>>,
+    /// The language of the text, for a multilingual model; without one the tokenizer's default.
+    pub source_lang: Option<String>,
+    /// The language to translate into, for a multilingual model; without one the tokenizer's default.
+    pub target_lang: Option<String>,
+    /// The ids that the model is to read instead of the text's, with all that stands around a sentence.
+    pub source_ids: Option<Vec<u32>>,
 }
 
 impl From<&str> for Sentence {
@@ -96,10 +102,72 @@ impl Translator {
         Ok(())
     }
 
-    /// The search for a sentence whose source has these ids.
+    /// The ids that the model reads of a sentence: its own, or its text's under its languages.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a language that the model does not know.
+    pub fn source_ids(&self, sentence: &Sentence) -> Result<Vec<u32>> {
+        if let Some(ids) = &sentence.source_ids {
+            return Ok(ids.clone());
+        }
+        let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
+        Ok(self.tokenizer.encode_source_as(&sentence.source, source, self.target_language(sentence)?))
+    }
+
+    /// The id of the language of this code, or of the default where none is asked for.
+    fn language(
+        &self,
+        option: &'static str,
+        code: Option<&str>,
+        default: impl Fn(&Languages) -> Option<u32>,
+    ) -> Result<Option<u32>> {
+        match (self.tokenizer.languages(), code) {
+            (None, None) => Ok(None),
+            (None, Some(code)) => {
+                let (expected, got) = ("no language: the model knows none".into(), format!("{code:?}"));
+                Err(Error::Option { option, expected, got })
+            }
+            (Some(languages), None) => Ok(default(languages)),
+            (Some(languages), Some(code)) => languages.id(option, code).map(Some),
+        }
+    }
+
+    fn target_language(&self, sentence: &Sentence) -> Result<Option<u32>> {
+        self.language("target-lang", sentence.target_lang.as_deref(), |languages| languages.target)
+    }
+
+    /// Checks that a model which is told its target language has one, where a text is translated.
+    pub(super) fn check_target_language(&self, options: &DecodeOptions, sentence: &Sentence) -> Result<()> {
+        let Some(languages) = self.tokenizer.languages() else { return Ok(()) };
+        let is_said = languages.place == TargetPlace::Source
+            || options.forced_bos.is_some()
+            || sentence.source_ids.is_some()
+            || self.target_language(sentence)?.is_some();
+        if is_said {
+            return Ok(());
+        }
+        let some: Vec<&str> = languages.all().iter().take(3).map(|language| language.code.as_str()).collect();
+        let expected = format!("one of the model's {} languages, such as {}", languages.all().len(), some.join(", "));
+        Err(Error::Option { option: "target-lang", expected, got: "none".into() })
+    }
+
+    /// The search for a sentence whose source has these ids. The target language is what the decoder reads or generates first, as
+    /// its model has it.
     pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
         let limit = self.engine.max_len();
-        let mut request = Request::new(options, source, sentence.seed, limit);
+        let target = self.target_language(sentence)?;
+        let place = self.tokenizer.languages().map(|languages| languages.place);
+        let forced = target.filter(|_| place == Some(TargetPlace::FirstToken));
+        let mut request = match forced {
+            None => Request::new(options, source, sentence.seed, limit),
+            Some(_) => {
+                let options = DecodeOptions { forced_bos: forced, ..options.clone() };
+                Request::new(&options, source, sentence.seed, limit)
+            }
+        };
+        if let Some(id) = target.filter(|_| place == Some(TargetPlace::DecoderStart)) {
+            request.options.start = id + 1;
+        }
         if let Some(contrastive) = &options.contrastive {
             let other_source = self.engine.other_source_scorer();
             // Behind the ensemble's scorers comes the amateur's.
@@ -110,13 +178,14 @@ impl Translator {
                     let expected = "another source to contrast the sentence with".into();
                     return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
                 };
-                request.contrast_source = self.tokenizer.encode_source(other);
+                let other = Sentence { source: other.clone(), source_ids: None, ..sentence.clone() };
+                request.contrast_source = self.source_ids(&other)?;
                 cut_source(options, &mut request.contrast_source, limit, &self.tokenizer);
             }
             request.options.contrast = contrastive.for_scorer(scorer);
         }
         if let Some(text) = &sentence.prefix {
-            let mut prefix = self.tokenizer.encode_target(text);
+            let mut prefix = self.tokenizer.encode_target_as(text, forced);
             prefix.pop();
             request.force(prefix);
         }
@@ -126,7 +195,7 @@ impl Translator {
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {
-        let mut ids = self.tokenizer.encode_target(text);
+        let mut ids = self.tokenizer.encode_target_as(text, None);
         ids.pop();
         if ids.contains(&self.tokenizer.unk_id()) {
             let expected = "phrases that the model's pieces can spell".into();

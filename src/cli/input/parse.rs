@@ -21,6 +21,11 @@ pub(in crate::cli) struct Item {
     pub contrast_source: Option<String>,
     /// Phrases that its translations contain.
     pub constraints: Vec<String>,
+    /// The languages that it is in, and that it is to be translated into.
+    pub source_lang: Option<String>,
+    pub target_lang: Option<String>,
+    /// The ids that the model reads instead of the sentence's.
+    pub source_ids: Option<Vec<u32>>,
     /// Its own options of search, to be read.
     pub options: Option<Box<RawValue>>,
     /// Further columns of a TSV line.
@@ -46,6 +51,9 @@ impl Item {
             target_prefix: None,
             contrast_source: None,
             constraints: Vec::new(),
+            source_lang: None,
+            target_lang: None,
+            source_ids: None,
             options: None,
             columns: None,
             other: Fields::new(),
@@ -84,16 +92,21 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let bad = |message: String, source: Option<String>| BadLine { kind: "json", message, source };
     let mut other: Fields = serde_json::from_str(text)
         .map_err(|error| bad(format!("read line: expected a JSON object, got {}", reason(text, &error)), None))?;
-    let Some(source) = other.shift_remove("source") else {
-        return Err(bad("read line: expected a field \"source\", got none".into(), None));
+    let source: String = match other.shift_remove("source") {
+        Some(source) => field("source", "a string", &source).map_err(|message| bad(message, None))?,
+        None if other.contains_key("source_ids") => String::new(),
+        None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),
     };
-    let source: String = field("source", "a string", &source).map_err(|message| bad(message, None))?;
     let bad = |message| bad(message, Some(source.clone()));
     let given = |name: &str| other.get(name).filter(|value| value.get() != "null");
     let text = |name| given(name).map(|value| field(name, "a string", value)).transpose();
     let seed = given("seed").map(|value| field("seed", "an integer of 64 bits, 0 or more", value));
     let constraints = given("constraints").map(|value| field("constraints", "an array of strings", value));
+    let ids = given("source_ids").map(|value| field("source_ids", "an array of token ids", value));
     Ok(Item {
+        source_lang: text("source_lang").map_err(bad)?,
+        target_lang: text("target_lang").map_err(bad)?,
+        source_ids: ids.transpose().map_err(bad)?,
         seed: seed.transpose().map_err(bad)?,
         target_prefix: text("target_prefix").map_err(bad)?,
         contrast_source: text("contrast_source").map_err(bad)?,
