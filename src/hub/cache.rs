@@ -76,6 +76,13 @@ impl Snapshots {
         is_commit(commit.trim()).then(|| self.dir(commit.trim()))
     }
 
+    /// The directory of the only commit that anything is there of, such as a first download that broke off.
+    pub(super) fn only(&self) -> Option<PathBuf> {
+        let mut all = fs::read_dir(self.root.join("snapshots")).ok()?.flatten();
+        let first = all.next()?.path();
+        all.next().is_none().then_some(first)
+    }
+
     /// Notes which commit a branch or tag is.
     pub(super) fn remember(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) {

@@ -156,7 +156,8 @@ impl Hub {
         }
         if self.offline {
             let expected = format!("the model in the cache {}, as the hub may not be asked", self.cache.display());
-            let missing = snapshots.find(&id.revision).and_then(|dir| missing_file(&dir));
+            let begun = snapshots.find(&id.revision).filter(|dir| dir.is_dir()).or_else(|| snapshots.only());
+            let missing = begun.and_then(|dir| missing_file(&dir));
             let got = missing.map_or("none".to_owned(), |file| format!("a part of it, without {file}"));
             return Err(error(id, "", &expected, &got));
         }

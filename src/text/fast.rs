@@ -28,9 +28,10 @@ impl Fast {
     /// `Io`, `LfsPointer`, `Json`, and `Tokenizer` for a file that the crate does not take.
     pub fn open(path: &Path, config: &TokenizerConfig, wraps: bool) -> Result<(Self, Vocabulary)> {
         let mut json: Value = read::json(path)?;
-        let spaces = &mut json["pre_tokenizer"];
-        if spaces["type"] == "ByteLevel" {
-            spaces["add_prefix_space"] = config.flag("add_prefix_space", false)?.into();
+        if let Some(Value::Object(splits)) = json.get_mut("pre_tokenizer")
+            && splits.get("type").is_some_and(|kind| kind == "ByteLevel")
+        {
+            splits.insert("add_prefix_space".into(), config.flag("add_prefix_space", false)?.into());
         }
         Self::new(path, &json, config, wraps)
     }

@@ -132,9 +132,15 @@ impl Tokenizer {
 
     /// Whether these ids are those of a blank source: what stands around a sentence, and nothing else.
     pub fn is_blank(&self, source_ids: &[u32]) -> bool {
-        let language = self.languages.as_ref().filter(|languages| languages.marks_source);
-        let marks = |slots: &[Slot]| slots.iter().filter(|slot| **slot != Slot::Language || language.is_some()).count();
-        source_ids.len() <= marks(&self.around_source.prefix) + marks(&self.around_source.suffix)
+        let Layout { prefix, suffix, .. } = &self.around_source;
+        let fixed = prefix.iter().chain(suffix).filter(|slot| **slot != Slot::Language).count();
+        // The language's token is there only if a language was said.
+        let is_language = |slots: &[Slot], id: Option<&u32>| {
+            let language = self.languages.as_ref().zip(id).and_then(|(languages, id)| languages.with_id(*id));
+            slots.contains(&Slot::Language) && language.is_some()
+        };
+        let said = is_language(prefix, source_ids.first()) || is_language(suffix, source_ids.last());
+        source_ids.len() <= fixed + usize::from(said)
     }
 
     /// How many ids stand behind a source's text.

@@ -256,3 +256,32 @@ fn what_cannot_be_obeyed_together_is_refused() {
         &format!("decoder_start_token_id = null (write {PAD})"),
     );
 }
+
+#[test]
+fn searches_are_those_of_transformers() {
+    // What a fresh model's `save_pretrained` leaves, and a tokenizer copied in; make.py recorded what `generate` finds.
+    let text = std::fs::read_to_string(common::data("generation/expected.json")).expect("the test data is there");
+    let cases: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(cases.len(), 17);
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(common::data("generation").join(name), dir.path().join(name)).expect("a copy");
+    }
+    for name in ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"] {
+        std::fs::copy(common::demo_model().join(name), dir.path().join(name)).expect("a copy");
+    }
+    let mut padding = 0;
+    for case in cases {
+        std::fs::write(dir.path().join("generation_config.json"), case["generation"].to_string()).expect("written");
+        let translator = Translator::open(dir.path()).expect("it opens");
+        let options = translator.preset(Preset::Hf).expect("it is obeyed");
+        for line in case["lines"].as_array().expect("lines") {
+            let source = line["source"].as_str().expect("a source");
+            let found = translator.translate(&[source], &options).expect("valid options").remove(0);
+            let ids = json!(found.hypotheses[0].hypothesis.token_ids);
+            assert_eq!(ids, line["token_ids"], "{}: {source}", case["name"]);
+            padding += usize::from(found.hypotheses[0].hypothesis.token_ids.contains(&(PAD as u32)));
+        }
+    }
+    assert!(padding >= 20, "padding competes: {padding}");
+}

@@ -193,7 +193,9 @@ fn a_cut_download_is_no_file_and_is_continued() {
             ["config.json", "generation_config.json", "tokenizer_config.json"]
         );
         let offline = Hub { offline: true, ..fixture.hub() };
-        assert!(fixture.error(&offline).contains("expected the model in the cache"));
+        let error = fixture.error(&offline);
+        assert!(error.contains("expected the model in the cache"), "{error}");
+        assert!(error.contains("got a part of it, without source.spm"), "{error}");
         fixture.server.fault(Fault::None);
         fixture.server.requests();
         let (dir, told) = fixture.fetch(&fixture.hub());
