@@ -28,5 +28,6 @@ mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
 mod train;
+mod translations;
 mod validate;
 mod variants;
