@@ -125,7 +125,8 @@ fn logits_of_every_architecture_equal_the_cpu_backends() {
         // Targets that share a source see what they would see alone.
         for batch in [small_batch(&model), batch_of(&pairs, model.config().ids.decoder_start_id)] {
             let logits = model.logits(&batch, None).expect("logits");
-            assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 0.0));
+            // The families' weights are large, and so are their logits.
+            assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 2e-5));
         }
         assert_same_bits(
             &values(&model.logits_only(&small_batch(&model)).expect("logits")),
@@ -160,6 +161,9 @@ fn every_parameter_has_a_gradient() {
     for name in VARIANTS {
         let model = variant(name, DType::F64);
         let gradients = gradients(&model, Some(DROPOUT));
+        let all = gradients.iter().map(|g| g.sqr().and_then(|g| g.sum_all()?.to_scalar::<f64>()).expect("a number"));
+        // What rounding leaves of a gradient that is zero is small beside the others.
+        let nothing = 1e-12 * all.sum::<f64>().sqrt().max(1.0);
         for (parameter, gradient) in model.parameters().iter().zip(gradients.iter()) {
             let flat: Vec<f64> = gradient.flatten_all().and_then(|g| g.to_vec1()).expect("values");
             let mut rest = flat.as_slice();
@@ -167,7 +171,7 @@ fn every_parameter_has_a_gradient() {
                 let (own, after) = rest.split_at(shape.iter().product());
                 let norm = own.iter().map(|g| g * g).sum::<f64>().sqrt();
                 match has_no_effect(part) {
-                    true => assert!(norm < 1e-12, "{name}: {part}: {norm}"),
+                    true => assert!(norm < nothing, "{name}: {part}: {norm}"),
                     false => assert!(norm > 1e-6, "{name}: {part}: {norm}"),
                 }
                 rest = after;

@@ -103,7 +103,7 @@ fn sweep<T: Element>(probe: &mut Probe<'_>, variant: &'static str, run: Run) -> 
     {
         let distribution = Distribution::FINITE.get(distribution).copied().unwrap_or(Distribution::NotANumber);
         let (heads, threads, far) = (heads[shape], BLOCKS[block], FAR[far]);
-        let scores = Scoring { heads: Heads { scaled: far != Some(0), ..heads }, far };
+        let scores = Scoring { heads, far };
         let Heads { num_heads, head_dim, .. } = heads;
         let bias = far.map_or_else(String::new, |far| format!(", biased to distance {far}"));
         let what = format!("{num_heads} heads of {head_dim}{bias}, {distribution}, {threads} threads");
