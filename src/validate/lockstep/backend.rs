@@ -138,8 +138,8 @@ impl<T: Element> Lockstep<T> {
         // magnitudes, which is at most the product of lengths (Cauchy).
         let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
         let rounding = tolerance::<E>(1e-6);
-        // The product is stored, rounded to half a unit in the last place, before the bias is added.
-        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { 0.5 * rounding.rel * (largest_sum + largest_bias) };
+        // The product is stored, rounded, before the bias is added.
+        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { rounding.rel * (largest_sum + largest_bias) };
         let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
