@@ -1,4 +1,4 @@
-.PHONY: check format lint features test docs
+.PHONY: check format lint features test docs deny
 
 # Everything that a change must pass.
 check: format lint features test docs
@@ -19,3 +19,10 @@ test:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features
+
+# Licences, sources and versions of all dependencies. Advisories are looked up where their database can be reached.
+deny:
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --all-features check licenses bans sources
+	if cargo deny fetch db; then cargo deny --all-features check advisories; \
+	else echo 'advisories: not checked, since their database cannot be reached'; fi

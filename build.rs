@@ -1,4 +1,4 @@
-//! Compiles `kernels/*.cu` twice and writes `kernels.rs`, the list of what came out, for `src/cuda/`.
+//! Says which paths of the CPU this machine has (cfg `cpu_path`), for the tests alone; compiles `kernels/*.cu` twice and writes `kernels.rs`, the list of what came out, for `src/cuda/`.
 //!
 //! * With the host's C++17 compiler against `kernels/host/`, into the emulator (cfg `emulated`). Without one: a warning.
 //! * With nvcc, to one fatbin per file (cfg `device_code`). nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, then
@@ -15,6 +15,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+/// The CPU's paths, to tell the tests which of them this machine has.
+#[path = "src/cpu/gemm/path.rs"]
+#[allow(dead_code, reason = "the crate uses the rest")]
+mod path;
+
 /// Why the build cannot go on.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -28,6 +33,11 @@ fn main() -> Result<(), Failure> {
     println!("cargo::rerun-if-changed=kernels");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "BEAMFUSE_CUDA_ARCH", "BEAMFUSE_SANITIZE"] {
         println!("cargo::rerun-if-env-changed={name}");
+    }
+    println!("cargo::rustc-check-cfg=cfg(cpu_path, values(any()))");
+    println!("cargo::rerun-if-changed=src/cpu/gemm/path.rs");
+    for path in path::Path::available() {
+        println!("cargo::rustc-cfg=cpu_path=\"{}\"", path.name());
     }
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -1,10 +1,10 @@
-//! Dense layers with f32 and with 8-bit weights over the shapes of the models that matter, on one and on two threads.
+//! Dense layers with f32, in bf16 and with 8-bit weights over the shapes of the models that matter, on one and on two threads.
 //!
 //! `cargo bench --bench gemm [-- FILTER]`; throughput is reported in multiply-adds ("elements") per second, so that
 //! GFLOP/s is twice the figure. Weights stay hot in whatever cache they fit, as they do from step to step of a decode.
 
 use beamfuse::backend::Activation;
-use beamfuse::cpu::gemm::{Epilogue, Int8Scratch, PackedInt8, PackedMatrix, gemm, gemm_int8};
+use beamfuse::cpu::gemm::{Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
@@ -31,8 +31,9 @@ fn bench(criterion: &mut Criterion) {
     for (n, k) in SHAPES {
         let (weights, bias) = (values(n * k), values(n));
         let packed = PackedMatrix::pack(&weights, n, k);
+        let packed_bf16 = PackedBf16::pack(&weights, n, k);
         let packed_int8 = PackedInt8::pack(&weights, n, k);
-        let mut scratch = Int8Scratch::default();
+        let mut scratch = RowScratch::default();
         for rows in [1, 4, 32, 128, 1024] {
             if n * rows > 58101 * 128 {
                 continue; // the vocabulary of a batch that large is never scored at once
@@ -47,6 +48,11 @@ fn bench(criterion: &mut Criterion) {
                 let epilogue = Epilogue { bias: Some(&bias), activation: Activation::None, residual: None };
                 group.bench_function(BenchmarkId::new(format!("f32/rows{rows}"), threads), |bencher| {
                     pool.install(|| bencher.iter(|| gemm(black_box(&x), rows, &packed, &epilogue, &mut out)));
+                });
+                group.bench_function(BenchmarkId::new(format!("bf16/rows{rows}"), threads), |bencher| {
+                    pool.install(|| {
+                        bencher.iter(|| gemm_bf16(black_box(&x), rows, &packed_bf16, &epilogue, &mut scratch, &mut out))
+                    });
                 });
                 group.bench_function(BenchmarkId::new(format!("int8/rows{rows}"), threads), |bencher| {
                     pool.install(|| {

@@ -12,6 +12,7 @@ use beamfuse::backend::{
     Stages, StopKind, Strategy, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
+use beamfuse::cpu::attention::CacheType;
 use beamfuse::cpu::{
     Cpu, attention, beam_step, contrastive, embedding, ensemble, layer_norm, loss, processors, risk, sample,
     scheduled_sampling, stats,
@@ -130,11 +131,11 @@ fn self_attention(criterion: &mut Criterion) {
         let all: Vec<Row> =
             (0..LEN as u32).flat_map(|position| rows.iter().map(move |row| Row { position, ..*row })).collect();
         let stored = values(all.len() * 3 * width, 1);
-        attention::store_self(heads, &all, &stored, &mut cache);
+        attention::store_self(CacheType::F32, heads, &all, &stored, &mut cache);
         let ancestry: Vec<u32> = (0..ROWS * LEN).map(|i| ((i / LEN + i % LEN) % BEAMS) as u32).collect();
         let qkv = values(ROWS * 3 * width, 2);
         let mut out = vec![f32::NAN; ROWS * width];
-        attention::self_attention(heads, &rows, &qkv, &cache, &ancestry, &mut out);
+        attention::self_attention(CacheType::F32, heads, &rows, &qkv, &cache, &ancestry, &mut out);
         for (r, row) in rows.iter().enumerate() {
             let beam = |t: usize| if t == LEN - 1 { row.beam as usize } else { ancestry[r * LEN + t] as usize };
             let part = |t: usize, which: usize| {
@@ -147,7 +148,7 @@ fn self_attention(criterion: &mut Criterion) {
             assert_close(&out[r * width..][..width], &expected, CLOSE);
         }
         time(criterion, "self_attention", model, ROWS * LEN * width, || {
-            attention::self_attention(heads, &rows, &qkv, &cache, &ancestry, &mut out);
+            attention::self_attention(CacheType::F32, heads, &rows, &qkv, &cache, &ancestry, &mut out);
         });
     }
 }
@@ -161,11 +162,20 @@ fn cross_attention(criterion: &mut Criterion) {
         let source = |slot| (0..LEN as u32).map(move |position| Row { slot, position, ..Row::default() });
         let source: Vec<Row> = (0..SLOTS as u32).flat_map(source).collect();
         let kv = values(source.len() * 2 * width, 1);
-        attention::store_cross(heads, &source, &kv, &mut cache);
+        attention::store_cross(CacheType::F32, heads, &source, &kv, &mut cache);
         let queries = values(ROWS * width, 2);
         let options = vec![options(); SLOTS];
         let (mut out, mut weights) = (vec![f32::NAN; ROWS * width], vec![f32::NAN; ROWS * LEN]);
-        attention::cross_attention(heads, &rows, &queries, &cache, &options, Some(&mut weights), &mut out);
+        attention::cross_attention(
+            CacheType::F32,
+            heads,
+            &rows,
+            &queries,
+            &cache,
+            &options,
+            Some(&mut weights),
+            &mut out,
+        );
         for (r, row) in rows.iter().enumerate() {
             let part = |t: usize, which: usize| &kv[(2 * (row.slot as usize * LEN + t) + which) * width..][..width];
             let mut expected = vec![f32::NAN; width];
@@ -175,7 +185,16 @@ fn cross_attention(criterion: &mut Criterion) {
             assert_close(&weights[r * LEN..][..LEN], &mean, CLOSE);
         }
         time(criterion, "cross_attention", model, ROWS * LEN * width, || {
-            attention::cross_attention(heads, &rows, &queries, &cache, &options, Some(&mut weights), &mut out);
+            attention::cross_attention(
+                CacheType::F32,
+                heads,
+                &rows,
+                &queries,
+                &cache,
+                &options,
+                Some(&mut weights),
+                &mut out,
+            );
         });
     }
 }

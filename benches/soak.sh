@@ -21,14 +21,13 @@ trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 awk -v lines="$lines" '{ text[NR] = $0 } END { for (i = 0; i < lines; i++) print text[i % NR + 1] " " i }' \
     "$sentences" > "$work/input"
 
-: > "$work/output"
 : > "$work/samples"
 "$binary" translate --input "$work/input" --output "$work/output" "$@" 2> "$work/errors" &
 pid=$!
 while kill -0 "$pid" 2>/dev/null; do
     rss=$(awk '/^VmRSS:/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
     if [ -n "$rss" ]; then
-        done=$(wc -l < "$work/output" 2>/dev/null || echo 0)
+        done=$(wc -l < "$work/output.partial" 2>/dev/null || echo 0)
         echo "$rss" >> "$work/samples"
         echo "lines $done VmRSS $rss kB"
     fi

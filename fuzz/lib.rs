@@ -1,5 +1,7 @@
 //! What several targets need.
 
+pub mod targets;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 

@@ -40,7 +40,7 @@ pub enum Dtype {
     F32,
     /// IEEE half precision, weights and activations; on a GPU.
     F16,
-    /// The upper half of an f32, weights and activations; on a GPU.
+    /// The upper half of an f32: weights and activations on a GPU, weights and what they are multiplied with on the CPU.
     Bf16,
     /// 8-bit integers with one scale per output; activations are quantised per row. On the CPU.
     I8,

@@ -63,22 +63,6 @@ pub(crate) fn open(path: &Path) -> Result<(TextReader, Option<u64>)> {
     Ok((reader, plain.then_some(metadata.len())))
 }
 
-/// Reads a whole text file.
-///
-/// # Errors
-/// [`Error::Io`], also for other encodings and compressions.
-#[cfg(feature = "train")]
-pub(crate) fn read_to_string(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
-    let mut bytes = Vec::new();
-    open(path)?.0.read_to_end(&mut bytes).map_err(io)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-        io(invalid(format!("line {line}: expected UTF-8, got an invalid byte; {CONVERT}")))
-    })
-}
-
 /// What to do about text in another encoding.
 pub(crate) const CONVERT: &str = "text in another encoding can be converted first: iconv -f ENCODING -t UTF-8";
 

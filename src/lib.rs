@@ -5,11 +5,14 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod counts;
 pub mod cpu;
 pub mod cuda;
 pub mod decode;
 pub mod diagnose;
 pub mod error;
+#[doc(hidden)]
+pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(any(feature = "cli", feature = "train"))]

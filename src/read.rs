@@ -4,11 +4,15 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::files::{MAX_CONFIG, MAX_VOCABULARY, read_bounded};
 use crate::{Error, Result};
 
 /// How the text file begins that Git keeps in place of a large one
 /// (<https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>).
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// As many bytes as it takes to know such a file.
+pub const POINTER_BYTES: usize = LFS_POINTER.len();
 
 /// Refuses the contents of `path` if they are a Git LFS pointer.
 ///
@@ -26,7 +30,10 @@ pub fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Io`], or [`Error::LfsPointer`] for a file that Git LFS has not fetched.
 pub fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+    // A vocabulary may be large, other files of JSON are small.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_small = name.ends_with("config.json") || name.ends_with(".index.json");
+    let bytes = read_bounded(path, if is_small { MAX_CONFIG } else { MAX_VOCABULARY })?;
     refuse_pointer(path, &bytes)?;
     Ok(bytes)
 }

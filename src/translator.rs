@@ -15,6 +15,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use crate::backend::{Dtype, TokenStats};
+use crate::counts;
 use crate::cuda::Context;
 use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
@@ -46,7 +47,7 @@ pub struct EngineOptions {
     /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
     /// is free on a GPU, no limit on the CPU.
     pub memory_budget: Option<u64>,
-    /// Element type of the weights: f32 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
+    /// Element type of the weights: f32, bf16 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
     /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
     pub amateur: Option<PathBuf>,
@@ -75,14 +76,9 @@ impl EngineOptions {
     /// # Errors
     /// [`Error::Option`].
     pub fn validate(&self) -> Result<()> {
-        let check = |option: &'static str, value: usize, range: std::ops::RangeInclusive<usize>| {
-            let expected = format!("{} to {}", range.start(), range.end());
-            let ok = range.contains(&value);
-            ok.then_some(()).ok_or_else(|| Error::Option { option, expected, got: value.to_string() })
-        };
-        check("threads", self.threads, 0..=1024)?;
-        check("workers", self.workers, 0..=1024)?;
-        check("batch-size", self.slots, 1..=4096)
+        counts::check("threads", self.threads, &counts::THREADS)?;
+        counts::check("workers", self.workers, &counts::THREADS)?;
+        counts::check("batch-size", self.slots, &counts::SLOTS)
     }
 }
 

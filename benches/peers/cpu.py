@@ -7,7 +7,7 @@
 Two models: the one given (default: the demo model) on the lines of TEXT.en, and random weights of OPUS-MT base shape (6+6 layers,
 d_model 512, feed-forward 2048, 58,101 pieces) at a fixed length. Beam 4, batch 1 and 32. The batch is what one worker decodes at
 once: with two of them, of either engine, twice as many sentences are under way. Engines take turns, so that a slow moment of the
-machine hits all. `--peer marian` lets Marian take part, in f32 on the text. Each runs at several settings of threads and workers,
+machine hits all. bf16 is compared with CTranslate2's f32: it has no bf16 on CPUs. `--peer marian` lets Marian take part, in f32 on the text. Each runs at several settings of threads and workers,
 from the second round on at those within a fifth of its best, and its best is compared. Tokens are those of the best translations;
 loading and tokenisation are not timed.
 
@@ -21,8 +21,11 @@ from environment import HOME, ROOT
 
 BEAM = 4
 OPUS_LENGTH = 32
-BINARY = ROOT / 'target' / 'release' / 'beamfuse'
+BINARY = pathlib.Path(os.environ.get('BEAMFUSE_BINARY', ROOT / 'target' / 'release' / 'beamfuse'))
 LINE = 'A man is riding a bike.'
+PRECISIONS = ['f32', 'bf16', 'int8']
+# What CTranslate2 is compared in.
+COUNTERPART = dict(f32='f32', bf16='f32', int8='int8')
 
 
 def opus_shape(source):
@@ -145,7 +148,7 @@ class Marian:
 
 class Beamfuse:
     name = 'beamfuse'
-    PRECISIONS = ['f32', 'int8']
+    PRECISIONS = PRECISIONS
     SETTINGS = [dict(workers=1, threads=1), dict(workers=2, threads=1), dict(workers=1, threads=2)]
 
     def __init__(self, model, lines, length):
@@ -174,7 +177,7 @@ def measure(engines, counts, rounds):
     rows = {}
     for number in range(rounds):
         for batch, count in counts.items():
-            for precision in ('f32', 'int8'):
+            for precision in PRECISIONS:
                 for engine in engines:
                     if precision not in engine.PRECISIONS:
                         continue
@@ -198,7 +201,7 @@ def promising(rows, engine, precision, batch):
 
 
 def summarise(rows):
-    """Each engine's best setting, by batch and precision, and its ratio to CTranslate2's best."""
+    """Each engine's best setting, by batch and precision, and its ratio to CTranslate2's best (in f32 for bf16)."""
     best = {}
     for row in rows:
         key = (row['batch'], row['precision'], row['engine'])
@@ -206,7 +209,7 @@ def summarise(rows):
             best[key] = row
     table = []
     for (batch, precision, engine), row in sorted(best.items()):
-        peer = best[batch, precision, CTranslate2.name]['tokens_per_second']
+        peer = best[batch, COUNTERPART[precision], CTranslate2.name]['tokens_per_second']
         table.append(dict(batch=batch, precision=precision, engine=engine, setting=row['setting'],
                           tokens_per_second=round(row['tokens_per_second']),
                           times_ctranslate2=round(row['tokens_per_second'] / peer, 2)))
@@ -235,9 +238,9 @@ def memory(best, ours, theirs, lines, sources):
             engine, file = (ours, lines) if row['engine'] == ours.name else (theirs, sources)
             peak = peak_memory(engine.program(row['precision'], row['setting'], 32, file))
             rows[f"{row['engine']} {row['precision']}"] = peak
-    for precision in ('f32', 'int8'):
+    for precision in PRECISIONS:
         rows[f'ratio {precision}'] = round(rows[f'{ours.name} {precision}']
-                                           / (rows[f'{theirs.name} {precision}'] - python), 2)
+                                           / (rows[f'{theirs.name} {COUNTERPART[precision]}'] - python), 2)
     return rows
 
 
@@ -246,7 +249,7 @@ def whole_process(ours, theirs, sources, runs=7):
     single = dict(workers=1, threads=1)
     json.dump([json.load(open(sources))[0]], open(HOME / 'one.json', 'w'))
     commands = {f'{ours.name} {p}': [BINARY, 'translate', '--model', ours.model, '--dtype', p.replace('int8', 'i8'), LINE]
-                for p in ('f32', 'int8')}
+                for p in PRECISIONS}
     commands[f'{theirs.name} f32, with Python'] = theirs.program('f32', single, 1, HOME / 'one.json')
     seconds = {}
     for _ in range(runs):
@@ -260,13 +263,15 @@ def whole_process(ours, theirs, sources, runs=7):
 def bleu(ours, theirs, pieces, lines, reference):
     """BLEU of both engines in both precisions, each at its default search with this beam."""
     scores, single = {}, dict(workers=1, threads=1)
-    for precision in ('f32', 'int8'):
-        hypotheses = HOME / 'hypotheses.txt'
-        results = theirs.translate(theirs.open(precision, single), theirs.sources, 32)
-        hypotheses.write_text(''.join(pieces.decode(r.hypotheses[0]) + '\n' for r in results))
+    for precision in PRECISIONS:
         evaluate = [BINARY, 'eval', '--reference', reference, '--format', 'json', '--resamples', 1]
-        for name, source in ((theirs.name, ['--hypotheses', hypotheses]),
-                             (ours.name, ['--input', lines, *ours.options(precision, single, 32)])):
+        systems = [(ours.name, ['--input', lines, *ours.options(precision, single, 32)])]
+        if precision in theirs.PRECISIONS:
+            hypotheses = HOME / 'hypotheses.txt'
+            results = theirs.translate(theirs.open(precision, single), theirs.sources, 32)
+            hypotheses.write_text(''.join(pieces.decode(r.hypotheses[0]) + '\n' for r in results))
+            systems.append((theirs.name, ['--hypotheses', hypotheses]))
+        for name, source in systems:
             out = subprocess.run([str(part) for part in [*evaluate, *source]], check=True, stdout=subprocess.PIPE)
             scores[f'{name} {precision}'] = round(json.loads(out.stdout)['bleu']['score'], 2)
     return scores
@@ -294,7 +299,13 @@ def markdown(report):
 
 def machine():
     model = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=model, cores=os.cpu_count(), system=f'{platform.system()} {platform.machine()}', load=os.getloadavg()[0])
+    return dict(cpu=model, path=cpu_path(), cores=os.cpu_count(), system=f'{platform.system()} {platform.machine()}', load=os.getloadavg()[0])
+
+
+def cpu_path():
+    """The instructions that beamfuse takes."""
+    out = subprocess.run([str(BINARY), 'info'], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return next(line.split()[2].rstrip(',') for line in out.splitlines() if line.startswith('cpu path'))
 
 
 def main():
@@ -303,6 +314,7 @@ def main():
     parser.add_argument('--lines', type=pathlib.Path, required=True, help='source text, one sentence per line')
     parser.add_argument('--reference', type=pathlib.Path, help='its translation: adds BLEU')
     parser.add_argument('--peer', action='append', default=[], choices=['marian'], help='beside CTranslate2 and transformers')
+    parser.add_argument('--without-transformers', action='store_true', help='which takes most of the time')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--sentences', type=int, default=1000, help='of the text, at batch 32; a fifth at batch 1')
     parser.add_argument('--output', type=pathlib.Path, required=True)
@@ -331,7 +343,9 @@ def main():
                   versions={p: importlib.metadata.version(p) for p in ('ctranslate2', 'transformers', 'torch')}, workloads={})
     for name, (model, sources_of, length, counts) in workloads.items():
         ours, theirs = Beamfuse(model, arguments.lines, length), CTranslate2(model, sources_of, length)
-        engines = [ours, theirs, Transformers(model, sources_of, length)]
+        engines = [ours, theirs]
+        if not arguments.without_transformers:
+            engines.append(Transformers(model, sources_of, length))
         if 'marian' in arguments.peer and length is None:
             engines.append(Marian(model, sources_of))
             report['versions'] |= environment.versions('pymarian')

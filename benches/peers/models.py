@@ -110,7 +110,7 @@ class Variants:
         self.all['sizes: added tokens'] = lambda d: self.tuned(d, tokens=['<brk>', 'Qx'])
         self.all['sizes: special added tokens'] = lambda d: self.tuned(d, special=['<sep>', '>>xyz<<'])
         self.all['sizes: added_tokens.json'] = self.older
-        self.all['sizes: rows to a multiple of 64'] = lambda d: self.tuned(d, multiple=64)
+        self.all['sizes: rows to a multiple of 64'] = lambda d: self.tuned(d, rows=8064)
         self.all['sizes: vocab.json with gaps'] = self.gaps
         self.all['sizes: a piece beyond the table'] = lambda d: edit(link(d), 'vocab.json', lambda v: v.update({'Zzz': 9000}))
         self.all['checkpoint: base model'] = self.base
@@ -129,12 +129,13 @@ class Variants:
         link(directory, ['generation_config.json'])
         edit(directory, 'config.json', lambda c: c.update(num_beams=3, max_length=30, length_penalty=0.7, bad_words_ids=[[PAD]]))
 
-    def tuned(self, directory, tokens=(), special=(), multiple=None):
+    def tuned(self, directory, tokens=(), special=(), rows=None):
         tokenizer, model = self.t.MarianTokenizer.from_pretrained(DEMO), self.model()
         tokenizer.add_tokens(list(tokens))
         tokenizer.add_special_tokens({'additional_special_tokens': list(special)})
         self.torch.manual_seed(1)
-        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=multiple, mean_resizing=False)
+        # Its pad_to_multiple_of leaves final_logits_bias behind, and the model does not load any more.
+        model.resize_token_embeddings(rows or len(tokenizer), mean_resizing=False)
         # Spare rows as likely as any: they compete.
         model.final_logits_bias[0, 8001:] = 1.0
         model.save_pretrained(directory)

@@ -7,10 +7,12 @@ mod report;
 
 use std::path::PathBuf;
 
+use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::{DtypeName, ModelName};
 use crate::cli::output::Output;
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::translator::ModelInfo;
 use crate::{DecodeOptions, Device, EngineOptions, Error, MaxLength, Result, Translator};
 use measure::{Effort, Sentence, measure};
@@ -30,22 +32,22 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "FILE", conflicts_with = "lengths")]
     input: Option<PathBuf>,
     /// Random sources of exactly these lengths in tokens, end of sentence included, each translated to as many tokens.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', value_parser = count(counts::RANDOM_LENGTH))]
     lengths: Vec<usize>,
     /// Sentences of a run [default: all of the text; with --lengths four per batch slot, at least 8].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::BENCH_SENTENCES))]
     sentences: Option<usize>,
     /// Sentences decoded at once.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 32])]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 32], value_parser = count(counts::SLOTS))]
     batch_size: Vec<usize>,
     /// Hypotheses kept alive per sentence.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 4])]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 4], value_parser = count(counts::HYPOTHESES))]
     beam_size: Vec<usize>,
     /// Threads that compute; 0 takes one per core.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [0])]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [0], value_parser = count(counts::THREADS))]
     threads: Vec<usize>,
     /// Sessions side by side on the CPU, each with its share of the threads and of the batch; 0 takes one per thread.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(counts::THREADS))]
     workers: usize,
     /// Where to compute, as in translate.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
@@ -54,16 +56,16 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     dtype: DtypeName,
     /// Runs that count.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count(counts::BENCH_RUNS))]
     repeat: usize,
     /// Runs before those.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(counts::or_none(&counts::BENCH_RUNS, 0)))]
     warmup: usize,
     /// Measure throughput alone.
     #[arg(long)]
     no_latency: bool,
     /// Seed of the random sources.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "lengths")]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "lengths", value_parser = seed())]
     seed: u64,
     /// Measure single kernels on a GPU instead: the bytes that each has to move over its time, against how fast the GPU's memory can
     /// be read and copied. On an emulated device times mean nothing, so it is refused.
@@ -95,12 +97,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     }
     arguments.validate()?;
     let texts = arguments.texts()?;
-    let dir = arguments.model.resolve()?;
-    let info = ModelInfo::open(&dir)?;
+    let info = arguments.model.open(|dir| ModelInfo::open(dir))?;
+    let dir = info.dir.clone();
     arguments.check_lengths(info.config.longest())?;
     let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);
-    let json = arguments.json.as_deref();
-    let output = json.map(|path| Output::create(Some(path), arguments.input.as_deref())).transpose()?;
+    let output = arguments.json.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();
     report.print_head()?;
     for engine in arguments.engines() {
@@ -122,14 +123,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
 
 impl Arguments {
     fn validate(&self) -> Result<()> {
-        let check = |option: &'static str, values: &[usize], least: usize| match values.iter().find(|v| **v < least) {
-            None => Ok(()),
-            Some(got) => Err(Error::Option { option, expected: format!("at least {least}"), got: got.to_string() }),
-        };
-        // A source holds one token and the end of sentence at least.
-        check("lengths", &self.lengths, 2)?;
-        check("repeat", &[self.repeat], 1)?;
-        check("sentences", self.sentences.as_slice(), 1)?;
         self.engines().try_for_each(|engine| engine.validate())?;
         self.beam_size.iter().try_for_each(|&k| options(k, None).validate())
     }

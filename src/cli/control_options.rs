@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+use crate::cli::counts::{count, finite};
 use crate::cli::input::read_all;
+use crate::counts;
 use crate::{Bans, Contrastive, ContrastiveForm, DecodeOptions, EngineOptions, Error, Result, Translator};
 
 /// What ranks beside the model's own probabilities, and what may not come.
@@ -20,25 +22,25 @@ pub(super) struct ControlArguments {
     #[arg(long, value_name = "DIR")]
     amateur: Option<PathBuf>,
     /// How strongly the amateur counts [default: 0.5; source: 0.7].
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, value_parser = finite::<f32>())]
     contrastive_weight: Option<f32>,
     /// Tokens below this share of the model's best probability are not taken [default: 0.1].
-    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    #[arg(long, value_name = "M", allow_negative_numbers = true, value_parser = finite::<f32>())]
     contrastive_mask: Option<f32>,
     /// Divides the amateur's logits [default: 1].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite::<f32>())]
     contrastive_temperature: Option<f32>,
     /// Another member of an ensemble, a model directory of the same pieces; may be given several times.
     #[arg(long, value_name = "DIR")]
     ensemble: Vec<PathBuf>,
     /// Weights of the log-probabilities, of the model and of each --ensemble [default: the same for all, 1 together].
-    #[arg(long, value_name = "W,W,..", value_delimiter = ',', requires = "ensemble", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W,W,..", value_delimiter = ',', requires = "ensemble", allow_negative_numbers = true, value_parser = finite::<f32>())]
     ensemble_weights: Vec<f32>,
     /// No sequence of so many tokens twice [default: 0, off].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::LENGTH))]
     no_repeat_ngram: Option<usize>,
     /// Multiplies the log-probability of tokens that have come before; above 1 they rank lower [default: 1].
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite::<f32>())]
     repetition_penalty: Option<f32>,
     /// Let it act on logits, before a softmax over the tokens that may come [preset ctranslate2, and hf with one beam: true].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::{ModelArguments, ModelName};
 use crate::cli::output::{Output, json, print};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, complain};
+use crate::counts;
 use crate::diagnose::{self, Options, TestSet};
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
@@ -44,16 +46,16 @@ pub(super) struct Arguments {
     #[arg(long)]
     skip_bad: bool,
     /// Lines that corruption, prefix switch and oracle are tried on, spread evenly over the set.
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = count(counts::LINES))]
     probe_lines: usize,
     /// Lines that the sweep over beam sizes (1 to 32) and length penalties is run on, spread evenly over the set.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count(counts::LINES))]
     sweep_lines: usize,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples, value_parser = count(counts::RESAMPLES))]
     resamples: usize,
     /// Seed of resamples and corruptions.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed, value_parser = seed())]
     bootstrap_seed: u64,
     #[command(flatten)]
     model: ModelArguments,
@@ -62,23 +64,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    for (option, value) in [
-        ("resamples", arguments.resamples),
-        ("probe-lines", arguments.probe_lines),
-        ("sweep-lines", arguments.sweep_lines),
-    ] {
-        if value == 0 {
-            return Err(Error::Option { option, expected: "at least 1".into(), got: "0".into() });
-        }
-    }
     let (sources, references) = (read_all(&arguments.source)?, read_all(&arguments.reference)?);
     check_counts((&arguments.source, sources.len()), (&arguments.reference, references.len()))?;
     let schedule_warning = match &arguments.train_log {
         Some(path) => diagnose::schedule_warning(&read_all(path)?),
         None => None,
     };
-    let outputs = Outputs::create(arguments)?;
     let dir = arguments.model.name.resolve()?;
+    let outputs = Outputs::create(arguments)?;
     let translator = arguments.model.open()?;
     let search = arguments.search.resolve(&translator)?;
     let set = TestSet::new(&translator, &sources, &references);
@@ -147,19 +140,15 @@ struct Outputs {
 
 impl Outputs {
     fn create(arguments: &Arguments) -> Result<Self> {
-        let create = |path: &Option<PathBuf>| {
-            let Some(path) = path.as_deref() else { return Ok(None) };
-            Output::refuse_input(path, &arguments.reference)?;
-            Output::create(Some(path), Some(&arguments.source)).map(Some)
-        };
+        let create = |path: &Option<PathBuf>| path.as_deref().map(|path| Output::create(Some(path))).transpose();
         Ok(Outputs { json: create(&arguments.json)?, csv: create(&arguments.csv)?, html: create(&arguments.html)? })
     }
 
     fn write(self, report: &diagnose::Report) -> Result<()> {
         let write = |output: Option<Output>, text: String| {
             let Some(mut output) = output else { return Ok(()) };
-            output.line(text.trim_end().to_owned())?;
-            output.flush()
+            output.line(text.trim_end())?;
+            output.finish()
         };
         write(self.json, json(report)?)?;
         write(self.csv, report.csv())?;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, json, one_line, print};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::metrics::BootstrapOptions;
 use crate::{Error, Result};
 use report::{Corpus, Report};
@@ -48,10 +50,10 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Resamples of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().resamples, value_parser = count(counts::RESAMPLES))]
     resamples: usize,
     /// Seed of the bootstrap.
-    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed)]
+    #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed, value_parser = seed())]
     bootstrap_seed: u64,
     #[command(flatten)]
     model: ModelArguments,
@@ -67,9 +69,6 @@ enum Format {
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed };
-    if options.resamples == 0 {
-        return Err(Error::Option { option: "resamples", expected: "at least 1".into(), got: "0".into() });
-    }
     let files = Files::read(&arguments)?;
     let (hypotheses, failed) = match (files.hypotheses, &files.sources) {
         (Some(hypotheses), _) => (hypotheses, 0),
@@ -155,7 +154,7 @@ const QUEUED_PER_SLOT: usize = 16;
 fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Translated>> {
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let options = arguments.search.resolve(&translator)?;
-    let output = arguments.output.as_deref().map(|path| create_output(path, arguments)).transpose()?;
+    let output = arguments.output.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();
     let mut batch = translator.batch(&options)?;
     let mut progress = Progress::new(Some(sources.iter().map(|s| s.len() as u64 + 1).sum()));
@@ -189,16 +188,8 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         return Ok(None);
     }
     if let Some(mut output) = output {
-        translated.lines.iter().try_for_each(|line| output.line(line.clone()))?;
-        output.flush()?;
+        translated.lines.iter().try_for_each(|line| output.line(line))?;
+        output.finish()?;
     }
     Ok(Some(translated))
-}
-
-/// Creates the output file, which may be none of those that are read.
-fn create_output(path: &Path, arguments: &Arguments) -> Result<Output> {
-    for read in arguments.reference.iter().chain(&arguments.compare) {
-        Output::refuse_input(path, read)?;
-    }
-    Output::create(Some(path), arguments.input.as_deref())
 }

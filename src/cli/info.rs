@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::cli::Ending;
+use crate::cli::counts::count;
 use crate::cli::model_dir::{DtypeName, ModelName, parse_bytes};
+use crate::counts;
+use crate::cpu::{PATH_VARIABLE, Path, chosen_path};
 use crate::model::config::{ModelConfig, StackConfig};
 use crate::model::generation::GenerationConfig;
 use crate::text::Tokenizer;
@@ -22,13 +25,13 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     dtype: DtypeName,
     /// Sentences decoded at once.
-    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = at_least_one)]
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = count(counts::SLOTS))]
     batch_size: usize,
     /// Hypotheses kept alive per sentence.
-    #[arg(long, value_name = "K", default_value_t = DecodeOptions::default().beam_size, value_parser = at_least_one)]
+    #[arg(long, value_name = "K", default_value_t = DecodeOptions::default().beam_size, value_parser = count(counts::HYPOTHESES))]
     beam_size: usize,
     /// Tokens of the longest source and of the longest translation.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(1..=*counts::LENGTH.end()))]
     length: usize,
     /// Plan for an amateur beside the model: its model directory.
     #[arg(long, value_name = "DIR")]
@@ -41,14 +44,8 @@ pub(super) struct Arguments {
     memory_budget: Option<u64>,
 }
 
-/// A size that memory is planned for.
-fn at_least_one(text: &str) -> Result<usize, String> {
-    const MOST: usize = 65536;
-    text.parse().ok().filter(|size| (1..=MOST).contains(size)).ok_or_else(|| format!("expected 1 to {MOST}"))
-}
-
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let info = ModelInfo::open(arguments.model.resolve()?)?;
+    let info = arguments.model.open(|dir| ModelInfo::open(dir))?;
     let tokenizer = Tokenizer::open(&info.dir)?;
     let generation = GenerationConfig::open(&info.dir, &info.config)?;
     for (name, value) in lines(&info, &tokenizer, &generation, arguments)? {
@@ -91,8 +88,19 @@ fn lines(
         ("limits", limits),
         ("hf preset", search),
     ];
+    lines.push(("cpu path", indented(&cpu_paths()?)));
     lines.extend(config.ignored.iter().map(|flag| ("ignored", flag.clone())));
     Ok(lines)
+}
+
+/// The instructions that the CPU computes with, then for each choice whether it can be used.
+fn cpu_paths() -> Result<String> {
+    let path = chosen_path()?;
+    let by_name = std::env::var_os(PATH_VARIABLE).is_some_and(|name| !name.is_empty());
+    let why = if by_name { format!("chosen by {PATH_VARIABLE}") } else { "the best here".to_owned() };
+    let state = |path: Path| path.missing().map_or("can be used".to_owned(), |reason| format!("missing: {reason}"));
+    let all = Path::ALL.map(|path| format!("\n{}: {}", path.name(), state(path)));
+    Ok(format!("{}, {why}{}", path.name(), all.concat()))
 }
 
 /// What the models and a search take, in total, then by part; and how much of it fits a budget.

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks to finish what is under way, the second ends the process.
+//! Ctrl-C and requests to terminate: the first asks to finish what is under way, the second ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,15 +6,15 @@ use crate::cli::complain;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// The exit code of a process that Ctrl-C ended.
+/// The exit code of a process that was interrupted.
 const INTERRUPTED: i32 = 130;
 
-/// Starts to listen for Ctrl-C, in a command that works through lines.
+/// Starts to listen, in a command that works through lines.
 pub(super) fn listen() {
     listen_for("finishing the lines under way");
 }
 
-/// Starts to listen for Ctrl-C; the first says what is being finished.
+/// Starts to listen; the first interrupt says what is being finished. SIGTERM and SIGHUP count as Ctrl-C.
 pub(super) fn listen_for(finishing: &'static str) {
     let set = ctrlc::set_handler(move || {
         if ASKED.swap(true, Ordering::SeqCst) {
@@ -27,7 +27,18 @@ pub(super) fn listen_for(finishing: &'static str) {
     }
 }
 
-/// Whether Ctrl-C has been pressed.
+/// Whether to stop.
 pub(super) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
+}
+
+/// Makes a write beyond the largest file size allowed an error, as a full disk is, instead of the end of the process.
+pub(super) fn survive_limits() {
+    #[cfg(unix)]
+    {
+        let unheard = std::sync::Arc::new(AtomicBool::new(false));
+        if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, unheard) {
+            complain(&format!("cannot outlive a limit on file sizes: {error}"));
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand.
 //!
-//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, nothing was written;
-//! 130 interrupted, with the lines that were under way.
+//! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, or an
+//! output that cannot be written; 130 interrupted, by Ctrl-C or SIGTERM, with the lines that were under way.
 
 mod alignment;
 mod bench;
+mod claims;
 mod control_options;
+mod counts;
 mod diagnose;
 mod eval;
 mod explain;
@@ -17,9 +19,11 @@ mod model_dir;
 mod output;
 mod pairing;
 mod progress;
+mod resume;
 mod sampling_options;
 mod score;
 mod search_options;
+mod stdout;
 mod stream;
 #[cfg(feature = "train")]
 mod train;
@@ -32,9 +36,10 @@ mod validate;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::Error;
+use crate::Result;
+pub use stdout::look as look_at_stdout;
 
 /// Translate with encoder-decoder models: the same sentence gives the same tokens and scores in any batch.
 #[derive(Debug, Parser)]
@@ -73,9 +78,17 @@ enum Ending {
 #[doc(hidden)]
 pub mod fuzzing {
 
+    use std::path::Path;
+    use std::sync::OnceLock;
+
+    use clap::{Args, FromArgMatches};
+
     use super::input::{Fields, Form, Lines};
+    use super::item_options::ItemOptions;
     use super::output::error_json;
+    use super::search_options::SearchArguments;
     use crate::Result;
+    use crate::{DecodeOptions, Error, Translator};
 
     /// One line of input, read and turned into output.
     #[derive(Debug)]
@@ -86,6 +99,29 @@ pub mod fuzzing {
         pub bytes: u64,
         /// The JSON line of an error in its place: its own, or a made-up one with all of the line's fields.
         pub written: String,
+    }
+
+    /// The options of a sentence that brings this object of some.
+    ///
+    /// # Errors
+    /// For what is no such object, and for options that are not allowed.
+    pub fn read_options(model: &Path, object: &str) -> Result<Box<DecodeOptions>> {
+        static TRANSLATOR: OnceLock<Translator> = OnceLock::new();
+        let translator = match TRANSLATOR.get() {
+            Some(translator) => translator,
+            None => {
+                let translator = Translator::open(model)?;
+                TRANSLATOR.get_or_init(|| translator)
+            }
+        };
+        let wrong =
+            |got: String| Error::Input { operation: "read options", expected: "an object of options".into(), got };
+        let command = SearchArguments::augment_args(clap::Command::new("options").no_binary_name(true));
+        let matches = command.try_get_matches_from([""; 0]).map_err(|error| wrong(error.to_string()))?;
+        let arguments = SearchArguments::from_arg_matches(&matches).map_err(|error| wrong(error.to_string()))?;
+        let of_all = arguments.resolve(translator)?;
+        let object = serde_json::value::RawValue::from_string(object.to_owned()).map_err(|e| wrong(e.to_string()))?;
+        ItemOptions::new(translator, &arguments, &of_all).resolve(&object)
     }
 
     /// Reads every line, as text or as JSON.
@@ -106,25 +142,24 @@ pub mod fuzzing {
     }
 }
 
+/// Every subcommand with its options, for tests that walk them all.
+pub fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| subcommand.mut_args(counts::name_range))
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let ending = match arguments.command {
-        Command::Translate(arguments) => translate::run(*arguments),
-        Command::Score(arguments) => score::run(arguments),
-        Command::Eval(arguments) => eval::run(*arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::Diagnose(arguments) => diagnose::run(&arguments),
-        Command::Info(arguments) => info::run(&arguments),
-        Command::Train(arguments) => train::run(&arguments),
-        Command::Validate(arguments) => validate::run(&arguments),
-    };
+    let mut command = command();
+    let matches = command.get_matches_mut();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    interrupt::survive_limits();
+    let claimed = matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches)));
+    let claimed = claimed.map_or(Ok(()), |(subcommand, matches)| claims::check(subcommand, matches));
+    let ending = claimed.and_then(|()| arguments.run());
     match ending {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
         Ok(Ending::BadLines | Ending::Failed) => ExitCode::from(1),
         Ok(Ending::Interrupted) => ExitCode::from(130),
-        // Whoever read the output has seen enough.
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(2)
@@ -132,11 +167,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl Arguments {
+    fn run(self) -> Result<Ending> {
+        match self.command {
+            Command::Translate(arguments) => translate::run(*arguments),
+            Command::Score(arguments) => score::run(arguments),
+            Command::Eval(arguments) => eval::run(*arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
+            Command::Diagnose(arguments) => diagnose::run(&arguments),
+            Command::Info(arguments) => info::run(&arguments),
+            Command::Train(arguments) => train::run(&arguments),
+            Command::Validate(arguments) => validate::run(&arguments),
+        }
+    }
+}
+
 /// Writes a line to stderr. Nobody may be reading there any more, which is no reason to stop.
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "beamfuse: {line}");
-}
-
-fn is_closed_pipe(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::complain;
+use crate::cli::counts::count;
 #[cfg(feature = "hub")]
 use crate::cli::progress::Download;
+use crate::cli::{claims, complain};
+use crate::counts;
 #[cfg(feature = "hub")]
-use crate::hub::{Hub, ModelId};
+use crate::hub::{self, Hub, ModelId};
 use crate::translator::EngineOptions;
 use crate::{Device, Dtype, Error, Result, Translator};
 
@@ -35,17 +37,17 @@ pub(super) struct ModelArguments {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
     /// Threads that compute on the CPU [default: one per core].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub threads: usize,
     /// Sessions side by side on the CPU, each with its share of the threads and of the batch [default: one per thread].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub workers: usize,
     /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
     /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
     /// Sentences decoded at once; changes speed and memory, never a result.
-    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots)]
+    #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = count(counts::SLOTS))]
     pub batch_size: usize,
     /// Memory that the model and the search may take, as in 512M or 4G; fewer sentences are decoded at once where not all fit
     /// [default: what is free on a GPU, no limit on the CPU].
@@ -114,7 +116,7 @@ impl ModelArguments {
             dtype: self.dtype.dtype(),
             ..EngineOptions::default()
         });
-        let translator = Translator::open_with(self.name.resolve()?, &options)?;
+        let translator = self.name.open(|dir| Translator::open_with(dir, &options))?;
         let choice = translator.device();
         if let Some(reason) = &choice.reason {
             complain(&format!("device {} chose {}: {reason}", self.device, choice.device));
@@ -131,7 +133,54 @@ const DEMO: &str = "m30k-en-de";
 
 impl ModelName {
     /// The directory that was named, downloaded if it is a hub id, else the demo model's.
+    ///
+    /// No file that the command writes lies in it.
     pub(super) fn resolve(&self) -> Result<PathBuf> {
+        let dir = self.find()?;
+        claims::check_model(&dir)?;
+        Ok(dir)
+    }
+
+    /// Opens the model by what `open` does with its directory. If that fails because files of the cache are damaged, they are fetched
+    /// again.
+    pub(super) fn open<T>(&self, open: impl Fn(&Path) -> Result<T>) -> Result<T> {
+        let dir = self.resolve()?;
+        open(&dir).or_else(|error| {
+            self.mend(&dir, error)?;
+            open(&self.resolve()?)
+        })
+    }
+
+    /// Removes damaged files of a model from the hub, so that they are fetched again; gives back the error if there are none.
+    #[cfg(feature = "hub")]
+    fn mend(&self, dir: &Path, error: Error) -> Result<()> {
+        let Some(name) = self.model.as_ref().filter(|name| !name.is_dir()) else { return Err(error) };
+        let damaged = hub::damaged(dir);
+        let Some(first) = damaged.first() else { return Err(error) };
+        if Hub::from_env()?.offline {
+            return Err(Error::Hub {
+                id: name.display().to_string(),
+                file: String::new(),
+                expected: "the contents that a file's checksum names".into(),
+                got: format!(
+                    "others in {}: delete it, and fetch it again",
+                    first.canonicalize().unwrap_or(first.clone()).display()
+                ),
+            });
+        }
+        for blob in &damaged {
+            complain(&format!("{} is damaged: fetching it again", blob.display()));
+            std::fs::remove_file(blob).map_err(crate::files::io("remove", blob))?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn mend(&self, _: &Path, error: Error) -> Result<()> {
+        Err(error)
+    }
+
+    fn find(&self) -> Result<PathBuf> {
         let Some(name) = &self.model else { return demo() };
         if !name.is_dir() {
             return fetch(&name.to_string_lossy(), self.revision.as_deref());

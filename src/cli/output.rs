@@ -1,61 +1,147 @@
 //! What is written: text, JSON lines, n-best lists.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
+use crate::cli::{Ending, complain, interrupt, stdout};
+use crate::files::{Aside, Place, io};
 use crate::{Error, Result, Score, TextHypothesis, Translation};
 
-/// A file or standard output.
+/// Where lines go.
+enum Sink {
+    /// Standard output, a pipe, a device: written as it comes.
+    Direct(PathBuf, File),
+    /// A file, under another name until it is whole.
+    Aside(Aside),
+}
+
+impl Sink {
+    fn file(&mut self) -> (&Path, &mut File) {
+        match self {
+            Sink::Direct(path, file) => (path, file),
+            // Under the name that it has.
+            Sink::Aside(aside) => {
+                let (path, file) = aside.parts();
+                (path, file)
+            }
+        }
+    }
+}
+
+/// Lines that are waiting, at most about so many bytes.
+const BUFFER: usize = 1 << 16;
+
+/// A file or standard output, written in whole lines.
 pub(super) struct Output {
-    path: PathBuf,
-    writer: BufWriter<Box<dyn Write + Send>>,
+    sink: Sink,
+    /// Whole lines that have not been written yet.
+    waiting: Vec<u8>,
 }
 
 impl Output {
-    /// Creates a file, or takes standard output for `None` and `-`. Refuses to write over `input`.
-    pub(super) fn create(path: Option<&Path>, input: Option<&Path>) -> Result<Self> {
-        let path = path.unwrap_or(Path::new("-")).to_path_buf();
-        if path.as_os_str() == "-" {
-            return Ok(Output { path, writer: BufWriter::new(Box::new(std::io::stdout())) });
-        }
-        // What standard input has been redirected from; where there is no such path, nothing is the same.
-        let input = input.filter(|input| input.as_os_str() != "-").unwrap_or(Path::new("/dev/stdin"));
-        if path.is_file() {
-            Self::refuse_input(&path, input)?;
-        }
-        let io = |source| Error::Io { operation: "create", path: path.clone(), source };
-        let file = File::create(&path).map_err(io)?;
-        Ok(Output { path, writer: BufWriter::new(Box::new(file)) })
+    /// A file that appears when it is [finished](Output::finish), or standard output for `None` and `-`.
+    pub(super) fn create(path: Option<&Path>) -> Result<Self> {
+        Self::open(path, Aside::create)
     }
 
-    /// Refuses an output file that is also read.
-    pub(super) fn refuse_input(output: &Path, input: &Path) -> Result<()> {
-        match (output.canonicalize(), input.canonicalize()) {
-            (Ok(a), Ok(b)) if a == b => {
-                let (expected, got) = ("a file other than the input".into(), output.display().to_string());
-                Err(Error::Option { option: "output", expected, got })
+    /// The same, of which an end before that leaves what there is under the name [`files::partial`](crate::files::partial).
+    pub(super) fn stream(path: Option<&Path>) -> Result<Self> {
+        Self::open(path, |path| {
+            let mut aside = Aside::open(path)?;
+            let (partial, file) = aside.parts();
+            file.set_len(0).map_err(io("create", partial))?;
+            Ok(aside)
+        })
+    }
+
+    /// Goes on behind the lines that `aside` holds.
+    pub(super) fn behind(aside: Aside) -> Self {
+        Output { sink: Sink::Aside(aside), waiting: Vec::new() }
+    }
+
+    fn open(path: Option<&Path>, aside: impl FnOnce(&Path) -> Result<Aside>) -> Result<Self> {
+        let path = path.unwrap_or(Path::new("-"));
+        let sink = match path.as_os_str() == "-" {
+            true => Sink::Direct(path.to_path_buf(), stdout::open()?),
+            false if is_direct(path) => {
+                let file = File::options().append(true).open(path).map_err(io("open", path))?;
+                Sink::Direct(path.to_path_buf(), file)
             }
-            _ => Ok(()),
+            false => Sink::Aside(aside(path)?),
+        };
+        Ok(Output { sink, waiting: Vec::new() })
+    }
+
+    /// Adds a line. Lines are written in one piece, so that whoever reads along sees whole ones.
+    pub(super) fn line(&mut self, line: &str) -> Result<()> {
+        self.waiting.extend_from_slice(line.as_bytes());
+        self.waiting.push(b'\n');
+        if self.waiting.len() < BUFFER { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes the lines that are waiting. If that fails, half a line is taken back where the file allows it: it would look whole.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        let (path, file) = self.sink.file();
+        let mut at = 0;
+        while at < self.waiting.len() {
+            let source = match file.write(&self.waiting[at..]) {
+                Ok(0) => ErrorKind::WriteZero.into(),
+                Ok(count) => {
+                    at += count;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let error = io("write", path)(source);
+            let whole = self.waiting[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            take_back(file, (at - whole) as u64);
+            self.waiting.clear();
+            return Err(error);
+        }
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Ends a stream: completes it, or says where the lines of an interrupted one are.
+    pub(super) fn end(self, bad_lines: bool) -> Result<Ending> {
+        if !interrupt::asked() {
+            self.finish()?;
+            return Ok(if bad_lines { Ending::BadLines } else { Ending::Complete });
+        }
+        if let Sink::Aside(mut aside) = self.sink {
+            let (partial, _) = aside.parts();
+            let partial = partial.display();
+            complain(&format!("the lines so far are in {partial}; the same command with --resume continues"));
+        }
+        Ok(Ending::Interrupted)
+    }
+
+    /// Writes the lines that are waiting and gives a file its name.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        match self.sink {
+            Sink::Aside(aside) => aside.finish(),
+            Sink::Direct(..) => Ok(()),
         }
     }
+}
 
-    /// Writes the line with its end in one piece, so that whoever reads along sees whole lines.
-    pub(super) fn line(&mut self, mut line: String) -> Result<()> {
-        line.push('\n');
-        self.writer.write_all(line.as_bytes()).map_err(|source| self.error(source))
-    }
+/// Whether a path leads to something that is written as it comes: no regular file, or an open one of this process.
+fn is_direct(path: &Path) -> bool {
+    path.metadata().is_ok() && (Place::of(path).is_none() || stdout::is_open_file(path))
+}
 
-    pub(super) fn flush(&mut self) -> Result<()> {
-        self.writer.flush().map_err(|source| self.error(source))
-    }
-
-    fn error(&self, source: std::io::Error) -> Error {
-        Error::Io { operation: "write", path: self.path.clone(), source }
+/// Cuts the last bytes of a regular file, if they are still its last.
+fn take_back(file: &mut File, bytes: u64) {
+    let (Ok(metadata), Ok(position)) = (file.metadata(), file.stream_position()) else { return };
+    if bytes > 0 && metadata.is_file() && metadata.len() == position {
+        _ = file.set_len(position.saturating_sub(bytes)).and_then(|()| file.seek(SeekFrom::End(0)));
     }
 }
 
@@ -191,6 +277,7 @@ pub(super) fn n_best(number: u64, translation: &Translation, alignment: Option<A
 
 /// Writes a line to standard output.
 pub(super) fn print(line: &str) -> Result<()> {
+    stdout::check()?;
     let written = writeln!(std::io::stdout(), "{line}");
-    written.map_err(|source| Error::Io { operation: "write", path: "-".into(), source })
+    written.map_err(io("write", Path::new("-")))
 }

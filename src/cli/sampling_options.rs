@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 
+use crate::cli::counts::{count, finite, seed};
+use crate::counts;
 use crate::decode::Sampling;
 use crate::metrics::Utility;
 use crate::{Error, Result};
@@ -14,25 +16,25 @@ pub(super) struct SamplingArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     sample: Option<bool>,
     /// Translations drawn per sentence; text output shows the first, or what --mbr chooses [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     samples: Option<usize>,
     /// Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most probable token [default: 1].
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite::<f32>())]
     temperature: Option<f32>,
     /// Draw from the K most probable tokens [default: all].
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count(counts::TOP_K))]
     top_k: Option<usize>,
     /// Draw from the most probable tokens that hold this mass together [default: 1].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     top_p: Option<f32>,
     /// Draw from tokens at least this times as probable as the best [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     min_p: Option<f32>,
     /// Draw from tokens of at least this probability [default: 0].
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
     epsilon: Option<f32>,
     /// Seed of all draws, together with each sentence's ids; a JSON field "seed" is a line's own [default: 0].
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = seed())]
     seed: Option<u64>,
     /// Choose by minimum Bayes risk: of all samples, or of the beam-size best, those closest to the others.
     #[arg(long, value_enum, value_name = "UTILITY")]

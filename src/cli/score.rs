@@ -9,6 +9,7 @@ use crate::cli::input::{Fields, Form, InputFormat, Item, Line, Lines, Plain, fie
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
+use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
 use crate::translator::{Score, Translator};
@@ -23,6 +24,9 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
+    #[arg(long, requires = "output")]
+    resume: bool,
     /// How to read the input. text and tsv: source TAB target. jsonl: objects with the fields "source" and "target". auto: jsonl if the
     /// first line that is not blank is a JSON object. Input compressed by gzip or zstd is decompressed.
     #[arg(long, value_enum, default_value_t)]
@@ -54,17 +58,14 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         },
     )?;
     let translator = arguments.model.open()?;
-    let output = Output::create(arguments.output.as_deref(), input)?;
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line)?;
+    let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let progress = Progress::new(lines.size());
     let format = arguments.format;
     let mut work = Work { translator: &translator, done: Vec::new(), output, format, progress, bad_lines: false };
-    stream::run(Windows::start(move || lines.next(), WINDOW)?, &mut work)?;
-    Ok(match (interrupt::asked(), work.bad_lines) {
-        (true, _) => Ending::Interrupted,
-        (false, true) => Ending::BadLines,
-        (false, false) => Ending::Complete,
-    })
+    stream::run(Windows::start(resume::behind(done, move || lines.next()), WINDOW)?, &mut work)?;
+    work.output.end(work.bad_lines)
 }
 
 struct Work<'a> {
@@ -137,14 +138,14 @@ impl stream::Work for Work<'_> {
         let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
         self.progress.add(bytes, tokens as u64);
         match result {
-            Ok((target, score)) => self.output.line(match self.format {
+            Ok((target, score)) => self.output.line(&match self.format {
                 Format::Text => score.log_prob.to_string(),
                 Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other)?,
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(match self.format {
+                self.output.line(&match self.format {
                     Format::Text => String::new(),
                     Format::Jsonl => error_json(source, &other, kind, &message)?,
                 })

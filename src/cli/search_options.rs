@@ -6,7 +6,9 @@ use clap::ValueEnum;
 
 use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
+use crate::cli::counts::{count, finite};
 use crate::cli::sampling_options::SamplingArguments;
+use crate::counts;
 use crate::decode::options::DEFAULT_ALPHA;
 use crate::{Bans, DecodeOptions, Error, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
 
@@ -18,23 +20,23 @@ pub(super) struct SearchArguments {
     #[arg(long, value_enum)]
     preset: Option<PresetName>,
     /// Hypotheses kept alive per sentence; 1 is greedy search [default preset: 4].
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count(counts::HYPOTHESES))]
     beam_size: Option<usize>,
     /// Hypotheses returned per sentence, at most beam-size [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     n_best: Option<usize>,
     /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1, power-of-all len^alpha of the
     /// word reward too [default preset: gnmt].
     #[arg(long, value_enum, value_name = "KIND")]
     length_penalty: Option<LengthPenaltyName>,
     /// Exponent of the length penalty [default preset: 0.7].
-    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite::<f32>())]
     alpha: Option<f32>,
     /// Weight of the coverage penalty [default preset: 0; production: 0.2].
-    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = finite::<f32>())]
     coverage_penalty: Option<f32>,
     /// Added to the score per generated token [default: 0].
-    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = finite::<f32>())]
     word_reward: Option<f32>,
     /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
     /// none can catch up; or top, once n-best have finished and an end of sentence has ranked first, for searches without penalties
@@ -42,7 +44,7 @@ pub(super) struct SearchArguments {
     #[arg(long, value_enum, value_name = "RULE")]
     stop: Option<StopName>,
     /// Let this times beam-size hypotheses finish before the stop rule is asked [default: 1].
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite::<f32>())]
     patience: Option<f32>,
     /// A finished hypothesis leaves one beam less, as in Marian, where others take its place [presets but marian: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -58,7 +60,7 @@ pub(super) struct SearchArguments {
     #[arg(long, value_name = "N|a*S+b")]
     max_length: Option<String>,
     /// Generated tokens, end of sentence included, below which no sentence ends [default: 0].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::LENGTH))]
     min_length: Option<usize>,
     /// Cut a source that is longer than the model's position table, and flag it, instead of refusing it.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -67,10 +69,10 @@ pub(super) struct SearchArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     attention: Option<bool>,
     /// Groups that the beams are split into, each kept apart from those before it: diverse beam search [default: 1].
-    #[arg(long, value_name = "G")]
+    #[arg(long, value_name = "G", value_parser = count(counts::HYPOTHESES))]
     beam_groups: Option<usize>,
     /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
-    #[arg(long, value_name = "D", allow_negative_numbers = true)]
+    #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = finite::<f32>())]
     diversity: Option<f32>,
     #[command(flatten)]
     sampling: SamplingArguments,

@@ -8,19 +8,21 @@ use crate::Result;
 use crate::cli::{Ending, complain, interrupt};
 use crate::model::config::TrainingDefaults;
 use crate::train::objectives::scheduled_sampling;
-use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Report, TrainOptions, Trainer};
+use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer};
 pub(super) use arguments::Arguments;
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let places = arguments.places()?;
-    let defaults = TrainingDefaults::open(&places.model)?;
+    let defaults = arguments.model.open(TrainingDefaults::open)?;
     let options = arguments.options(defaults)?;
     let mut watcher = Watcher::new(&options, arguments.run.log_every);
     if let ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, .. }) = &options.objective {
         let (first, last) = (schedule.at(1), schedule.at(options.updates));
         watcher.note(&format!("gold is fed with probability {first:.3} at first and {last:.3} at last"));
     }
-    let mut trainer = Trainer::open(places, options)?;
+    let mut trainer = arguments
+        .model
+        .open(|dir| Trainer::open(Places { model: dir.to_path_buf(), ..places.clone() }, options.clone()))?;
     let (pairs, skipped) = (trainer.data().pairs().len(), trainer.data().skipped());
     watcher.note(&match skipped {
         0 => format!("{pairs} pairs"),

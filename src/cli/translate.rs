@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde_json::value::to_raw_value;
 
 use crate::cli::alignment::Alignment;
+use crate::cli::counts::{count, finite};
 use crate::cli::explain::Page;
 use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::item_options::ItemOptions;
@@ -14,9 +15,11 @@ use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
+use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
+use crate::counts;
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Result};
 
@@ -35,6 +38,9 @@ pub(super) struct Arguments {
     /// Output file [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
+    #[arg(long, requires = "output", conflicts_with_all = ["explain", "text"])]
+    resume: bool,
     /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
     /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
     /// zstd is decompressed.
@@ -59,10 +65,10 @@ pub(super) struct Arguments {
     target_prefix: Option<String>,
     /// Translations that differ in the token behind target_prefix: up to N, from its most probable token on, each completed by a
     /// search of its own.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
     alternatives: Option<usize>,
     /// Leave out alternatives whose token is less probable than this [default: 0].
-    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", requires = "alternatives", allow_negative_numbers = true, value_parser = finite::<f32>())]
     min_alternative_prob: Option<f32>,
     /// Draw the search for the first sentence: an HTML page that needs nothing but itself.
     #[arg(long, value_name = "FILE")]
@@ -95,17 +101,19 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
     let alternatives = arguments.alternatives(&options)?;
-    let page = arguments.explain.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
-    let output = Output::create(arguments.output.as_deref(), input)?;
+    let page = arguments.explain.as_deref().map(|path| Output::create(Some(path))).transpose()?;
+    let unit = if arguments.format == Format::Nbest { Unit::List } else { Unit::Line };
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, unit)?;
+    let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let size = LINES_PER_SLOT * arguments.model.batch_size;
     let bytes = lines.size();
     let windows = match arguments.search.control.pairs_lines() {
         true => {
             let mut paired = Paired::new(lines);
-            Windows::start(move || paired.next(), size)
+            Windows::start(resume::behind(done, move || paired.next()), size)
         }
-        false => Windows::start(move || lines.next(), size),
+        false => Windows::start(resume::behind(done, move || lines.next()), size),
     }?;
     let mut work = Work {
         translator: &translator,
@@ -126,14 +134,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
-    if let (Some(page), Some(first)) = (page, work.first.take()) {
+    let Work { first, output, bad_lines, .. } = work;
+    let ending = output.end(bad_lines)?;
+    if let (Some(page), Some(first), false) = (page, first, ending == Ending::Interrupted) {
         explain(first, &options, &translator, page)?;
     }
-    Ok(match (interrupt::asked(), work.bad_lines) {
-        (true, _) => Ending::Interrupted,
-        (false, true) => Ending::BadLines,
-        (false, false) => Ending::Complete,
-    })
+    Ok(ending)
 }
 
 impl Arguments {
@@ -151,9 +157,6 @@ impl Arguments {
         }
         if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
-        }
-        if self.explain.is_some() && self.explain == self.output {
-            return refuse("explain", "a file other than the output", "the same".into());
         }
         Ok(())
     }
@@ -183,8 +186,8 @@ fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator,
     let options = sentence.options.as_deref().unwrap_or(options);
     let explanation = translator.explain(sentence.clone(), options)?;
     let tokenizer = translator.tokenizer();
-    page.line(Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
-    page.flush()
+    page.line(&Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
+    page.finish()
 }
 
 struct Work<'a> {
@@ -333,7 +336,7 @@ impl stream::Work for Work<'_> {
         let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.hypothesis.length));
         self.progress.add(bytes, tokens as u64);
         match result {
-            Ok(translation) => self.output.line(match self.format {
+            Ok(translation) => self.output.line(&match self.format {
                 Format::Text => text_line(&translation.hypotheses[0], self.alignment),
                 Format::Jsonl => translation_json(&translation, &other)?,
                 Format::Nbest => n_best(number, &translation, self.alignment),
@@ -343,7 +346,7 @@ impl stream::Work for Work<'_> {
                 // Nothing to draw.
                 self.first.take_if(|_| number == 1);
                 self.progress.note(&format!("line {number}: {message}"));
-                self.output.line(match self.format {
+                self.output.line(&match self.format {
                     Format::Text | Format::Nbest => String::new(),
                     Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
                 })

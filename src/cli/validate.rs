@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::cli::counts::count;
 use crate::cli::model_dir::ModelName;
 use crate::cli::output::{Output, json, print};
 use crate::cli::{Ending, complain, interrupt};
+use crate::counts;
+use crate::translator::ModelInfo;
 use crate::validate::kernels::Op;
 use crate::validate::lockstep::{MIXTURE, Requests};
 use crate::validate::report::CheckRow;
@@ -36,10 +39,10 @@ pub(super) struct Arguments {
     #[arg(long = "kernel", value_name = "OP")]
     ops: Vec<String>,
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
-    #[arg(long, value_name = "N", conflicts_with = "ops")]
+    #[arg(long, value_name = "N", conflicts_with = "ops", value_parser = count(counts::or_none(&counts::LINES, 0)))]
     lines: Option<usize>,
     /// Give up on a kernel's case, an operation of a decode or a line that has been running for so long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = count(counts::SECONDS))]
     timeout: u32,
     #[command(flatten)]
     model: ModelName,
@@ -53,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let options = Options { device, full, ops: ops.clone(), beat: Beat::default() };
     let ops = validate::ops(&options.ops)?;
     let name = validate::open(device)?.name().to_owned();
-    let output = json.as_deref().map(|path| Output::create(Some(path), None)).transpose()?;
+    let output = json.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();
     let report = Report::new(name, validate::is_real(device), full);
     print(&format!("device  {}\n\n{}", report.device, report::HEAD))?;
@@ -104,7 +107,7 @@ impl Arguments {
         if !options.ops.is_empty() {
             return Ok(true);
         }
-        let dir = self.model.resolve()?;
+        let dir = self.model.open(|dir| ModelInfo::open(dir))?.dir;
         print("")?;
         for check in self.model_checks(options, &dir) {
             if interrupt::asked() {
@@ -153,9 +156,9 @@ impl Found {
     /// Says what failed, writes the JSON file.
     fn finish(&mut self) -> Result<Ending> {
         let Found { report, output } = self;
-        if let Some(output) = output {
-            output.line(json(report)?)?;
-            output.flush()?;
+        if let Some(mut output) = output.take() {
+            output.line(&json(report)?)?;
+            output.finish()?;
         }
         for row in report.kernels.iter().filter(|row| row.failed > 0) {
             let name = format!("{} {} {}", row.op, row.variant, row.dtype);
@@ -187,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("validate.json");
         let report = Report::new("emulated".to_owned(), false, false);
-        let mut found = Found { report, output: Some(Output::create(Some(&file), None)?) };
+        let mut found = Found { report, output: Some(Output::create(Some(&file))?) };
         let (check, what) = ("beam_step".to_owned(), "sizes f32: 1 token: still running after 600 s".to_owned());
         assert_eq!(found.give_up(Stuck { check, what })?, Ending::Failed);
         let written: serde_json::Value =

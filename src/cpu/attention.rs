@@ -3,9 +3,11 @@
 
 use std::cell::RefCell;
 
-use crate::backend::{CrossCache, Heads, Row, Scores, SelfCache, SlotOptions};
-use crate::cpu::simd::lanes::{Simd, dispatch};
-use crate::cpu::simd::{Isa, add_body, dot_body, exp_shift_body, max_body, scale_body, weighted_sum_body};
+use crate::backend::{CrossCache, Dtype, Heads, Row, Scores, SelfCache, SlotOptions};
+use crate::cpu::simd::lanes::{LANES, Simd, dispatch};
+use crate::cpu::simd::{
+    self, Isa, Stored, add_body, add_weighted_body, dot_lanes_body, exp_shift_body, max_body, scale_body,
+};
 use crate::cpu::{Cpu, for_each_row, for_each_row_pair};
 
 /// What is added to scores by how far the key lies from the query.
@@ -26,8 +28,12 @@ impl RelativeBias {
     }
 }
 
-/// A bias, and the position of the query that it is for.
-type BiasOf<'a> = Option<(&'a RelativeBias, usize)>;
+/// The heads of a row, and the bias of its scores with the position of the query that it is for.
+#[derive(Clone, Copy)]
+struct Scoring<'a> {
+    heads: Heads,
+    bias: Option<(&'a RelativeBias, usize)>,
+}
 
 /// The naive computation for one row, in f64: what all three fast paths are held to.
 ///
@@ -70,35 +76,34 @@ thread_local! {
 }
 
 /// One row's attention over `len` positions; `weights`, where given, receives the mean over heads.
-fn attend<'a>(
-    heads: Heads,
-    bias: BiasOf<'_>,
+fn attend<'a, E: Stored + 'a>(
+    scoring: Scoring<'_>,
     query: &[f32],
     len: usize,
-    key: impl Fn(usize) -> &'a [f32],
-    value: impl Fn(usize) -> &'a [f32],
+    key: impl Fn(usize) -> &'a [E],
+    value: impl Fn(usize) -> &'a [E],
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
     SCORES.with_borrow_mut(|scores| {
-        if scores.len() < heads.num_heads * len {
-            scores.resize(heads.num_heads * len, 0.0);
+        let count = scoring.heads.num_heads * len;
+        if scores.len() < count {
+            scores.resize(count, 0.0);
         }
-        let row = Attended { heads, bias, query, key, value };
-        attend_on(Isa::best(), &row, &mut scores[..heads.num_heads * len], len, weights, out);
+        let row = Attended { scoring, query, key, value };
+        attend_on(Isa::best(), &row, &mut scores[..count], len, weights, out);
     });
 }
 
 /// What one row attends to.
 struct Attended<'q, K, V> {
-    heads: Heads,
-    bias: BiasOf<'q>,
+    scoring: Scoring<'q>,
     query: &'q [f32],
     key: K,
     value: V,
 }
 
-fn attend_on<'a, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>(
+fn attend_on<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>(
     isa: Isa,
     row: &Attended<'_, K, V>,
     scores: &mut [f32],
@@ -106,12 +111,12 @@ fn attend_on<'a, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>(
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    dispatch!(isa, attend_body, [<'a, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>],
+    dispatch!(isa, attend_body, [<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>],
         (row: &Attended<'_, K, V>, scores: &mut [f32], len: usize, weights: Option<&mut [f32]>, out: &mut [f32]))
 }
 
 #[inline(always)]
-fn attend_body<'a, S: Simd, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]>(
+fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>(
     s: S,
     row: &Attended<'_, K, V>,
     scores: &mut [f32],
@@ -119,25 +124,40 @@ fn attend_body<'a, S: Simd, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    let Heads { num_heads, head_dim, .. } = row.heads;
-    // Position by position, as keys lie in memory.
-    for t in 0..len {
-        let key = (row.key)(t);
+    let Scoring { heads, bias } = row.scoring;
+    let Heads { num_heads, head_dim, .. } = heads;
+    let scale = s.splat(heads.scale());
+    // Sixteen positions at a time, as keys and values lie in memory.
+    for first in (0..len).step_by(LANES) {
+        let count = LANES.min(len - first);
+        let keys = gather(&row.key, first, count);
         for h in 0..num_heads {
             let part = h * head_dim..(h + 1) * head_dim;
-            scores[h * len + t] = dot_body(s, &row.query[part.clone()], &key[part]) * row.heads.scale();
+            let mut products = [s.splat(0.0); LANES];
+            for (product, key) in products.iter_mut().zip(&keys[..count]) {
+                *product = dot_lanes_body(s, &row.query[part.clone()], &key[part.clone()]);
+            }
+            let sums = s.mul(s.sum_lanes_of_each(&products), scale);
+            s.store_partial(sums, &mut scores[h * len + first..][..count]);
         }
     }
-    for h in 0..num_heads {
-        let part = h * head_dim..(h + 1) * head_dim;
-        let scores = &mut scores[h * len..(h + 1) * len];
-        if let Some((bias, query)) = row.bias {
+    for (h, scores) in scores.chunks_exact_mut(len.max(1)).enumerate() {
+        if let Some((bias, query)) = bias {
             scores.iter_mut().enumerate().for_each(|(t, score)| *score += bias.at(h, query, t));
         }
         let max = max_body(s, scores);
         let sum = exp_shift_body(s, scores, max);
         scale_body(s, scores, 1.0 / sum);
-        weighted_sum_body(s, scores, |t| &(row.value)(t)[part.clone()], &mut out[part.clone()]);
+    }
+    out.fill(0.0);
+    for first in (0..len).step_by(LANES) {
+        let count = LANES.min(len - first);
+        let values = gather(&row.value, first, count);
+        for h in 0..num_heads {
+            let part = h * head_dim..(h + 1) * head_dim;
+            let weights = &scores[h * len + first..][..count];
+            add_weighted_body(s, weights, |t| &values[t][part.clone()], &mut out[part.clone()]);
+        }
     }
     if let Some(weights) = weights {
         weights.fill(0.0);
@@ -146,6 +166,49 @@ fn attend_body<'a, S: Simd, K: Fn(usize) -> &'a [f32], V: Fn(usize) -> &'a [f32]
         }
         scale_body(s, &mut weights[..len], 1.0 / num_heads as f32);
     }
+}
+
+/// What `at` gives for `count` positions from `first` on.
+#[inline(always)]
+fn gather<'a, E>(at: &impl Fn(usize) -> &'a [E], first: usize, count: usize) -> [&'a [E]; LANES] {
+    let mut found: [&[E]; LANES] = [&[]; LANES];
+    for (t, found) in found[..count].iter_mut().enumerate() {
+        *found = at(first + t);
+    }
+    found
+}
+
+/// In what the caches hold keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheType {
+    /// As they come.
+    F32,
+    /// Rounded to bf16, two to a word from the front: half of the bytes to read.
+    Bf16,
+}
+
+impl CacheType {
+    /// That of a backend that computes in `dtype`: what rounds its products may round keys and values.
+    pub fn of(dtype: Dtype) -> Self {
+        if dtype == Dtype::F32 { CacheType::F32 } else { CacheType::Bf16 }
+    }
+
+    /// Stores one position's `values` at its place, `at` values from the start.
+    fn store(self, cache: &mut [f32], at: usize, values: &[f32]) {
+        match self {
+            CacheType::F32 => cache[at..at + values.len()].copy_from_slice(values),
+            CacheType::Bf16 => simd::to_bf16(values, &mut bf16_mut(cache)[at..at + values.len()]),
+        }
+    }
+}
+
+/// A cache that holds bf16.
+fn bf16(cache: &[f32]) -> &[u16] {
+    bytemuck::cast_slice(cache)
+}
+
+fn bf16_mut(cache: &mut [f32]) -> &mut [u16] {
+    bytemuck::cast_slice_mut(cache)
 }
 
 /// Every row attends to all rows of its own sentence; sentence i is rows `starts[i]..starts[i + 1]`.
@@ -159,18 +222,18 @@ pub fn encoder_attention(scores: Scores<'_, Cpu>, rows: usize, starts: &[u32], q
         let sentence = starts.partition_point(|start| *start as usize <= r) - 1;
         let first = starts[sentence] as usize;
         let len = starts[sentence + 1] as usize - first;
-        let bias = bias.map(|bias| (bias, r - first));
-        attend(heads, bias, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
+        let scoring = Scoring { heads, bias: bias.map(|bias| (bias, r - first)) };
+        attend(scoring, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
     });
 }
 
 /// Stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
-pub fn store_cross(heads: Heads, rows: &[Row], kv: &[f32], cache: &mut CrossCache<Cpu>) {
+pub fn store_cross(cached: CacheType, heads: Heads, rows: &[Row], kv: &[f32], cache: &mut CrossCache<Cpu>) {
     let width = heads.width();
     for (row, kv) in rows.iter().zip(kv.chunks_exact(2 * width)) {
         let at = (row.slot as usize * cache.max_src_len + row.position as usize) * width;
-        cache.keys[at..at + width].copy_from_slice(&kv[..width]);
-        cache.values[at..at + width].copy_from_slice(&kv[width..]);
+        cached.store(&mut cache.keys, at, &kv[..width]);
+        cached.store(&mut cache.values, at, &kv[width..]);
     }
 }
 
@@ -180,17 +243,18 @@ fn self_offset(cache: &SelfCache<Cpu>, width: usize, slot: usize, position: usiz
 }
 
 /// Stores the keys and values within `qkv` `[rows, 3 * width]` at each row's slot, position and beam.
-pub fn store_self(heads: Heads, rows: &[Row], qkv: &[f32], cache: &mut SelfCache<Cpu>) {
+pub fn store_self(cached: CacheType, heads: Heads, rows: &[Row], qkv: &[f32], cache: &mut SelfCache<Cpu>) {
     let width = heads.width();
     for (row, qkv) in rows.iter().zip(qkv.chunks_exact(3 * width)) {
         let at = self_offset(cache, width, row.slot as usize, row.position as usize, row.beam as usize);
-        cache.keys[at..at + width].copy_from_slice(&qkv[width..2 * width]);
-        cache.values[at..at + width].copy_from_slice(&qkv[2 * width..]);
+        cached.store(&mut cache.keys, at, &qkv[width..2 * width]);
+        cached.store(&mut cache.values, at, &qkv[2 * width..]);
     }
 }
 
 /// Every row attends to its own prefix, its own position included, through `ancestry` `[slots, beam_size, max_len]`.
 pub fn self_attention(
+    cached: CacheType,
     scores: Scores<'_, Cpu>,
     rows: &[Row],
     qkv: &[f32],
@@ -209,13 +273,24 @@ pub fn self_attention(
             self_offset(cache, width, slot, t, beam)
         };
         let query = &qkv[3 * r * width..][..width];
-        let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-        attend(heads, bias.map(|bias| (bias, position)), query, position + 1, key, value, None, out);
+        let (len, scoring) = (position + 1, Scoring { heads, bias: bias.map(|bias| (bias, position)) });
+        match cached {
+            CacheType::F32 => {
+                let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
+                attend(scoring, query, len, key, value, None, out);
+            }
+            CacheType::Bf16 => {
+                let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
+                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], None, out);
+            }
+        }
     });
 }
 
 /// Every row attends to its slot's source; `weights` `[rows, max_src_len]`, where given, receives the mean over heads.
+#[expect(clippy::too_many_arguments, reason = "the op's operands, and how the cache holds them")]
 pub fn cross_attention(
+    cached: CacheType,
     heads: Heads,
     rows: &[Row],
     queries: &[f32],
@@ -228,9 +303,18 @@ pub fn cross_attention(
     let work = |r: usize, weights: Option<&mut [f32]>, out: &mut [f32]| {
         let slot = rows[r].slot as usize;
         let at = |t: usize| (slot * max_src_len + t) * width;
-        let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-        let len = options[slot].src_len as usize;
-        attend(heads, None, &queries[r * width..][..width], len, key, value, weights, out);
+        let (len, query) = (options[slot].src_len as usize, &queries[r * width..][..width]);
+        let scoring = Scoring { heads, bias: None };
+        match cached {
+            CacheType::F32 => {
+                let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
+                attend(scoring, query, len, key, value, weights, out);
+            }
+            CacheType::Bf16 => {
+                let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
+                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], weights, out);
+            }
+        }
     };
     match weights {
         None => for_each_row(out, width, rows.len(), |r, out| work(r, None, out)),
@@ -299,8 +383,20 @@ mod tests {
         }
     }
 
+    /// Values as a cache gives them back.
+    fn kept(cached: CacheType, values: &[f32]) -> Vec<f32> {
+        let round = |v: &f32| half::bf16::from_f32(*v).to_f32();
+        if cached == CacheType::F32 { values.to_vec() } else { values.iter().map(round).collect() }
+    }
+
     #[test]
     fn self_attention_reads_the_ancestors() {
+        for cached in [CacheType::F32, CacheType::Bf16] {
+            kinds().iter().for_each(|(heads, bias)| check_self_attention(cached, *heads, bias.as_ref()));
+        }
+    }
+
+    fn check_self_attention(cached: CacheType, heads: Heads, bias: Option<&RelativeBias>) {
         let (slots, beam_size, max_len) = (2, 3, 7);
         let mut cache = SelfCache::<Cpu> {
             keys: vec![f32::NAN; slots * max_len * beam_size * WIDTH],
@@ -318,36 +414,38 @@ mod tests {
             }
         }
         let stored = values(all.len() * 3 * WIDTH, 2);
-        store_self(HEADS, &all, &stored, &mut cache);
+        store_self(cached, HEADS, &all, &stored, &mut cache);
+        let stored = kept(cached, &stored);
         let ancestry: Vec<u32> =
             (0..slots * beam_size * max_len).map(|i| ((i / max_len + i % max_len) % beam_size) as u32).collect();
         let rows: Vec<Row> = (0..12u32).map(|i| Row { slot: i % 2, beam: i % 3, position: i % 5, token: 0 }).collect();
         let qkv = values(rows.len() * 3 * WIDTH, 3);
-        for (heads, bias) in kinds() {
-            let (bias, mut actual) = (bias.as_ref(), vec![f32::NAN; rows.len() * WIDTH]);
-            self_attention(Scores { heads, bias }, &rows, &qkv, &cache, &ancestry, &mut actual);
-            for (r, row) in rows.iter().enumerate() {
-                let stored_row = |t: usize| {
-                    let own = t == row.position as usize;
-                    let beam =
-                        if own { row.beam as usize } else { (row.slot as usize * 3 + row.beam as usize + t) % 3 };
-                    (t * 2 + row.slot as usize) * 3 + beam
-                };
-                let part = |t: usize, which: usize| &stored[(3 * stored_row(t) + which) * WIDTH..][..WIDTH];
-                let mut expected = [f32::NAN; WIDTH];
-                let query = &qkv[3 * r * WIDTH..][..WIDTH];
-                let position = row.position as usize;
-                let bias = |head: usize, t: usize| bias_at(bias, head, position, t);
-                reference(heads, bias, query, position + 1, |t| part(t, 1), |t| part(t, 2), &mut expected);
-                assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
-            }
+        let mut actual = vec![f32::NAN; rows.len() * WIDTH];
+        self_attention(cached, Scores { heads, bias }, &rows, &qkv, &cache, &ancestry, &mut actual);
+        for (r, row) in rows.iter().enumerate() {
+            let stored_row = |t: usize| {
+                let own = t == row.position as usize;
+                let beam = if own { row.beam as usize } else { (row.slot as usize * 3 + row.beam as usize + t) % 3 };
+                (t * 2 + row.slot as usize) * 3 + beam
+            };
+            let part = |t: usize, which: usize| &stored[(3 * stored_row(t) + which) * WIDTH..][..WIDTH];
+            let mut expected = [f32::NAN; WIDTH];
+            let query = &qkv[3 * r * WIDTH..][..WIDTH];
+            let position = row.position as usize;
+            let bias = |head: usize, t: usize| bias_at(bias, head, position, t);
+            reference(heads, bias, query, position + 1, |t| part(t, 1), |t| part(t, 2), &mut expected);
+            assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
         }
     }
 
     #[test]
     fn cross_attention_equals_reference_and_reports_its_mean() {
-        let (slots, max_src_len) = (3, 11);
-        let lengths = [11u32, 1, 6];
+        [CacheType::F32, CacheType::Bf16].into_iter().for_each(check_cross_attention);
+    }
+
+    fn check_cross_attention(cached: CacheType) {
+        let (slots, max_src_len) = (3, 41);
+        let lengths = [41u32, 1, 16];
         let mut cache = CrossCache::<Cpu> {
             keys: vec![f32::NAN; slots * max_src_len * WIDTH],
             values: vec![f32::NAN; slots * max_src_len * WIDTH],
@@ -357,15 +455,16 @@ mod tests {
             .flat_map(|slot| (0..lengths[slot as usize]).map(move |position| Row { slot, position, ..Row::default() }))
             .collect();
         let kv = values(source.len() * 2 * WIDTH, 4);
-        store_cross(HEADS, &source, &kv, &mut cache);
+        store_cross(cached, HEADS, &source, &kv, &mut cache);
+        let kv = kept(cached, &kv);
         let rows: Vec<Row> = (0..19u32).map(|i| Row { slot: i % 3, beam: i % 2, ..Row::default() }).collect();
         let queries = values(rows.len() * WIDTH, 5);
         let options: Vec<SlotOptions> = lengths.iter().map(|l| options(*l)).collect();
         let mut weights = vec![f32::NAN; rows.len() * max_src_len];
         let mut actual = vec![f32::NAN; rows.len() * WIDTH];
         let mut without = actual.clone();
-        cross_attention(HEADS, &rows, &queries, &cache, &options, Some(&mut weights), &mut actual);
-        cross_attention(HEADS, &rows, &queries, &cache, &options, None, &mut without);
+        cross_attention(cached, HEADS, &rows, &queries, &cache, &options, Some(&mut weights), &mut actual);
+        cross_attention(cached, HEADS, &rows, &queries, &cache, &options, None, &mut without);
         crate::check::assert_same_bits(&actual, &without);
         for (r, row) in rows.iter().enumerate() {
             let len = lengths[row.slot as usize] as usize;

@@ -9,11 +9,19 @@
 //! one value of x per row. Few rows take several panels side by side, so that enough accumulators are in flight to hide
 //! the latency of the fused multiply-add.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod bf16;
 mod int8;
+mod path;
+mod quads;
 mod storage;
 mod tiling;
 
-pub use int8::{Int8Isa, Int8Scratch, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
+pub use bf16::{Bf16Isa, PackedBf16, gemm_bf16, gemm_bf16_on, reference_bf16};
+pub use int8::{Int8Isa, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
+pub use path::{Path, Refused, VARIABLE as PATH_VARIABLE};
+pub use quads::RowScratch;
 
 use crate::backend::Activation;
 #[cfg(target_arch = "x86_64")]

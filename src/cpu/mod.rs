@@ -34,6 +34,9 @@ use crate::backend::{
     SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value,
 };
 use crate::{Error, Result};
+use attention::CacheType;
+use gemm::Refused;
+pub use gemm::{PATH_VARIABLE, Path};
 
 /// The CPU and its thread pool.
 #[derive(Debug)]
@@ -51,12 +54,14 @@ impl Cpu {
     /// A backend with `threads` threads of its own (0 takes one per core) that computes linear layers in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Option`] for a type that the CPU does not compute in; [`Error::Device`] if the threads cannot be started.
+    /// [`Error::Option`] for a type that the CPU does not compute in, or a choice of [`Path`] that cannot be followed here;
+    /// [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
-        if !matches!(dtype, Dtype::F32 | Dtype::I8) {
-            let (expected, got) = ("f32 or i8 on the CPU".to_owned(), dtype.name().to_owned());
+        if dtype == Dtype::F16 {
+            let (expected, got) = ("f32, bf16 or i8 on the CPU".to_owned(), dtype.name().to_owned());
             return Err(Error::Option { option: "dtype", expected, got });
         }
+        chosen_path()?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("beamfuse-cpu-{i}"))
@@ -75,6 +80,14 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+}
+
+/// The instructions that the CPU computes with: those of the path that [`PATH_VARIABLE`] names, or the best.
+///
+/// # Errors
+/// [`Error::Option`] if the variable names no path that can be used here.
+pub fn chosen_path() -> Result<Path> {
+    Path::chosen().map_err(|Refused { expected, got }| Error::Option { option: PATH_VARIABLE, expected, got })
 }
 
 impl Rows<Cpu> {
@@ -320,12 +333,12 @@ impl NetworkOps for Cpu {
     }
 
     fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Vec<f32>, cache: &mut CrossCache<Self>) -> Result<()> {
-        attention::store_cross(heads, rows.live(), kv, cache);
+        attention::store_cross(CacheType::of(self.dtype), heads, rows.live(), kv, cache);
         Ok(())
     }
 
     fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Vec<f32>, cache: &mut SelfCache<Self>) -> Result<()> {
-        attention::store_self(heads, rows.live(), qkv, cache);
+        attention::store_self(CacheType::of(self.dtype), heads, rows.live(), qkv, cache);
         Ok(())
     }
 
@@ -338,7 +351,7 @@ impl NetworkOps for Cpu {
         ancestry: &Vec<u32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::self_attention(scores, rows.live(), qkv, cache, ancestry, out);
+        attention::self_attention(CacheType::of(self.dtype), scores, rows.live(), qkv, cache, ancestry, out);
         Ok(())
     }
 
@@ -353,6 +366,7 @@ impl NetworkOps for Cpu {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         attention::cross_attention(
+            CacheType::of(self.dtype),
             heads,
             rows.live(),
             queries,

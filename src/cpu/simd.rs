@@ -70,6 +70,8 @@ primitives! {
     multiply_in_place = multiply_body(y: &mut [f32], x: &[f32]);
     /// The last pass of layer normalisation: `x = (x - mean) * inv_std * gain + bias`, all slices of one length.
     normalize_in_place = normalize_body(x: &mut [f32], mean: f32, inv_std: f32, gain: &[f32], bias: &[f32]);
+    /// Rounds to bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
+    to_bf16 = to_bf16_body(x: &[f32], out: &mut [u16]);
     /// The first index at or after `from` whose value is greater than `threshold`, or the length if there is none.
     position_above = position_above_body(x: &[f32], from: usize, threshold: f32) -> usize;
 }
@@ -167,6 +169,82 @@ fn largest_lane<S: Simd>(s: S, v: S::V) -> f32 {
 pub(in crate::cpu) fn dot_body<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot: lengths differ");
     fold!(s, [a = 0.0, b = 0.0], 0.0, |acc, x, y| s.mul_add(x, y, acc), plus, sum_lanes)
+}
+
+/// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // Only NaN wraps around.
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let (magnitude, sign) = (bits & 0x7fff_ffff, bits >> 16 & 0x8000);
+    let rounded = if magnitude < 0x0080_0000 { sign } else { nearest };
+    (if magnitude > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }) as u16
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn to_bf16_body<S: Simd>(_: S, x: &[f32], out: &mut [u16]) {
+    assert_eq!(x.len(), out.len(), "to_bf16: lengths differ");
+    for (bits, x) in out.iter_mut().zip(x) {
+        *bits = bf16_bits(*x);
+    }
+}
+
+/// What attention reads, in the type that it is stored in.
+pub(in crate::cpu) trait Stored: Copy {
+    /// Sixteen of them.
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::V;
+    /// Up to sixteen, zeros behind them.
+    fn load_partial<S: Simd>(s: S, x: &[Self]) -> S::V;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::V {
+        s.load(x)
+    }
+
+    #[inline(always)]
+    fn load_partial<S: Simd>(s: S, x: &[f32]) -> S::V {
+        s.load_partial(x, 0.0)
+    }
+}
+
+/// bf16, by its bits.
+impl Stored for u16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[u16; LANES]) -> S::V {
+        s.load_bf16(x)
+    }
+
+    #[inline(always)]
+    fn load_partial<S: Simd>(s: S, x: &[u16]) -> S::V {
+        let mut padded = [0; LANES];
+        padded[..x.len()].copy_from_slice(x);
+        s.load_bf16(&padded)
+    }
+}
+
+/// The dot product before its lanes are summed: `dot = sum_lanes(dot_lanes)`, with the same bits.
+#[inline(always)]
+pub(in crate::cpu) fn dot_lanes_body<S: Simd, E: Stored>(s: S, a: &[f32], b: &[E]) -> S::V {
+    assert_eq!(a.len(), b.len(), "dot: lengths differ");
+    let mut accumulators = [s.splat(0.0); 4];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let in_blocks = a.len() / 4 * 4;
+    for (a, b) in a[..in_blocks].as_chunks::<4>().0.iter().zip(b[..in_blocks].as_chunks::<4>().0) {
+        for ((a, b), sum) in a.iter().zip(b).zip(&mut accumulators) {
+            *sum = s.mul_add(s.load(a), E::load(s, b), *sum);
+        }
+    }
+    for (a, b) in a[in_blocks..].iter().zip(&b[in_blocks..]) {
+        accumulators[0] = s.mul_add(s.load(a), E::load(s, b), accumulators[0]);
+    }
+    if !a_rest.is_empty() {
+        accumulators[0] = s.mul_add(s.load_partial(a_rest, 0.0), E::load_partial(s, b_rest), accumulators[0]);
+    }
+    let [a, b, c, d] = accumulators;
+    s.add(s.add(a, b), s.add(c, d))
 }
 
 #[inline(always)]
@@ -268,21 +346,24 @@ pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &m
     }
 }
 
-/// `out = sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
+/// `out += sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
 #[inline(always)]
-pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd>(
+pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a>(
     s: S,
     weights: &[f32],
-    value: impl Fn(usize) -> &'a [f32],
+    value: impl Fn(usize) -> &'a [E],
     out: &mut [f32],
 ) {
     let mut done = 0;
     while let Some(block) = out[done..].first_chunk_mut::<{ 4 * LANES }>() {
         let mut sums = [s.splat(0.0); 4];
+        for (sum, out) in sums.iter_mut().zip(block.as_chunks::<LANES>().0) {
+            *sum = s.load(out);
+        }
         for (t, &weight) in weights.iter().enumerate() {
             let (weight, value) = (s.splat(weight), &value(t)[done..done + 4 * LANES]);
             for (sum, value) in sums.iter_mut().zip(value.as_chunks::<LANES>().0) {
-                *sum = s.mul_add(weight, s.load(value), *sum);
+                *sum = s.mul_add(weight, E::load(s, value), *sum);
             }
         }
         for (sum, out) in sums.into_iter().zip(block.as_chunks_mut::<LANES>().0) {
@@ -292,9 +373,9 @@ pub(in crate::cpu) fn weighted_sum_body<'a, S: Simd>(
     }
     while done < out.len() {
         let end = out.len().min(done + LANES);
-        let mut sum = s.splat(0.0);
+        let mut sum = s.load_partial(&out[done..end], 0.0);
         for (t, &weight) in weights.iter().enumerate() {
-            sum = s.mul_add(s.splat(weight), s.load_partial(&value(t)[done..end], 0.0), sum);
+            sum = s.mul_add(s.splat(weight), E::load_partial(s, &value(t)[done..end]), sum);
         }
         s.store_partial(sum, &mut out[done..end]);
         done = end;

@@ -8,6 +8,7 @@ use super::sampling::Sampling;
 use crate::backend::{
     ContrastiveForm, ContrastiveOptions, FinishKind, LengthPenaltyKind, MAX_SCORERS, SlotOptions, StopKind, Strategy,
 };
+use crate::counts;
 use crate::decode::bans::Bans;
 use crate::metrics::Utility;
 use crate::{Error, Result};
@@ -165,7 +166,7 @@ pub const DEFAULT_ALPHA: f32 = 0.7;
 pub const MAX_WEIGHT: f32 = 10.0;
 
 /// The most beams per sentence.
-pub const MAX_BEAM_SIZE: usize = 64;
+pub const MAX_BEAM_SIZE: usize = *counts::HYPOTHESES.end();
 
 /// What divides a hypothesis' search score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -284,7 +285,7 @@ impl DecodeOptions {
             false => Err(Error::Option { option, expected, got }),
         };
         let (beams, n_best) = (self.beam_size, self.n_best);
-        check((1..=MAX_BEAM_SIZE).contains(&beams), "beam-size", format!("1 to {MAX_BEAM_SIZE}"), beams.to_string())?;
+        counts::check("beam-size", beams, &counts::HYPOTHESES)?;
         let groups = self.groups;
         if let Some(sampling) = &self.sampling {
             sampling.validate()?;

@@ -1,7 +1,7 @@
 //! Drawing translations at random instead of searching for the best one.
 
-use super::options::MAX_BEAM_SIZE;
 use crate::backend::SampleOptions;
+use crate::counts;
 use crate::{Error, Result};
 
 /// How translations are drawn: token by token from the model's distribution, after temperature and filters.
@@ -48,11 +48,10 @@ impl Sampling {
             false => Err(Error::Option { option, expected: expected.to_owned(), got }),
         };
         let Sampling { samples, temperature, top_k, top_p, min_p, epsilon, .. } = *self;
-        let most = format!("1 to {MAX_BEAM_SIZE}");
-        check((1..=MAX_BEAM_SIZE).contains(&samples), "samples", &most, samples.to_string())?;
+        counts::check("samples", samples, &counts::HYPOTHESES)?;
         let is_fair = temperature == 0.0 || TEMPERATURES.contains(&temperature);
         check(is_fair, "temperature", "0, or 0.01 to 100", temperature.to_string())?;
-        check(u32::try_from(top_k).is_ok(), "top-k", "a 32-bit number", top_k.to_string())?;
+        counts::check("top-k", top_k, &counts::TOP_K)?;
         check(top_p > 0.0 && top_p <= 1.0, "top-p", "above 0, up to 1", top_p.to_string())?;
         check((0.0..=1.0).contains(&min_p), "min-p", "0 to 1", min_p.to_string())?;
         check((0.0..1.0).contains(&epsilon), "epsilon", "0 or more, below 1", epsilon.to_string())

@@ -31,10 +31,10 @@ pub struct Point {
 /// A sum and what it is divided by, of one line.
 pub type Share = (f64, f64);
 
-/// Draws of lines.
+/// Draws of lines, the same for each number.
 #[derive(Debug)]
 pub struct Resampler {
-    draws: Vec<Vec<usize>>,
+    options: BootstrapOptions,
     all: Vec<usize>,
 }
 
@@ -44,12 +44,15 @@ impl Resampler {
     /// # Errors
     /// No lines, no resamples.
     pub fn new(lines: usize, options: &BootstrapOptions) -> Result<Self> {
-        Ok(Resampler { draws: resamples(lines, options)?, all: (0..lines).collect() })
+        let _draws = resamples(lines, options)?;
+        Ok(Resampler { options: *options, all: (0..lines).collect() })
     }
 
     /// A statistic of drawn lines. Resamples that have none do not count.
     pub fn estimate(&self, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
-        let values: Vec<f64> = self.draws.iter().map(|draw| statistic(draw)).filter(|v| v.is_finite()).collect();
+        // Drawn anew each time: all draws of a large set at once are a lot of memory, and the same seed gives the same.
+        let draws = resamples(self.all.len(), &self.options).into_iter().flatten();
+        let values: Vec<f64> = draws.map(|draw| statistic(&draw)).filter(|v| v.is_finite()).collect();
         let value = statistic(&self.all);
         match value.is_finite() && !values.is_empty() {
             true => {

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::{Hub, is_commit};
+use crate::files::{io, read_bounded, write_whole};
 use crate::{Error, Result};
 
 impl Hub {
@@ -28,7 +29,7 @@ impl Hub {
         let cache =
             cache.ok_or_else(|| wrong("HF_HUB_CACHE", "a directory, where there is no home directory", "nothing"))?;
         let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home?.join("token")));
-        let token = text("HF_TOKEN").or_else(|| fs::read_to_string(token_file?).ok());
+        let token = text("HF_TOKEN").or_else(|| small_text(&token_file?));
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
             return Err(wrong("HF_ENDPOINT", "an address that begins with https:// or http://", &endpoint));
@@ -48,6 +49,11 @@ fn is_yes(value: OsString) -> bool {
 
 fn wrong(option: &'static str, expected: &str, got: &str) -> Error {
     Error::Option { option, expected: expected.into(), got: got.into() }
+}
+
+/// The text of a file that has a line at most.
+fn small_text(path: &Path) -> Option<String> {
+    String::from_utf8(read_bounded(path, 1 << 16).ok()?).ok()
 }
 
 /// One repository's part of the cache.
@@ -72,7 +78,7 @@ impl Snapshots {
         if is_commit(revision) {
             return Some(self.dir(revision));
         }
-        let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
+        let commit = small_text(&self.root.join("refs").join(revision))?;
         is_commit(commit.trim()).then(|| self.dir(commit.trim()))
     }
 
@@ -91,9 +97,7 @@ impl Snapshots {
         let path = self.root.join("refs").join(revision);
         create_parent(&path)?;
         let _lock = self.lock("refs")?;
-        // Two steps: a reader must not find half a name.
-        let new = path.with_added_extension("new");
-        fs::write(&new, commit).and_then(|()| fs::rename(&new, &path)).map_err(io("write", &path))
+        write_whole(&path, commit.as_bytes())
     }
 
     /// Where the contents with this tag belong.
@@ -132,9 +136,4 @@ pub(super) fn link(blob: &Path, link: &Path) -> Result<()> {
 fn create_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).map_err(io("create", parent))
-}
-
-/// Makes an error from an operation on a file.
-pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io { operation, path: path.to_path_buf(), source }
 }

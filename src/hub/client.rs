@@ -1,17 +1,18 @@
 //! Requests to the hub and downloads.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
-use super::cache::{Snapshots, io, link};
+use super::cache::{Snapshots, link};
+use super::checksum::{is_sha256, sum};
 use super::{Hub, ModelId, Progress, is_name};
 use crate::Error;
+use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io};
 
 /// Why a request gave nothing.
 #[derive(Debug)]
@@ -52,6 +53,11 @@ const MAX_LIST: u64 = 16 << 20;
 /// How long to wait for a connection, and for the next bytes of an answer.
 const CONNECT: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(60);
+/// The longest file of weights that is downloaded, in bytes.
+const MAX_WEIGHTS: u64 = 1 << 40;
+/// Bytes a second, on the mean of so long, below which a download is given up.
+const LEAST_RATE: u64 = 1000;
+const RATE_OVER: Duration = Duration::from_secs(30);
 
 pub(super) struct Client<'a> {
     hub: &'a Hub,
@@ -81,6 +87,7 @@ impl<'a> Client<'a> {
             // A compressed answer would have another length.
             .accept_encoding("identity")
             .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE));
         Client { hub, agent: config.build().new_agent() }
     }
@@ -89,8 +96,17 @@ impl<'a> Client<'a> {
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
         let address = format!("{}/{path}", self.hub.endpoint);
         let (mut response, _) = self.request(Method::Get, &address, 0)?;
-        let body = response.body_mut().with_config().limit(MAX_LIST).read_to_vec();
-        body.map_err(|error| self.unavailable(&error.to_string()))
+        let mut bytes = Vec::new();
+        let ended = paced(response.body_mut().as_reader(), Pace::new(LEAST_RATE, RATE_OVER), |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(bytes.len() as u64 <= MAX_LIST)
+        });
+        match ended {
+            Ok(()) if bytes.len() as u64 <= MAX_LIST => Ok(bytes),
+            Ok(()) => Err(Failure::refused(&format!("at most {MAX_LIST} bytes"), "more")),
+            Err(Stop::Broken(reason)) => Err(self.unavailable(&reason)),
+            Err(Stop::Failed(failure)) => Err(failure),
+        }
     }
 
     /// Puts a file of the endpoint into the cache and links `target` to it.
@@ -105,9 +121,13 @@ impl<'a> Client<'a> {
         let address = format!("{}/{path}", self.hub.endpoint);
         let (_, metadata) = self.request(Method::Head, &address, 0)?;
         let metadata = metadata.ok_or_else(|| Failure::refused("headers with ETag and length", "others"))?;
+        let most = longest(name);
+        if metadata.size > most {
+            return Err(Failure::refused(&format!("at most {most} bytes"), &metadata.size.to_string()));
+        }
         let blob = snapshots.blob(&metadata.etag)?;
         let _lock = snapshots.lock(&metadata.etag)?;
-        if blob.metadata().map(|found| found.len()).ok() != Some(metadata.size) {
+        if !holds(&blob, &metadata)? {
             let part = blob.with_added_extension("incomplete");
             self.complete(&address, name, &metadata, &part, progress)?;
             std::fs::rename(&part, &blob).map_err(io("rename", &part))?;
@@ -138,8 +158,8 @@ impl<'a> Client<'a> {
             }
             progress.start(name, metadata.size, done);
             file.set_len(done).and_then(|()| file.seek(std::io::SeekFrom::End(0))).map_err(io("write", part))?;
-            let mut body = response.body_mut().as_reader();
-            done = copy(&mut body, &mut file, done, metadata.size, part, progress)?;
+            let body = response.body_mut().as_reader();
+            done = copy(body, &mut file, done, metadata.size, part, progress)?;
         }
         let expected = format!("{} bytes", metadata.size);
         if done < metadata.size {
@@ -155,10 +175,10 @@ impl<'a> Client<'a> {
         if done > metadata.size {
             return wrong(&expected, "more".into());
         }
-        if is_sha256(&metadata.etag) {
-            let sum = sha256(&mut file).map_err(io("read", part))?;
+        if let Some(sum) = sum(&mut file, &metadata.etag).map_err(io("read", part))? {
             if sum != metadata.etag {
-                return wrong(&format!("SHA-256 {}", metadata.etag), sum);
+                let kind = if is_sha256(&metadata.etag) { "SHA-256" } else { "SHA-1 as git's" };
+                return wrong(&format!("{kind} {}", metadata.etag), sum);
             }
         }
         file.sync_all().map_err(io("write", part))?;
@@ -254,8 +274,27 @@ fn etag(header: &str) -> Option<String> {
     is_name(tag).then(|| tag.to_string())
 }
 
-fn is_sha256(etag: &str) -> bool {
-    etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+/// The most bytes of a file of this name: far more than any model has, and few enough for a disk or for memory.
+fn longest(name: &str) -> u64 {
+    match name {
+        "vocab.json" | "source_vocab.json" | "target_vocab.json" | "tokenizer.json" => MAX_VOCABULARY,
+        _ if name.ends_with(".json") => MAX_CONFIG,
+        _ if name.ends_with(".safetensors") || name.ends_with(".bin") => MAX_WEIGHTS,
+        _ => MAX_VOCABULARY,
+    }
+}
+
+/// Whether a file of the cache holds these contents. What is short is hashed again, weights are not.
+fn holds(blob: &Path, metadata: &Metadata) -> Result<bool, Error> {
+    if blob.metadata().map(|found| found.len()).ok() != Some(metadata.size) {
+        return Ok(false);
+    }
+    if metadata.size > MAX_VOCABULARY {
+        return Ok(true);
+    }
+    let mut file = File::open(blob).map_err(io("open", blob))?;
+    let sum = sum(&mut file, &metadata.etag).map_err(io("read", blob))?;
+    Ok(sum.is_none_or(|sum| sum == metadata.etag))
 }
 
 /// Whether an answer goes on where it was asked to; a server may send everything instead.
@@ -285,37 +324,141 @@ fn same_origin(a: &str, b: &str) -> bool {
     origin(a).is_some() && origin(a) == origin(b)
 }
 
-/// Copies a body behind the `done` bytes of a file until it ends, breaks, or passes `size`; gives the file's new length.
+/// How fast bytes have come since a moment.
+struct Pace {
+    least: u64,
+    over: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(least: u64, over: Duration) -> Self {
+        Pace { least, over, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Counts bytes; an error if too few have come in the time.
+    fn add(&mut self, count: usize) -> Result<(), Failure> {
+        self.bytes += count as u64;
+        let passed = self.since.elapsed();
+        if passed < self.over {
+            return Ok(());
+        }
+        let rate = self.bytes as f64 / passed.as_secs_f64();
+        if rate < self.least as f64 {
+            let expected = format!("at least {} bytes a second", self.least);
+            return Err(Failure::refused(&expected, &format!("{rate:.0}; run again to continue")));
+        }
+        *self = Pace::new(self.least, self.over);
+        Ok(())
+    }
+}
+
+/// Why a body was not read to its end.
+enum Stop {
+    /// The connection broke.
+    Broken(String),
+    Failed(Failure),
+}
+
+/// Reads a body piece by piece until it ends or `take` wants no more.
+fn paced(
+    mut body: impl Read,
+    mut pace: Pace,
+    mut take: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Stop> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = body.read(&mut buffer).map_err(|error| Stop::Broken(error.to_string()))?;
+        if count == 0 || !take(&buffer[..count]).map_err(Stop::Failed)? {
+            return Ok(());
+        }
+        pace.add(count).map_err(Stop::Failed)?;
+    }
+}
+
+/// Copies a body behind the `done` bytes of a file until it ends, breaks, or passes `size`; gives the file's new length. A part for
+/// which there is no room is removed.
 fn copy(
-    body: &mut impl Read,
+    body: impl Read,
     file: &mut File,
     mut done: u64,
     size: u64,
     path: &Path,
     progress: &mut dyn Progress,
 ) -> Result<u64, Failure> {
-    let mut buffer = vec![0; 1 << 16];
-    while done <= size {
+    let ended = paced(body, Pace::new(LEAST_RATE, RATE_OVER), |piece| {
+        file.write_all(piece).map_err(|source| {
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
+                _ = std::fs::remove_file(path);
+            }
+            io("write", path)(source)
+        })?;
+        done += piece.len() as u64;
+        progress.advance(piece.len() as u64);
+        Ok(done <= size)
+    });
+    match ended {
         // A body that breaks is a short one: the caller compares lengths.
-        let Ok(count) = body.read(&mut buffer) else { break };
-        if count == 0 {
-            break;
-        }
-        file.write_all(&buffer[..count]).map_err(io("write", path))?;
-        done += count as u64;
-        progress.advance(count as u64);
+        Ok(()) | Err(Stop::Broken(_)) => Ok(done),
+        Err(Stop::Failed(failure)) => Err(failure),
     }
-    Ok(done)
 }
 
-fn sha256(file: &mut File) -> std::io::Result<String> {
-    let mut sum = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    file.rewind()?;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            count => sum.update(&buffer[..count]),
+/// What is made of headers that a server sends: the tag and the address of a redirect from https.
+#[doc(hidden)]
+pub fn headers(etag: &[u8], location: &[u8], range: &[u8]) -> (Option<String>, Option<String>) {
+    let response = Response::builder().status(206).header("etag", etag).header("x-linked-etag", etag);
+    let response = response.header("x-linked-size", range).header("location", location).header("content-range", range);
+    let Ok(response) = response.body(Body::builder().data(Vec::new())) else { return (None, None) };
+    _ = (own_metadata(&response), continues(&response, 7));
+    let tag =
+        linked_metadata(&response).map(|metadata| metadata.etag).or_else(|| self::etag(header(&response, "etag")?));
+    (tag, redirect("https://hub.example/a", &response).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte at a time.
+    struct Drip {
+        left: usize,
+        pause: Duration,
+    }
+
+    impl Read for Drip {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            std::thread::sleep(self.pause);
+            let count = self.left.min(1);
+            buffer[..count].fill(b'x');
+            self.left -= count;
+            Ok(count)
         }
+    }
+
+    #[test]
+    fn a_body_that_drips_is_given_up() {
+        let read = |pause: u64, least: u64| {
+            let mut bytes = 0;
+            let body = Drip { left: 40, pause: Duration::from_millis(pause) };
+            let ended = paced(body, Pace::new(least, Duration::from_millis(50)), |piece| {
+                bytes += piece.len();
+                Ok(true)
+            });
+            (ended.is_ok(), bytes)
+        };
+        assert_eq!(read(5, 1), (true, 40));
+        let (ended, bytes) = read(5, 10_000);
+        assert!(!ended && bytes < 40, "{bytes} bytes");
+    }
+
+    #[test]
+    fn each_kind_of_file_has_a_longest() {
+        assert_eq!(longest("config.json"), 16 << 20);
+        assert_eq!(longest("model.safetensors.index.json"), 16 << 20);
+        assert_eq!(longest("vocab.json"), 256 << 20);
+        assert_eq!(longest("source.spm"), 256 << 20);
+        assert_eq!(longest("model-00001-of-00002.safetensors"), 1 << 40);
     }
 }

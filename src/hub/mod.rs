@@ -5,6 +5,7 @@
 //! enters that directory whole and checked, never in parts; what a broken connection left is continued the next time.
 
 mod cache;
+mod checksum;
 mod client;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{Error, Result, read};
 use cache::Snapshots;
+pub use checksum::damaged;
 use client::{Client, Failure};
 
 /// A model's name on the hub, `owner/name`, and a branch, tag or commit.
@@ -263,13 +265,20 @@ impl Wanted {
         }
         let path = dir.join(self.weights);
         let index: Index = read::json(&path)?;
-        let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-        match shards.iter().find(|file| !is_name(file)) {
+        index.shards().map_err(|file| {
+            let expected = "file names without directories".into();
+            Error::Config { path, field: "weight_map".into(), expected, got: file }
+        })
+    }
+}
+
+impl Index {
+    /// The files of shards, or a name that leads elsewhere.
+    fn shards(self) -> Result<Vec<String>, String> {
+        let shards: BTreeSet<String> = self.weight_map.into_values().collect();
+        match shards.iter().find(|shard| !is_name(shard)) {
+            Some(shard) => Err(shard.clone()),
             None => Ok(shards.into_iter().collect()),
-            Some(file) => {
-                let expected = "file names without directories".into();
-                Err(Error::Config { path, field: "weight_map".into(), expected, got: file.clone() })
-            }
         }
     }
 }
@@ -293,4 +302,25 @@ fn missing_file(dir: &Path) -> Option<String> {
 
 fn error(id: &ModelId, file: &str, expected: &str, got: &str) -> Error {
     Error::Hub { id: id.to_string(), file: file.into(), expected: expected.into(), got: got.into() }
+}
+
+/// What the fuzz targets reach of this module.
+#[doc(hidden)]
+pub mod fuzzing {
+    use super::{Index, Revision, Wanted};
+
+    /// The files that would be fetched of a repository with this list, and of a checkpoint with this index.
+    pub fn files(list: &[u8], index: &[u8]) -> Vec<String> {
+        let names = serde_json::from_slice::<Revision>(list).map(|revision| {
+            super::is_commit(&revision.sha)
+                .then(|| revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
+                .unwrap_or_default()
+        });
+        let wanted = names.ok().and_then(|names| Wanted::choose(&names).ok());
+        let shards = serde_json::from_slice::<Index>(index).ok().and_then(|index| index.shards().ok());
+        let first = wanted.map(|wanted| wanted.first).unwrap_or_default();
+        first.into_iter().map(str::to_owned).chain(shards.unwrap_or_default()).collect()
+    }
+
+    pub use super::client::headers;
 }

@@ -4,12 +4,13 @@
 //! sacrebleu's (`--confidence`, `--paired-bs`); the draws are our own, so figures differ from sacrebleu's by chance only.
 
 use super::{Counts, corpus_score};
+use crate::counts;
 use crate::error::{Error, Result};
 
 /// How to resample. The same seed draws the same sentences for every metric and for both systems of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootstrapOptions {
-    /// Number of resamples, at least 1; default 1000.
+    /// Number of resamples, of [`counts::RESAMPLES`]; default 1000.
     pub resamples: usize,
     /// Seed of the draws; default 12345.
     pub seed: u64,
@@ -67,7 +68,7 @@ pub struct Paired {
 /// The interval of a corpus score, from the counts of its sentences.
 ///
 /// # Errors
-/// [`Error::Input`] without sentences, [`Error::Option`] without resamples.
+/// [`Error::Input`] without sentences, [`Error::Option`] for resamples out of their range.
 pub fn bootstrap<C: Counts>(counts: &[C], options: &BootstrapOptions) -> Result<Interval> {
     check(counts, options)?;
     let mut draws = Draws::new(counts.len(), options.seed);
@@ -80,10 +81,10 @@ pub fn bootstrap<C: Counts>(counts: &[C], options: &BootstrapOptions) -> Result<
 ///
 /// # Errors
 /// As [`bootstrap`].
-pub fn resamples(sentences: usize, options: &BootstrapOptions) -> Result<Vec<Vec<usize>>> {
+pub fn resamples(sentences: usize, options: &BootstrapOptions) -> Result<impl Iterator<Item = Vec<usize>>> {
     check(&vec![(); sentences], options)?;
     let mut draws = Draws::new(sentences, options.seed);
-    Ok((0..options.resamples).map(|_| draws.next_resample()).collect())
+    Ok((0..options.resamples).map(move |_| draws.next_resample()))
 }
 
 /// Compares two systems on the same sentences, from the counts of each.
@@ -143,10 +144,7 @@ fn check<C>(counts: &[C], options: &BootstrapOptions) -> Result<()> {
             got: "none".into(),
         });
     }
-    if options.resamples == 0 {
-        return Err(Error::Option { option: "resamples", expected: "at least 1".into(), got: "0".into() });
-    }
-    Ok(())
+    counts::check("resamples", options.resamples, &counts::RESAMPLES)
 }
 
 /// Sentence numbers drawn with replacement, by SplitMix64 (Steele, Lea & Flood 2014).

@@ -135,6 +135,6 @@ fn nothing_to_resample_is_refused() {
     );
     assert_eq!(
         message(paired_bootstrap(&one, &one, &BootstrapOptions { resamples: 0, seed: 1 })),
-        "option resamples: expected at least 1, got 0"
+        "option resamples: expected 1 to 100000, got 0"
     );
 }

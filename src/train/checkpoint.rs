@@ -1,34 +1,18 @@
 //! Files that are whole or not there: the state of a run, and the model directory that it makes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io, read_bounded, write_whole};
 use crate::model::weights::Tensors;
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
 use crate::{Error, Result, read};
-
-/// Writes a file in one piece: a reader, and a crash at any moment, finds the old contents or the new.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("partial");
-    let io = |source| Error::Io { operation: "write", path: path.to_path_buf(), source };
-    let mut file = File::create(&temporary).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
-    std::fs::rename(&temporary, path).map_err(io)?;
-    // The new name is safe once the directory is.
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
-}
 
 /// A tensor in f32, as it is written.
 struct Written {
@@ -82,8 +66,7 @@ const COMPANIONS: [&str; 13] = [
 /// # Errors
 /// [`Error::Io`].
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
-    let create = |source| Error::Io { operation: "create", path: to.to_path_buf(), source };
-    std::fs::create_dir_all(to).map_err(create)?;
+    std::fs::create_dir_all(to).map_err(io("create", to))?;
     let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
     // The name of the field has changed over time; either says what the file no longer holds.
     for field in ["dtype", "torch_dtype"] {
@@ -96,8 +79,7 @@ pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     for name in COMPANIONS {
         let source = from.join(name);
         if source.exists() {
-            let bytes = std::fs::read(&source).map_err(|e| Error::Io { operation: "read", path: source, source: e })?;
-            write_whole(&to.join(name), &bytes)?;
+            write_whole(&to.join(name), &read_bounded(&source, MAX_VOCABULARY)?)?;
         }
     }
     write_whole(&to.join("config.json"), &text)?;
@@ -105,6 +87,11 @@ pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     // transformers asks for this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     write_whole(&path, &serialize(&path, tensors, metadata)?)
+}
+
+/// The files that [`write_model`] may write.
+pub fn model_files(to: &Path) -> impl Iterator<Item = PathBuf> {
+    COMPANIONS.into_iter().chain(["config.json", "model.safetensors"]).map(|name| to.join(name))
 }
 
 /// How far a run has come, besides its parameters and moments.
@@ -120,6 +107,8 @@ pub struct Progress {
     pub best: Option<(f64, u32)>,
     /// Validations since then.
     pub worse: u32,
+    /// Bytes of the log that tell of the updates done.
+    pub logged: u64,
     /// What the run was started with: a resumed run must say the same.
     pub fingerprint: BTreeMap<String, String>,
 }
@@ -165,8 +154,9 @@ impl State {
     /// [`Error::Io`], and [`Error::Safetensors`], [`Error::Config`] or [`Error::Tensor`] for a file that is not the state of a
     /// run over such a model.
     pub fn read(path: &Path, parameters: &Parameters) -> Result<Self> {
-        let io = |source| Error::Io { operation: "read", path: path.to_path_buf(), source };
-        let bytes = std::fs::read(path).map_err(io)?;
+        // Parameters, two moments, and what the objective keeps, which is at most a copy of the parameters.
+        let values: usize = parameters.iter().map(|parameter| parameter.tensor().elem_count()).sum();
+        let bytes = read_bounded(path, MAX_CONFIG + 4 * (values * size_of::<f32>()) as u64)?;
         let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
         let view = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;

@@ -1,10 +1,12 @@
 //! Parallel text: read, checked line by line, turned into ids, and cut into batches.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
 
 use crate::cpu::philox::{Purpose, philox};
-use crate::input::read_to_string;
+use crate::files::io;
+use crate::input::{self, CONVERT, TextReader};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -46,29 +48,81 @@ pub struct Data {
     skipped: usize,
 }
 
-/// One line of a corpus: source and target, or what is wrong with it.
-type TextPair = Result<(String, String), String>;
+/// The longest line that is read, in bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// The lines of a text, read one by one: neither a large file nor a pipe is held in memory.
+struct Text<'a> {
+    path: &'a Path,
+    reader: TextReader,
+    number: usize,
+}
+
+/// Something of a line, or what is wrong with it.
+type OrBad<T> = Result<T, String>;
+
+impl<'a> Text<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        Ok(Text { path, reader: input::open(path)?.0, number: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<OrBad<String>>> {
+        let mut line = Vec::new();
+        let io = io("read", self.path);
+        if self.reader.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(&io)? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if line.len() as u64 > MAX_LINE && line.last() != Some(&b'\n') {
+            self.reader.skip_until(b'\n').map_err(&io)?;
+            return Ok(Some(Err(format!("a line of more than {MAX_LINE} bytes"))));
+        }
+        if line.pop_if(|byte| *byte == b'\n').is_some() {
+            line.pop_if(|byte| *byte == b'\r');
+        }
+        let text = String::from_utf8(line).map_err(|_| {
+            let reason = format!("line {}: expected UTF-8, got an invalid byte; {CONVERT}", self.number);
+            io(std::io::Error::other(reason))
+        })?;
+        Ok(Some(Ok(text)))
+    }
+
+    /// How many lines there are, all in all.
+    fn count(mut self) -> Result<usize> {
+        while self.next()?.is_some() {}
+        Ok(self.number)
+    }
+}
 
 impl Corpus {
-    fn lines(&self) -> Result<Vec<TextPair>> {
+    /// Calls `take` with each line's pair, in order.
+    fn each(&self, mut take: impl FnMut(OrBad<(String, String)>) -> Result<()>) -> Result<()> {
         match self {
-            Corpus::Tsv(path) => Ok(read_to_string(path)?.lines().map(split_tsv).collect()),
-            Corpus::Files(source_path, target_path) => {
-                let (source, target) = (read_to_string(source_path)?, read_to_string(target_path)?);
-                let (sources, targets): (Vec<&str>, Vec<&str>) = (source.lines().collect(), target.lines().collect());
-                if sources.len() != targets.len() {
-                    let (ours, theirs) = (sources.len(), targets.len());
-                    let expected = format!("{ours} lines in {} as in {}", target_path.display(), source_path.display());
-                    return Err(Error::Input { operation: "read parallel text", expected, got: theirs.to_string() });
+            Corpus::Tsv(path) => {
+                let mut text = Text::open(path)?;
+                while let Some(line) = text.next()? {
+                    take(line.and_then(|line| split_tsv(&line)))?;
                 }
-                let pair = |(source, target): (&str, &str)| Ok((source.to_owned(), target.to_owned()));
-                Ok(sources.into_iter().zip(targets).map(pair).collect())
+                Ok(())
+            }
+            Corpus::Files(source_path, target_path) => {
+                let (mut sources, mut targets) = (Text::open(source_path)?, Text::open(target_path)?);
+                loop {
+                    match (sources.next()?, targets.next()?) {
+                        (None, None) => return Ok(()),
+                        (Some(source), Some(target)) => take(source.and_then(|source| Ok((source, target?))))?,
+                        _ => break,
+                    }
+                }
+                let (ours, theirs) = (sources.count()?, targets.count()?);
+                let expected = format!("{ours} lines in {} as in {}", target_path.display(), source_path.display());
+                Err(Error::Input { operation: "read parallel text", expected, got: theirs.to_string() })
             }
         }
     }
 }
 
-fn split_tsv(line: &str) -> TextPair {
+fn split_tsv(line: &str) -> OrBad<(String, String)> {
     match line.split_once('\t') {
         Some((source, target)) if !target.contains('\t') => Ok((source.to_owned(), target.to_owned())),
         _ => Err(format!("{} fields", line.split('\t').count())),
@@ -83,20 +137,23 @@ impl Data {
     /// counts and leaves them out, for a line that is not a pair, has an empty side or is too long.
     pub fn read(corpus: &Corpus, tokenizer: &Tokenizer, longest: usize, skip_bad: bool) -> Result<Self> {
         let mut data = Data { pairs: Vec::new(), skipped: 0 };
-        let refuse = |expected: String, got| Err(Error::Input { operation: "read parallel text", expected, got });
-        for (number, line) in corpus.lines()?.into_iter().enumerate() {
+        let refused = |expected: String, got| Error::Input { operation: "read parallel text", expected, got };
+        let mut number = 0;
+        corpus.each(|line| {
+            number += 1;
             match line.and_then(|(source, target)| encode(tokenizer, source, target, longest)) {
                 Ok(pair) => data.pairs.push(pair),
                 Err(_) if skip_bad => data.skipped += 1,
                 Err(got) => {
                     let wanted = "a source and a target, each with text";
-                    let expected = format!("{wanted} and at most {longest} tokens, in line {} of {corpus}", number + 1);
-                    return refuse(expected, got);
+                    let expected = format!("{wanted} and at most {longest} tokens, in line {number} of {corpus}");
+                    return Err(refused(expected, got));
                 }
             }
-        }
+            Ok(())
+        })?;
         match data.pairs.is_empty() {
-            true => refuse(format!("at least one pair in {corpus}"), "none".into()),
+            true => Err(refused(format!("at least one pair in {corpus}"), "none".into())),
             false => Ok(data),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::counts;
 use crate::train::autograd::Rates;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
 use crate::train::optimizer::AdamOptions;
@@ -111,16 +112,15 @@ impl TrainOptions {
             true => Ok(()),
             false => Err(Error::Option { option, expected: expected.into(), got }),
         };
-        let counts = [
-            ("updates", self.updates as usize),
-            ("batch-tokens", self.batch_tokens),
-            ("accumulate", self.accumulate),
-            ("validate-every", self.validate_every as usize),
-            ("checkpoint-every", self.checkpoint_every as usize),
-        ];
-        for (option, value) in counts {
-            check(value > 0, option, "at least 1", value.to_string())?;
-        }
+        let or_none = counts::or_none(&counts::UPDATES, 0);
+        counts::check("updates", self.updates, &counts::UPDATES)?;
+        counts::check("batch-tokens", self.batch_tokens, &counts::BATCH_TOKENS)?;
+        counts::check("accumulate", self.accumulate, &counts::ACCUMULATE)?;
+        counts::check("warmup", self.warmup, &or_none)?;
+        counts::check("validate-every", self.validate_every, &counts::UPDATES)?;
+        counts::check("patience", self.patience, &or_none)?;
+        counts::check("validation-beam", self.validation_beam, &counts::HYPOTHESES)?;
+        counts::check("checkpoint-every", self.checkpoint_every, &counts::UPDATES)?;
         let rate = self.learning_rate;
         check(rate > 0.0 && rate <= 1.0, "learning-rate", "a number above 0, up to 1", rate.to_string())?;
         let AdamOptions { beta1, beta2, eps, weight_decay, clip } = self.adam;
@@ -145,7 +145,7 @@ impl TrainOptions {
                 deviation.to_string(),
             )?;
         }
-        check((1..=64).contains(&self.validation_beam), "validation-beam", "1 to 64", self.validation_beam.to_string())
+        Ok(())
     }
 
     /// The learning rate of each update.

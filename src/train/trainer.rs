@@ -1,11 +1,13 @@
 //! The loop: batches, gradients, updates, validation, checkpoints.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::files::{self, io};
 use crate::text::Tokenizer;
 use crate::train::autograd::AutogradModel;
-use crate::train::checkpoint::{Progress, State, check_fingerprint, write_model};
+use crate::train::checkpoint::{Progress, State, check_fingerprint, model_files, write_model};
 use crate::train::data::{Corpus, Data};
 use crate::train::log::Log;
 use crate::train::objectives::distill::{Distill, Teacher, average};
@@ -93,6 +95,8 @@ pub struct Trainer {
     /// The batches of the epoch under way.
     batches: Vec<Vec<u32>>,
     log: Log,
+    /// Held as long as the run: nobody else may write to the directory.
+    _lock: File,
 }
 
 /// The file that holds a run's state.
@@ -100,17 +104,48 @@ pub fn state_file(output: &Path) -> PathBuf {
     output.join("training").join("state.safetensors")
 }
 
+/// The files that a run writes to its output directory, under the names that they have while they are written, too.
+pub fn written_files(output: &Path) -> Vec<PathBuf> {
+    let log = Log::new(&output.join("training"));
+    let whole = model_files(output).chain([state_file(output)]).chain(log.files());
+    whole.flat_map(|path| [files::partial(&path), path]).chain([lock_file(output)]).collect()
+}
+
+fn lock_file(output: &Path) -> PathBuf {
+    output.join("training").join("lock")
+}
+
+/// Locks an output directory, which need not be there.
+fn lock(output: &Path) -> Result<File> {
+    let path = lock_file(output);
+    let training = path.parent().unwrap_or(output);
+    std::fs::create_dir_all(training).map_err(io("create", training))?;
+    let file = File::options().create(true).append(true).open(&path).map_err(io("open", &path))?;
+    files::lock(&file, &path)?;
+    Ok(file)
+}
+
+/// Refuses a directory that holds a run, for a new one.
+fn refuse_run(output: &Path) -> Result<()> {
+    match state_file(output).exists() {
+        false => Ok(()),
+        true => {
+            let got = format!("{}, which holds a run", output.display());
+            Err(Error::Option { option: "output", expected: "another directory, or --resume".into(), got })
+        }
+    }
+}
+
 impl Trainer {
     /// Reads and checks everything that a run needs.
     ///
     /// # Errors
     /// Options out of range, a model or data that cannot be read, an output directory that holds another run, or a state that
-    /// does not continue this one. Nothing has been written then.
+    /// does not continue this one, or a directory that another process trains in. Nothing has been written then.
     pub fn open(places: Places, options: TrainOptions) -> Result<Self> {
         options.validate()?;
-        if !places.resume && state_file(&places.output).exists() {
-            let got = format!("{}, which holds a run", places.output.display());
-            return Err(Error::Option { option: "output", expected: "another directory, or --resume".into(), got });
+        if !places.resume {
+            refuse_run(&places.output)?;
         }
         if options.keep == Keep::Best && options.patience > 0 && places.validation.is_none() {
             let (expected, got) = ("a validation set".into(), "none".into());
@@ -129,9 +164,14 @@ impl Trainer {
         let mut fingerprint = options.fingerprint();
         fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
         fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&model)?));
-        let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, fingerprint };
+        let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, logged: 0, fingerprint };
         let objective = objective(&options.objective, &places.model, translator.tokenizer())?;
         let log = Log::new(&places.output.join("training"));
+        let lock = lock(&places.output)?;
+        if !places.resume {
+            // Another process may have begun one meanwhile.
+            refuse_run(&places.output)?;
+        }
         let mut trainer = Trainer {
             batches: data.batches(options.batch_tokens, options.seed, 0),
             places,
@@ -144,6 +184,7 @@ impl Trainer {
             translator,
             progress,
             log,
+            _lock: lock,
         };
         if trainer.places.resume {
             trainer.restore()?;
@@ -159,7 +200,7 @@ impl Trainer {
         self.objective.restore(&state.tensors)?;
         self.progress = state.progress;
         self.batches = self.data.batches(self.options.batch_tokens, self.options.seed, self.progress.epoch);
-        self.log.truncate(self.progress.update)
+        self.log.truncate(self.progress.logged)
     }
 
     /// The model as it is.
@@ -182,13 +223,10 @@ impl Trainer {
     /// # Errors
     /// A gradient that is not finite, or a file that cannot be written. The last checkpoint is there then.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Ending> {
-        let training = self.places.output.join("training");
-        std::fs::create_dir_all(&training).map_err(|source| Error::Io {
-            operation: "create",
-            path: training.clone(),
-            source,
-        })?;
-        if self.progress.update == 0 {
+        if self.progress.update == 0 && self.progress.best.is_none() {
+            // A run that was killed before this has left what does not count.
+            self.log.truncate(0)?;
+            self.checkpoint()?;
             self.validate(observer)?;
         }
         while self.progress.update < self.options.updates {
@@ -305,7 +343,8 @@ impl Trainer {
     }
 
     /// Saves the state from which the run continues bit for bit.
-    fn checkpoint(&self) -> Result<()> {
+    fn checkpoint(&mut self) -> Result<()> {
+        self.progress.logged = self.log.length()?;
         let mut tensors = self.model.parameters().tensors()?;
         self.objective.save(&mut tensors)?;
         let state = State { progress: self.progress.clone(), tensors, moments: self.optimizer.moments.clone() };
@@ -313,7 +352,7 @@ impl Trainer {
         self.log.draw()
     }
 
-    fn finish(&self) -> Result<()> {
+    fn finish(&mut self) -> Result<()> {
         if self.options.keep == Keep::Last || self.validation.is_none() {
             self.write_model()?;
         }

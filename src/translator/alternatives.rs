@@ -2,7 +2,7 @@
 
 use super::{Pending, Sentence, Translation, Translator};
 use crate::backend::{FinishKind, StopKind};
-use crate::decode::options::MAX_BEAM_SIZE;
+use crate::counts;
 use crate::decode::{DecodeOptions, Hypothesis, Request};
 use crate::{Error, Result};
 
@@ -33,8 +33,7 @@ impl Alternatives {
             false => Err(Error::Option { option, expected: expected.to_owned(), got }),
         };
         let Alternatives { count, min_prob } = *self;
-        let most = format!("1 to {MAX_BEAM_SIZE}");
-        check((1..=MAX_BEAM_SIZE).contains(&count), "alternatives", &most, count.to_string())?;
+        counts::check("alternatives", count, &counts::HYPOTHESES)?;
         check((0.0..=1.0).contains(&min_prob), "min-alternative-prob", "0 to 1", min_prob.to_string())?;
         check(options.sampling.is_none(), "alternatives", "a search", "sample".into())?;
         check(options.mbr.is_none(), "alternatives", "no choice by mbr", "both".into())?;

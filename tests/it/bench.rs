@@ -92,12 +92,12 @@ fn lines_of_a_file_are_measured_without_the_blank_ones() {
 #[test]
 fn impossible_shapes_are_refused_before_anything_runs() {
     for (arguments, message) in [
-        (vec!["--lengths", "1"], "option lengths: expected at least 2, got 1"),
+        (vec!["--lengths", "1"], "option lengths: expected 2 to 65536, got 1"),
         (vec!["--lengths", "8,257"], "option lengths: expected at most 256, the model's longest sentence, got 257"),
         (vec!["--beam-size", "4,65"], "option beam-size: expected 1 to 64, got 65"),
         (vec!["--batch-size", "0"], "option batch-size: expected 1 to 4096, got 0"),
-        (vec!["--repeat", "0"], "option repeat: expected at least 1, got 0"),
-        (vec!["--sentences", "0"], "option sentences: expected at least 1, got 0"),
+        (vec!["--repeat", "0"], "option repeat: expected 1 to 1000, got 0"),
+        (vec!["--sentences", "0"], "option sentences: expected 1 to 100000, got 0"),
         (vec!["--input", "/nowhere"], "open /nowhere"),
         (vec!["--input", "/dev/null"], "expected at least one line that is not blank, got none"),
         (vec!["--input", "x", "--lengths", "3"], "cannot be used with"),

@@ -163,7 +163,10 @@ fn files_that_do_not_fit_together_are_named() {
         (vec!["--hypotheses", none, "-r", none], format!("expected at least one line in {none}, got none")),
         (vec!["--hypotheses", two, "-r", bytes], format!("read {bytes}: line 2: read line: expected UTF-8")),
         (vec!["--hypotheses", "/nowhere", "-r", two], "open /nowhere".into()),
-        (vec!["--hypotheses", two, "-r", two, "--resamples", "0"], "option resamples: expected at least 1".into()),
+        (
+            vec!["--hypotheses", two, "-r", two, "--resamples", "0"],
+            "option resamples: expected 1 to 100000, got 0".into(),
+        ),
         (vec!["--input", two, "-r", two, "-o", two], "option output: expected a file other than the input".into()),
         (vec!["--input", three, "-r", three, "--output", three], "option output".into()),
     ] {

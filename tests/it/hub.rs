@@ -231,6 +231,43 @@ fn wrong_bytes_are_refused_and_fetched_anew() {
 }
 
 #[test]
+fn small_files_are_checked_as_git_does_and_have_a_longest_size() {
+    let fixture = Fixture::new("safetensors");
+    for (fault, reason) in [
+        (Fault::SpoiltSmall, "config.json: expected SHA-1 as git's "),
+        (Fault::Long, "config.json: expected at most 16777216 bytes, got 16777217"),
+    ] {
+        fixture.server.fault(fault);
+        let error = fixture.error(&fixture.hub());
+        assert!(error.contains(reason), "{error}");
+        assert!(!fixture.snapshot().join("config.json").exists());
+    }
+    fixture.server.fault(Fault::None);
+    fixture.check(&fixture.fetch(&fixture.hub()).0.expect("recovered"));
+}
+
+#[test]
+fn a_flipped_bit_in_the_cache_is_mended_or_the_file_is_named() {
+    for file in ["config.json", "model.safetensors"] {
+        let fixture = Fixture::new("safetensors");
+        assert!(command(&fixture, &["info", "--model", REPOSITORY]).0);
+        let blob = std::fs::canonicalize(fixture.snapshot().join(file)).expect("there");
+        let spoil = || {
+            let mut bytes = std::fs::read(&blob).expect("there");
+            bytes[9] ^= 0xff;
+            std::fs::write(&blob, bytes).expect("ours");
+        };
+        spoil();
+        let (ok, _, err) = command(&fixture, &["info", "--model", REPOSITORY, "--offline"]);
+        assert!(!ok && err.contains(&format!("others in {}", blob.display())) && err.contains("delete it"), "{err}");
+        assert!(blob.exists());
+        let (ok, _, err) = command(&fixture, &["info", "--model", REPOSITORY]);
+        assert!(ok && err.contains("is damaged: fetching it again"), "{err}");
+        fixture.check(&fixture.snapshot());
+    }
+}
+
+#[test]
 fn a_half_file_that_another_tool_left_is_replaced() {
     let fixture = Fixture::new("safetensors");
     let dir = fixture.fetch(&fixture.hub()).0.expect("fetched");

@@ -64,7 +64,7 @@ fn a_line_with_wrong_options_has_its_error_and_the_others_carry_on() {
     for (options, reason) in [
         (r#"{"beam_size": 65}"#, "option beam-size: expected 1 to 64, got 65"),
         (r#"{"beam_size": 2, "n_best": 3}"#, "option n-best: expected 1 to beam-size 2, got 3"),
-        (r#"{"beam_size": 1.5}"#, "invalid value '1.5' for '--beam-size <K>'"),
+        (r#"{"beam_size": 1.5}"#, "option beam-size: expected 1 to 64, got 1.5"),
         (r#"{"stop": "never"}"#, "possible values: first, heuristic, exact, top"),
         (r#"{"beem_size": 2}"#, "read options: expected names of options, got \"beem_size\""),
         (r#"{"amateur": "models"}"#, "expected options of one sentence, beside one of all sentences, got \"amateur\""),

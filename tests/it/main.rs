@@ -7,11 +7,16 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod control;
+#[cfg(target_os = "linux")]
+mod counts;
+mod cpu_paths;
 mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
 mod families;
+#[cfg(unix)]
+mod files;
 mod fuzz_seeds;
 mod generation;
 mod golden;

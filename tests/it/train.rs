@@ -429,3 +429,88 @@ fn an_interrupt_saves_the_state_and_says_how_to_go_on() {
     assert!(rest.contains("; the same command with --resume continues"), "{rest}");
     assert!(state_file(&fixture.path("out")).exists() && !fixture.path("out").join("model.safetensors").exists());
 }
+
+/// Trains by the command line; kills the process after `patience`, if one is given. Whether it came to its end.
+fn train(fixture: &Fixture, output: &str, extra: &[&str], patience: Option<std::time::Duration>) -> bool {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_beamfuse"))
+        .args([
+            "train",
+            "--data",
+            "train.tsv",
+            "--validation",
+            "train.tsv",
+            "--objective",
+            "mle",
+            "--batch-tokens",
+            "16",
+        ])
+        .args(["--updates", "40", "--validate-every", "7", "--checkpoint-every", "9", "--learning-rate", "0.01"])
+        .args(["--validation-beam", "1", "--output", output])
+        .arg("--model")
+        .arg(fixture.model.dir())
+        .args(extra)
+        .current_dir(fixture.dir.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    if let Some(patience) = patience {
+        std::thread::sleep(patience);
+        // It may have ended.
+        _ = child.kill();
+    }
+    child.wait().expect("it ends").success()
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_has_the_log_and_the_weights_of_one_that_never_was() {
+    let fixture = Fixture::new();
+    let started = std::time::Instant::now();
+    assert!(train(&fixture, "whole", &[], None));
+    let whole = started.elapsed();
+    let text = |output: &str| std::fs::read_to_string(fixture.path(output).join("training/log.jsonl")).expect("a log");
+    assert_eq!(text("whole").lines().count(), 40 + 7);
+    for run in 0..3 {
+        let output = format!("killed{run}");
+        let mut kills = 0;
+        loop {
+            let resume: &[&str] = if state_file(&fixture.path(&output)).exists() { &["--resume"] } else { &[] };
+            // Each time a little later, so that it comes to an end.
+            let patience = whole.mul_f64(0.2 + 0.07 * f64::from(kills + run));
+            if train(&fixture, &output, resume, Some(patience)) {
+                break;
+            }
+            kills += 1;
+        }
+        assert!(kills > 1, "{kills} kills");
+        assert_eq!(text(&output), text("whole"), "after {kills} kills");
+        assert_eq!(weights(&fixture.path(&output)), weights(&fixture.path("whole")));
+    }
+}
+
+#[test]
+fn two_runs_may_not_share_a_directory() {
+    let fixture = Fixture::new();
+    let mut first = Trainer::open(fixture.places("out", false), options(ObjectiveOptions::Mle)).expect("a run");
+    for resume in [false, true] {
+        let second = Trainer::open(fixture.places("out", resume), options(ObjectiveOptions::Mle)).err();
+        let message = second.expect("refused").to_string();
+        assert!(message.contains("training/lock: another process is writing it"), "{message}");
+    }
+    first.run(&mut Watch::until(0)).expect("interrupted at once");
+    drop(first);
+    assert!(state_file(&fixture.path("out")).exists());
+    Trainer::open(fixture.places("out", true), options(ObjectiveOptions::Mle)).expect("the run goes on");
+}
+
+#[test]
+fn the_first_state_is_there_before_the_first_update() {
+    let fixture = Fixture::new();
+    let mut trainer = Trainer::open(fixture.places("out", false), options(ObjectiveOptions::Mle)).expect("a run");
+    assert_eq!(trainer.run(&mut Watch::until(0)).expect("interrupted"), Ending::Interrupted);
+    // Interrupted behind the validation, which is not repeated.
+    assert_eq!(log(&fixture.path("out")).len(), 1);
+    drop(trainer);
+    let mut trainer = Trainer::open(fixture.places("out", true), options(ObjectiveOptions::Mle)).expect("a run");
+    assert_eq!(trainer.run(&mut Watch::until(1)).expect("interrupted"), Ending::Interrupted);
+    assert_eq!(log(&fixture.path("out")).len(), 2);
+}

@@ -18,13 +18,13 @@ fn line(row: &SpeedRow) -> String {
 
 pub(super) fn run(device: Device, json_file: Option<&Path>) -> Result<Ending> {
     let context = speed::open(device)?;
-    let output = json_file.map(|path| Output::create(Some(path), None)).transpose()?;
+    let output = json_file.map(|path| Output::create(Some(path))).transpose()?;
     print(&format!("device  {}\n\n{HEAD}", context.name()))?;
     let found = speed::measure(&context, &Effort::default(), |row| print(&line(row)))?;
     print(&format!("\nceilings: read {:.0} GB/s, copy {:.0} GB/s", found.read_ceiling, found.copy_ceiling))?;
     if let Some(mut output) = output {
-        output.line(json(&found)?)?;
-        output.flush()?;
+        output.line(&json(&found)?)?;
+        output.finish()?;
     }
     Ok(Ending::Complete)
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cpu::simd::Isa;
+use crate::cpu::Path;
 
 /// The machine and this process's memory.
 #[derive(Debug, Serialize)]
@@ -13,7 +13,7 @@ pub(super) struct Machine {
     pub cores: usize,
     pub arch: &'static str,
     pub os: &'static str,
-    /// The instructions that the kernels were chosen for.
+    /// The path that the CPU computes on.
     pub isa: &'static str,
 }
 
@@ -24,7 +24,7 @@ impl Machine {
             cores: cores(),
             arch: std::env::consts::ARCH,
             os: std::env::consts::OS,
-            isa: Isa::best().name(),
+            isa: Path::current().name(),
         }
     }
 }

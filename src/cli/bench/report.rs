@@ -199,8 +199,8 @@ impl Report {
             print(&format!("\npeak memory {:.0} MiB, all shapes together", bytes as f64 / f64::from(1 << 20)))?;
         }
         if let Some(mut output) = output {
-            output.line(json(&self)?)?;
-            output.flush()?;
+            output.line(&json(&self)?)?;
+            output.finish()?;
         }
         Ok(())
     }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::backend::{Divergence, Pick};
+use crate::cli::counts::{count, finite, seed};
 use crate::cli::model_dir::ModelName;
+use crate::counts;
 use crate::model::config::TrainingDefaults;
 use crate::train::autograd::Rates;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
@@ -27,7 +29,7 @@ use crate::{Error, Result};
 )]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
-    model: ModelName,
+    pub model: ModelName,
     /// Directory to write the model to.
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
@@ -75,73 +77,73 @@ pub struct RunArguments {
     #[arg(long, value_enum, default_value_t = ObjectiveName::ScheduledSampling)]
     objective: ObjectiveName,
     /// Updates.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(counts::UPDATES))]
     updates: u32,
     /// Tokens of a batch, at most, on either side. Sentences lie side by side without padding.
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = count(counts::BATCH_TOKENS))]
     batch_tokens: usize,
     /// Batches whose gradients make one update.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(counts::ACCUMULATE))]
     accumulate: usize,
     /// Largest learning rate [default: 1e-4; 1e-5 for mrt].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite::<f64>())]
     learning_rate: Option<f64>,
     /// Updates in which the learning rate rises [default: a tenth of the updates, at most 1000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::or_none(&counts::UPDATES, 0)))]
     warmup: Option<u32>,
     /// How the learning rate falls from there.
     #[arg(long, value_enum, default_value_t = DecayName::InverseSqrt)]
     decay: DecayName,
     /// AdamW: how slowly the mean of gradients follows.
-    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().beta1)]
+    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().beta1, value_parser = finite::<f64>())]
     beta1: f64,
     /// AdamW: how slowly the mean of squared gradients follows.
-    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().beta2)]
+    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().beta2, value_parser = finite::<f64>())]
     beta2: f64,
     /// AdamW: keeps the division finite.
-    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().eps)]
+    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().eps, value_parser = finite::<f64>())]
     adam_eps: f64,
     /// AdamW: weight decay of matrices.
-    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().weight_decay)]
+    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().weight_decay, value_parser = finite::<f64>())]
     weight_decay: f64,
     /// Largest norm of the gradient; a larger one is scaled down to it.
-    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().clip)]
+    #[arg(long, value_name = "X", default_value_t = AdamOptions::default().clip, value_parser = finite::<f64>())]
     clip: f64,
     /// Share of elements of embeddings and sublayers dropped [default: the model's own, from config.json].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite::<f32>())]
     dropout: Option<f32>,
     /// Share of the weights of attention dropped [default: the model's own].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite::<f32>())]
     attention_dropout: Option<f32>,
     /// Share of the feed-forward layers' inner elements dropped [default: the model's own].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite::<f32>())]
     activation_dropout: Option<f32>,
     /// Label smoothing.
-    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    #[arg(long, value_name = "X", default_value_t = 0.1, value_parser = finite::<f32>())]
     label_smoothing: f32,
     /// Seed of order, dropout and samples.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = seed())]
     seed: u64,
     /// Updates between validations.
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = count(counts::UPDATES))]
     validate_every: u32,
     /// End after this many validations without a better score; 0 never.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count(counts::or_none(&counts::UPDATES, 0)))]
     patience: u32,
     /// Score that validations are compared by.
     #[arg(long, value_enum, default_value_t = MetricName::Chrf)]
     metric: MetricName,
     /// Beams of the validation's search.
-    #[arg(long, value_name = "K", default_value_t = 4)]
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = count(counts::HYPOTHESES))]
     validation_beam: usize,
     /// Which weights to write: those of the best validation, or the last.
     #[arg(long, value_enum, default_value_t = KeepName::Best)]
     keep: KeepName,
     /// Updates between saved states.
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = count(counts::UPDATES))]
     checkpoint_every: u32,
     /// Updates between lines of progress where stderr is no terminal.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = count(counts::UPDATES))]
     pub log_every: u32,
 }
 
@@ -152,25 +154,25 @@ struct SamplingArguments {
     #[arg(long, value_enum, default_value_t = ShapeName::InverseSigmoid)]
     ss_schedule: ShapeName,
     /// Where it ends.
-    #[arg(long, value_name = "P", default_value_t = 0.5)]
+    #[arg(long, value_name = "P", default_value_t = 0.5, value_parser = finite::<f64>())]
     ss_floor: f64,
     /// Updates that feed gold only [default: a tenth of the updates, at most 1000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::or_none(&counts::UPDATES, 0)))]
     ss_warmup: Option<u32>,
     /// Update at which the floor is reached [default: 60% of the updates].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::or_none(&counts::UPDATES, 0)))]
     ss_end: Option<u32>,
     /// How much of the way to 1 the probability of feeding gold is raised along a sentence: 0 not at all, 1 up to 1 at its end.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite::<f64>())]
     ss_raise: f64,
     /// How a token is picked where gold is not fed.
     #[arg(long, value_enum, default_value_t = PickName::Sample)]
     ss_pick: PickName,
     /// Temperature of sampled picks.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = finite::<f32>())]
     ss_temperature: f32,
     /// Passes that choose inputs, each from the choices of the one before; as many as the longest target has tokens are exact.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count(counts::PASSES))]
     ss_passes: usize,
     /// Run even though the schedule hardly leaves gold.
     #[arg(long)]
@@ -181,19 +183,19 @@ struct SamplingArguments {
 #[command(next_help_heading = "Minimum risk training")]
 struct RiskArguments {
     /// Translations of each source.
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count(counts::CANDIDATES))]
     mrt_samples: usize,
     /// Where they come from.
     #[arg(long, value_enum, default_value_t = DrawName::Samples)]
     mrt_candidates: DrawName,
     /// How sharply the distribution over candidates follows the model; at 1 it is one candidate's alone.
-    #[arg(long, value_name = "X", default_value_t = 0.005)]
+    #[arg(long, value_name = "X", default_value_t = 0.005, value_parser = finite::<f32>())]
     mrt_alpha: f32,
     /// What a translation is worth.
     #[arg(long, value_enum, default_value_t = RewardName::Both)]
     mrt_reward: RewardName,
     /// Share of the likelihood in the objective.
-    #[arg(long, value_name = "X", default_value_t = 0.3)]
+    #[arg(long, value_name = "X", default_value_t = 0.3, value_parser = finite::<f32>())]
     mrt_mix: f32,
     /// How risks become weights.
     #[arg(long, value_enum, default_value_t = EstimatorName::Risk)]
@@ -202,7 +204,7 @@ struct RiskArguments {
     #[arg(long)]
     mrt_no_reference: bool,
     /// Target tokens of one pass over candidates, which bounds the memory [default: those of a batch].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(counts::BATCH_TOKENS))]
     mrt_chunk_tokens: Option<usize>,
 }
 
@@ -240,25 +242,25 @@ struct DistillArguments {
     #[arg(long, value_name = "DIR,...|frozen|ema", default_value = "ema", value_delimiter = ',')]
     teacher: Vec<PathBuf>,
     /// Share of itself that a moving average keeps at each update.
-    #[arg(long, value_name = "X", default_value_t = 0.999)]
+    #[arg(long, value_name = "X", default_value_t = 0.999, value_parser = finite::<f64>())]
     ema_decay: f64,
     /// Whose sentences the two are compared on.
     #[arg(long, value_enum, default_value_t = PrefixesName::Mix)]
     prefixes: PrefixesName,
     /// Mass of the most probable tokens that the teacher's sentences are drawn from.
-    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    #[arg(long, value_name = "P", default_value_t = 0.9, value_parser = finite::<f32>())]
     teacher_top_p: f32,
     /// Share of the student's sentences in a mix.
-    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = finite::<f32>())]
     student_share: f32,
     /// Temperature of both distributions.
-    #[arg(long, value_name = "X", default_value_t = 2.0)]
+    #[arg(long, value_name = "X", default_value_t = 2.0, value_parser = finite::<f32>())]
     distill_temperature: f32,
     /// The divergence: 0 is KL(teacher, student), 1 is KL(student, teacher), between them the generalised Jensen-Shannon divergence.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = finite::<f32>())]
     distill_beta: f32,
     /// Weight of the reference's likelihood beside it.
-    #[arg(long, value_name = "X", default_value_t = 0.5)]
+    #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = finite::<f32>())]
     distill_gold: f32,
 }
 
@@ -387,9 +389,6 @@ impl SamplingArguments {
         if last > HARDLY_SAMPLES && !self.force {
             let expected = format!("to end at {HARDLY_SAMPLES} or less, or --force");
             return wrong("ss-schedule", &expected, format!("{last:.3} at the last update"));
-        }
-        if self.ss_passes == 0 {
-            return wrong("ss-passes", "at least 1", "0".into());
         }
         if !(0.0..=1.0).contains(&self.ss_raise) {
             return wrong("ss-raise", "a number from 0 to 1", self.ss_raise.to_string());

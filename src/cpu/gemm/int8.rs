@@ -7,35 +7,33 @@
 //!
 //! x is kept as q + 128, unsigned, which is what `vpdpbusd` multiplies with signed weights; where the instruction is used,
 //! 128 times the sum of an output's weights is subtracted at the end. Weights lie in the panels of [`super`], a step being
-//! four inputs: `[n / 32][k / 4][32][4]`.
+//! four inputs: `[n / 32][k / 4][32][4]`, k padded to whole matrix tiles.
 
-use super::storage::Lines;
-use super::tiling::{Layer, PANEL, Tiles, prefetch, tiles};
+use super::quads::{Factors, Finish, Panels, Quad, RowScratch, piece, sixteen, tile};
+use super::tiling::{Layer, PANEL, Tiles, tiles};
 use super::{Epilogue, reference_activation};
 use crate::cpu::simd::lanes::{self, LANES, Simd, dispatch};
 use crate::cpu::simd::{Isa, max_abs_body};
-use rayon::prelude::*;
 use std::ops::Range;
 
 mod dot;
 
 pub use dot::Int8Isa;
-use dot::{Dot, dispatch_int8};
+use dot::{IntegerDot, dispatch_int8};
 #[cfg(target_arch = "x86_64")]
-use dot::{Signed, Vnni256, Vnni512};
+use {
+    super::amx::{Amx, Instruction, Tiled},
+    super::quads::Instructions,
+    dot::{Signed, Vnni256, Vnni512},
+    std::arch::x86_64::{__m512, __m512i},
+};
 
 /// Inputs per step.
-const QUAD: usize = 4;
-
-/// One vector's weights for one step: four inputs for each of sixteen outputs.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([i8; QUAD * LANES]);
+const QUAD: usize = size_of::<Quad>();
 
 /// Weights of a dense layer, quantised to 8 bits and packed for [`gemm_int8`].
 pub struct PackedInt8 {
-    /// `[panel][k / 4][2]`.
-    lines: Lines<Line>,
+    panels: Panels,
     /// Per output, padded to whole panels: what a quantised weight is worth.
     scales: Vec<f32>,
     /// Per output, padded to whole panels: 128 times the sum of its quantised weights.
@@ -61,27 +59,19 @@ impl PackedInt8 {
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
         assert!(k <= Self::MAX_K, "pack: sums over {k} inputs may overflow");
-        let (steps, padded) = (k.div_ceil(QUAD), n.next_multiple_of(PANEL));
-        let mut packed = PackedInt8 {
-            lines: Lines::zeroed(padded / LANES * steps),
-            scales: vec![0.0; padded],
-            offsets: vec![0; padded],
-            n,
-            k,
-        };
-        let mut quantised = vec![[128; QUAD]; steps];
+        let padded = n.next_multiple_of(PANEL);
+        let panels = Panels::zeroed(n, k.div_ceil(QUAD));
+        let mut packed = PackedInt8 { panels, scales: vec![0.0; padded], offsets: vec![0; padded], n, k };
+        let mut quantised = vec![0; packed.panels.steps()];
         for output in 0..n {
             let row = &weights[output * k..(output + 1) * k];
             packed.scales[output] = quantise(Isa::best(), row, &mut quantised);
-            let (panel, column) = (output / PANEL, output % PANEL);
-            for (step, quad) in quantised.iter().enumerate() {
-                let line = &mut packed.lines[(panel * steps + step) * (PANEL / LANES) + column / LANES];
-                for (i, &q) in quad.iter().enumerate() {
-                    let weight = (i16::from(q) - 128) as i8;
-                    line.0[column % LANES * QUAD + i] = weight;
-                    packed.offsets[output] += 128 * i32::from(weight);
-                }
+            for byte in bytemuck::cast_slice_mut::<Quad, u8>(&mut quantised) {
+                let weight = (i16::from(*byte) - 128) as i8;
+                packed.offsets[output] += 128 * i32::from(weight);
+                *byte = weight as u8;
             }
+            packed.panels.set(output, &quantised);
         }
         packed
     }
@@ -98,67 +88,19 @@ impl PackedInt8 {
 
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.lines[..]) + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
-    }
-
-    fn steps(&self) -> usize {
-        self.k.div_ceil(QUAD)
-    }
-
-    /// The address of vector `v`'s first step; the next step lies two lines further.
-    fn vector(&self, v: usize) -> *const Line {
-        self.lines.as_ptr().wrapping_add(v / 2 * self.steps() * 2 + v % 2)
-    }
-}
-
-/// Where [`gemm_int8`] keeps quantised rows; it grows to the largest product and is then reused.
-#[derive(Debug, Default)]
-pub struct Int8Scratch {
-    /// `[rows, k / 4]`, each value plus 128.
-    x: Vec<[u8; QUAD]>,
-    /// `[rows]`.
-    scales: Vec<f32>,
-}
-
-impl Int8Scratch {
-    /// Rows are quantised in parallel from this many values on.
-    const GRAIN: usize = 1 << 16;
-
-    /// Quantises x `[rows, k]`.
-    fn fill(&mut self, isa: Isa, x: &[f32], rows: usize, k: usize) -> (&[[u8; QUAD]], &[f32]) {
-        let steps = k.div_ceil(QUAD);
-        if self.x.len() < rows * steps {
-            self.x.resize(rows * steps, [128; QUAD]);
-        }
-        if self.scales.len() < rows {
-            self.scales.resize(rows, 0.0);
-        }
-        let (quantised, scales) = (&mut self.x[..rows * steps], &mut self.scales[..rows]);
-        if k == 0 {
-            scales.fill(0.0);
-        } else if rows * k < 2 * Self::GRAIN {
-            for ((x, out), scale) in x.chunks_exact(k).zip(quantised.chunks_exact_mut(steps)).zip(scales.iter_mut()) {
-                *scale = quantise(isa, x, out);
-            }
-        } else {
-            (x.par_chunks_exact(k), quantised.par_chunks_exact_mut(steps), scales.par_iter_mut())
-                .into_par_iter()
-                .with_min_len(Self::GRAIN.div_ceil(k))
-                .for_each(|(x, out, scale)| *scale = quantise(isa, x, out));
-        }
-        (quantised, scales)
+        self.panels.bytes() + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
 }
 
 /// Quantises one row to `q + 128`, padded with 128, and returns its scale.
 ///
 /// The scale is NaN if a value is NaN or infinite, and 0 if all are below 1e-35 (127 / max would overflow).
-fn quantise(isa: Isa, x: &[f32], out: &mut [[u8; QUAD]]) -> f32 {
-    dispatch!(isa, quantise_body, (x: &[f32], out: &mut [[u8; QUAD]]) -> f32)
+fn quantise(isa: Isa, x: &[f32], out: &mut [Quad]) -> f32 {
+    dispatch!(isa, quantise_body, (x: &[f32], out: &mut [Quad]) -> f32)
 }
 
 #[inline(always)]
-fn quantise_body<S: Simd>(s: S, x: &[f32], out: &mut [[u8; QUAD]]) -> f32 {
+fn quantise_body<S: Simd>(s: S, x: &[f32], out: &mut [Quad]) -> f32 {
     // 1.5 * 2^23: adding it rounds to an integer, whose low byte is then the f32's low byte.
     let bias = s.splat(12_582_912.0 + 128.0);
     let out: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -168,15 +110,13 @@ fn quantise_body<S: Simd>(s: S, x: &[f32], out: &mut [[u8; QUAD]]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let (bytes, bytes_rest) = out.split_at_mut(chunks.len() * LANES);
     for (chunk, bytes) in chunks.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
-        let rounded = s.to_array(s.add(s.mul(s.load(chunk), factor), bias));
-        for (byte, value) in bytes.iter_mut().zip(rounded) {
-            *byte = value.to_bits() as u8;
-        }
+        *bytes = s.low_bytes(s.add(s.mul(s.load(chunk), factor), bias));
     }
-    // The rest of the row, and the padding as zeros.
-    let rounded = s.to_array(s.add(s.mul(s.load_partial(rest, 0.0), factor), bias));
-    for (byte, value) in bytes_rest.iter_mut().zip(rounded) {
-        *byte = value.to_bits() as u8;
+    // The padding is zeros.
+    bytes_rest.fill(128);
+    let rounded = s.low_bytes(s.add(s.mul(s.load_partial(rest, 0.0), factor), bias));
+    for (byte, rounded) in bytes_rest.iter_mut().zip(rounded) {
+        *byte = rounded;
     }
     if usable {
         largest / 127.0
@@ -199,7 +139,7 @@ pub fn gemm_int8(
     rows: usize,
     w: &PackedInt8,
     epilogue: &Epilogue<'_>,
-    scratch: &mut Int8Scratch,
+    scratch: &mut RowScratch,
     out: &mut [f32],
 ) {
     gemm_int8_on(Int8Isa::best(), x, rows, w, epilogue, scratch, out);
@@ -212,28 +152,16 @@ pub fn gemm_int8_on(
     rows: usize,
     w: &PackedInt8,
     epilogue: &Epilogue<'_>,
-    scratch: &mut Int8Scratch,
+    scratch: &mut RowScratch,
     out: &mut [f32],
 ) {
     assert_eq!(x.len(), rows * w.k, "gemm: x is not [rows, k]");
-    let layer = &Layer::new(rows, w.n, w.steps(), epilogue, out);
-    let (x, scales) = scratch.fill(isa.lanes(), x, rows, w.k);
-    let factors = &Factors { x, scales, w };
+    let layer = &Layer::new(rows, w.n, w.panels.steps(), epilogue, out);
+    let (x, scales) = scratch.fill(x, rows, w.k, w.panels.steps(), |x, out| quantise(isa.lanes(), x, out));
+    let factors = &Factors { x, w: &w.panels, finish: Scales { scales, w } };
     layer.divide(&|rows, vectors| {
-        dispatch_int8!(isa, piece, (factors: &Factors<'_>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>))
+        dispatch_int8!(isa, piece, (factors: &Factors<'_, Scales<'_>>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>))
     });
-}
-
-#[inline(always)]
-fn piece<D: Dot + for<'a> Tiles<Factors<'a>>>(
-    d: D,
-    factors: &Factors<'_>,
-    layer: &Layer<'_>,
-    rows: Range<usize>,
-    vectors: Range<usize>,
-) {
-    // SAFETY: called for the pieces of `Layer::divide` only, with the factors that the layer was made for.
-    unsafe { layer.compute(d, d.lanes(), factors, rows, vectors) }
 }
 
 /// [`gemm_int8`] without its means: plain weights `[n, k]`, quantised as the module says, loops in index order.
@@ -270,83 +198,73 @@ pub fn reference_int8(
     }
 }
 
-/// The factors of one product.
-struct Factors<'a> {
-    /// `[rows, k / 4]`.
-    x: &'a [[u8; QUAD]],
-    /// `[rows]`.
+/// What a sum is worth.
+struct Scales<'a> {
+    /// `[rows]`
     scales: &'a [f32],
     w: &'a PackedInt8,
 }
 
+impl Scales<'_> {
+    /// Of one vector's outputs.
+    #[inline(always)]
+    fn column<S: Simd>(&self, s: S, vector: usize) -> (&[i32; LANES], S::V) {
+        let outputs = vector * LANES..(vector + 1) * LANES;
+        (sixteen(&self.w.offsets[outputs.clone()]), s.load(sixteen(&self.w.scales[outputs])))
+    }
+}
+
+impl<D: IntegerDot> Finish<D> for Scales<'_> {
+    /// What 128 in place of 0 adds to each sum, and the weights' scales.
+    type Column = (D::Sum, <D::Lanes as Simd>::V);
+
+    #[inline(always)]
+    fn column(&self, d: D, vector: usize) -> Self::Column {
+        let (offsets, scales) = Scales::column(self, d.lanes(), vector);
+        (d.load_offsets(offsets), scales)
+    }
+
+    #[inline(always)]
+    fn product(&self, d: D, sum: D::Sum, row: usize, (offsets, scale_w): Self::Column) -> <D::Lanes as Simd>::V {
+        let s = d.lanes();
+        s.mul(d.to_f32(sum, offsets), s.mul(s.splat(self.scales[row]), scale_w))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Finish<Amx> for Scales<'_> {
+    type Column = (__m512i, __m512);
+
+    #[inline(always)]
+    fn column(&self, amx: Amx, vector: usize) -> Self::Column {
+        let (offsets, scales) = Scales::column(self, amx.lanes(), vector);
+        (amx.lanes().load_words(bytemuck::cast_ref(offsets)), scales)
+    }
+
+    #[inline(always)]
+    fn product(&self, amx: Amx, sum: __m512i, row: usize, (offsets, scale_w): Self::Column) -> __m512 {
+        let s = amx.lanes();
+        s.mul(s.difference_to_f32(sum, offsets), s.mul(s.splat(self.scales[row]), scale_w))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tiled for Scales<'_> {
+    const INSTRUCTION: Instruction = Instruction::Bytes;
+}
+
 // 32 registers: at most 24 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Vnni512, Factors<'_>, tile, max_rows 12, narrow 2,
+tiles!(Vnni512, Factors<'_, Scales<'_>>, tile, max_rows 12, narrow 2,
     (1, 8) (2, 4) (3, 4)
     (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2) (7, 2) (8, 2) (9, 2) (10, 2) (11, 2) (12, 2));
 // 16 registers, two to a vector: at most 12 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Vnni256, Factors<'_>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
+tiles!(Vnni256, Factors<'_, Scales<'_>>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
 // Five of the 16 registers hold intermediate products.
 #[cfg(target_arch = "x86_64")]
-tiles!(Signed, Factors<'_>, tile, max_rows 4, narrow 1, (1, 4) (2, 2) (1, 1) (2, 1) (3, 1) (4, 1));
-tiles!(lanes::Portable, Factors<'_>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
-
-/// One register tile.
-///
-/// # Safety
-/// As for [`Layer::compute`].
-#[inline(always)]
-unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
-    d: D,
-    factors: &Factors<'_>,
-    layer: &Layer<'_>,
-    row: usize,
-    vector: usize,
-) {
-    let (s, steps) = (d.lanes(), factors.w.steps());
-    let mut weights = [std::ptr::null::<Line>(); WIDTH];
-    for (i, pointer) in weights.iter_mut().enumerate() {
-        *pointer = factors.w.vector(vector + i);
-    }
-    let x = factors.x[row * steps..(row + ROWS) * steps].as_ptr();
-    let mut sums = [[d.zero(); WIDTH]; ROWS];
-    for step in 0..steps {
-        let mut w = [d.no_weights(); WIDTH];
-        for (w, &vector) in w.iter_mut().zip(&weights) {
-            // SAFETY: step < steps, and a packed vector has that many lines, two apart.
-            let address = unsafe { vector.add(step * (PANEL / LANES)) };
-            // SAFETY: as above.
-            *w = d.load(unsafe { &(*address).0 });
-            prefetch(address);
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `x` starts ROWS rows of `steps` quads.
-            d.add_step(sums, unsafe { &*x.add(r * steps + step) }, &w);
-        }
-    }
-    for i in 0..WIDTH {
-        let outputs = (vector + i) * LANES..(vector + i + 1) * LANES;
-        let offsets = d.load_offsets(sixteen(&factors.w.offsets[outputs.clone()]));
-        let scale_w = s.load(sixteen(&factors.w.scales[outputs]));
-        let mut column = [s.splat(0.0); ROWS];
-        for (r, (product, sums)) in column.iter_mut().zip(&sums).enumerate() {
-            let scale = s.mul(s.splat(factors.scales[row + r]), scale_w);
-            *product = s.mul(d.to_f32(sums[i], offsets), scale);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { layer.store(s, row, vector + i, column) };
-    }
-}
-
-/// The first sixteen elements.
-#[inline(always)]
-fn sixteen<T>(x: &[T]) -> &[T; LANES] {
-    match x.first_chunk() {
-        Some(x) => x,
-        None => unreachable!("a vector has sixteen outputs"),
-    }
-}
+tiles!(Signed, Factors<'_, Scales<'_>>, tile, max_rows 4, narrow 1, (1, 4) (2, 2) (1, 1) (2, 1) (3, 1) (4, 1));
+tiles!(lanes::Portable, Factors<'_, Scales<'_>>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,14 @@ pub(super) struct Layer<'a> {
     out: Output,
 }
 
+/// Where a vector of outputs lies in each row.
+pub(super) struct Place<V> {
+    column: usize,
+    /// Outputs of the vector that the layer has.
+    count: usize,
+    bias: V,
+}
+
 /// The output's address, shared by threads that write different elements.
 struct Output(*mut f32);
 
@@ -100,6 +108,12 @@ impl<'a> Layer<'a> {
         }
     }
 
+    /// Stretches of rows whose x stays in the second-level cache.
+    pub fn blocks(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let block = (Self::BLOCK_BYTES / (4 * self.steps.max(1))).next_multiple_of(Self::PIECE_ROWS);
+        rows.clone().step_by(block).map(move |start| start..rows.end.min(start + block))
+    }
+
     /// Computes a piece with the register tiles of `t`: x in blocks of rows that fit the cache, so that each stretch of
     /// panels is read once per block and meets all of its rows. `s` are the lanes for activation and residual.
     ///
@@ -114,9 +128,8 @@ impl<'a> Layer<'a> {
         rows: Range<usize>,
         vectors: Range<usize>,
     ) {
-        let block = (Self::BLOCK_BYTES / (4 * self.steps.max(1))).next_multiple_of(Self::PIECE_ROWS);
-        for start in rows.clone().step_by(block) {
-            let height = block.min(rows.end - start);
+        for block in self.blocks(rows) {
+            let (start, height) = (block.start, block.len());
             // Tiles of equal height, so that none is left too short to keep the multipliers busy.
             let tiles = height.div_ceil(T::MAX_ROWS);
             let wide = T::width(height.div_ceil(tiles));
@@ -142,6 +155,16 @@ impl<'a> Layer<'a> {
     /// These are rows and a vector of the output, and no other thread accesses their elements.
     #[inline(always)]
     pub unsafe fn store<S: Simd, const ROWS: usize>(&self, s: S, row: usize, vector: usize, products: [S::V; ROWS]) {
+        let place = self.place(s, vector);
+        for (r, &product) in products.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.store_row(s, row + r, &place, product) };
+        }
+    }
+
+    /// Where a vector of outputs lies in each row, and its bias.
+    #[inline(always)]
+    pub fn place<S: Simd>(&self, s: S, vector: usize) -> Place<S::V> {
         let column = self.n.min(vector * LANES);
         let count = LANES.min(self.n - column);
         // Adding -0 leaves every product as it is.
@@ -149,16 +172,24 @@ impl<'a> Layer<'a> {
             Some(bias) => s.load_partial(&bias[column..column + count], 0.0),
             None => s.splat(-0.0),
         };
-        for (r, &product) in products.iter().enumerate() {
-            // SAFETY: the row has `count` columns from `column` on; the caller's promise.
-            let address = unsafe { self.out.0.add((row + r) * self.n + column) };
-            if count == LANES {
-                // SAFETY: as above.
-                s.store(s.add(product, bias), unsafe { &mut *address.cast::<[f32; LANES]>() });
-            } else {
-                // SAFETY: as above.
-                s.store_partial(s.add(product, bias), unsafe { std::slice::from_raw_parts_mut(address, count) });
-            }
+        Place { column, count, bias }
+    }
+
+    /// Stores the products of one vector of outputs for one row, bias added.
+    ///
+    /// # Safety
+    /// As for [`Layer::store`]; the place is this layer's.
+    #[inline(always)]
+    pub unsafe fn store_row<S: Simd>(&self, s: S, row: usize, place: &Place<S::V>, product: S::V) {
+        // SAFETY: the row has `count` columns from `column` on; the caller's promise.
+        let address = unsafe { self.out.0.add(row * self.n + place.column) };
+        if place.count == LANES {
+            // SAFETY: as above.
+            s.store(s.add(product, place.bias), unsafe { &mut *address.cast::<[f32; LANES]>() });
+        } else {
+            // SAFETY: as above.
+            let out = unsafe { std::slice::from_raw_parts_mut(address, place.count) };
+            s.store_partial(s.add(product, place.bias), out);
         }
     }
 
@@ -167,7 +198,7 @@ impl<'a> Layer<'a> {
     /// # Safety
     /// As for [`Layer::store`].
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, s: S, rows: Range<usize>, vectors: Range<usize>) {
+    pub unsafe fn finish<S: Simd>(&self, s: S, rows: Range<usize>, vectors: Range<usize>) {
         if self.epilogue.activation == Activation::None && self.epilogue.residual.is_none() {
             return;
         }

@@ -8,6 +8,7 @@
 //! Every method does the same IEEE operation on each lane on every instruction set, so the lanes' bits are equal everywhere,
 //! with one exception: [`Simd::mul_add`] rounds twice on a CPU without fused multiply-add (x86-64 before 2013).
 
+use crate::cpu::gemm::Path;
 use std::sync::LazyLock;
 
 /// How many f32 values a [`Simd::V`] holds.
@@ -21,6 +22,16 @@ pub(in crate::cpu) trait Simd: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// The lower halves of the words, as the upper halves of f32; then the upper halves: pairs of bf16.
+    fn load_halves(self, words: &[u32; LANES]) -> [Self::V; 2];
+    /// The lanes' low bytes.
+    #[inline(always)]
+    fn low_bytes(self, v: Self::V) -> [u8; LANES] {
+        self.to_array(v).map(|lane| lane.to_bits() as u8)
+    }
+
+    /// Sixteen bf16 values.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Loads up to sixteen values; the lanes beyond `x` hold `fill`.
     fn load_partial(self, x: &[f32], fill: f32) -> Self::V;
     /// Stores as many lanes as `out` has room for.
@@ -60,6 +71,12 @@ pub(in crate::cpu) trait Simd: Copy {
         }
         lanes[0]
     }
+
+    /// [`Simd::sum_lanes`] of sixteen vectors, with the same bits.
+    #[inline(always)]
+    fn sum_lanes_of_each(self, vectors: &[Self::V; LANES]) -> Self::V {
+        self.load(&vectors.map(|v| self.sum_lanes(v)))
+    }
 }
 
 /// The instruction sets that the inner loops are compiled for. A value other than `Portable` exists only where the CPU has
@@ -77,32 +94,30 @@ pub(in crate::cpu) enum Kind {
 }
 
 impl Isa {
-    /// The best instruction set of this CPU; detected once.
+    /// That of the chosen path.
     #[inline]
     pub fn best() -> Isa {
-        static BEST: LazyLock<Isa> = LazyLock::new(|| Isa::available()[0]);
+        static BEST: LazyLock<Isa> = LazyLock::new(|| Isa::of(Path::current()));
         *BEST
     }
 
     /// Every instruction set of this CPU, best first.
     pub fn available() -> Vec<Isa> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            // The subsets that every CPU with AVX-512 has had since 2017; int8 needs BW, the tails VL.
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl");
-            if avx2 && avx512 {
-                found.push(Isa(Kind::Avx512(Avx512(()))));
-            }
-            if avx2 {
-                found.push(Isa(Kind::Avx2(Avx2(()))));
-            }
-        }
-        found.push(Isa(Kind::Portable(Portable)));
+        let mut found: Vec<Isa> = Path::available().map(Isa::of).collect();
+        found.dedup();
         found
+    }
+
+    /// That of a path which can be used here.
+    pub(in crate::cpu) fn of(path: Path) -> Isa {
+        debug_assert!(path.missing().is_none(), "{path:?} cannot be used here");
+        Isa(match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx | Path::Avx512Bf16 | Path::Avx512Vnni | Path::Avx512 => Kind::Avx512(Avx512(())),
+            #[cfg(target_arch = "x86_64")]
+            Path::AvxVnni | Path::Avx2 => Kind::Avx2(Avx2(())),
+            _ => Kind::Portable(Portable),
+        })
     }
 
     /// Whether multiply-adds are rounded once; all instruction sets that do so give equal bits.
@@ -175,6 +190,32 @@ mod x86 {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(in crate::cpu) struct Avx512(pub(super) ());
 
+    impl Avx512 {
+        /// A CPU that has AVX-512 has AVX2.
+        pub fn avx2(self) -> Avx2 {
+            Avx2(())
+        }
+
+        #[inline(always)]
+        pub fn load_words(self, x: &[u32; LANES]) -> __m512i {
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        pub fn as_floats(self, words: __m512i) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_castsi512_ps(words) }
+        }
+
+        /// `a - b` as f32.
+        #[inline(always)]
+        pub fn difference_to_f32(self, a: __m512i, b: __m512i) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe { _mm512_cvtepi32_ps(_mm512_sub_epi32(a, b)) }
+        }
+    }
+
     #[inline(always)]
     fn first_lanes(count: usize) -> __mmask16 {
         ((1u32 << count.min(LANES)) - 1) as __mmask16
@@ -205,6 +246,67 @@ mod x86 {
         fn load(self, x: &[f32; LANES]) -> __m512 {
             // SAFETY: `self` proves AVX-512; the array has sixteen values.
             unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn low_bytes(self, v: __m512) -> [u8; LANES] {
+            let mut bytes = [0; LANES];
+            // SAFETY: `self` proves AVX-512; the array has sixteen bytes.
+            unsafe {
+                _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v)));
+            }
+            bytes
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe {
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                self.as_floats(_mm512_slli_epi32::<16>(words))
+            }
+        }
+
+        /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
+        /// leave the sums transposed, which the order of the first compensates.
+        #[inline(always)]
+        fn sum_lanes_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                let mut fours = [_mm512_setzero_ps(); 4];
+                for (j, four) in fours.iter_mut().enumerate() {
+                    let [a, b, c, d] = [vectors[j], vectors[4 + j], vectors[8 + j], vectors[12 + j]];
+                    let halves = |a, b| {
+                        _mm512_add_ps(
+                            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+                        )
+                    };
+                    let (ab, cd) = (halves(a, b), halves(c, d));
+                    *four = _mm512_add_ps(
+                        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+                    );
+                }
+                let twos = |a, b| {
+                    _mm512_add_ps(_mm512_shuffle_ps::<0b01_00_01_00>(a, b), _mm512_shuffle_ps::<0b11_10_11_10>(a, b))
+                };
+                let (low, high) = (twos(fours[0], fours[1]), twos(fours[2], fours[3]));
+                _mm512_add_ps(
+                    _mm512_shuffle_ps::<0b10_00_10_00>(low, high),
+                    _mm512_shuffle_ps::<0b11_01_11_01>(low, high),
+                )
+            }
+        }
+
+        #[inline(always)]
+        fn load_halves(self, words: &[u32; LANES]) -> [__m512; 2] {
+            let words = self.load_words(words);
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+                [self.as_floats(_mm512_slli_epi32::<16>(words)), self.as_floats(upper)]
+            }
         }
 
         #[inline(always)]
@@ -309,6 +411,28 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_bf16(self, x: &[u16; LANES]) -> Pair {
+            // SAFETY: `self` proves AVX2; the array has sixteen values.
+            unsafe {
+                let eight = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
+                [eight(_mm_loadu_si128(x.as_ptr().cast())), eight(_mm_loadu_si128(x[8..].as_ptr().cast()))]
+            }
+        }
+
+        #[inline(always)]
+        fn load_halves(self, words: &[u32; LANES]) -> [Pair; 2] {
+            // SAFETY: `self` proves AVX2; the array has sixteen values.
+            unsafe {
+                let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+                let (a, b) =
+                    (_mm256_loadu_si256(words.as_ptr().cast()), _mm256_loadu_si256(words[8..].as_ptr().cast()));
+                let low = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+                let high = |words| _mm256_castsi256_ps(_mm256_and_si256(words, upper));
+                [[low(a), low(b)], [high(a), high(b)]]
+            }
+        }
+
+        #[inline(always)]
         fn store(self, v: Pair, out: &mut [f32; LANES]) {
             // SAFETY: `self` proves AVX2; the array has sixteen values.
             unsafe {
@@ -396,6 +520,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Array {
         *x
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Array {
+        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+
+    #[inline(always)]
+    fn load_halves(self, words: &[u32; LANES]) -> [Array; 2] {
+        [words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xffff_0000))]
     }
 
     #[inline(always)]

@@ -250,3 +250,36 @@ fn scan_keeps_the_best_when_the_threshold_rises() {
         assert!(len < 1000 || visits < len / 10, "{visits} visits for {len} values");
     }
 }
+
+#[test]
+fn rounding_is_to_the_nearest_ties_to_even_and_flushes_what_is_subnormal() {
+    let numbers =
+        (0..=u32::MAX).step_by(65_521).chain([0, 1 << 31, 0x007f_ffff, 0x0080_0000, 0x7f80_0000, 0xff80_0000]);
+    for bits in numbers {
+        let x = f32::from_bits(bits);
+        let expected = if x.is_subnormal() { half::bf16::from_f32(0f32.copysign(x)) } else { half::bf16::from_f32(x) };
+        if x.is_nan() {
+            assert!(half::bf16::from_bits(bf16_bits(x)).is_nan(), "{bits:x}");
+        } else {
+            assert_eq!(bf16_bits(x), expected.to_bits(), "{bits:x}");
+        }
+    }
+}
+
+#[test]
+fn sums_of_lanes_side_by_side_are_those_of_each() {
+    #[inline(always)]
+    fn both<S: Simd>(s: S, x: &[[f32; LANES]; LANES], together: &mut [f32; LANES], apart: &mut [f32; LANES]) {
+        let vectors = x.map(|lanes| s.load(&lanes));
+        *together = s.to_array(s.sum_lanes_of_each(&vectors));
+        *apart = vectors.map(|v| s.sum_lanes(v));
+    }
+    let value = |i: usize| ((i * 7919 + 31) % 1009) as f32 * 0.37 - 170.0;
+    let x: [[f32; LANES]; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| value(16 * i + j)));
+    for isa in Isa::available() {
+        let (mut together, mut apart) = ([0.0; LANES], [1.0; LANES]);
+        let (x, together, apart) = (&x, &mut together, &mut apart);
+        dispatch!(isa, both, (x: &[[f32; LANES]; LANES], together: &mut [f32; LANES], apart: &mut [f32; LANES]));
+        assert_eq!(together, apart, "{}", isa.name());
+    }
+}

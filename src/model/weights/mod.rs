@@ -1,5 +1,4 @@
-//! The weights of a checkpoint: named tensors in memory mapped files, each one's name, shape, type and values checked when it is
-//! taken.
+//! The weights of a checkpoint: named tensors in files, each one's name, shape, type and values checked when it is taken.
 //!
 //! A reader finds the tensors of one file: `safetensors` or `pytorch`. Both only say where in the file each tensor's bytes lie;
 //! nothing is copied before [`Weights::get`] asks for it.
@@ -11,23 +10,22 @@ mod pytorch;
 #[cfg(not(feature = "pytorch"))]
 mod pytorch {
     /// Says how to get a build that reads such files.
-    pub(super) fn read<T>(_: &std::path::Path, _: &[u8]) -> crate::Result<T> {
+    pub(super) fn read<T>(_: &std::path::Path, _: &super::Bytes) -> crate::Result<T> {
         Err(crate::Error::NotBuilt { operation: "read pytorch_model.bin", feature: "pytorch" })
     }
 }
 mod safetensors;
+mod source;
 #[cfg(all(test, feature = "pytorch"))]
 mod tests;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::Dtype;
-use memmap2::Mmap;
-
+use crate::files::io;
 use crate::{Error, Result, read};
+use ::safetensors::Dtype;
+use source::{Frozen, Source};
 
 /// Tensors in memory: by name the shape and the values.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -44,20 +42,32 @@ pub struct Weights {
 
 /// The bytes of a file, or of tensors that never were in one.
 #[derive(Debug)]
-enum Shard {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
+enum Bytes {
+    File(Frozen),
+    Memory(Vec<u8>),
 }
 
-impl std::ops::Deref for Shard {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+impl Source for Bytes {
+    fn len(&self) -> usize {
         match self {
-            Shard::Mapped(map) => map,
-            Shard::Owned(bytes) => bytes,
+            Bytes::File(file) => file.len(),
+            Bytes::Memory(bytes) => bytes.len(),
         }
     }
+
+    fn fill(&self, at: usize, bytes: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Bytes::File(file) => file.fill(at, bytes),
+            Bytes::Memory(own) => own.fill(at, bytes),
+        }
+    }
+}
+
+/// One of the files of a checkpoint.
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    bytes: Bytes,
 }
 
 /// Where a tensor's values lie within its file, little-endian.
@@ -69,17 +79,6 @@ struct Entry {
     strides: Option<Vec<usize>>,
     /// Bytes within the file, from the first value to the last.
     range: std::ops::Range<usize>,
-}
-
-impl Entry {
-    /// The values' bytes, row-major.
-    fn bytes<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
-        let bytes = &file[self.range.clone()];
-        match &self.strides {
-            None => bytes.into(),
-            Some(strides) => gathered(bytes, &self.shape, strides, self.dtype.bitsize() / 8).into(),
-        }
-    }
 }
 
 /// Copies elements of `size` bytes into the order of their indices.
@@ -101,7 +100,7 @@ fn gathered(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Ve
 }
 
 /// Finds the tensors of one file, given its path and its bytes.
-type Reader = fn(&Path, &[u8]) -> Result<BTreeMap<String, Entry>>;
+type Reader = fn(&Path, &Bytes) -> Result<BTreeMap<String, Entry>>;
 
 /// The names that a checkpoint may have, in the order in which they are looked for; each with `.index.json` behind it lists
 /// shards.
@@ -152,7 +151,11 @@ impl Weights {
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             entries.insert(name, (0, Entry { dtype: Dtype::F32, shape, strides: None, range: start..bytes.len() }));
         }
-        Weights { source: "memory".into(), shards: vec![Shard::Owned(bytes)], tensors: entries }
+        Weights {
+            source: "memory".into(),
+            shards: vec![Shard { path: "memory".into(), bytes: Bytes::Memory(bytes) }],
+            tensors: entries,
+        }
     }
 
     fn open_shards(dir: &Path, index_path: PathBuf, read: Reader) -> Result<Self> {
@@ -187,18 +190,15 @@ impl Weights {
         self
     }
 
-    /// Maps a file and lists those of its tensors that are `wanted`.
+    /// Opens a file and lists those of its tensors that are `wanted`.
     fn add(&mut self, path: &Path, read: Reader, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let io = |source| Error::Io { operation: "open", path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is read-only and private to this process. Like every user of memory maps it relies on the file not
-        // being truncated while it is open; the checkpoint belongs to the user who runs the program.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        read::refuse_pointer(path, &map)?;
+        let bytes = Bytes::File(Frozen::open(path)?);
+        let start = bytes.read(0..bytes.len().min(read::POINTER_BYTES)).map_err(io("read", path))?;
+        read::refuse_pointer(path, &start)?;
         let shard = self.shards.len();
-        let tensors = read(path, &map)?.into_iter().filter(|(name, _)| wanted(name));
+        let tensors = read(path, &bytes)?.into_iter().filter(|(name, _)| wanted(name));
         self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
-        self.shards.push(Shard::Mapped(map));
+        self.shards.push(Shard { path: path.to_path_buf(), bytes });
         Ok(())
     }
 
@@ -247,12 +247,12 @@ impl Weights {
         if entry.shape != shape {
             return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
         }
-        let bytes = &*entry.bytes(&self.shards[*shard]);
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F64 => words(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
-            Dtype::F16 => words(bytes).map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => words(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        let shard = &self.shards[*shard];
+        let values = match entry.dtype {
+            Dtype::F64 => shard.values(entry, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => shard.values(entry, f32::from_le_bytes)?,
+            Dtype::F16 => shard.values(entry, |b| half::f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => shard.values(entry, |b| half::bf16::from_le_bytes(b).to_f32())?,
             other => return Err(wrong("element type F64, F32, F16 or BF16".into(), format!("{other:?}"))),
         };
         match values.iter().position(|v| !v.is_finite()) {
@@ -262,9 +262,26 @@ impl Weights {
     }
 }
 
-/// The bytes of one element after another; the file gives no alignment.
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.as_chunks::<N>().0.iter().copied()
+/// Bytes that are read at a time: the values of a tensor are in memory once, in f32.
+const PIECE: usize = 1 << 20;
+
+impl Shard {
+    /// The values of a tensor whose elements take `N` bytes.
+    fn values<const N: usize>(&self, entry: &Entry, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+        if let Some(strides) = &entry.strides {
+            let bytes = self.bytes.read(entry.range.clone()).map_err(io("read", &self.path))?;
+            let bytes = gathered(&bytes, &entry.shape, strides, N);
+            return Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect());
+        }
+        let mut values = Vec::with_capacity(entry.range.len() / N);
+        let mut piece = vec![0; PIECE.min(entry.range.len())];
+        for start in entry.range.clone().step_by(PIECE) {
+            let bytes = &mut piece[..PIECE.min(entry.range.end - start)];
+            self.bytes.fill(start, bytes).map_err(io("read", &self.path))?;
+            values.extend(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+        }
+        Ok(values)
+    }
 }
 
 fn index_error(path: &Path, field: &str, expected: &str, got: &str) -> Error {

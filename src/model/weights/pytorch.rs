@@ -5,7 +5,7 @@
 //! number of its elements as 64 bits and its bytes. Both are described by PyTorch's `torch/serialization.py` alone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Cursor;
+use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::Entry;
 use super::pickle::{self, Malformed, Pickle, Value};
+use super::source::{Cursor, Source};
 use crate::{Error, Result};
 
 /// How a zip archive begins.
@@ -23,21 +24,26 @@ const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 /// More than any layer has; a shape is copied wherever a pickle refers to it.
 const MAX_DIMENSIONS: usize = 8;
 
-/// Finds the tensors of the file `bytes`; its errors name `path`. Whatever else the dictionary holds is passed over.
+/// The most bytes of a pickle: it names tensors, their values lie elsewhere.
+const MAX_PICKLE: usize = 64 << 20;
+
+/// Finds the tensors of a file; its errors name `path`. Whatever else the dictionary holds is passed over.
 ///
 /// # Errors
 /// [`Error::PyTorch`] for a malformed file, [`Error::Tensor`] for a tensor that lies outside its storage or
 /// has an element type that safetensors do not know.
-pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
+pub(super) fn read(path: &Path, source: &(impl Source + ?Sized)) -> Result<BTreeMap<String, Entry>> {
     let malformed = |Malformed { expected, got }| Error::PyTorch { path: path.to_path_buf(), expected, got };
-    let (pickle, storages) = if bytes.starts_with(LEGACY) {
-        legacy(bytes).map_err(malformed)?
-    } else if bytes.starts_with(ZIP) {
-        archive(bytes).map_err(malformed)?
+    let start = piece(source, 0..source.len().min(LEGACY.len())).map_err(malformed)?;
+    let (pickle, storages) = if start == LEGACY {
+        legacy(source).map_err(malformed)?
+    } else if start.starts_with(ZIP) {
+        archive(source).map_err(malformed)?
     } else {
-        let got = format!("a file that begins with {:02x?}", &bytes[..bytes.len().min(4)]);
+        let got = format!("a file that begins with {:02x?}", &start[..start.len().min(4)]);
         return Err(malformed(Malformed::new("a zip archive or pickles, as torch.save writes", got)));
     };
+    let pickle = pickle::read(&pickle).map_err(malformed)?;
     let mut entries = BTreeMap::new();
     for (name, value) in pickle.dict(pickle.root).unwrap_or_default() {
         let Value::Text(name) = *name else { continue };
@@ -52,13 +58,21 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>>
     Ok(entries.into_iter().map(|(name, entry)| (name.to_string(), entry)).collect())
 }
 
+/// Bytes of the file, as many as a pickle may have.
+fn piece(source: &(impl Source + ?Sized), range: Range<usize>) -> Result<Vec<u8>, Malformed> {
+    if range.len() > MAX_PICKLE {
+        return Err(Malformed::new(format!("a pickle of at most {MAX_PICKLE} bytes"), range.len().to_string()));
+    }
+    source.read(range).map_err(|error| Malformed::new("bytes that can be read", error.to_string()))
+}
+
 /// The bytes of each storage within the file, by its key.
 type Storages = HashMap<String, Range<usize>>;
 
-/// The pickle and the storages of a zip archive.
-fn archive(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
+/// The pickled dictionary and the storages of a zip archive.
+fn archive(source: &(impl Source + ?Sized)) -> Result<(Vec<u8>, Storages), Malformed> {
     let broken = |error: zip::result::ZipError| Malformed::new("a whole zip archive", error.to_string());
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+    let mut archive = ZipArchive::new(BufReader::new(Cursor::new(source))).map_err(broken)?;
     let mut files = HashMap::new();
     for index in 0..archive.len() {
         let file = archive.by_index_raw(index).map_err(broken)?;
@@ -67,7 +81,7 @@ fn archive(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
         let start = file.data_start().and_then(|start| usize::try_from(start).ok());
         let end = start.zip(usize::try_from(file.size()).ok()).and_then(|(start, len)| start.checked_add(len));
         match start.zip(end) {
-            Some((start, end)) if stored && end <= bytes.len() => _ = files.insert(name, start..end),
+            Some((start, end)) if stored && end <= source.len() => _ = files.insert(name, start..end),
             _ => return Err(Malformed::new("files that are stored whole in the archive", name)),
         }
     }
@@ -75,12 +89,12 @@ fn archive(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
     let [root] = roots[..] else {
         return Err(Malformed::new("one data.pkl in the archive", roots.len().to_string()));
     };
-    let file = |name: &str| files.get(&format!("{root}{name}")).map(|range| &bytes[range.clone()]);
+    let file = |name: &str| files.get(&format!("{root}{name}")).map(|range| piece(source, range.clone())).transpose();
     // Files of the first versions do not say; they were little-endian wherever this runs.
-    if let Some(order) = file("byteorder").filter(|order| *order != b"little") {
-        return Err(Malformed::new("byte order little", String::from_utf8_lossy(order)));
+    if let Some(order) = file("byteorder")?.filter(|order| order != b"little") {
+        return Err(Malformed::new("byte order little", String::from_utf8_lossy(&order)));
     }
-    let pickle = pickle::read(file("data.pkl").unwrap_or_default())?;
+    let pickle = file("data.pkl")?.unwrap_or_default();
     let prefix = format!("{root}data/");
     let storage =
         |(name, range): (&String, &Range<usize>)| Some((name.strip_prefix(&prefix)?.to_string(), range.clone()));
@@ -88,15 +102,18 @@ fn archive(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
     Ok((pickle, storages))
 }
 
-/// The pickle and the storages of the older format.
-fn legacy(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
+/// The pickled dictionary and the storages of the older format.
+fn legacy(source: &(impl Source + ?Sized)) -> Result<(Vec<u8>, Storages), Malformed> {
+    // The pickles come first.
+    let bytes = piece(source, 0..source.len().min(MAX_PICKLE))?;
     let mut at = LEGACY.len();
     let mut next = || {
-        let pickle = pickle::read(&bytes[at..])?;
+        let start = at;
+        let pickle = pickle::read(&bytes[start..])?;
         at += pickle.len;
-        Ok(pickle)
+        Ok((pickle, start..at))
     };
-    let (version, machine, tensors, keys) = (next()?, next()?, next()?, next()?);
+    let ((version, _), (machine, _), (tensors, pickle), (keys, _)) = (next()?, next()?, next()?, next()?);
     if version.root != Value::Int(1001) {
         return Err(Malformed::new("version 1001 of the format", format!("{:?}", version.root)));
     }
@@ -113,15 +130,15 @@ fn legacy(bytes: &[u8]) -> Result<(Pickle<'_>, Storages), Malformed> {
         };
         // A storage that no tensor lies in has an unknown element size; what follows it cannot be found.
         let size = sizes.get(key).ok_or_else(|| Malformed::new("storages that tensors lie in", key))?;
-        let rest = &bytes[at..];
-        let count = rest.first_chunk().and_then(|count| usize::try_from(i64::from_le_bytes(*count)).ok());
-        let len = count.and_then(|count| count.checked_mul(*size)).filter(|len| *len <= rest.len() - size_of::<i64>());
-        let len = len.ok_or_else(|| Malformed::new(format!("the values of storage {key}"), "the end of the file"))?;
+        let mut count = [0; size_of::<i64>()];
+        let count = source.fill(at, &mut count).ok().and_then(|()| usize::try_from(i64::from_le_bytes(count)).ok());
         let start = at + size_of::<i64>();
-        at = start + len;
+        let end = count.and_then(|count| start.checked_add(count.checked_mul(*size)?));
+        let end = end.filter(|end| *end <= source.len());
+        at = end.ok_or_else(|| Malformed::new(format!("the values of storage {key}"), "the end of the file"))?;
         storages.insert(key.to_string(), start..at);
     }
-    Ok((tensors, storages))
+    Ok((bytes[pickle].to_vec(), storages))
 }
 
 /// Bytes per element of the storages that the dictionary's tensors lie in.

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::mle::likelihood;
 use super::{Example, Objective, Sum, Update};
 use crate::backend::TokenStats;
+use crate::counts;
 use crate::cpu::risk::expected_risk;
 use crate::cpu::stats::token_stats;
 use crate::metrics::{sentence_bleu, sentence_chrf};
@@ -83,8 +84,8 @@ impl Options {
             true => Ok(()),
             false => Err(Error::Option { option, expected: expected.into(), got }),
         };
-        check((2..=64).contains(&self.samples), "mrt-samples", "2 to 64", self.samples.to_string())?;
-        check(self.chunk_tokens > 0, "mrt-chunk-tokens", "at least 1", self.chunk_tokens.to_string())?;
+        counts::check("mrt-samples", self.samples, &counts::CANDIDATES)?;
+        counts::check("mrt-chunk-tokens", self.chunk_tokens, &counts::BATCH_TOKENS)?;
         check((0.0..1.0).contains(&self.mix), "mrt-mix", "a number from 0 to below 1", self.mix.to_string())?;
         self.draw.validate()?;
         match self.estimator {

@@ -36,7 +36,12 @@ pub fn command(args: &[&str]) -> Command {
 
 /// Runs the command to its end with `input` as standard input.
 pub fn run(args: &[&str], input: &[u8]) -> Finished {
-    let mut child = command(args).spawn().expect("the binary starts");
+    run_command(command(args), input)
+}
+
+/// Runs a command of [`command`], set up further, to its end with `input` as standard input.
+pub fn run_command(mut command: Command, input: &[u8]) -> Finished {
+    let mut child = command.spawn().expect("the binary starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     std::thread::scope(|scope| {
         // A command that refuses its options never reads.

@@ -25,6 +25,10 @@ pub enum Fault {
     IgnoreRange,
     /// Large files have a byte that is wrong.
     Spoilt,
+    /// Small files have.
+    SpoiltSmall,
+    /// Small files are far longer than any configuration.
+    Long,
     /// Everything is answered with this status.
     Status(u16),
     /// This file is listed and not found.
@@ -60,6 +64,12 @@ pub struct Server {
 
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The name that git gives contents.
+fn git_sha1(bytes: &[u8]) -> String {
+    let sum = sha1::Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the hub keeps a file in its storage.
@@ -164,10 +174,20 @@ fn from_hub(request: &Request, files: &BTreeMap<String, Vec<u8>>, fault: Fault, 
     if fault == Fault::Missing(name_of(name)) {
         return plain(404, Vec::new());
     }
-    let tag = if fault == Fault::EvilTag { "../../../evil".to_string() } else { sha256(bytes) };
+    let tag = match is_large(name) {
+        _ if fault == Fault::EvilTag => "../../../evil".to_string(),
+        true => sha256(bytes),
+        false => git_sha1(bytes),
+    };
     match is_large(name) {
         false => {
-            let mut response = plain(200, bytes.clone());
+            let mut bytes = bytes.clone();
+            match fault {
+                Fault::SpoiltSmall => *bytes.last_mut().expect("no small file is empty") ^= 1,
+                Fault::Long => bytes.resize((16 << 20) + 1, b' '),
+                _ => {}
+            }
+            let mut response = plain(200, bytes);
             response.headers.extend([("ETag", format!("\"{tag}\"")), ("X-Repo-Commit", COMMIT.to_string())]);
             response
         }

@@ -1,6 +1,11 @@
-//! Products of four unsigned 8-bit values with four signed ones, summed into sixteen 32-bit lanes, on four instruction sets.
+//! Products of four unsigned 8-bit values with four signed ones, summed into sixteen 32-bit lanes, on the instruction sets without
+//! matrix tiles.
 
+use super::super::quads::{Dot, Instructions, Quad};
 use super::QUAD;
+use crate::cpu::gemm::Path;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::gemm::amx::Amx;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{Isa, Kind, LANES, Portable, Simd};
@@ -9,31 +14,8 @@ use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
 /// Integer dot products. x comes as q + 128; a sum carries, or does not carry, 128 times the sum of the weights, and
-/// [`Dot::to_f32`] knows which.
-pub(super) trait Dot: Copy {
-    /// The lanes that finish the computation.
-    type Lanes: Simd;
-    /// The sums of sixteen outputs.
-    type Sum: Copy;
-    /// Four weights for each of sixteen outputs.
-    type Weights: Copy;
-    /// Four values of x for every output.
-    type X: Copy;
-
-    fn lanes(self) -> Self::Lanes;
-    fn zero(self) -> Self::Sum;
-    fn no_weights(self) -> Self::Weights;
-    fn load(self, weights: &[i8; QUAD * LANES]) -> Self::Weights;
-    fn splat(self, x: [u8; QUAD]) -> Self::X;
-    fn dot(self, sum: Self::Sum, x: Self::X, w: Self::Weights) -> Self::Sum;
-    /// Adds to each of a row's sums the products of a step's inputs.
-    #[inline(always)]
-    fn add_step<const WIDTH: usize>(self, sums: &mut [Self::Sum; WIDTH], x: &[u8; QUAD], w: &[Self::Weights; WIDTH]) {
-        let x = self.splat(*x);
-        for (sum, &w) in sums.iter_mut().zip(w) {
-            *sum = self.dot(*sum, x, w);
-        }
-    }
+/// [`IntegerDot::to_f32`] knows which.
+pub(super) trait IntegerDot: Dot {
     fn load_offsets(self, offsets: &[i32; LANES]) -> Self::Sum;
     /// The sums, `offsets` subtracted where sums carry them.
     fn to_f32(self, sum: Self::Sum, offsets: Self::Sum) -> <Self::Lanes as Simd>::V;
@@ -46,6 +28,8 @@ pub struct Int8Isa(pub(super) Int8Kind);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Int8Kind {
     #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
+    #[cfg(target_arch = "x86_64")]
     Vnni512(Vnni512),
     #[cfg(target_arch = "x86_64")]
     Vnni256(Vnni256),
@@ -55,41 +39,43 @@ pub(super) enum Int8Kind {
 }
 
 impl Int8Isa {
-    /// The best instruction set of this CPU; detected once.
+    /// That of the chosen path.
     pub fn best() -> Int8Isa {
-        static BEST: LazyLock<Int8Isa> = LazyLock::new(|| Int8Isa::available()[0]);
+        static BEST: LazyLock<Int8Isa> = LazyLock::new(|| Int8Isa::of(Path::current()));
         *BEST
     }
 
     /// Every instruction set of this CPU, best first.
     pub fn available() -> Vec<Int8Isa> {
-        let mut found = Vec::new();
-        for isa in Isa::available() {
-            match isa.0 {
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx512(lanes) if is_x86_feature_detected!("avx512vnni") => {
-                    found.push(Int8Isa(Int8Kind::Vnni512(Vnni512(lanes))));
-                }
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx512(_) => {}
-                #[cfg(target_arch = "x86_64")]
-                Kind::Avx2(lanes) => {
-                    if is_x86_feature_detected!("avxvnni") {
-                        found.push(Int8Isa(Int8Kind::Vnni256(Vnni256(lanes))));
-                    }
-                    found.push(Int8Isa(Int8Kind::Signed(Signed(lanes))));
-                }
-                Kind::Portable(lanes) => found.push(Int8Isa(Int8Kind::Portable(lanes))),
-            }
-        }
+        let mut found: Vec<Int8Isa> = Path::available().map(Int8Isa::of).collect();
+        found.dedup();
         found
+    }
+
+    /// That of a path which can be used here.
+    fn of(path: Path) -> Int8Isa {
+        let lanes = Isa::of(path);
+        let kind = match (path, lanes.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Path::Amx, Kind::Avx512(lanes)) => Int8Kind::Amx(Amx(lanes)),
+            #[cfg(target_arch = "x86_64")]
+            (Path::Avx512Bf16 | Path::Avx512Vnni, Kind::Avx512(lanes)) => Int8Kind::Vnni512(Vnni512(lanes)),
+            #[cfg(target_arch = "x86_64")]
+            (_, Kind::Avx512(lanes)) => Int8Kind::Signed(Signed(lanes.avx2())),
+            #[cfg(target_arch = "x86_64")]
+            (Path::AvxVnni, Kind::Avx2(lanes)) => Int8Kind::Vnni256(Vnni256(lanes)),
+            #[cfg(target_arch = "x86_64")]
+            (_, Kind::Avx2(lanes)) => Int8Kind::Signed(Signed(lanes)),
+            (_, Kind::Portable(lanes)) => Int8Kind::Portable(lanes),
+        };
+        Int8Isa(kind)
     }
 
     /// The instruction set for what is not an integer product.
     pub fn lanes(self) -> Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Vnni512(Vnni512(lanes)) => Isa(Kind::Avx512(lanes)),
+            Int8Kind::Amx(Amx(lanes)) | Int8Kind::Vnni512(Vnni512(lanes)) => Isa(Kind::Avx512(lanes)),
             #[cfg(target_arch = "x86_64")]
             Int8Kind::Vnni256(Vnni256(lanes)) | Int8Kind::Signed(Signed(lanes)) => Isa(Kind::Avx2(lanes)),
             Int8Kind::Portable(lanes) => Isa(Kind::Portable(lanes)),
@@ -99,6 +85,8 @@ impl Int8Isa {
     /// A short name for logs and benchmarks.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Int8Kind::Amx(_) => "amx-int8",
             #[cfg(target_arch = "x86_64")]
             Int8Kind::Vnni512(_) => "avx512-vnni",
             #[cfg(target_arch = "x86_64")]
@@ -113,6 +101,11 @@ impl Int8Isa {
 /// Calls `body(token, args...)` compiled for the instruction set `isa`; see `lanes::dispatch!`.
 macro_rules! dispatch_int8 {
     ($isa:expr, $body:path, ($($arg:ident: $ty:ty),*)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+        fn amx(token: $crate::cpu::gemm::amx::Amx, $($arg: $ty),*) {
+            $body(token, $($arg),*)
+        }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
         fn vnni512(token: dot::Vnni512, $($arg: $ty),*) {
@@ -130,6 +123,9 @@ macro_rules! dispatch_int8 {
         }
         match $isa.0 {
             // SAFETY: the token exists only where the CPU has these features.
+            #[cfg(target_arch = "x86_64")]
+            dot::Int8Kind::Amx(token) => unsafe { amx(token, $($arg),*) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             dot::Int8Kind::Vnni512(token) => unsafe { vnni512(token, $($arg),*) },
             // SAFETY: as above.
@@ -162,19 +158,31 @@ macro_rules! intrinsics {
 pub(super) struct Vnni512(Avx512);
 
 #[cfg(target_arch = "x86_64")]
-impl Dot for Vnni512 {
+impl Instructions for Vnni512 {
     type Lanes = Avx512;
     type Sum = __m512i;
-    type Weights = __m512i;
-    type X = __m512i;
 
     #[inline(always)]
     fn lanes(self) -> Avx512 {
         self.0
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl IntegerDot for Vnni512 {
+    intrinsics! {
+        load_offsets(offsets: &[i32; LANES]) -> __m512i = _mm512_loadu_si512(offsets.as_ptr().cast());
+        to_f32(sum: __m512i, offsets: __m512i) -> __m512 = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Vnni512 {
+    type Weights = __m512i;
+    type X = __m512i;
 
     #[inline(always)]
-    fn add_step<const WIDTH: usize>(self, sums: &mut [__m512i; WIDTH], x: &[u8; QUAD], w: &[__m512i; WIDTH]) {
+    fn add_step<const WIDTH: usize>(self, sums: &mut [__m512i; WIDTH], x: &Quad, w: &[__m512i; WIDTH]) {
         if let ([first, second], [v, w]) = (&mut sums[..], &w[..]) {
             // SAFETY: `self` exists only where the CPU has the instruction set.
             unsafe { add_step_to_two(first, second, x, *v, *w) }
@@ -189,11 +197,9 @@ impl Dot for Vnni512 {
     intrinsics! {
         zero() -> __m512i = zero_register();
         no_weights() -> __m512i = _mm512_setzero_si512();
-        load(weights: &[i8; QUAD * LANES]) -> __m512i = _mm512_loadu_si512(weights.as_ptr().cast());
-        splat(x: [u8; QUAD]) -> __m512i = _mm512_set1_epi32(i32::from_ne_bytes(x));
+        load(weights: &[Quad; LANES]) -> __m512i = _mm512_loadu_si512(weights.as_ptr().cast());
+        splat(x: Quad) -> __m512i = _mm512_set1_epi32(x.cast_signed());
         dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, x, w);
-        load_offsets(offsets: &[i32; LANES]) -> __m512i = _mm512_loadu_si512(offsets.as_ptr().cast());
-        to_f32(sum: __m512i, offsets: __m512i) -> __m512 = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets));
     }
 }
 
@@ -215,7 +221,7 @@ fn zero_register() -> __m512i {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[inline]
-fn add_step_to_two(first: &mut __m512i, second: &mut __m512i, x: &[u8; QUAD], v: __m512i, w: __m512i) {
+fn add_step_to_two(first: &mut __m512i, second: &mut __m512i, x: &Quad, v: __m512i, w: __m512i) {
     // Named and typed, or the compiler takes a register of another kind.
     let _broadcast: __m512i;
     // SAFETY: reads the four bytes of `x` and nothing else.
@@ -225,7 +231,7 @@ fn add_step_to_two(first: &mut __m512i, second: &mut __m512i, x: &[u8; QUAD], v:
             "vpdpbusd {first}, {x}, {v}",
             "vpdpbusd {second}, {x}, {w}",
             x = out(zmm_reg) _broadcast,
-            from = in(reg) x.as_ptr(),
+            from = in(reg) x,
             first = inout(zmm_reg) *first,
             second = inout(zmm_reg) *second,
             v = in(zmm_reg) v,
@@ -252,29 +258,39 @@ macro_rules! load_pair {
 pub(super) struct Vnni256(Avx2);
 
 #[cfg(target_arch = "x86_64")]
-impl Dot for Vnni256 {
+impl Instructions for Vnni256 {
     type Lanes = Avx2;
     type Sum = Pair;
-    type Weights = Pair;
-    type X = __m256i;
 
     #[inline(always)]
     fn lanes(self) -> Avx2 {
         self.0
     }
+}
 
+#[cfg(target_arch = "x86_64")]
+impl IntegerDot for Vnni256 {
     intrinsics! {
-        zero() -> Pair = [_mm256_setzero_si256(); 2];
-        no_weights() -> Pair = [_mm256_setzero_si256(); 2];
-        load(weights: &[i8; QUAD * LANES]) -> Pair = load_pair!(weights, 32);
-        splat(x: [u8; QUAD]) -> __m256i = _mm256_set1_epi32(i32::from_ne_bytes(x));
-        dot(sum: Pair, x: __m256i, w: Pair) -> Pair =
-            [_mm256_dpbusd_avx_epi32(sum[0], x, w[0]), _mm256_dpbusd_avx_epi32(sum[1], x, w[1])];
         load_offsets(offsets: &[i32; LANES]) -> Pair = load_pair!(offsets, 8);
         to_f32(sum: Pair, offsets: Pair) -> [__m256; 2] = [
             _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[0], offsets[0])),
             _mm256_cvtepi32_ps(_mm256_sub_epi32(sum[1], offsets[1])),
         ];
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Vnni256 {
+    type Weights = Pair;
+    type X = __m256i;
+
+    intrinsics! {
+        zero() -> Pair = [_mm256_setzero_si256(); 2];
+        no_weights() -> Pair = [_mm256_setzero_si256(); 2];
+        load(weights: &[Quad; LANES]) -> Pair = load_pair!(weights, 8);
+        splat(x: Quad) -> __m256i = _mm256_set1_epi32(x.cast_signed());
+        dot(sum: Pair, x: __m256i, w: Pair) -> Pair =
+            [_mm256_dpbusd_avx_epi32(sum[0], x, w[0]), _mm256_dpbusd_avx_epi32(sum[1], x, w[1])];
     }
 }
 
@@ -285,25 +301,37 @@ impl Dot for Vnni256 {
 pub(super) struct Signed(Avx2);
 
 #[cfg(target_arch = "x86_64")]
-impl Dot for Signed {
+impl Instructions for Signed {
     type Lanes = Avx2;
     type Sum = Pair;
-    type Weights = Pair;
-    /// The values and their magnitudes.
-    type X = [__m256i; 2];
 
     #[inline(always)]
     fn lanes(self) -> Avx2 {
         self.0
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl IntegerDot for Signed {
+    intrinsics! {
+        load_offsets(offsets: &[i32; LANES]) -> Pair = load_pair!(offsets, 8);
+        to_f32(sum: Pair, _offsets: Pair) -> [__m256; 2] = [_mm256_cvtepi32_ps(sum[0]), _mm256_cvtepi32_ps(sum[1])];
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Dot for Signed {
+    type Weights = Pair;
+    /// The values and their magnitudes.
+    type X = [__m256i; 2];
 
     intrinsics! {
         zero() -> Pair = [_mm256_setzero_si256(); 2];
         no_weights() -> Pair = [_mm256_setzero_si256(); 2];
-        load(weights: &[i8; QUAD * LANES]) -> Pair = load_pair!(weights, 32);
-        splat(x: [u8; QUAD]) -> [__m256i; 2] = {
+        load(weights: &[Quad; LANES]) -> Pair = load_pair!(weights, 8);
+        splat(x: Quad) -> [__m256i; 2] = {
             // Flipping the top bit subtracts 128.
-            let signed = _mm256_set1_epi32(i32::from_ne_bytes(x) ^ i32::from_ne_bytes([128; QUAD]));
+            let signed = _mm256_set1_epi32((x ^ 0x8080_8080).cast_signed());
             [signed, _mm256_abs_epi8(signed)]
         };
         dot(sum: Pair, x: [__m256i; 2], w: Pair) -> Pair = {
@@ -315,22 +343,39 @@ impl Dot for Signed {
                 _mm256_add_epi32(sum[1], _mm256_madd_epi16(high, ones)),
             ]
         };
-        load_offsets(offsets: &[i32; LANES]) -> Pair = load_pair!(offsets, 8);
-        to_f32(sum: Pair, _offsets: Pair) -> [__m256; 2] = [_mm256_cvtepi32_ps(sum[0]), _mm256_cvtepi32_ps(sum[1])];
     }
 }
 
 /// Keeps one sum per weight of a step, so that compilers find plain vertical arithmetic; products fit 16 bits.
-impl Dot for Portable {
+impl Instructions for Portable {
     type Lanes = Portable;
     type Sum = [i32; QUAD * LANES];
-    type Weights = [i8; QUAD * LANES];
-    type X = [i16; 2 * QUAD];
 
     #[inline(always)]
     fn lanes(self) -> Portable {
         self
     }
+}
+
+impl IntegerDot for Portable {
+    #[inline(always)]
+    fn load_offsets(self, _offsets: &[i32; LANES]) -> Self::Sum {
+        self.zero()
+    }
+
+    #[inline(always)]
+    fn to_f32(self, sum: Self::Sum, _offsets: Self::Sum) -> [f32; LANES] {
+        let mut totals = [0.0; LANES];
+        for (total, quad) in totals.iter_mut().zip(sum.as_chunks::<QUAD>().0) {
+            *total = quad.iter().sum::<i32>() as f32;
+        }
+        totals
+    }
+}
+
+impl Dot for Portable {
+    type Weights = [i8; QUAD * LANES];
+    type X = [i16; 2 * QUAD];
 
     #[inline(always)]
     fn zero(self) -> Self::Sum {
@@ -343,13 +388,13 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    fn load(self, weights: &[i8; QUAD * LANES]) -> [i8; QUAD * LANES] {
-        *weights
+    fn load(self, weights: &[Quad; LANES]) -> [i8; QUAD * LANES] {
+        bytemuck::cast(*weights)
     }
 
     #[inline(always)]
-    fn splat(self, x: [u8; QUAD]) -> [i16; 2 * QUAD] {
-        let mut twice = [0; 2 * QUAD];
+    fn splat(self, x: Quad) -> [i16; 2 * QUAD] {
+        let (mut twice, x) = ([0; 2 * QUAD], x.to_ne_bytes());
         for (i, value) in twice.iter_mut().enumerate() {
             *value = i16::from(x[i % QUAD]) - 128;
         }
@@ -364,19 +409,5 @@ impl Dot for Portable {
             }
         }
         sum
-    }
-
-    #[inline(always)]
-    fn load_offsets(self, _offsets: &[i32; LANES]) -> Self::Sum {
-        self.zero()
-    }
-
-    #[inline(always)]
-    fn to_f32(self, sum: Self::Sum, _offsets: Self::Sum) -> [f32; LANES] {
-        let mut totals = [0.0; LANES];
-        for (total, quad) in totals.iter_mut().zip(sum.as_chunks::<QUAD>().0) {
-            *total = quad.iter().sum::<i32>() as f32;
-        }
-        totals
     }
 }

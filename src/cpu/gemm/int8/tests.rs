@@ -6,10 +6,10 @@ use crate::check::{Tolerance, compare};
 
 #[test]
 fn matches_the_reference_on_odd_shapes() {
-    let mut scratch = Int8Scratch::default();
+    let mut scratch = RowScratch::default();
     for isa in Int8Isa::available() {
         for (n, k) in [(1, 1), (7, 1), (31, 13), (32, 32), (33, 5), (67, 131), (130, 257), (290, 64), (5, 0)] {
-            for rows in [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 24, 25, 53] {
+            for rows in [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 16, 17, 24, 25, 33, 53] {
                 let (x, weights, bias) = (values(rows * k, 1), values(n * k, 2), values(n, 3));
                 let residual = values(rows * n, 4);
                 let packed = PackedInt8::pack(&weights, n, k);
@@ -31,7 +31,7 @@ fn matches_the_reference_with_every_epilogue() {
     let (rows, n, k) = (5, 71, 37);
     let (x, weights, bias, residual) = (values(rows * k, 5), values(n * k, 6), values(n, 7), values(rows * n, 8));
     let packed = PackedInt8::pack(&weights, n, k);
-    let mut scratch = Int8Scratch::default();
+    let mut scratch = RowScratch::default();
     for isa in Int8Isa::available() {
         for activation in ACTIVATIONS {
             for bias in [None, Some(bias.as_slice())] {
@@ -57,7 +57,7 @@ fn the_quantisation_error_is_within_its_bound() {
     let (mut exact, mut out) = (vec![0.0; rows * n], vec![f32::NAN; rows * n]);
     reference(&x, rows, &weights, n, k, &Epilogue::default(), &mut exact);
     let packed = PackedInt8::pack(&weights, n, k);
-    gemm_int8(&x, rows, &packed, &Epilogue::default(), &mut Int8Scratch::default(), &mut out);
+    gemm_int8(&x, rows, &packed, &Epilogue::default(), &mut RowScratch::default(), &mut out);
     let largest = |v: &[f32]| v.iter().fold(0.0f64, |m, &v| m.max(f64::from(v).abs()));
     let total = |v: &[f32]| v.iter().map(|&v| f64::from(v).abs()).sum::<f64>();
     let mut differ = 0;
@@ -77,7 +77,7 @@ fn the_quantisation_error_is_within_its_bound() {
 #[test]
 fn extreme_sums_are_exact() {
     let k = 4096;
-    let mut scratch = Int8Scratch::default();
+    let mut scratch = RowScratch::default();
     for isa in Int8Isa::available() {
         for (sign_x, sign_w) in [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)] {
             let packed = PackedInt8::pack(&vec![sign_w * 127.0; 3 * k], 3, k);
@@ -92,13 +92,13 @@ fn extreme_sums_are_exact() {
 fn bits_do_not_depend_on_rows_threads_or_instruction_set() {
     const ROWS: usize = 300;
     let pools: Vec<_> = [1, 2, 3].into_iter().map(pool).collect();
-    let mut scratch = Int8Scratch::default();
+    let mut scratch = RowScratch::default();
     for (shape, (n, k)) in MODEL_SHAPES.into_iter().enumerate() {
         let (weights, bias) = (values(n * k, 11), values(n, 12));
         let (x, residual) = (values(ROWS * k, 13), values(ROWS * n, 14));
         let packed = PackedInt8::pack(&weights, n, k);
         let activation = ACTIVATIONS[shape % 5];
-        let run = |isa: Int8Isa, first: usize, rows: usize, scratch: &mut Int8Scratch, out: &mut [f32]| {
+        let run = |isa: Int8Isa, first: usize, rows: usize, scratch: &mut RowScratch, out: &mut [f32]| {
             let residual = Some(&residual[first * n..(first + rows) * n]);
             let epilogue = Epilogue { bias: Some(&bias), activation, residual };
             gemm_int8_on(isa, &x[first * k..(first + rows) * k], rows, &packed, &epilogue, scratch, out);
@@ -120,7 +120,7 @@ fn bits_do_not_depend_on_rows_threads_or_instruction_set() {
         // Integer sums are exact everywhere; only the smooth activations need fused multiply-add to agree.
         let smooth = !matches!(activation, Activation::None | Activation::Relu);
         for isa in Int8Isa::available().into_iter().filter(|isa| !smooth || isa.lanes().fuses_multiply_add()) {
-            for rows in [1, 2, 3, 4, 5, 7, 13, 29, 127] {
+            for rows in [1, 2, 3, 4, 5, 7, 13, 16, 17, 29, 33, 127] {
                 check(isa, 1 + rows % 3, ROWS - rows, rows);
             }
         }
@@ -141,7 +141,7 @@ fn what_cannot_be_quantised_is_nan_and_nothing_else_is() {
             let packed = PackedInt8::pack(&weights, n, k);
             let mut out = vec![0.0; rows * n];
             let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
-            gemm_int8_on(isa, &x, rows, &packed, &epilogue, &mut Int8Scratch::default(), &mut out);
+            gemm_int8_on(isa, &x, rows, &packed, &epilogue, &mut RowScratch::default(), &mut out);
             for row in 0..rows {
                 for column in 0..n {
                     let hit = row == 2 || column == 69;
@@ -159,7 +159,7 @@ fn zeros_and_tiny_rows_give_the_bias() {
     for fill in [0.0, -0.0, 1e-40, -9e-36] {
         let mut out = [f32::NAN; 3];
         let epilogue = Epilogue { bias: Some(&[1.0, -2.0, 3.0]), ..Epilogue::default() };
-        gemm_int8(&[fill; 9], 1, &packed, &epilogue, &mut Int8Scratch::default(), &mut out);
+        gemm_int8(&[fill; 9], 1, &packed, &epilogue, &mut RowScratch::default(), &mut out);
         assert_eq!(out, [1.0, -2.0, 3.0]);
     }
 }
@@ -170,8 +170,8 @@ fn the_scratch_is_not_remembered() {
     let packed = PackedInt8::pack(&values(n * k, 18), n, k);
     let x = values(2 * k, 19);
     let (mut fresh, mut used) = (vec![0.0; 2 * n], vec![0.0; 2 * n]);
-    gemm_int8(&x, 2, &packed, &Epilogue::default(), &mut Int8Scratch::default(), &mut fresh);
-    let mut scratch = Int8Scratch::default();
+    gemm_int8(&x, 2, &packed, &Epilogue::default(), &mut RowScratch::default(), &mut fresh);
+    let mut scratch = RowScratch::default();
     let larger = PackedInt8::pack(&values(5 * 333, 20), 5, 333);
     gemm_int8(&values(7 * 333, 21), 7, &larger, &Epilogue::default(), &mut scratch, &mut [0.0; 35]);
     gemm_int8(&x, 2, &packed, &Epilogue::default(), &mut scratch, &mut used);
@@ -180,6 +180,8 @@ fn the_scratch_is_not_remembered() {
 
 #[test]
 fn packing_is_a_quarter_of_the_size() {
-    let packed = PackedInt8::pack(&values(33 * 5, 22), 33, 5);
-    assert_eq!((packed.n(), packed.k(), packed.bytes()), (33, 5, 64 * 8 + 64 * 8));
+    let packed = PackedInt8::pack(&values(33 * 64, 22), 33, 64);
+    assert_eq!((packed.n(), packed.k(), packed.bytes()), (33, 64, 64 * 64 + 64 * 8));
+    // Padded to whole matrix tiles.
+    assert_eq!(PackedInt8::pack(&values(33 * 5, 22), 33, 5).bytes(), 64 * 64 + 64 * 8);
 }

@@ -1,0 +1,255 @@
+//! Products of rows and panels that are four bytes wide at each step: four 8-bit integers or two bf16.
+//!
+//! x is narrowed row by row into a scratch; weights lie in the panels of [`super`], `[n / 32][steps][32][4 bytes]`. Both are padded to
+//! whole matrix tiles, sixteen steps each, so that one layout serves all instructions.
+
+use super::storage::Lines;
+use super::tiling::{Layer, PANEL, Tiles, prefetch};
+use crate::cpu::simd::lanes::{LANES, Simd};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What one step of a walk down a panel reads of a row of x, and of an output's weights: four bytes, as they lie in memory.
+pub(super) type Quad = u32;
+
+/// Steps that one matrix tile takes.
+pub(super) const TILE_STEPS: usize = 16;
+
+/// One cache line: one vector's weights for one step, or what a matrix tile takes of a row of x.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [Quad; LANES]);
+
+/// The weights of a dense layer in panels.
+pub(super) struct Panels {
+    /// `[panel][steps][2]`
+    lines: Lines<Line>,
+    steps: usize,
+}
+
+impl Panels {
+    /// Room for `n` outputs of `quads` quads each; zeros.
+    pub fn zeroed(n: usize, quads: usize) -> Self {
+        let steps = quads.next_multiple_of(TILE_STEPS);
+        Panels { lines: Lines::zeroed(n.div_ceil(PANEL) * (PANEL / LANES) * steps), steps }
+    }
+
+    /// Sets the weights of one output.
+    pub fn set(&mut self, output: usize, weights: &[Quad]) {
+        let (panel, column) = (output / PANEL, output % PANEL);
+        for (step, quad) in weights.iter().enumerate() {
+            let line = (panel * self.steps + step) * (PANEL / LANES) + column / LANES;
+            self.lines[line].0[column % LANES] = *quad;
+        }
+    }
+
+    /// Steps of a walk down a panel, padding included.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.lines[..])
+    }
+
+    /// The address of vector `v`'s first step; the next step lies two lines further.
+    #[inline(always)]
+    pub fn vector(&self, v: usize) -> *const Line {
+        self.lines.as_ptr().wrapping_add(v / 2 * self.steps * 2 + v % 2)
+    }
+}
+
+/// Where products keep narrowed rows; it grows to the largest product and is then reused.
+#[derive(Default)]
+pub struct RowScratch {
+    /// `[rows, steps]`
+    x: Option<Lines<Line>>,
+    /// `[rows]`
+    scales: Vec<f32>,
+}
+
+impl std::fmt::Debug for RowScratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RowScratch({} lines)", self.x.as_deref().map_or(0, <[Line]>::len))
+    }
+}
+
+impl RowScratch {
+    /// Rows are narrowed in parallel from this many values on.
+    const GRAIN: usize = 1 << 16;
+
+    /// Narrows x `[rows, k]` by `narrow`, which fills a row of `steps` and returns its scale.
+    pub(super) fn fill(
+        &mut self,
+        x: &[f32],
+        rows: usize,
+        k: usize,
+        steps: usize,
+        narrow: impl Fn(&[f32], &mut [Quad]) -> f32 + Sync,
+    ) -> (&[Quad], &[f32]) {
+        let lines = rows * steps / TILE_STEPS;
+        if self.x.as_deref().is_none_or(|x| x.len() < lines) {
+            self.x = Some(Lines::zeroed(lines));
+        }
+        if self.scales.len() < rows {
+            self.scales.resize(rows, 0.0);
+        }
+        let narrowed: &mut [Quad] =
+            self.x.as_deref_mut().map_or(&mut [], |x| bytemuck::cast_slice_mut(&mut x[..lines]));
+        let scales = &mut self.scales[..rows];
+        if k == 0 {
+            scales.fill(0.0);
+        } else if rows * k < 2 * Self::GRAIN {
+            for ((x, out), scale) in x.chunks_exact(k).zip(narrowed.chunks_exact_mut(steps)).zip(scales.iter_mut()) {
+                *scale = narrow(x, out);
+            }
+        } else {
+            (x.par_chunks_exact(k), narrowed.par_chunks_exact_mut(steps), scales.par_iter_mut())
+                .into_par_iter()
+                .with_min_len(Self::GRAIN.div_ceil(k))
+                .for_each(|(x, out, scale)| *scale = narrow(x, out));
+        }
+        (narrowed, scales)
+    }
+}
+
+/// The factors of one product, and what turns sums into products.
+pub(super) struct Factors<'a, F> {
+    /// `[rows, steps]`
+    pub x: &'a [Quad],
+    pub w: &'a Panels,
+    pub finish: F,
+}
+
+/// Instructions that multiply, by a token that proves the CPU has them.
+pub(super) trait Instructions: Copy {
+    /// The lanes that finish the computation.
+    type Lanes: Simd;
+    /// The sums of sixteen outputs.
+    type Sum: Copy;
+
+    fn lanes(self) -> Self::Lanes;
+}
+
+/// Turns sums into products.
+pub(super) trait Finish<I: Instructions> {
+    /// What a vector of outputs needs besides its sums.
+    type Column: Copy;
+
+    fn column(&self, i: I, vector: usize) -> Self::Column;
+    fn product(&self, i: I, sum: I::Sum, row: usize, column: Self::Column) -> <I::Lanes as Simd>::V;
+}
+
+/// Dot products over one step.
+pub(super) trait Dot: Instructions {
+    /// A step's weights of sixteen outputs.
+    type Weights: Copy;
+    /// A step's values of x for every output.
+    type X: Copy;
+
+    fn zero(self) -> Self::Sum;
+    fn no_weights(self) -> Self::Weights;
+    fn load(self, weights: &[Quad; LANES]) -> Self::Weights;
+    fn splat(self, x: Quad) -> Self::X;
+    fn dot(self, sum: Self::Sum, x: Self::X, w: Self::Weights) -> Self::Sum;
+    /// Adds to each of a row's sums the products of a step's inputs.
+    #[inline(always)]
+    fn add_step<const WIDTH: usize>(self, sums: &mut [Self::Sum; WIDTH], x: &Quad, w: &[Self::Weights; WIDTH]) {
+        let x = self.splat(*x);
+        for (sum, &w) in sums.iter_mut().zip(w) {
+            *sum = self.dot(*sum, x, w);
+        }
+    }
+    /// What happens to a sum where a matrix tile would end.
+    #[inline(always)]
+    fn end_tile(self, sum: Self::Sum) -> Self::Sum {
+        sum
+    }
+}
+
+/// A way to compute a piece of a layer.
+pub(super) trait Multiply<F>: Copy {
+    /// # Safety
+    /// As for [`Layer::compute`].
+    unsafe fn compute(self, factors: &Factors<'_, F>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>);
+}
+
+impl<F: Finish<D>, D: Dot + for<'a> Tiles<Factors<'a, F>>> Multiply<F> for D {
+    #[inline(always)]
+    unsafe fn compute(self, factors: &Factors<'_, F>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe { layer.compute(self, self.lanes(), factors, rows, vectors) }
+    }
+}
+
+/// Computes one of the pieces of [`Layer::divide`]; the factors are those that the layer was made for.
+#[inline(always)]
+pub(super) fn piece<F, M: Multiply<F>>(
+    m: M,
+    factors: &Factors<'_, F>,
+    layer: &Layer<'_>,
+    rows: Range<usize>,
+    vectors: Range<usize>,
+) {
+    // SAFETY: called for the pieces of `Layer::divide` only, with the factors that the layer was made for.
+    unsafe { m.compute(factors, layer, rows, vectors) }
+}
+
+/// One register tile.
+///
+/// # Safety
+/// As for [`Layer::compute`].
+#[inline(always)]
+pub(super) unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
+    d: D,
+    factors: &Factors<'_, impl Finish<D>>,
+    layer: &Layer<'_>,
+    row: usize,
+    vector: usize,
+) {
+    let (s, steps) = (d.lanes(), factors.w.steps);
+    let mut weights = [std::ptr::null::<Line>(); WIDTH];
+    for (i, pointer) in weights.iter_mut().enumerate() {
+        *pointer = factors.w.vector(vector + i);
+    }
+    let x = factors.x[row * steps..(row + ROWS) * steps].as_ptr();
+    let mut sums = [[d.zero(); WIDTH]; ROWS];
+    for first in (0..steps).step_by(TILE_STEPS) {
+        for step in first..first + TILE_STEPS {
+            let mut w = [d.no_weights(); WIDTH];
+            for (w, &vector) in w.iter_mut().zip(&weights) {
+                // SAFETY: step < steps, and a packed vector has that many lines, two apart.
+                let address = unsafe { vector.add(step * (PANEL / LANES)) };
+                // SAFETY: as above.
+                *w = d.load(unsafe { &(*address).0 });
+                prefetch(address);
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `x` starts ROWS rows of `steps` quads.
+                d.add_step(sums, unsafe { &*x.add(r * steps + step) }, &w);
+            }
+        }
+        for sum in sums.as_flattened_mut() {
+            *sum = d.end_tile(*sum);
+        }
+    }
+    for i in 0..WIDTH {
+        let column = factors.finish.column(d, vector + i);
+        let mut products = [s.splat(0.0); ROWS];
+        for (r, (product, sums)) in products.iter_mut().zip(&sums).enumerate() {
+            *product = factors.finish.product(d, sums[i], row + r, column);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { layer.store(s, row, vector + i, products) };
+    }
+}
+
+/// The first sixteen elements.
+#[inline(always)]
+pub(super) fn sixteen<T>(x: &[T]) -> &[T; LANES] {
+    match x.first_chunk() {
+        Some(x) => x,
+        None => unreachable!("a vector has sixteen outputs"),
+    }
+}
