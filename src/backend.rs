@@ -224,7 +224,8 @@ pub struct CrossCache<B: NetworkOps> {
 }
 
 /// How scheduled sampling picks a token from the model's distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pick {
     /// The most probable token, ties to the lower id.
     Argmax,

@@ -97,6 +97,16 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// Two options exclude each other.
+    #[error("option {option}{}{value} cannot be combined with {with}", if value.is_empty() { "" } else { " " })]
+    Conflict {
+        /// The option's name.
+        option: &'static str,
+        /// Its value, or nothing where the option itself is in the way.
+        value: String,
+        /// The other option, its value with it where that matters.
+        with: String,
+    },
     /// A sentence is longer than the model's position table.
     #[error("encode {side}: expected at most {limit} tokens, got {length}")]
     InputTooLong {
@@ -225,6 +235,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error of two options that exclude each other; `value` may be empty.
+    pub(crate) fn conflict(option: &'static str, value: impl ToString, with: impl ToString) -> Self {
+        Error::Conflict { option, value: value.to_string(), with: with.to_string() }
+    }
+
     /// An operation of training that failed.
     #[cfg(feature = "train")]
     pub(crate) fn autograd(source: candle_core::Error) -> Self {
@@ -243,6 +258,7 @@ impl Error {
             Error::Tensor { .. } => "tensor",
             Error::Tokenizer { .. } => "tokenizer",
             Error::Option { .. } => "option",
+            Error::Conflict { .. } => "conflict",
             Error::InputTooLong { .. } => "input_too_long",
             Error::Input { .. } => "input",
             Error::UnmetConstraint { .. } => "unmet_constraint",

@@ -29,6 +29,6 @@ pub mod translator;
 pub mod validate;
 
 pub use backend::{ContrastiveForm, Dtype};
-pub use decode::{Bans, Contrastive, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Preset, Sampling, Stop};
+pub use decode::{Bans, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Overrides, Preset, Stop};
 pub use error::{Error, Result};
 pub use translator::{Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, Translator};

@@ -7,6 +7,7 @@ mod ids;
 mod mbr;
 mod memory;
 mod scorers;
+mod sentence;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::Explanation;
 pub use memory::{MemoryPlan, SearchSize};
-pub use scorers::Sentence;
+pub use sentence::{SENTENCE_FIELDS, Sentence};
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,17 +129,25 @@ impl Translation {
     }
 }
 
-/// A hypothesis and its text.
+/// A hypothesis and its text: `score`, `token_ids` and all else of a [`Hypothesis`] are its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextHypothesis {
     /// The detokenized text.
     pub text: String,
-    /// The pieces of `hypothesis.token_ids`.
+    /// The pieces of `token_ids`.
     pub tokens: Vec<String>,
-    /// Ids and scores.
-    pub hypothesis: Hypothesis,
+    /// Ids and scores, which this dereferences to.
+    pub(crate) ids: Hypothesis,
     /// Its mean utility, 0..=100, with all candidates as references; present under [`DecodeOptions::mbr`], which ranks by it.
     pub utility: Option<f64>,
+}
+
+impl std::ops::Deref for TextHypothesis {
+    type Target = Hypothesis;
+
+    fn deref(&self) -> &Hypothesis {
+        &self.ids
+    }
 }
 
 /// A given target's teacher-forced score.
@@ -334,7 +343,7 @@ impl Translator {
 ///
 /// What stands behind the text, such as the end of sentence, stays.
 fn cut_source(options: &DecodeOptions, source_ids: &mut Vec<u32>, limit: usize, tokenizer: &Tokenizer) -> bool {
-    let cut = options.truncate_source && source_ids.len() > limit;
+    let cut = options.truncate && source_ids.len() > limit;
     if cut {
         let behind = tokenizer.source_suffix_len().min(limit);
         source_ids.drain(limit - behind..source_ids.len() - behind);
@@ -425,18 +434,24 @@ impl Batch<'_> {
             return Some(ready);
         }
         let first = *self.pending.keys().next()?;
-        let reply = loop {
-            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
-            match self.replies.recv_timeout(LOOK_EVERY) {
-                Ok(reply) => break Some(reply),
-                Err(_) if self.translator.engine.is_running() => {}
-                Err(_) => break None,
+        loop {
+            if let Some(ended) = self.next_within(LOOK_EVERY) {
+                return Some(ended);
             }
-        };
-        let Some(Reply { tag, outcome }) = reply else {
-            self.pending.remove(&first);
-            return Some((first, Err(Error::EngineStopped)));
-        };
+            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
+            if !self.translator.engine.is_running() {
+                self.pending.remove(&first);
+                return Some((first, Err(Error::EngineStopped)));
+            }
+        }
+    }
+
+    /// As [`Batch::next`], waiting for no longer than `limit`; `None` also when nothing has ended by then.
+    pub fn next_within(&mut self, limit: Duration) -> Option<(u64, Result<Translation>)> {
+        if let Some(ready) = self.ready.pop() {
+            return Some(ready);
+        }
+        let Reply { tag, outcome } = self.replies.recv_timeout(limit).ok()?;
         let pending = self.pending.remove(&tag)?;
         let result = outcome.map(|outcome| match outcome {
             Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),
@@ -479,7 +494,7 @@ impl Translator {
         let text = |hypothesis: Hypothesis| TextHypothesis {
             text: self.tokenizer.detokenize(&hypothesis.token_ids),
             tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
-            hypothesis,
+            ids: hypothesis,
             utility: None,
         };
         let mut hypotheses: Vec<TextHypothesis> = hypotheses.into_iter().map(text).collect();

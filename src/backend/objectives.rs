@@ -64,7 +64,8 @@ pub fn check_risk_alpha(alpha: f32) -> Result<()> {
 ///
 /// The divergence is KL(p || q) for beta 0, KL(q || p) for beta 1, and in between the generalised Jensen-Shannon divergence
 /// beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al. 2024, eq. 1).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Divergence {
     /// Above 0. Losses are multiplied by its square, so that gradients keep their size (Hinton et al. 2015).
     pub temperature: f32,

@@ -282,10 +282,12 @@ impl Stages {
 ///
 /// p are their probabilities; V_head = { v : z_e(v) - max z_e >= log(mask) }; s is -infinity outside of V_head where a form has
 /// one, and wherever z_e is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum ContrastiveForm {
     /// z_e - weight * z_a, without V_head.
+    #[serde(alias = "seed")]
     Logits = 1,
     /// log p_e - weight * log p_a on V_head (Li et al. 2023, eq. 2).
     Li = 2,

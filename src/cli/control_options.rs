@@ -3,23 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::Serialize;
 
 use crate::cli::counts::{count, finite};
 use crate::cli::input::read_all;
 use crate::counts;
-use crate::{Bans, Contrastive, ContrastiveForm, DecodeOptions, EngineOptions, Error, Result, Translator};
+use crate::{Bans, ContrastiveForm, DecodeOptions, EngineOptions, Error, Overrides, Result, Translator};
 
 /// What ranks beside the model's own probabilities, and what may not come.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Serialize, clap::Args)]
 #[command(next_help_heading = "Control")]
 pub(super) struct ControlArguments {
     /// Rank by the contrast of the model with an amateur; the form source takes the model itself reading another sentence: the JSON
     /// field contrast_source, in text the next line that is not blank.
-    #[arg(long, value_enum, value_name = "FORM")]
-    contrastive: Option<FormName>,
+    #[arg(long, value_name = "FORM", value_parser = forms())]
+    contrastive: Option<String>,
     /// The amateur's model directory, of the same pieces [with it the default form is li].
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     amateur: Option<PathBuf>,
     /// How strongly the amateur counts [default: 0.5; source: 0.7].
     #[arg(long, value_name = "W", allow_negative_numbers = true, value_parser = finite::<f32>())]
@@ -32,9 +34,11 @@ pub(super) struct ControlArguments {
     contrastive_temperature: Option<f32>,
     /// Another member of an ensemble, a model directory of the same pieces; may be given several times.
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     ensemble: Vec<PathBuf>,
     /// Weights of the log-probabilities, of the model and of each --ensemble [default: the same for all, 1 together].
     #[arg(long, value_name = "W,W,..", value_delimiter = ',', requires = "ensemble", allow_negative_numbers = true, value_parser = finite::<f32>())]
+    #[serde(skip)]
     ensemble_weights: Vec<f32>,
     /// No sequence of so many tokens twice [default: 0, off].
     #[arg(long, value_name = "N", value_parser = count(counts::LENGTH))]
@@ -50,27 +54,29 @@ pub(super) struct ControlArguments {
     forced_bos: Option<String>,
     /// Pieces that never come, as in --suppress '▁nicht,▁kein'.
     #[arg(long, value_name = "PIECE,..", value_delimiter = ',')]
+    #[serde(skip)]
     suppress: Vec<String>,
     /// File of texts, one a line, whose tokens never follow one another.
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     bad_texts: Option<PathBuf>,
     /// File of pieces, one a line: only these may come, and the end of sentence.
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     shortlist: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FormName {
-    /// logits - weight * the amateur's.
-    #[value(alias = "seed")]
-    Logits,
-    /// log p - weight * log p of the amateur, among the model's own likely tokens.
-    Li,
-    /// (1 + weight) * log p - weight * log p of the amateur, likewise.
-    Obrien,
-    /// log(p - weight * p of the model reading another sentence), likewise.
-    Source,
+fn forms() -> [PossibleValue; 4] {
+    [
+        PossibleValue::new("logits").alias("seed").help("logits - weight * the amateur's"),
+        PossibleValue::new("li").help("log p - weight * log p of the amateur, among the model's own likely tokens"),
+        PossibleValue::new("obrien").help("(1 + weight) * log p - weight * log p of the amateur, likewise"),
+        PossibleValue::new("source").help("log(p - weight * p of the model reading another sentence), likewise"),
+    ]
 }
+
+/// Options that concern all sentences, and none alone: they open models and read files.
+const OF_ALL: [&str; 6] = ["amateur", "bad_texts", "ensemble", "ensemble_weights", "shortlist", "suppress"];
 
 impl ControlArguments {
     /// Adds the models that take part to the engine's options.
@@ -80,62 +86,43 @@ impl ControlArguments {
 
     /// Whether plain text lines read each other.
     pub(super) fn pairs_lines(&self) -> bool {
-        self.contrastive == Some(FormName::Source)
+        self.contrastive.as_deref() == Some("source")
     }
 
-    /// Adds what was asked for to the options of search.
-    pub(super) fn apply(&self, translator: &Translator, options: &mut DecodeOptions) -> Result<()> {
-        options.contrastive = self.contrastive()?;
-        options.no_repeat_ngram = self.no_repeat_ngram.unwrap_or(options.no_repeat_ngram);
-        options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
-        options.penalize_logits = self.penalize_logits.unwrap_or(options.penalize_logits);
-        if let Some(piece) = &self.forced_bos {
-            options.forced_bos = Some(piece_id(&target_pieces(translator), "forced-bos", piece)?);
-        }
+    /// The form of contrast that an amateur asks for where none is named.
+    pub(super) fn implied_form(&self) -> Option<&'static str> {
+        self.amateur.as_ref().map(|_| "li")
+    }
+
+    /// The weights of an ensemble; none without one.
+    pub(super) fn weights(&self) -> Vec<f32> {
         let members = 1 + self.ensemble.len();
-        if members > 1 {
-            options.ensemble = match self.ensemble_weights.is_empty() {
-                true => vec![1.0 / members as f32; members],
-                false => self.ensemble_weights.clone(),
-            };
+        match (members, self.ensemble_weights.is_empty()) {
+            (1, _) => Vec::new(),
+            (_, true) => vec![1.0 / members as f32; members],
+            (_, false) => self.ensemble_weights.clone(),
         }
-        Ok(())
     }
 
-    fn contrastive(&self) -> Result<Option<Contrastive>> {
-        let form = match (self.contrastive, &self.amateur) {
-            (Some(FormName::Logits), _) => ContrastiveForm::Logits,
-            (Some(FormName::Obrien), _) => ContrastiveForm::Obrien,
-            (Some(FormName::Source), None) => ContrastiveForm::Source,
-            (Some(FormName::Source), Some(_)) => {
-                let expected = "another form than source, which has no other model".into();
-                return Err(Error::Option { option: "amateur", expected, got: "contrastive source".into() });
+    /// Checks options that flags and a sentence have come to.
+    pub(super) fn check(&self, options: &DecodeOptions) -> Result<()> {
+        match (options.contrastive, &self.amateur) {
+            (Some(ContrastiveForm::Source), Some(_)) => {
+                Err(Error::conflict("contrastive", "source", "amateur: it has no other model"))
             }
-            (Some(FormName::Li), _) | (None, Some(_)) => ContrastiveForm::Li,
-            (None, None) => return self.refuse_lonely(),
-        };
-        let default = Contrastive::new(form);
-        Ok(Some(Contrastive {
-            weight: self.contrastive_weight.unwrap_or(default.weight),
-            mask: self.contrastive_mask.unwrap_or(default.mask),
-            temperature: self.contrastive_temperature.unwrap_or(default.temperature),
-            ..default
-        }))
+            _ => Ok(()),
+        }
     }
 
-    /// Nothing to contrast with: options about it would be without effect.
-    fn refuse_lonely(&self) -> Result<Option<Contrastive>> {
-        let given = [
-            ("contrastive-weight", self.contrastive_weight),
-            ("contrastive-mask", self.contrastive_mask),
-            ("contrastive-temperature", self.contrastive_temperature),
-        ];
-        match given.into_iter().find_map(|(option, value)| Some((option, value?))) {
-            None => Ok(None),
-            Some((option, value)) => {
-                let expected = "contrastive or amateur beside it".into();
-                Err(Error::Option { option, expected, got: value.to_string() })
-            }
+    /// Checks that a sentence's own options are about that sentence alone.
+    pub(super) fn check_own(own: &Overrides) -> Result<()> {
+        match own.names().find(|name| OF_ALL.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::Input {
+                operation: "read options",
+                expected: "options of one sentence, beside one of all sentences".into(),
+                got: format!("\"{name}\""),
+            }),
         }
     }
 
@@ -145,8 +132,7 @@ impl ControlArguments {
         if self.suppress.is_empty() && self.bad_texts.is_none() && self.shortlist.is_none() {
             return Ok(None);
         }
-        let pieces = target_pieces(translator);
-        let suppressed = self.suppress.iter().map(|piece| piece_id(&pieces, "suppress", piece));
+        let suppressed = self.suppress.iter().map(|piece| translator.piece_id("suppress", piece));
         let suppressed: Vec<u32> = suppressed.collect::<Result<_>>()?;
         let lines = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read_filled);
         let bad_texts = lines(&self.bad_texts)?;
@@ -162,7 +148,7 @@ impl ControlArguments {
             Some(path) => {
                 let mut ids: Vec<u32> = read_filled(path)?
                     .iter()
-                    .map(|piece| piece_id(&pieces, "shortlist", piece))
+                    .map(|piece| translator.piece_id("shortlist", piece))
                     .collect::<Result<_>>()?;
                 ids.push(tokenizer.eos_id());
                 Some(ids)
@@ -171,18 +157,6 @@ impl ControlArguments {
         Bans::new(translator.config().decoder_vocab_size, &suppressed, shortlist.as_deref(), &sequences)
             .map(|bans| Some(Arc::new(bans)))
     }
-}
-
-fn target_pieces(translator: &Translator) -> Vec<&str> {
-    let tokenizer = translator.tokenizer();
-    (0..tokenizer.target_vocab_size() as u32).map(|id| tokenizer.target_piece(id)).collect()
-}
-
-/// The id of a piece that an option names.
-fn piece_id(pieces: &[&str], option: &'static str, piece: &str) -> Result<u32> {
-    let found = pieces.iter().position(|own| *own == piece).map(|id| id as u32);
-    let expected = "pieces of the model's target vocabulary".to_string();
-    found.ok_or_else(|| Error::Option { option, expected, got: format!("{piece:?}") })
 }
 
 /// The lines of a file that are not blank.

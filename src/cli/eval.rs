@@ -173,7 +173,7 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         let i = tag as usize;
         match result {
             Ok(translation) => {
-                let tokens = translation.hypotheses.first().map_or(0, |h| h.hypothesis.length);
+                let tokens = translation.hypotheses.first().map_or(0, |h| h.length);
                 progress.add(sources[i].len() as u64 + 1, tokens as u64);
                 translated.lines[i] = one_line(translation.text());
             }

@@ -5,9 +5,12 @@ mod search_graph;
 
 use std::fmt;
 
+use indexmap::IndexMap;
+use serde_json::Value;
+
 use crate::text::Tokenizer;
 use crate::translator::{Explanation, Sentence};
-use crate::{Contrastive, DecodeOptions, LengthPenalty, Sampling, Stop, TextHypothesis};
+use crate::{DecodeOptions, Stop};
 use attention_map::AttentionMap;
 use search_graph::SearchGraph;
 
@@ -37,6 +40,11 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// A value in words: text without quotes.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// A token that fits into `limit` characters.
 fn shortened(token: &str, limit: usize) -> String {
     match token.chars().count() > limit {
@@ -57,7 +65,7 @@ impl fmt::Display for Page<'_> {
         self.options(f)?;
         self.search(f)?;
         self.ranking(f)?;
-        if let Some(weights) = &translation.hypotheses[0].hypothesis.attention {
+        if let Some(weights) = &translation.hypotheses[0].attention {
             f.write_str("<h2>Attention</h2>\n<p class=\"quiet\">Where the last decoder layer looks in the source (across) for each \
                          token of the best translation (down), mean over its heads.</p>\n<div class=\"scroll\">\n")?;
             let (source, target) = (&self.explanation.source_pieces, &translation.hypotheses[0].tokens);
@@ -67,110 +75,48 @@ impl fmt::Display for Page<'_> {
     }
 }
 
-/// How many of [`listed`] a page always shows.
-const ALWAYS: usize = 3;
+/// The options that a page always shows.
+const ALWAYS: [&str; 3] = ["beam_size", "length_penalty", "alpha"];
 
-/// All options in words.
-fn listed(options: &DecodeOptions) -> Vec<(&'static str, String)> {
-    let DecodeOptions {
-        beam_size,
-        n_best,
-        length_penalty,
-        coverage_penalty,
-        word_reward,
-        stop,
-        patience,
-        shrink,
-        max_length: _, // as it came out for this sentence
-        min_length,
-        forced_bos,
-        forced_free,
-        allow_padding,
-        count_start,
-        renormalize,
-        contrastive,
-        repetition_penalty,
-        penalize_logits,
-        no_repeat_ngram,
-        bans,
-        ensemble,
-        attention: _, // always drawn
-        cut,
-        groups,
-        diversity,
-        sampling,
-        mbr,
-        truncate_source,
-    } = options;
-    let penalty = match length_penalty {
-        LengthPenalty::None => "none".to_string(),
-        LengthPenalty::Gnmt { alpha } => format!("((5 + length) / 6)^{alpha}"),
-        LengthPenalty::Power { alpha } => format!("length^{alpha}"),
-        LengthPenalty::PowerOfAll { alpha } => format!("length^{alpha}, of the reward too"),
-    };
-    let stop = match stop {
-        Stop::First => "first",
-        Stop::Heuristic => "heuristic",
-        Stop::Exact => "exact",
-        Stop::Top => "top",
-    };
-    let contrast = contrastive.map_or("none".to_string(), |Contrastive { form, weight, mask, temperature }| {
-        let form = format!("{form:?}").to_lowercase();
-        format!("{form}, weight {weight}, mask {mask}, temperature of the amateur {temperature}")
-    });
-    let draws = sampling.as_ref().map_or("none".to_string(), |sampling| {
-        let Sampling { samples, temperature, top_k, top_p, min_p, epsilon, seed } = sampling;
-        format!(
-            "{samples} samples, temperature {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, epsilon {epsilon}, \
-             seed {seed}"
-        )
-    });
-    let weights = ensemble.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
-    vec![
-        ("beams", beam_size.to_string()),
-        ("length penalty", penalty),
-        ("stop", stop.to_string()),
-        ("n-best", n_best.to_string()),
-        ("coverage penalty", coverage_penalty.to_string()),
-        ("word reward", word_reward.to_string()),
-        ("patience", patience.to_string()),
-        ("shrinking beam", shrink.to_string()),
-        ("minimum length", min_length.to_string()),
-        ("first token", forced_bos.map_or("any".to_string(), |id| format!("id {id}"))),
-        ("forced tokens free", forced_free.to_string()),
-        ("padding allowed", allow_padding.to_string()),
-        ("start token counts", count_start.to_string()),
-        ("renormalized", renormalize.to_string()),
-        ("contrast", contrast),
-        ("repetition penalty", repetition_penalty.to_string()),
-        ("penalty on logits", penalize_logits.to_string()),
-        ("no n-gram twice, n", no_repeat_ngram.to_string()),
-        ("bans", if bans.is_some() { "some" } else { "none" }.to_string()),
-        ("ensemble, weights", weights),
-        ("cut", cut.to_string()),
-        ("beam groups", groups.to_string()),
-        ("diversity", diversity.to_string()),
-        ("sampling", draws),
-        ("minimum Bayes risk", mbr.map_or("no".to_string(), |utility| format!("{utility:?}").to_lowercase())),
-        ("cuts long sources", truncate_source.to_string()),
-    ]
+/// What a page shows in other words, or in another place.
+const ELSEWHERE: [&str; 4] = ["preset", "stop", "max_length", "attention"];
+
+/// All options by name, in the order of their fields.
+fn listed(options: &DecodeOptions) -> IndexMap<String, Value> {
+    // Through text: a map of the JSON library's own does not keep the order in every build.
+    let text = serde_json::to_string(options).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 impl Page<'_> {
     /// The options that say most about a search, the others where they are not the default, and what the sentence brings.
     fn options(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown: Vec<(String, String)> = Vec::new();
         let default = listed(&DecodeOptions::default());
-        let own = listed(self.options).into_iter().zip(default).enumerate();
-        let mut shown: Vec<(&str, String)> =
-            own.filter(|(at, (own, default))| *at < ALWAYS || own != default).map(|(_, (own, _))| own).collect();
-        shown.insert(ALWAYS, ("maximum length", self.explanation.max_length.to_string()));
+        for (name, value) in listed(self.options) {
+            let is_shown = ALWAYS.contains(&name.as_str()) || default.get(&name) != Some(&value);
+            if is_shown && !ELSEWHERE.contains(&name.as_str()) {
+                shown.push((name.replace('_', " "), plain(&value)));
+            }
+        }
+        let stop = serde_json::to_value(self.options.stop_rule()).unwrap_or_default();
+        shown.insert(ALWAYS.len(), ("stop".to_owned(), plain(&stop)));
+        shown.insert(ALWAYS.len() + 1, ("maximum length".to_owned(), self.explanation.max_length.to_string()));
+        let mut add = |name: &str, value: String| shown.push((name.to_owned(), value));
+        if self.options.bans.is_some() {
+            add("bans", "some".to_owned());
+        }
+        if !self.options.ensemble.is_empty() {
+            let weights: Vec<String> = self.options.ensemble.iter().map(f32::to_string).collect();
+            add("ensemble, weights", weights.join(", "));
+        }
         let Sentence { prefix, contrast_source, constraints, seed, source_lang, target_lang, .. } = self.sentence;
-        shown.extend(source_lang.clone().map(|code| ("source language", code)));
-        shown.extend(target_lang.clone().map(|code| ("target language", code)));
-        shown.extend(prefix.clone().map(|text| ("prefix", text)));
-        shown.extend(constraints.iter().map(|phrase| ("must contain", phrase.clone())));
-        shown.extend(contrast_source.clone().map(|text| ("contrasted with", text)));
-        shown.extend(seed.map(|seed| ("seed of the sentence", seed.to_string())));
+        source_lang.iter().for_each(|code| add("source language", code.clone()));
+        target_lang.iter().for_each(|code| add("target language", code.clone()));
+        prefix.iter().for_each(|text| add("prefix", text.clone()));
+        constraints.iter().for_each(|phrase| add("must contain", phrase.clone()));
+        contrast_source.iter().for_each(|text| add("contrasted with", text.clone()));
+        seed.iter().for_each(|seed| add("seed of the sentence", seed.to_string()));
         f.write_str("<ul class=\"options\">\n")?;
         for (name, value) in shown {
             writeln!(f, "<li class=\"quiet\">{name} <b>{}</b></li>", Escaped(&value))?;
@@ -199,13 +145,13 @@ impl Page<'_> {
         if count >= *max_length {
             return format!("Ended after step {count}, the maximum length.");
         }
-        if self.options.sampling.is_some() {
+        if self.options.sample {
             return format!("Ended after step {count}: all samples had ended.");
         }
         if translation.hypotheses.len() < needed || self.options.shrink {
             return format!("Ended after step {count}: no hypothesis was left to extend.");
         }
-        let reason = match self.options.stop {
+        let reason = match self.options.stop_rule() {
             Stop::First => "that is enough",
             Stop::Heuristic => "none that was alive could beat the last of them if it ended there",
             Stop::Exact => "none that was alive could beat the last of them at any length",
@@ -220,9 +166,7 @@ impl Page<'_> {
              reward × length</p>\n<div class=\"scroll\">\n<table>\n<tr><th></th><th class=\"text\">translation</th><th>sum</th>\
              <th>length</th><th>length penalty</th><th>coverage</th><th>reward</th><th>score</th><th>finished</th></tr>\n",
         )?;
-        for (rank, TextHypothesis { text, hypothesis: h, .. }) in
-            self.explanation.translation.hypotheses.iter().enumerate()
-        {
+        for (rank, h) in self.explanation.translation.hypotheses.iter().enumerate() {
             let class = if rank == 0 { " class=\"best\"" } else { "" };
             let reward = self.options.word_reward * h.length as f32;
             let finished = if h.truncated { "cut at" } else { "step" };
@@ -231,7 +175,7 @@ impl Page<'_> {
                 "<tr{class}><td>{}</td><td class=\"text\">{}</td><td>{:.4}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td>\
                  <td>{reward:.4}</td><td>{:.4}</td><td>{finished} {}</td></tr>",
                 rank + 1,
-                Escaped(text),
+                Escaped(&h.text),
                 h.search_log_prob,
                 h.length,
                 h.length_penalty,

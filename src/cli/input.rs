@@ -198,7 +198,7 @@ pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
                 std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {number}: {}", bad.message));
             Error::Io { operation: "read", path: path.to_path_buf(), source }
         })?;
-        texts.push(item.source);
+        texts.push(item.sentence.source);
     }
     Ok(texts)
 }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn line_ends_of_both_kinds_are_taken_off_once() {
         let read = lines(b"a\r\nb\r\r\n\nc", Form::Text);
-        let sources: Vec<&str> = read.iter().map(|l| l.content.as_ref().unwrap().source.as_str()).collect();
+        let sources: Vec<&str> = read.iter().map(|l| l.content.as_ref().unwrap().sentence.source.as_str()).collect();
         assert_eq!(sources, ["a", "b\r", "", "c"]);
         assert_eq!(read.iter().map(|l| l.bytes).collect::<Vec<_>>(), [3, 4, 1, 1]);
     }
@@ -236,10 +236,10 @@ mod tests {
     fn json_lines_keep_their_other_fields() {
         let read = lines(br#"{"id": 7, "source": "x", "tags": ["a"]}"#, Form::Json);
         let item = read[0].content.as_ref().unwrap();
-        assert_eq!((item.source.as_str(), item.other["id"].get()), ("x", "7"));
+        assert_eq!((item.sentence.source.as_str(), item.other["id"].get()), ("x", "7"));
         let seeds = br#"{"source": "x", "seed": 18446744073709551615}
 {"source": "x", "seed": null}"#;
-        let seeds: Vec<_> = lines(seeds, Form::Json).into_iter().map(|l| l.content.unwrap().seed).collect();
+        let seeds: Vec<_> = lines(seeds, Form::Json).into_iter().map(|l| l.content.unwrap().sentence.seed).collect();
         assert_eq!(seeds, [Some(u64::MAX), None]);
         let bad_seeds = [r#"{"source": "x", "seed": -1}"#, r#"{"source": "x", "seed": "1"}"#];
         for bad in ["[1]", "{}", r#"{"source": 3}"#, "{", "", bad_seeds[0], bad_seeds[1]] {
@@ -249,7 +249,7 @@ mod tests {
 
     /// Sources as they are read, or "!" and what is wrong.
     fn sources(bytes: &[u8], form: Form) -> Vec<String> {
-        let source = |line: Line| line.content.map_or_else(|bad| format!("!{}", bad.kind), |item| item.source);
+        let source = |line: Line| line.content.map_or_else(|bad| format!("!{}", bad.kind), |item| item.sentence.source);
         lines(bytes, form).into_iter().map(source).collect()
     }
 
@@ -275,7 +275,7 @@ mod tests {
     fn tsv_takes_the_first_column_and_keeps_the_others() {
         let read = lines(b"a\tb\tc \"d\"\n\te\nf\n", Form::Tsv);
         let items: Vec<&Item> = read.iter().map(|line| line.content.as_ref().unwrap()).collect();
-        assert_eq!(items.iter().map(|item| item.source.as_str()).collect::<Vec<_>>(), ["a", "", "f"]);
+        assert_eq!(items.iter().map(|item| item.sentence.source.as_str()).collect::<Vec<_>>(), ["a", "", "f"]);
         let columns = |i: usize| items[i].columns.clone().expect("TSV has columns");
         assert_eq!(
             (columns(0), columns(1), columns(2)),

@@ -1,4 +1,4 @@
-//! Ctrl-C and requests to terminate: the first asks to finish what is under way, the second ends the process.
+//! Ctrl-C and requests to terminate: the first asks to end in good order, the second ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,16 +11,16 @@ const INTERRUPTED: i32 = 130;
 
 /// Starts to listen, in a command that works through lines.
 pub(super) fn listen() {
-    listen_for("finishing the lines under way");
+    listen_for("giving up the lines that are not done");
 }
 
-/// Starts to listen; the first interrupt says what is being finished. SIGTERM and SIGHUP count as Ctrl-C.
-pub(super) fn listen_for(finishing: &'static str) {
+/// Starts to listen; the first interrupt says what is done about it. SIGTERM and SIGHUP count as Ctrl-C.
+pub(super) fn listen_for(what: &'static str) {
     let set = ctrlc::set_handler(move || {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        complain(&format!("interrupted: {finishing}; interrupt again to quit at once"));
+        complain(&format!("interrupted: {what}; interrupt again to quit at once"));
     });
     if let Err(error) = set {
         complain(&format!("cannot listen for interrupts: {error}"));

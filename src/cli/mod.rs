@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
 //! Exit codes: 0 all well; 1 some input lines failed, the rest is there, or a check failed; 2 wrong options, model or files, or an
-//! output that cannot be written; 130 interrupted, by Ctrl-C or SIGTERM, with the lines that were under way.
+//! output that cannot be written; 130 interrupted, by Ctrl-C or SIGTERM, with the lines that were done.
 
 mod alignment;
 mod bench;
@@ -14,13 +14,11 @@ mod explain;
 mod info;
 mod input;
 mod interrupt;
-mod item_options;
 mod model_dir;
 mod output;
 mod pairing;
 mod progress;
 mod resume;
-mod sampling_options;
 mod score;
 mod search_options;
 mod stdout;
@@ -32,6 +30,7 @@ mod train;
 mod train;
 mod translate;
 mod validate;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -81,14 +80,9 @@ pub mod fuzzing {
     use std::path::Path;
     use std::sync::OnceLock;
 
-    use clap::{Args, FromArgMatches};
-
     use super::input::{Fields, Form, Lines};
-    use super::item_options::ItemOptions;
     use super::output::error_json;
-    use super::search_options::SearchArguments;
-    use crate::Result;
-    use crate::{DecodeOptions, Error, Translator};
+    use crate::{DecodeOptions, Error, Overrides, Result, Translator};
 
     /// One line of input, read and turned into output.
     #[derive(Debug)]
@@ -116,12 +110,8 @@ pub mod fuzzing {
         };
         let wrong =
             |got: String| Error::Input { operation: "read options", expected: "an object of options".into(), got };
-        let command = SearchArguments::augment_args(clap::Command::new("options").no_binary_name(true));
-        let matches = command.try_get_matches_from([""; 0]).map_err(|error| wrong(error.to_string()))?;
-        let arguments = SearchArguments::from_arg_matches(&matches).map_err(|error| wrong(error.to_string()))?;
-        let of_all = arguments.resolve(translator)?;
-        let object = serde_json::value::RawValue::from_string(object.to_owned()).map_err(|e| wrong(e.to_string()))?;
-        ItemOptions::new(translator, &arguments, &of_all).resolve(&object)
+        let own: Overrides = serde_json::from_str(object).map_err(|error| wrong(error.to_string()))?;
+        translator.options(&own).map(Box::new)
     }
 
     /// Reads every line, as text or as JSON.
@@ -133,7 +123,7 @@ pub mod fuzzing {
         let mut read = Vec::new();
         while let Some(line) = lines.next()? {
             let written = match line.content {
-                Ok(item) => error_json(Some(&item.source), &item.other, "none", "")?,
+                Ok(item) => error_json(Some(&item.sentence.source), &item.other, "none", "")?,
                 Err(bad) => error_json(bad.source.as_deref(), &Fields::new(), bad.kind, &bad.message)?,
             };
             read.push(ReadLine { number: line.number, bytes: line.bytes, written });
@@ -151,6 +141,9 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let mut command = command();
     let matches = command.get_matches_mut();
+    if let (Some(("train", given)), Some(train)) = (matches.subcommand(), command.find_subcommand("train")) {
+        train::check_objective(train, given).unwrap_or_else(|error| error.exit());
+    }
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     interrupt::survive_limits();
     let claimed = matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches)));

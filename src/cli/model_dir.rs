@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::counts::count;
 #[cfg(feature = "hub")]
 use crate::cli::progress::Download;
+use crate::cli::values::reader;
 use crate::cli::{claims, complain};
 use crate::counts;
 #[cfg(feature = "hub")]
@@ -34,7 +35,7 @@ pub(super) struct ModelArguments {
     pub name: ModelName,
     /// Where to compute: cpu, cuda or cuda:N for a GPU, cuda:0,1 or cuda:all for several with a copy of the model each, auto for the first GPU if it can be used and else the CPU, or emulated,
     /// which runs the GPU's code on the CPU, slowly, to check it.
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = reader(str::parse::<Device>))]
     pub device: Device,
     /// Threads that compute on the CPU [default: one per core].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
@@ -51,7 +52,7 @@ pub(super) struct ModelArguments {
     pub batch_size: usize,
     /// Memory that the model and the search may take, as in 512M or 4G; fewer sentences are decoded at once where not all fit
     /// [default: what is free on a GPU, no limit on the CPU].
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = reader(parse_bytes))]
     pub memory_budget: Option<u64>,
 }
 
@@ -183,7 +184,11 @@ impl ModelName {
     fn find(&self) -> Result<PathBuf> {
         let Some(name) = &self.model else { return demo() };
         if !name.is_dir() {
-            return fetch(&name.to_string_lossy(), self.revision.as_deref());
+            let revision = self.revision.as_deref();
+            refuse_path(name, revision.is_some())?;
+            return fetch(&name.to_string_lossy(), revision).inspect_err(|_| {
+                complain(&format!("there is no directory {}, so it was taken for a model of the hub", name.display()));
+            });
         }
         match &self.revision {
             None => Ok(name.clone()),
@@ -193,6 +198,33 @@ impl ModelName {
                 got: format!("the directory {}", name.display()),
             }),
         }
+    }
+}
+
+/// Refuses what is a path and no hub id: a file, and a name that stands in a directory of this machine or can be no id. One with a
+/// revision is an id.
+fn refuse_path(name: &Path, has_revision: bool) -> Result<()> {
+    let text = name.to_string_lossy();
+    let wrong = |expected: &str, got: String| Err(Error::Option { option: "model", expected: expected.into(), got });
+    if name.exists() {
+        return wrong("a directory", format!("the file {text}"));
+    }
+    if has_revision || text.contains('@') {
+        return Ok(());
+    }
+    let parent = name.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if parent.is_dir() => {
+            let got = format!(
+                "{text}: no such directory in {} (for a hub id of that name write {text}@main)",
+                parent.display()
+            );
+            wrong("an existing directory or a hub id owner/name", got)
+        }
+        _ if text.matches('/').count() != 1 || text.starts_with(['.', '~']) => {
+            wrong("an existing directory or a hub id owner/name", format!("{text}: no such directory"))
+        }
+        _ => Ok(()),
     }
 }
 

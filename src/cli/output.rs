@@ -182,11 +182,11 @@ struct HypothesisLine<'a> {
 }
 
 impl<'a> HypothesisLine<'a> {
-    fn new(TextHypothesis { text, tokens, hypothesis, utility }: &'a TextHypothesis) -> Self {
+    fn new(hypothesis: &'a TextHypothesis) -> Self {
         HypothesisLine {
-            text,
+            text: &hypothesis.text,
             token_ids: &hypothesis.token_ids,
-            tokens,
+            tokens: &hypothesis.tokens,
             token_log_probs: &hypothesis.token_log_probs,
             log_prob: hypothesis.log_prob,
             search_log_prob: hypothesis.search_log_prob,
@@ -197,7 +197,7 @@ impl<'a> HypothesisLine<'a> {
             truncated: hypothesis.truncated,
             attention: hypothesis.attention.as_deref(),
             alignment: hypothesis.alignment(),
-            utility: *utility,
+            utility: hypothesis.utility,
         }
     }
 }
@@ -260,7 +260,7 @@ pub(super) fn one_line(text: &str) -> String {
 pub(super) fn text_line(hypothesis: &TextHypothesis, alignment: Option<Alignment>) -> String {
     let text = one_line(&hypothesis.text);
     match alignment {
-        Some(alignment) => format!("{text} ||| {}", alignment.write(&hypothesis.hypothesis)),
+        Some(alignment) => format!("{text} ||| {}", alignment.write(hypothesis)),
         None => text,
     }
 }
@@ -269,7 +269,7 @@ pub(super) fn text_line(hypothesis: &TextHypothesis, alignment: Option<Alignment
 /// alignment, where asked for, behind the text.
 pub(super) fn n_best(number: u64, translation: &Translation, alignment: Option<Alignment>) -> String {
     let line = |h: &TextHypothesis| {
-        let (log_prob, score) = (h.hypothesis.log_prob, h.hypothesis.score);
+        let (log_prob, score) = (h.log_prob, h.score);
         format!("{} ||| {} ||| F0= {log_prob} ||| {score}", number - 1, text_line(h, alignment))
     };
     translation.hypotheses.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -59,13 +59,13 @@ impl Paired {
 
 /// The line's sentence, unless it is blank or cannot be read.
 fn text(line: &Line) -> Option<&str> {
-    line.content.as_ref().ok().map(|item| item.source.as_str()).filter(|text| !text.trim().is_empty())
+    line.content.as_ref().ok().map(|item| item.sentence.source.as_str()).filter(|text| !text.trim().is_empty())
 }
 
 /// The line with its other source, unless it has brought one.
 fn beside(mut line: Line, other: Option<String>) -> Line {
     if let Ok(item) = &mut line.content {
-        item.contrast_source = item.contrast_source.take().or(other);
+        item.sentence.contrast_source = item.sentence.contrast_source.take().or(other);
     }
     line
 }
@@ -78,7 +78,7 @@ mod tests {
     fn pairs(text: &str) -> Vec<(u64, Option<String>)> {
         let mut lines = Paired::new(Lines::from_bytes(text.as_bytes().to_vec(), Form::Text));
         let all = std::iter::from_fn(|| lines.next().expect("memory does not fail"));
-        all.map(|line| (line.number, line.content.expect("text").contrast_source)).collect()
+        all.map(|line| (line.number, line.content.expect("text").sentence.contrast_source)).collect()
     }
 
     #[test]
@@ -96,7 +96,8 @@ mod tests {
         let json = "{\"source\": \"a\"}\n{\"source\": \"b\", \"contrast_source\": \"c\"}\n".as_bytes().to_vec();
         let mut lines = Paired::new(Lines::from_bytes(json, Form::Detect(Plain::Text)));
         let all = std::iter::from_fn(|| lines.next().expect("memory does not fail"));
-        let others: Vec<Option<String>> = all.map(|line| line.content.expect("JSON").contrast_source).collect();
+        let others: Vec<Option<String>> =
+            all.map(|line| line.content.expect("JSON").sentence.contrast_source).collect();
         assert_eq!(others, [None, Some("c".to_string())]);
     }
 

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::cli::complain;
 #[cfg(feature = "hub")]
@@ -76,7 +76,7 @@ impl Progress {
             ProgressBar::hidden()
         };
         let template = match bytes {
-            Some(_) => "{bar:12} {percent:>3}%  {msg}  {eta} left",
+            Some(_) => "{bar:12} {percent:>3}%  {msg}",
             None => "{spinner} {msg}  {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -93,7 +93,10 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
         let (sentences, tokens) = (self.sentences as f64 / seconds, self.tokens as f64 / seconds);
         self.bar.inc(bytes);
-        self.bar.set_message(format!("{} done  {sentences:.1} sentences/s  {tokens:.0} tokens/s", self.sentences));
+        let left = self.bar.length().and_then(|all| time_left(all, self.bar.position(), self.started.elapsed()));
+        let left = left.map_or(String::new(), |left| format!("  {:#} left", HumanDuration(left)));
+        self.bar
+            .set_message(format!("{} done  {sentences:.1} sentences/s  {tokens:.0} tokens/s{left}", self.sentences));
     }
 
     /// Writes a line to stderr without tearing the display.
@@ -102,8 +105,31 @@ impl Progress {
     }
 }
 
+/// How long a display runs before it tells the time left: what is known sooner is chance.
+const FIRST_ESTIMATE: Duration = Duration::from_secs(2);
+
+/// The time that the rest takes at the mean speed so far; none while that says nothing.
+fn time_left(all: u64, done: u64, elapsed: Duration) -> Option<Duration> {
+    let rest = all.saturating_sub(done) as f64 / done as f64;
+    (done > 0 && elapsed >= FIRST_ESTIMATE).then(|| elapsed.mul_f64(rest))
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_follows_from_what_is_done() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_left(1000, 250, seconds(10)), Some(seconds(30)));
+        assert_eq!(time_left(1000, 1000, seconds(10)), Some(Duration::ZERO));
+        assert_eq!(time_left(1000, 2000, seconds(10)), Some(Duration::ZERO));
+        assert_eq!([time_left(1000, 0, seconds(10)), time_left(1000, 10, Duration::from_millis(100))], [None, None]);
     }
 }

@@ -1,6 +1,7 @@
 //! `score`: the model's log-probabilities of given translations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -12,7 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
 use crate::cli::{Ending, interrupt};
-use crate::translator::{Score, Translator};
+use crate::translator::{Score, Sentence, Translator};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
 /// target's token log-probabilities out.
@@ -109,7 +110,8 @@ impl stream::Work for Work<'_> {
         for (tag, Line { number, bytes, content }) in window {
             let failed = |source, other, error| Done { number, bytes, source, other, result: Err(error) };
             match content {
-                Ok(Item { source, columns, mut other, .. }) => match target(columns, &mut other) {
+                Ok(Item { sentence: Sentence { source, .. }, columns, mut other }) => match target(columns, &mut other)
+                {
                     Ok(target) => pairs.push((tag, number, bytes, other, (source, target))),
                     Err(error) => self.done.push((tag, failed(Some(source), other, error))),
                 },
@@ -124,19 +126,24 @@ impl stream::Work for Work<'_> {
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        self.done.pop()
+    fn finish_one(&mut self, _: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = self.done.pop()?;
+        let tokens = done.result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.done.is_empty()
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["token_ids", "token_log_probs", "log_prob", "error"] {
             other.shift_remove(field);
         }
         let source = source.as_deref();
-        let tokens = result.as_ref().map_or(0, |(_, score)| score.token_ids.len());
-        self.progress.add(bytes, tokens as u64);
         match result {
             Ok((target, score)) => self.output.line(&match self.format {
                 Format::Text => score.log_prob.to_string(),

@@ -1,24 +1,35 @@
-//! The options of search: a preset, and what overrides it.
+//! The options of search as flags: each sets the field of its name in [`DecodeOptions`], which says what it means.
 
-use std::sync::Arc;
-
-use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use serde::Serialize;
 
 use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
-use crate::cli::counts::{count, finite};
-use crate::cli::sampling_options::SamplingArguments;
+use crate::cli::counts::{count, finite, seed};
+use crate::cli::values::reader;
 use crate::counts;
-use crate::decode::options::DEFAULT_ALPHA;
-use crate::{Bans, DecodeOptions, Error, LengthPenalty, MaxLength, Preset, Result, Stop, Translator};
+use crate::{DecodeOptions, MaxLength, Overrides, Preset, Result, Translator};
 
 /// How to search.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Serialize, clap::Args)]
 #[command(next_help_heading = "Search")]
 pub(super) struct SearchArguments {
+    #[serde(flatten)]
+    #[command(flatten)]
+    beams: BeamArguments,
+    #[serde(flatten)]
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub control: ControlArguments,
+}
+
+#[derive(Clone, Debug, Serialize, clap::Args)]
+struct BeamArguments {
     /// Options to start from; those below override it [default: default].
-    #[arg(long, value_enum)]
-    preset: Option<PresetName>,
+    #[arg(long, value_parser = presets())]
+    preset: Option<String>,
     /// Hypotheses kept alive per sentence; 1 is greedy search [default preset: 4].
     #[arg(long, value_name = "K", value_parser = count(counts::HYPOTHESES))]
     beam_size: Option<usize>,
@@ -27,8 +38,8 @@ pub(super) struct SearchArguments {
     n_best: Option<usize>,
     /// What divides a hypothesis' log-probability: gnmt ((5+len)/6)^alpha, power len^alpha, none 1, power-of-all len^alpha of the
     /// word reward too [default preset: gnmt].
-    #[arg(long, value_enum, value_name = "KIND")]
-    length_penalty: Option<LengthPenaltyName>,
+    #[arg(long, value_name = "KIND", value_parser = ["gnmt", "power", "power-of-all", "none"])]
+    length_penalty: Option<String>,
     /// Exponent of the length penalty [default preset: 0.7].
     #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = finite::<f32>())]
     alpha: Option<f32>,
@@ -41,8 +52,8 @@ pub(super) struct SearchArguments {
     /// When to stop, once beam-size hypotheses have finished: first at once, heuristic when no live one is ahead, exact when
     /// none can catch up; or top, once n-best have finished and an end of sentence has ranked first, for searches without penalties
     /// [default preset: heuristic].
-    #[arg(long, value_enum, value_name = "RULE")]
-    stop: Option<StopName>,
+    #[arg(long, value_name = "RULE", value_parser = ["first", "heuristic", "exact", "top"])]
+    stop: Option<String>,
     /// Let this times beam-size hypotheses finish before the stop rule is asked [default: 1].
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = finite::<f32>())]
     patience: Option<f32>,
@@ -57,8 +68,8 @@ pub(super) struct SearchArguments {
     renormalize: Option<bool>,
     /// Generated tokens, end of sentence included, at which a sentence is ended: a number, or a*S+b with S the source's tokens
     /// [default preset: 1.5*S+10].
-    #[arg(long, value_name = "N|a*S+b")]
-    max_length: Option<String>,
+    #[arg(long, value_name = "N|a*S+b", value_parser = reader(str::parse::<MaxLength>))]
+    max_length: Option<MaxLength>,
     /// Generated tokens, end of sentence included, below which no sentence ends [default: 0].
     #[arg(long, value_name = "N", value_parser = count(counts::LENGTH))]
     min_length: Option<usize>,
@@ -74,128 +85,142 @@ pub(super) struct SearchArguments {
     /// What a token loses for each time that an earlier group goes on with it at the same step [default: 0.5].
     #[arg(long, value_name = "D", allow_negative_numbers = true, value_parser = finite::<f32>())]
     diversity: Option<f32>,
-    #[command(flatten)]
-    sampling: SamplingArguments,
-    #[command(flatten)]
-    pub control: ControlArguments,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum PresetName {
-    /// GNMT length penalty 0.7.
-    #[default]
-    Default,
-    /// GNMT length penalty 0.7, coverage penalty 0.2.
-    Production,
-    /// What transformers' generate does with the model's generation_config.json.
-    Hf,
-    /// What CTranslate2's translate_batch does: 2 beams, length penalty len^1.
-    #[value(name = "ctranslate2")]
-    CTranslate2,
-    /// What fairseq's generator does: 5 beams, length penalty len^1.
-    Fairseq,
-    /// What marian-decoder does: 12 beams that shrink, no length penalty; its word-penalty is a negative word-reward.
-    Marian,
+/// How to draw translations, and how to choose among several.
+#[derive(Clone, Debug, Serialize, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArguments {
+    /// Draw translations at random instead of searching for the best one.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    sample: Option<bool>,
+    /// Translations drawn per sentence; text output shows the first, or what --mbr chooses [default: 1].
+    #[arg(long, value_name = "N", value_parser = count(counts::HYPOTHESES))]
+    samples: Option<usize>,
+    /// Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most probable token [default: 1].
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = finite::<f32>())]
+    temperature: Option<f32>,
+    /// Draw from the K most probable tokens [default: all].
+    #[arg(long, value_name = "K", value_parser = count(counts::TOP_K))]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that hold this mass together [default: 1].
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
+    top_p: Option<f32>,
+    /// Draw from tokens with probability at least P times the maximum [default: 0].
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
+    min_p: Option<f32>,
+    /// Draw from tokens of at least this probability [default: 0].
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = finite::<f32>())]
+    epsilon: Option<f32>,
+    /// Seed of all draws, together with each sentence's ids; a JSON field "seed" is a line's own [default: 0].
+    #[arg(long, value_name = "S", value_parser = seed())]
+    seed: Option<u64>,
+    /// Choose by minimum Bayes risk: of all samples, or of the beam-size best, those closest to the others.
+    #[arg(long, value_name = "UTILITY", value_parser = utilities())]
+    mbr: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LengthPenaltyName {
-    Gnmt,
-    Power,
-    PowerOfAll,
-    None,
+fn presets() -> [PossibleValue; 6] {
+    [
+        ("default", "GNMT length penalty 0.7"),
+        ("production", "GNMT length penalty 0.7, coverage penalty 0.2"),
+        ("hf", "What transformers' generate does with the model's generation_config.json"),
+        ("ctranslate2", "What CTranslate2's translate_batch does: 2 beams, length penalty len^1"),
+        ("fairseq", "What fairseq's generator does: 5 beams, length penalty len^1"),
+        (
+            "marian",
+            "What marian-decoder does: 12 beams that shrink, no length penalty; its word-penalty is a negative word-reward",
+        ),
+    ]
+    .map(|(name, help)| PossibleValue::new(name).help(help))
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StopName {
-    First,
-    Heuristic,
-    Exact,
-    Top,
+fn utilities() -> [PossibleValue; 2] {
+    [("chrf", "Sentence chrF2"), ("bleu", "Sentence BLEU")].map(|(name, help)| PossibleValue::new(name).help(help))
 }
 
 impl SearchArguments {
-    /// The options for this model, checked.
-    pub(super) fn resolve(&self, translator: &Translator) -> Result<DecodeOptions> {
-        self.resolve_with(translator, self.control.bans(translator)?)
+    /// What the flags set.
+    pub(super) fn overrides(&self) -> Result<Overrides> {
+        let mut set = Overrides::set_in(self)?;
+        if let (Some(form), None) = (self.control.implied_form(), set.get("contrastive")) {
+            set.set("contrastive", form);
+        }
+        Ok(set)
     }
 
-    /// The same, with bans that have been read.
-    pub(super) fn resolve_with(&self, translator: &Translator, bans: Option<Arc<Bans>>) -> Result<DecodeOptions> {
-        let preset = self.preset.unwrap_or_default();
-        let mut options = translator.preset(match preset {
-            PresetName::Default => Preset::Default,
-            PresetName::Production => Preset::Production,
-            PresetName::Hf => Preset::Hf,
-            PresetName::CTranslate2 => Preset::CTranslate2,
-            PresetName::Fairseq => Preset::Fairseq,
-            PresetName::Marian => Preset::Marian,
-        })?;
-        options.length_penalty = self.length_penalty(options.length_penalty);
-        options.beam_size = self.beam_size.unwrap_or(options.beam_size);
-        options.n_best = self.n_best.unwrap_or(options.n_best);
-        options.coverage_penalty = self.coverage_penalty.unwrap_or(options.coverage_penalty);
-        options.word_reward = self.word_reward.unwrap_or(options.word_reward);
-        options.min_length = self.min_length.unwrap_or(options.min_length);
-        options.patience = self.patience.unwrap_or(options.patience);
-        options.shrink = self.shrink.unwrap_or(options.shrink);
-        options.cut = self.cut.unwrap_or(options.cut);
-        options.renormalize = self.renormalize.unwrap_or(options.renormalize);
-        options.truncate_source = self.truncate.unwrap_or(options.truncate_source);
-        options.attention = self.attention.unwrap_or(options.attention);
-        options.groups = self.beam_groups.unwrap_or(options.groups);
-        options.diversity = self.diversity.unwrap_or(options.diversity);
-        if let (Some(diversity), 1) = (self.diversity, options.groups) {
-            let expected = "beam-groups of 2 or more beside it".into();
-            return Err(Error::Option { option: "diversity", expected, got: diversity.to_string() });
+    /// The options for this model, checked.
+    pub(super) fn resolve(&self, translator: &Translator) -> Result<DecodeOptions> {
+        let set = self.overrides()?;
+        let mut options = translator.options(&set)?;
+        let generation = translator.generation();
+        if options.preset == Preset::Hf && generation.is_default_length && set.get("max_length").is_none() {
+            complain(&format!(
+                "generation_config.json has no max_length: preset hf stops at {} tokens, as transformers does; --max-length says \
+                 otherwise",
+                generation.max_len
+            ));
         }
-        options.sampling = self.sampling.sampling()?;
-        options.mbr = self.sampling.mbr();
-        if matches!(preset, PresetName::Hf) {
-            // With one beam transformers searches greedily, and ranks logits.
-            options.penalize_logits = options.beam_size == 1;
-        }
-        options.stop = match (self.stop, preset) {
-            (Some(StopName::First), _) => Stop::First,
-            (Some(StopName::Heuristic), _) => Stop::Heuristic,
-            (Some(StopName::Exact), _) => Stop::Exact,
-            (Some(StopName::Top), _) => Stop::Top,
-            // With one beam transformers searches greedily, whatever its configuration says.
-            (None, PresetName::Hf) if options.beam_size == 1 => Stop::First,
-            // It leaves early where the sums alone are the scores.
-            (None, PresetName::CTranslate2) if options.beam_size > 1 && options.is_unpenalized() => Stop::Top,
-            (None, _) => options.stop,
-        };
-        match &self.max_length {
-            Some(max_length) => options.max_length = max_length.parse::<MaxLength>()?,
-            None if matches!(preset, PresetName::Hf) && translator.generation().is_default_length => {
-                complain(&format!(
-                    "generation_config.json has no max_length: preset hf stops at {} tokens, as transformers does; --max-length says otherwise",
-                    translator.generation().max_len
-                ))
-            }
-            None => {}
-        }
-        self.control.apply(translator, &mut options)?;
-        options.bans = bans.or(options.bans);
+        options.bans = self.control.bans(translator)?.or(options.bans);
+        options.ensemble = self.control.weights();
+        self.control.check(&options)?;
         options.validate()?;
         Ok(options)
     }
+}
 
-    /// The preset's penalty with the kind and the exponent that were given.
-    fn length_penalty(&self, preset: LengthPenalty) -> LengthPenalty {
-        let (kind, preset_alpha) = match preset {
-            LengthPenalty::Gnmt { alpha } => (LengthPenaltyName::Gnmt, alpha),
-            LengthPenalty::Power { alpha } => (LengthPenaltyName::Power, alpha),
-            LengthPenalty::PowerOfAll { alpha } => (LengthPenaltyName::PowerOfAll, alpha),
-            LengthPenalty::None => (LengthPenaltyName::None, DEFAULT_ALPHA),
-        };
-        let alpha = self.alpha.unwrap_or(preset_alpha);
-        match self.length_penalty.unwrap_or(kind) {
-            LengthPenaltyName::Gnmt => LengthPenalty::Gnmt { alpha },
-            LengthPenaltyName::Power => LengthPenalty::Power { alpha },
-            LengthPenaltyName::PowerOfAll => LengthPenalty::PowerOfAll { alpha },
-            LengthPenaltyName::None => LengthPenalty::None,
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::*;
+
+    fn command() -> Command {
+        SearchArguments::augment_args(Command::new("test"))
+    }
+
+    fn set(flags: &[String]) -> Overrides {
+        let matches = command().no_binary_name(true).try_get_matches_from(flags).expect("they are flags");
+        SearchArguments::from_arg_matches(&matches).and_then(|a| Ok(a.overrides().expect("an object"))).expect("flags")
+    }
+
+    /// Options that only a preset, a sentence or a program sets.
+    const WITHOUT_FLAG: [&str; 3] = ["forced_free", "allow_padding", "count_start"];
+
+    /// Flags that open models and read files.
+    const NO_OPTIONS: [&str; 6] = ["amateur", "bad_texts", "ensemble", "ensemble_weights", "shortlist", "suppress"];
+
+    #[test]
+    fn every_option_has_its_flag_and_every_flag_sets_its_option() {
+        let all = Overrides::new(DecodeOptions::default()).expect("an object");
+        let options: BTreeSet<&str> = all.names().filter(|name| !WITHOUT_FLAG.contains(name)).collect();
+        let command = command();
+        let flags: Vec<_> = command.get_arguments().filter(|a| !NO_OPTIONS.contains(&a.get_id().as_str())).collect();
+        assert_eq!(flags.iter().map(|flag| flag.get_id().as_str()).collect::<BTreeSet<_>>(), options);
+        for flag in flags {
+            let (name, long) = (flag.get_id().as_str(), flag.get_long().expect("a long flag"));
+            let values = flag.get_possible_values();
+            let names: Vec<String> = values.iter().map(|value| value.get_name().to_owned()).collect();
+            // A single one is the range of a count.
+            for value in if names.len() < 2 { vec!["1".to_owned()] } else { names } {
+                let set = set(&[format!("--{long}={value}")]);
+                assert_eq!(set.names().collect::<Vec<_>>(), [name], "{long}");
+                let text = name == "forced_bos";
+                let read = DecodeOptions::default().overridden(&set);
+                assert!(text || read.is_ok(), "--{long}={value}: {read:?}");
+            }
         }
+        assert_eq!(set(&[]), Overrides::default());
+    }
+
+    #[test]
+    fn numbers_arrive_as_they_were_written() {
+        let set =
+            set(&["--alpha=0.1", "--seed=18446744073709551615", "--max-length=2*S", "--shrink"].map(String::from));
+        let read = DecodeOptions::default().overridden(&set).expect("options");
+        assert_eq!((read.alpha, read.seed, read.shrink), (0.1, u64::MAX, true));
+        assert_eq!(read.max_length.to_string(), "2*S+0");
     }
 }

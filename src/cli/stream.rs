@@ -1,4 +1,4 @@
-//! Lines in, results out: in order, one per line, with bounded memory, stopping early on Ctrl-C.
+//! Lines in, results out: in order, one per line, with bounded memory, stopping at once on Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
@@ -89,15 +89,21 @@ pub(super) trait Work {
 
     /// Starts on a window of lines, in any order; tags count lines from 0.
     fn start(&mut self, window: Vec<(u64, Line)>);
-    /// Waits for the next line that is done; `None` when none is under way.
-    fn finish_one(&mut self) -> Option<(u64, Self::Done)>;
+    /// Waits for the next line that is done, so long; `None` if none is by then.
+    fn finish_one(&mut self, limit: Duration) -> Option<(u64, Self::Done)>;
+    /// Whether no line is under way.
+    fn is_idle(&self) -> bool;
     /// Writes a line's result; called in the order of the input.
     fn write(&mut self, done: Self::Done) -> Result<()>;
     /// Called when everything that can be written so far has been.
     fn flush(&mut self) -> Result<()>;
 }
 
-/// Runs `work` over all windows.
+/// How often a wait for results looks whether it has been interrupted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs `work` over all windows, or until it is interrupted: then lines that are done and whose earlier lines are done are written, and
+/// the others are given up.
 ///
 /// At most two windows are under way or waiting for an earlier line: memory does not grow with the input.
 pub(super) fn run(mut windows: Windows, work: &mut impl Work) -> Result<()> {
@@ -109,11 +115,14 @@ pub(super) fn run(mut windows: Windows, work: &mut impl Work) -> Result<()> {
         if next_tag - next_written + windows.size as u64 <= limit && !windows.are_over() {
             let tagged: Vec<(u64, Line)> = (next_tag..).zip(windows.next(idle)?).collect();
             next_tag += tagged.len() as u64;
-            work.start(tagged);
+            if !tagged.is_empty() {
+                work.start(tagged);
+            }
         }
-        if let Some((tag, result)) = work.finish_one() {
+        let given_up = interrupt::asked();
+        if let Some((tag, result)) = work.finish_one(if given_up { Duration::ZERO } else { LOOK_EVERY }) {
             done.insert(tag, result);
-        } else if windows.are_over() {
+        } else if given_up || (windows.are_over() && work.is_idle()) {
             return work.flush();
         }
         let first = next_written;

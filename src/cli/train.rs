@@ -2,6 +2,9 @@
 
 mod arguments;
 
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Result;
@@ -10,6 +13,30 @@ use crate::model::config::TrainingDefaults;
 use crate::train::objectives::scheduled_sampling;
 use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer};
 pub(super) use arguments::Arguments;
+
+/// The objective that the options under a heading of the help are about.
+const OF_OBJECTIVES: [(&str, &str); 3] =
+    [("Scheduled sampling", "scheduled-sampling"), ("Minimum risk training", "mrt"), ("Distillation", "distill")];
+
+/// Refuses options that are about another objective than the one that was chosen: they would be without effect.
+///
+/// # Errors
+/// As the command line's parser words it, naming both.
+pub(super) fn check_objective(command: &Command, given: &ArgMatches) -> Result<(), clap::Error> {
+    let chosen = given.get_raw("objective").and_then(|mut values| values.next()).unwrap_or_default();
+    let foreign = command.get_arguments().find(|argument| {
+        let about = OF_OBJECTIVES.iter().find(|(heading, _)| argument.get_help_heading() == Some(*heading));
+        let is_given = given.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
+        is_given && about.is_some_and(|(_, objective)| chosen != *objective)
+    });
+    match foreign.and_then(Arg::get_long) {
+        None => Ok(()),
+        Some(long) => {
+            let message = format!("option {long} cannot be combined with objective {}\n", chosen.to_string_lossy());
+            Err(clap::Error::raw(ErrorKind::ArgumentConflict, message).with_cmd(command))
+        }
+    }
+}
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let places = arguments.places()?;
@@ -32,8 +59,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         watcher.note(&format!("continuing after update {}", trainer.updates_done()));
     }
     interrupt::listen_for("finishing the update under way");
-    let ending = trainer.run(&mut watcher)?;
-    watcher.bar.finish_and_clear();
+    let ending = trainer.run(&mut watcher);
+    watcher.finish();
+    let ending = ending?;
     if let Some((score, update)) = trainer.best() {
         complain(&format!("best validation score {score:.2} at update {update}"));
     }
@@ -58,6 +86,8 @@ struct Watcher {
     bar: ProgressBar,
     every: u32,
     terminal: bool,
+    /// How far it has come.
+    last: Option<String>,
 }
 
 impl Watcher {
@@ -67,7 +97,15 @@ impl Watcher {
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left") {
             bar.set_style(style);
         }
-        Watcher { bar, every, terminal }
+        Watcher { bar, every, terminal, last: None }
+    }
+
+    /// Takes the moving line away, and leaves the last one on a terminal.
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+        if let Some(line) = self.last.take().filter(|_| self.terminal) {
+            complain(&line);
+        }
     }
 }
 
@@ -84,6 +122,7 @@ impl Observer for Watcher {
         if !self.terminal && (report.update.is_multiple_of(self.every) || report.update == report.updates) {
             complain(&format!("update {}/{}  {line}", report.update, report.updates));
         }
+        self.last = Some(format!("update {}/{}  {line}", report.update, report.updates));
         self.bar.set_message(line);
     }
 

@@ -1,16 +1,17 @@
 //! `translate`: lines of text or JSON in, translations out.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::value::to_raw_value;
 
 use crate::cli::alignment::Alignment;
+use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite};
 use crate::cli::explain::Page;
 use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
-use crate::cli::item_options::ItemOptions;
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
 use crate::cli::pairing::Paired;
@@ -18,10 +19,11 @@ use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
-use crate::cli::{Ending, interrupt};
+use crate::cli::values::reader;
+use crate::cli::{Ending, complain, interrupt};
 use crate::counts;
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
-use crate::{DecodeOptions, Error, Result};
+use crate::{DecodeOptions, Error, Overrides, Result};
 
 /// Translate text: sentences as arguments, from a file, or from standard input, one per line.
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,7 @@ pub(super) struct Arguments {
     format: Format,
     /// Write the alignment of source and target tokens behind the text, as Marian does: hard, soft, or a number for all pairs with
     /// more attention than that. In JSON lines --attention does it.
-    #[arg(long, value_name = "hard|soft|W")]
+    #[arg(long, value_name = "hard|soft|W", value_parser = reader(str::parse::<Alignment>))]
     alignment: Option<Alignment>,
     /// The language of sentences that bring no field source_lang, as the model calls it: see "beamfuse info".
     #[arg(long, value_name = "CODE")]
@@ -97,7 +99,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         false => Lines::from_texts(&arguments.text)?,
         true => Lines::open(input, arguments.form())?,
     };
+    if let Some(file) = arguments.text.iter().find(|text| Path::new(text).is_file()) {
+        complain(&format!(
+            "\"{file}\" is translated as text, and is the name of a file: --input {file} translates its lines"
+        ));
+    }
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
+    let mut set = arguments.search.overrides()?;
+    if arguments.alignment.is_some() {
+        set.set("attention", true);
+    }
     let mut options = arguments.search.resolve(&translator)?;
     options.attention |= arguments.alignment.is_some();
     let alternatives = arguments.alternatives(&options)?;
@@ -121,8 +132,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         lines: HashMap::new(),
         ready: Vec::new(),
         options: &options,
-        own_options: ItemOptions::new(&translator, &arguments.search, &options),
-        first: None,
+        set,
+        control: &arguments.search.control,
+        first: First::Blank,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
         source_lang: arguments.source_lang.clone(),
@@ -136,8 +148,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     stream::run(windows, &mut work)?;
     let Work { first, output, bad_lines, .. } = work;
     let ending = output.end(bad_lines)?;
-    if let (Some(page), Some(first), false) = (page, first, ending == Ending::Interrupted) {
-        explain(first, &options, &translator, page)?;
+    let Some(page) = page.filter(|_| ending != Ending::Interrupted) else { return Ok(ending) };
+    match first {
+        First::Sentence(first) => explain(*first, &options, &translator, page)?,
+        // It has its error.
+        First::Failed => {}
+        First::Blank => return Err(nothing_to_explain()),
     }
     Ok(ending)
 }
@@ -147,16 +163,19 @@ impl Arguments {
         let refuse =
             |option, expected: &str, got: String| Err(Error::Option { option, expected: expected.into(), got });
         if self.alignment.is_some() && self.format == Format::Jsonl {
-            return refuse("alignment", "format text or nbest", "format jsonl, where attention adds it".into());
+            return Err(Error::conflict("alignment", "", "format jsonl, where attention adds it"));
         }
         if self.alternatives.is_some() && self.format == Format::Text {
-            return refuse("alternatives", "format jsonl or nbest", "format text, which has room for one".into());
+            return Err(Error::conflict("alternatives", "", "format text, which has room for one"));
         }
         if self.alternatives.is_some() && self.explain.is_some() {
-            return refuse("explain", "one search", "alternatives, which are several".into());
+            return Err(Error::conflict("explain", "", "alternatives, which are several searches"));
         }
         if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
+        }
+        if self.explain.is_some() && self.text.first().is_some_and(|text| text.trim().is_empty()) {
+            return Err(nothing_to_explain());
         }
         Ok(())
     }
@@ -181,6 +200,21 @@ impl Arguments {
     }
 }
 
+/// The first sentence, whose search may be drawn.
+enum First {
+    /// It is blank, or there is none.
+    Blank,
+    /// It could not be translated.
+    Failed,
+    /// It.
+    Sentence(Box<Sentence>),
+}
+
+fn nothing_to_explain() -> Error {
+    let (expected, got) = ("a first sentence to draw the search for", "an empty one");
+    Error::Option { option: "explain", expected: expected.into(), got: got.into() }
+}
+
 /// Writes the page that shows the search for a sentence.
 fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator, mut page: Output) -> Result<()> {
     let options = sentence.options.as_deref().unwrap_or(options);
@@ -198,9 +232,10 @@ struct Work<'a> {
     /// Lines that the batch has no part in: that could not be read, or that want alternatives.
     ready: Vec<(u64, Done)>,
     options: &'a DecodeOptions,
-    own_options: ItemOptions<'a>,
-    /// The first line's sentence, once it has been translated.
-    first: Option<Sentence>,
+    /// What the flags set, over which a sentence's own options stand.
+    set: Overrides,
+    control: &'a ControlArguments,
+    first: First,
     alternatives: Option<Alternatives>,
     target_prefix: Option<String>,
     source_lang: Option<String>,
@@ -235,34 +270,26 @@ impl Work<'_> {
     }
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
-    fn sentence(&mut self, item: Item) -> Result<(Sentence, Fields), BadLine> {
-        let Item { source, seed, target_prefix, contrast_source, constraints, options, columns, .. } = item;
-        let Item { source_lang, target_lang, source_ids, mut other, .. } = item;
+    fn sentence(&self, item: Item) -> Result<(Sentence, Fields), BadLine> {
+        let Item { mut sentence, columns, mut other } = item;
         if let Some(columns) = columns.filter(|columns| !columns.is_empty()) {
             // Strings become JSON whatever they hold.
             other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
         }
-        let options = match options.map(|given| self.own_options.resolve(&given)).transpose() {
-            Ok(options) => options,
-            Err(error) => {
-                return Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) });
-            }
+        sentence.prefix = sentence.prefix.or_else(|| self.target_prefix.clone());
+        sentence.source_lang = sentence.source_lang.or_else(|| self.source_lang.clone());
+        sentence.target_lang = sentence.target_lang.or_else(|| self.target_lang.clone());
+        let source = sentence.source.clone();
+        let read = || {
+            sentence.options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;
+            let sentence = self.translator.sentence(sentence, &self.set, self.options)?;
+            sentence.options.as_deref().map_or(Ok(()), |options| self.control.check(options))?;
+            Ok::<_, Error>(sentence)
         };
-        let prefix = target_prefix.or_else(|| self.target_prefix.clone());
-        let source_lang = source_lang.or_else(|| self.source_lang.clone());
-        let target_lang = target_lang.or_else(|| self.target_lang.clone());
-        let sentence = Sentence {
-            source,
-            seed,
-            prefix,
-            contrast_source,
-            constraints,
-            options,
-            source_lang,
-            target_lang,
-            source_ids,
-        };
-        Ok((sentence, other))
+        match read() {
+            Ok(sentence) => Ok((sentence, other)),
+            Err(error) => Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) }),
+        }
     }
 
     /// Finds the alternatives of a window's sentences, which are under way together.
@@ -308,7 +335,7 @@ impl stream::Work for Work<'_> {
             }
         }
         if let Some((_, sentence, ids)) = readable.iter().find(|(tag, ..)| *tag == 0) {
-            self.first = (ids.len() > 1).then(|| sentence.clone());
+            self.first = if ids.len() > 1 { First::Sentence(Box::new(sentence.clone())) } else { First::Blank };
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, ids)| std::cmp::Reverse(ids.len()));
@@ -318,23 +345,30 @@ impl stream::Work for Work<'_> {
         }
     }
 
-    fn finish_one(&mut self) -> Option<(u64, Done)> {
-        if let Some(ready) = self.ready.pop() {
-            return Some(ready);
-        }
-        let (tag, result) = self.batch.next()?;
-        let result = result.map_err(|error| (error.kind(), error.to_string()));
-        Some((tag, self.done(tag, result)?))
+    fn finish_one(&mut self, limit: Duration) -> Option<(u64, Done)> {
+        let (tag, done) = match self.ready.pop() {
+            Some(ready) => ready,
+            None => {
+                let (tag, result) = self.batch.next_within(limit)?;
+                let result = result.map_err(|error| (error.kind(), error.to_string()));
+                (tag, self.done(tag, result)?)
+            }
+        };
+        let tokens = done.result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.length));
+        self.progress.add(done.bytes, tokens as u64);
+        Some((tag, done))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.batch.outstanding() == 0
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, result } = done;
         // Our own fields win over fields of that name in the input.
         for field in ["hypotheses", "error", "source_truncated"] {
             other.shift_remove(field);
         }
-        let tokens = result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.hypothesis.length));
-        self.progress.add(bytes, tokens as u64);
         match result {
             Ok(translation) => self.output.line(&match self.format {
                 Format::Text => text_line(&translation.hypotheses[0], self.alignment),
@@ -344,7 +378,9 @@ impl stream::Work for Work<'_> {
             Err((kind, message)) => {
                 self.bad_lines = true;
                 // Nothing to draw.
-                self.first.take_if(|_| number == 1);
+                if number == 1 {
+                    self.first = First::Failed;
+                }
                 self.progress.note(&format!("line {number}: {message}"));
                 self.output.line(&match self.format {
                     Format::Text | Format::Nbest => String::new(),

@@ -1,7 +1,8 @@
 //! Phrases that every translation of a sentence must contain.
 
-use crate::backend::{Constraints, FinishKind, MAX_CONSTRAINT_TOKENS};
+use crate::backend::{Constraints, MAX_CONSTRAINT_TOKENS};
 use crate::decode::hypothesis::Hypothesis;
+use crate::decode::options::DecodeOptions;
 use crate::decode::request::Request;
 use crate::{Error, Result};
 
@@ -20,52 +21,45 @@ impl Constraint {
     }
 }
 
-impl Request {
-    /// Asks for hypotheses that contain these phrases, whatever else the options ask for. A phrase counts once, however often it
-    /// is listed; two may share tokens, and a given prefix may hold some.
+impl DecodeOptions {
+    /// Checks that a search with these options and this maximum length can have phrases, each listed once.
     ///
     /// # Errors
-    /// [`Error::Option`] beside sampling, groups of beams, contrastive decoding or a beam that shrinks; [`Error::Input`] for a
-    /// phrase without tokens, for more than [`MAX_CONSTRAINT_TOKENS`] tokens, and for more than the length limit has room for.
-    pub fn constrain(&mut self, constraints: Vec<Constraint>) -> Result<()> {
-        for constraint in constraints {
-            if self.constraints.iter().all(|other| other.ids != constraint.ids) {
-                self.constraints.push(constraint);
-            }
-        }
-        if self.constraints.is_empty() {
+    /// [`Error::Conflict`] beside sampling, groups of beams, contrastive decoding or a beam that shrinks; [`Error::Input`] for a
+    /// phrase without tokens, for more than [`MAX_CONSTRAINT_TOKENS`] tokens, and for more than the length has room for.
+    pub(super) fn check_constraints(&self, constraints: &[Constraint], max_length: usize) -> Result<()> {
+        if constraints.is_empty() {
             return Ok(());
         }
         let others = [
-            ("sample", self.options.samples()),
-            ("beam-groups", self.options.groups > 1),
-            ("contrastive", self.options.contrast.form != 0),
-            ("shrink", self.options.finish == FinishKind::Shrink as u32),
+            ("sample", self.sample),
+            ("beam-groups", self.beam_groups > 1),
+            ("contrastive", self.contrastive.is_some()),
+            ("shrink", self.shrink),
         ];
         if let Some((other, _)) = others.into_iter().find(|(_, given)| *given) {
-            let expected = "beam search without sample, beam-groups, contrastive or shrink".into();
-            return Err(Error::Option { option: "constraints", expected, got: format!("constraints and {other}") });
+            return Err(Error::conflict("constraints", "", other));
         }
         let wrong = |expected: String, got: String| Err(Error::Input { operation: "constrain", expected, got });
-        if let Some(empty) = self.constraints.iter().find(|constraint| constraint.ids.is_empty()) {
+        if let Some(empty) = constraints.iter().find(|constraint| constraint.ids.is_empty()) {
             return wrong("phrases of at least one token".into(), format!("\"{}\"", empty.text));
         }
-        let tokens: usize = self.constraints.iter().map(|constraint| constraint.ids.len()).sum();
+        let tokens: usize = constraints.iter().map(|constraint| constraint.ids.len()).sum();
         if tokens > MAX_CONSTRAINT_TOKENS {
             return wrong(format!("phrases of at most {MAX_CONSTRAINT_TOKENS} tokens in all"), tokens.to_string());
         }
-        let room = self.options.max_len as usize - usize::from(self.options.cut == 0);
+        let room = max_length - usize::from(!self.cut);
         if tokens > room {
-            let limit = self.options.max_len;
             return wrong(
-                format!("phrases of at most {room} tokens in all, for the maximum length of {limit}"),
+                format!("phrases of at most {room} tokens in all, for the maximum length of {max_length}"),
                 tokens.to_string(),
             );
         }
-        (self.options.constraints, self.options.banned) = (tokens as u32, 1);
         Ok(())
     }
+}
 
+impl Request {
     /// The phrases as the device reads them.
     pub(super) fn constraint_table(&self) -> Constraints {
         Constraints::new(self.constraints.iter().map(|constraint| constraint.ids.as_slice()))
@@ -90,50 +84,52 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ContrastiveOptions, SlotOptions, Strategy};
+    use crate::backend::ContrastiveForm;
+    use crate::decode::request::{Limits, SentenceIds};
+    use crate::decode::{MaxLength, Stop};
 
     fn constraint(text: &str, ids: &[u32]) -> Constraint {
         Constraint { text: text.to_owned(), ids: ids.to_vec() }
     }
 
-    fn request(change: impl Fn(&mut SlotOptions)) -> Request {
-        let mut options = SlotOptions { beam_size: 4, max_len: 4, ..SlotOptions::default() };
-        change(&mut options);
-        Request { options, ..Request::default() }
+    fn request(
+        constraints: Vec<Constraint>,
+        max_length: usize,
+        change: impl Fn(&mut DecodeOptions),
+    ) -> Result<Request, String> {
+        let max_length = MaxLength::Absolute(max_length);
+        let options = DecodeOptions { max_length, stop: Some(Stop::First), ..DecodeOptions::default() }.with(change);
+        let sentence = SentenceIds { constraints, ..SentenceIds::from(vec![5, 0]) };
+        Request::new(&options, sentence, Limits { table: 100, amateur: 1 }).map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_both_options_named() {
-        let refused = |request: Request| {
-            let mut request = request;
-            request.constrain(vec![constraint("ein Hund", &[7, 8])]).map_err(|error| error.to_string()).err()
-        };
-        let contrast = ContrastiveOptions { form: 1, ..ContrastiveOptions::default() };
-        for (name, request) in [
-            ("sample", request(|o| o.strategy = Strategy::Sample as u32)),
-            ("beam-groups", request(|o| o.groups = 2)),
-            ("contrastive", request(|o| o.contrast = contrast)),
-            ("shrink", request(|o| o.finish = FinishKind::Shrink as u32)),
-        ] {
-            let message = refused(request).expect("it is refused");
-            assert!(message.starts_with("option constraints: ") && message.contains(name), "{message}");
+        type Change = fn(&mut DecodeOptions);
+        let refused: [(&str, Change); 4] = [
+            ("sample", |o| o.sample = true),
+            ("beam-groups", |o| o.beam_groups = 2),
+            ("contrastive", |o| o.contrastive = Some(ContrastiveForm::Li)),
+            ("shrink", |o| o.shrink = true),
+        ];
+        let phrase = || vec![constraint("ein Hund", &[7, 8])];
+        for (name, change) in refused {
+            let message = request(phrase(), 4, change).expect_err("it is refused");
+            assert_eq!(message, format!("option constraints cannot be combined with {name}"));
+            assert!(request(vec![], 4, change).is_ok());
         }
-        assert_eq!(refused(request(|_| {})), None);
+        assert!(request(phrase(), 4, |_| ()).is_ok());
     }
 
     #[test]
     fn phrases_are_counted_once_and_have_to_fit() {
-        let mut twice = request(|_| {});
-        twice
-            .constrain(vec![constraint("a", &[7, 8]), constraint("a", &[7, 8]), constraint("b", &[8])])
-            .expect("3 of 3");
+        let listed = vec![constraint("a", &[7, 8]), constraint("a", &[7, 8]), constraint("b", &[8])];
+        let twice = request(listed, 4, |_| ()).expect("3 of 3");
         assert_eq!((twice.options.constraints, twice.options.banned), (3, 1));
         let table = twice.constraint_table();
         assert_eq!(table.phrases().collect::<Vec<_>>(), [&[7, 8][..], &[8]]);
         assert_eq!(table.tokens(), [7, 8]);
-        let error = |constraints: Vec<Constraint>, max_len: u32| {
-            request(|o| o.max_len = max_len).constrain(constraints).map_err(|error| error.to_string()).err()
-        };
+        let error = |constraints, max_length| request(constraints, max_length, |_| ()).err();
         let long = error(vec![constraint("a", &[7, 8, 9, 9])], 4).expect("it is too long");
         assert!(long.contains("at most 3 tokens") && long.ends_with("got 4"), "{long}");
         let long = error(vec![constraint("a", &[7; 65])], 100).expect("it is too long");
@@ -143,10 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn a_minimum_length_that_cannot_be_met_is_refused() {
+        let error = request(vec![], 9, |o| o.min_length = 10).expect_err("it cannot be met");
+        assert_eq!(error, "option min-length: expected at most 9, the maximum length of this sentence, got 10");
+        assert!(request(vec![], 9, |o| o.min_length = 9).is_ok());
+    }
+
+    #[test]
     fn hypotheses_that_lack_a_phrase_are_dropped_and_the_phrases_named() {
         let with = |ids: &[u32]| Hypothesis { token_ids: ids.to_vec(), ..Hypothesis::empty() };
-        let mut request = request(|o| o.max_len = 20);
-        request.constrain(vec![constraint("a", &[7, 8]), constraint("b", &[9])]).expect("they fit");
+        let request = request(vec![constraint("a", &[7, 8]), constraint("b", &[9])], 20, |_| ()).expect("they fit");
         let kept = request.keep_met(vec![with(&[7, 9, 8, 0]), with(&[9, 7, 8, 0])]).expect("one has both");
         assert_eq!(kept, [with(&[9, 7, 8, 0])]);
         let unmet = request.keep_met(vec![with(&[7, 9, 8, 0])]).map_err(|error| error.to_string());

@@ -10,10 +10,10 @@ const MODEL: Scripted = Scripted { vocab_size: 24, ..tests::MODEL };
 
 /// The search for a source whose translations contain these phrases.
 fn request(source: &[u32], options: &DecodeOptions, phrases: &[&[u32]]) -> Request {
-    let mut request = Request::new(options, source.to_vec(), None, 40);
     let constraint = |ids: &&[u32]| Constraint { text: format!("{ids:?}"), ids: ids.to_vec() };
-    request.constrain(phrases.iter().map(constraint).collect()).expect("they fit");
-    request
+    let constraints = phrases.iter().map(constraint).collect();
+    let sentence = SentenceIds { constraints, ..SentenceIds::from(source.to_vec()) };
+    Request::new(options, sentence, tests::limits(40)).expect("they fit")
 }
 
 fn one(model: &Scripted, request: Request) -> Result<Vec<Hypothesis>> {
@@ -49,7 +49,8 @@ fn every_hypothesis_contains_every_phrase_and_has_the_score_of_its_ids() {
         for (k, stop) in
             [(1, Stop::Heuristic), (2, Stop::First), (3, Stop::Exact), (5, Stop::Heuristic), (8, Stop::First)]
         {
-            let options = DecodeOptions { stop, coverage_penalty: 0.1 * (p % 3) as f32, min_length: p, ..beam(k) };
+            let options =
+                DecodeOptions { stop: Some(stop), coverage_penalty: 0.1 * (p % 3) as f32, min_length: p, ..beam(k) };
             let source = source(p as u32 * 13 + 4);
             let hypotheses = one(&MODEL, request(&source, &options, phrases)).expect("a translation");
             assert!(!hypotheses.is_empty() && hypotheses.len() <= k);
@@ -101,20 +102,19 @@ fn a_beam_as_wide_as_the_search_space_finds_the_best_that_contain_them() {
     let cases: [&[&[u32]]; 6] =
         [&[&[3]], &[&[3, 3]], &[&[2, 2, 3]], &[&[4], &[5]], &[&[3, 4], &[4, 3]], &[&[5, 2], &[2]]];
     for phrases in cases {
-        for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt { alpha: 0.7 }] {
+        for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt] {
             let max_length = MaxLength::Absolute(4);
-            let options = DecodeOptions { length_penalty, stop: Stop::Exact, max_length, ..beam(64) };
+            let options = DecodeOptions { length_penalty, stop: Some(Stop::Exact), max_length, ..beam(64) };
             for s in 0..6 {
                 let source = source(s);
                 let has = |ids: &[u32], phrase: &[u32]| ids.windows(phrase.len()).any(|part| part == phrase);
                 let mut expected = brute_force(&model, &source, &options, 4);
                 expected.retain(|(_, ids)| phrases.iter().all(|phrase| has(ids, phrase)));
-                let mut request = Request::new(&options, source.clone(), None, 40);
                 let constraint = |ids: &&[u32]| Constraint { text: String::new(), ids: ids.to_vec() };
+                let constraints = phrases.iter().map(constraint).collect();
+                let sentence = SentenceIds { constraints, ..SentenceIds::from(source.clone()) };
                 // Phrases that share tokens fit where their lengths together would not.
-                request.options.max_len = 40;
-                request.constrain(phrases.iter().map(constraint).collect()).expect("they fit");
-                request.options.max_len = 4;
+                let request = Request::unchecked(&options, sentence, tests::limits(40));
                 let found = one(&model, request).expect("a translation");
                 assert!(!found.is_empty(), "{phrases:?}");
                 for (found, expected) in found.iter().zip(&expected) {
@@ -130,7 +130,7 @@ fn a_beam_as_wide_as_the_search_space_finds_the_best_that_contain_them() {
 #[test]
 fn what_the_best_translation_contains_anyway_leaves_it_the_best() {
     for s in 0..12 {
-        let (source, options) = (source(s), DecodeOptions { stop: Stop::Exact, ..beam(24) });
+        let (source, options) = (source(s), DecodeOptions { stop: Some(Stop::Exact), ..beam(24) });
         let plain = translate_one(&MODEL, &source, &options).remove(0);
         let middle = plain.token_ids.len() / 2;
         let phrase = &plain.token_ids[middle.saturating_sub(1)..plain.token_ids.len() - 1];

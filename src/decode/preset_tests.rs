@@ -59,7 +59,7 @@ fn ranked(mut done: Vec<Scored>, count: usize) -> Vec<Scored> {
 /// As CTranslate2 does it: each finished place of the beam is taken by the next candidate, everything that finishes is kept, and
 /// without penalties the best candidate's end ends it all.
 fn ctranslate2(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
-    let (k, alpha) = (options.beam_size, f64::from(options.alpha()));
+    let (k, alpha) = (options.beam_size, f64::from(options.exponent()));
     let most = (k as f64 * f64::from(options.patience)).round() as usize;
     let (mut live, mut done, mut top_finished) = (vec![(0.0, Vec::new())], Vec::new(), false);
     for step in 0..max_len {
@@ -87,7 +87,7 @@ fn ctranslate2(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<S
 /// As Marian does it: as many candidates as there are live beams, of which those that end leave for good. It knows no padding token,
 /// and what is forced in front costs nothing.
 fn marian(source: &[u32], options: &DecodeOptions, max_len: usize) -> Vec<Scored> {
-    let (alpha, penalty) = (f64::from(options.alpha()), -f64::from(options.word_reward));
+    let (alpha, penalty) = (f64::from(options.exponent()), -f64::from(options.word_reward));
     let score = |sum: f64, length: usize| (sum - penalty * length as f64) / (length as f64).powf(alpha);
     let forced: Vec<u32> = options.forced_bos.into_iter().collect();
     let first = forced.len() + 1;
@@ -129,12 +129,15 @@ fn ctranslate2_is_followed() {
         for patience in [0.5, 1.0, 2.0] {
             let n_best = (beam_size as f32 * patience).round().clamp(1.0, beam_size as f32) as usize;
             for alpha in [0.6, 1.0] {
-                let length_penalty = LengthPenalty::Power { alpha };
-                check(&DecodeOptions { beam_size, n_best, patience, length_penalty, ..base.clone() }, ctranslate2);
+                let length_penalty = LengthPenalty::Power;
+                check(
+                    &DecodeOptions { beam_size, n_best, patience, length_penalty, alpha, ..base.clone() },
+                    ctranslate2,
+                );
             }
         }
         for n_best in 1..=beam_size {
-            let (stop, length_penalty) = (Stop::Top, LengthPenalty::None);
+            let (stop, length_penalty) = (Some(Stop::Top), LengthPenalty::None);
             check(&DecodeOptions { beam_size, n_best, stop, length_penalty, ..base.clone() }, ctranslate2);
         }
     }
@@ -146,7 +149,7 @@ fn ctranslate2_leaves_early_where_it_does() {
     let model = Scripted { eos_bonus: 2.5, ..MODEL };
     let base = DecodeOptions { beam_size: 4, length_penalty: LengthPenalty::None, ..preset(Preset::CTranslate2) };
     let longest = |stop| {
-        let options = DecodeOptions { stop, ..base.clone() };
+        let options = DecodeOptions { stop: Some(stop), ..base.clone() };
         (0..8).map(|i| translate_one(&model, &source(i), &options)[0].length).collect::<Vec<_>>()
     };
     assert_eq!(longest(Stop::Top), longest(Stop::Exact));
@@ -157,8 +160,8 @@ fn marian_is_followed() {
     for beam_size in [1, 2, 5, 12] {
         for (alpha, word_reward) in [(0.0, 0.0), (1.0, 0.0), (0.6, -0.3), (0.0, 0.5)] {
             for (tokens, forced_bos) in [(6, None), (14, None), (14, Some(3))] {
-                let (length_penalty, max_length) = (LengthPenalty::PowerOfAll { alpha }, MaxLength::Absolute(tokens));
-                let base = DecodeOptions { forced_bos, max_length, ..preset(Preset::Marian) };
+                let (length_penalty, max_length) = (LengthPenalty::PowerOfAll, MaxLength::Absolute(tokens));
+                let base = DecodeOptions { forced_bos, max_length, alpha, ..preset(Preset::Marian) };
                 check(&DecodeOptions { beam_size, n_best: beam_size, length_penalty, word_reward, ..base }, marian);
             }
         }

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::bans::Bans;
 use super::options::{DecodeOptions, LengthPenalty, MaxLength, Stop};
 use crate::model::generation::{EarlyStopping, GenerationConfig};
 use crate::{Error, Result};
 
 /// A named set of options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// GNMT length penalty 0.7, no coverage penalty.
+    #[default]
     Default,
     /// GNMT length penalty 0.7, coverage penalty 0.2.
     Production,
@@ -39,16 +43,15 @@ impl DecodeOptions {
     /// # Errors
     /// [`Error::Option`] if `hf` is asked for and the generation config wants a search that this crate does not do.
     pub fn preset(preset: Preset, generation: &GenerationConfig) -> Result<Self> {
-        let default = DecodeOptions::default();
+        let default = DecodeOptions { preset, ..DecodeOptions::default() };
         match preset {
             Preset::Default => Ok(default),
             Preset::Production => Ok(DecodeOptions { coverage_penalty: 0.2, ..default }),
             Preset::Hf if generation.unsupported.is_empty() => Ok(DecodeOptions {
                 beam_size: generation.beam_size,
-                length_penalty: LengthPenalty::Power { alpha: generation.length_penalty },
-                stop: match generation.early_stopping {
-                    // With one beam transformers searches greedily, whatever else is set.
-                    _ if generation.beam_size == 1 => Stop::First,
+                length_penalty: LengthPenalty::Power,
+                alpha: generation.length_penalty,
+                preset_stop: match generation.early_stopping {
                     EarlyStopping::Yes => Stop::First,
                     EarlyStopping::No => Stop::Heuristic,
                     EarlyStopping::Never => Stop::Exact,
@@ -62,27 +65,27 @@ impl DecodeOptions {
                 cut: !generation.forces_eos,
                 renormalize: generation.renormalize,
                 repetition_penalty: generation.repetition_penalty,
-                penalize_logits: generation.beam_size == 1,
                 no_repeat_ngram: generation.no_repeat_ngram,
                 bans: bans(generation)?,
                 ..default
             }),
             Preset::CTranslate2 => Ok(DecodeOptions {
                 beam_size: 2,
-                length_penalty: LengthPenalty::Power { alpha: 1.0 },
-                stop: Stop::First,
+                length_penalty: LengthPenalty::Power,
+                alpha: 1.0,
+                preset_stop: Stop::First,
                 max_length: MaxLength::Absolute(256),
                 // It asks for one token before the end of sentence, and leaves what is masked out of the softmax.
                 min_length: 2,
                 renormalize: true,
-                penalize_logits: true,
                 cut: true,
                 ..default
             }),
             Preset::Fairseq => Ok(DecodeOptions {
                 beam_size: 5,
-                length_penalty: LengthPenalty::Power { alpha: 1.0 },
-                stop: Stop::First,
+                length_penalty: LengthPenalty::Power,
+                alpha: 1.0,
+                preset_stop: Stop::First,
                 // 200 tokens and the end of sentence; and one token before that at least.
                 max_length: MaxLength::Absolute(201),
                 min_length: 2,
@@ -90,8 +93,9 @@ impl DecodeOptions {
             }),
             Preset::Marian => Ok(DecodeOptions {
                 beam_size: 12,
-                length_penalty: LengthPenalty::PowerOfAll { alpha: 0.0 },
-                stop: Stop::First,
+                length_penalty: LengthPenalty::PowerOfAll,
+                alpha: 0.0,
+                preset_stop: Stop::First,
                 shrink: true,
                 max_length: MaxLength::Relative { factor: 3.0, offset: 0 },
                 // Its models have no padding token that could take part in the softmax.
@@ -105,5 +109,28 @@ impl DecodeOptions {
                 got: generation.unsupported.join(", "),
             }),
         }
+    }
+
+    /// The stop rule: `stop`, else the preset's own.
+    ///
+    /// With one beam transformers searches greedily, whatever its configuration says: [`Stop::First`]. CTranslate2 leaves early
+    /// where the sums alone are the scores: [`Stop::Top`]. So what a preset does follows the other options.
+    pub fn stop_rule(&self) -> Stop {
+        match (self.stop, self.preset) {
+            (Some(stop), _) => stop,
+            (None, Preset::Hf) if self.beam_size == 1 => Stop::First,
+            (None, Preset::CTranslate2) if self.beam_size > 1 && self.is_unpenalized() => Stop::Top,
+            (None, _) => self.preset_stop,
+        }
+    }
+
+    /// Whether the repetition penalty acts on logits: `penalize_logits`, else as the preset's own engine does, which is always in
+    /// CTranslate2, and in transformers with one beam.
+    pub fn penalizes_logits(&self) -> bool {
+        self.penalize_logits.unwrap_or(match self.preset {
+            Preset::Hf => self.beam_size == 1,
+            Preset::CTranslate2 => true,
+            Preset::Default | Preset::Production | Preset::Fairseq | Preset::Marian => false,
+        })
     }
 }

@@ -2,11 +2,44 @@
 
 use std::sync::Arc;
 
-use crate::Result;
 use crate::backend::{Backend, Constraints, MAX_SEQUENCE_WORDS, Search, SessionShape, SlotOptions, words};
 use crate::decode::bans::Bans;
 use crate::decode::constraints::Constraint;
-use crate::decode::options::DecodeOptions;
+use crate::decode::options::{DecodeOptions, Own};
+use crate::{Error, Result};
+
+/// A sentence in ids, with what is its own. A source becomes one that has nothing else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SentenceIds {
+    /// Source ids, end of sentence included.
+    pub source: Vec<u32>,
+    /// The source that its amateur reads, end of sentence included; empty unless that is another one.
+    pub contrast_source: Vec<u32>,
+    /// First tokens that every hypothesis has.
+    pub prefix: Vec<u32>,
+    /// Phrases that every hypothesis has. A phrase counts once, however often it is listed; two may share tokens, and the prefix may
+    /// hold some.
+    pub constraints: Vec<Constraint>,
+    /// The seed of its samples. Without one: [`DecodeOptions::seed_of`] its source.
+    pub seed: Option<u64>,
+    /// What the decoder reads first, if that is not the model's own.
+    pub start: Option<u32>,
+}
+
+impl From<Vec<u32>> for SentenceIds {
+    fn from(source: Vec<u32>) -> Self {
+        SentenceIds { source, ..SentenceIds::default() }
+    }
+}
+
+/// What a request has to know of the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of the position table.
+    pub table: usize,
+    /// The scorer that is the amateur of contrastive decoding.
+    pub amateur: usize,
+}
 
 /// A sentence to search a translation for. Ids include the end of sentence.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +54,7 @@ pub struct Request {
     pub prefix: Vec<u32>,
     /// Tokens and sequences that none has, behind the prefix.
     pub bans: Option<Arc<Bans>>,
-    /// Phrases that every hypothesis has, as [`Request::constrain`] takes them.
+    /// Phrases that every hypothesis has, each once.
     pub constraints: Vec<Constraint>,
     /// Hypotheses to return.
     pub n_best: usize,
@@ -30,26 +63,50 @@ pub struct Request {
 }
 
 impl Request {
-    /// What these options ask for a source, end of sentence included, under a position table of `table` rows. A sentence that
-    /// brings no seed of its own gets one from its ids.
-    pub fn new(options: &DecodeOptions, source: Vec<u32>, seed: Option<u64>, table: usize) -> Self {
-        let mut slot = options.for_slot(source.len(), table);
-        if let Some(sampling) = &options.sampling {
-            slot.sampling = sampling.for_slot(seed.unwrap_or_else(|| sampling.seed_of(&source)));
+    /// What these options, which have been checked, ask for a sentence.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a minimum length above the sentence's maximum; what [`DecodeOptions::check_constraints`] says.
+    pub fn new(options: &DecodeOptions, sentence: SentenceIds, limits: Limits) -> Result<Self> {
+        let request = Self::unchecked(options, sentence, limits);
+        let (most, least) = (request.options.max_len as usize, options.min_length);
+        if least > most {
+            let expected = format!("at most {most}, the maximum length of this sentence");
+            return Err(Error::Option { option: "min-length", expected, got: least.to_string() });
         }
-        let (n_best, attention) = (options.candidates(), options.attention);
-        let mut request = Request { source, options: slot, n_best, attention, ..Request::default() };
-        request.force(options.forced_bos.into_iter().collect());
-        request
+        options.check_constraints(&request.constraints, most)?;
+        Ok(request)
     }
 
-    /// Makes every hypothesis start with these tokens, behind the one that the options force where it is not the first of them.
-    pub fn force(&mut self, mut prefix: Vec<u32>) {
-        let forced = self.prefix.first().filter(|forced| prefix.first() != Some(forced));
-        prefix.splice(0..0, forced.copied());
-        self.options.prefix_len = prefix.len() as u32;
-        self.options.banned = u32::from(self.options.banned != 0 || !prefix.is_empty());
-        self.prefix = prefix;
+    /// The same for a sentence that has been checked.
+    pub(crate) fn unchecked(options: &DecodeOptions, sentence: SentenceIds, limits: Limits) -> Self {
+        let SentenceIds { source, contrast_source, mut prefix, constraints: listed, seed, start } = sentence;
+        let forced = options.forced_bos.filter(|forced| prefix.first() != Some(forced));
+        prefix.splice(0..0, forced);
+        let mut constraints: Vec<Constraint> = Vec::with_capacity(listed.len());
+        for constraint in listed {
+            if constraints.iter().all(|other| other.ids != constraint.ids) {
+                constraints.push(constraint);
+            }
+        }
+        let own = Own {
+            src_len: source.len(),
+            prefix_len: prefix.len(),
+            constraint_tokens: constraints.iter().map(|constraint| constraint.ids.len()).sum(),
+            amateur: limits.amateur,
+            start,
+            seed: seed.unwrap_or_else(|| options.seed_of(&source)),
+        };
+        Request {
+            options: options.lowered(own, limits.table),
+            source,
+            contrast_source,
+            prefix,
+            bans: options.bans.clone(),
+            constraints,
+            n_best: options.candidates(),
+            attention: options.attention,
+        }
     }
 
     /// Whether a session of this shape holds the sentence.

@@ -7,7 +7,7 @@ use super::*;
 use crate::Error;
 
 fn sampling(samples: usize, seed: u64) -> DecodeOptions {
-    DecodeOptions { sampling: Some(Sampling { samples, seed, ..Sampling::default() }), ..DecodeOptions::default() }
+    DecodeOptions { sample: true, samples, seed, ..DecodeOptions::default() }
 }
 
 fn ids(hypotheses: &[Hypothesis]) -> Vec<&[u32]> {
@@ -15,17 +15,14 @@ fn ids(hypotheses: &[Hypothesis]) -> Vec<&[u32]> {
 }
 
 fn all_filters(samples: usize) -> Vec<DecodeOptions> {
-    let base = Sampling { samples, ..Sampling::default() };
-    [
+    let base = sampling(samples, 0);
+    vec![
         base.clone(),
-        Sampling { temperature: 0.4, ..base.clone() },
-        Sampling { top_k: 4, ..base.clone() },
-        Sampling { top_p: 0.6, ..base.clone() },
-        Sampling { min_p: 0.3, epsilon: 0.02, ..base },
+        DecodeOptions { temperature: 0.4, ..base.clone() },
+        DecodeOptions { top_k: 4, ..base.clone() },
+        DecodeOptions { top_p: 0.6, ..base.clone() },
+        DecodeOptions { min_p: 0.3, epsilon: 0.02, ..base },
     ]
-    .into_iter()
-    .map(|sampling| DecodeOptions { sampling: Some(sampling), ..DecodeOptions::default() })
-    .collect()
 }
 
 #[test]
@@ -64,10 +61,13 @@ fn a_sample_depends_on_its_number_and_seed_and_not_on_how_many_there_are() {
     assert_ne!(ids(&translate_one(&MODEL, &source(3), &sampling(24, 8))), ids(&all));
     // The sentence's own seed rules; by itself it is what the run's seed and the ids give.
     let options = sampling(24, 7);
-    let seed = options.sampling.as_ref().expect("set above").seed_of(&source(3));
-    let request = |seed| Request::new(&sampling(24, 99), source(3), Some(seed), 40);
-    assert_eq!(request(seed).options, Request::new(&options, source(3), None, 40).options);
-    assert_ne!(request(seed + 1).options, request(seed).options);
+    let seed = options.seed_of(&source(3));
+    let request = |options: &DecodeOptions, seed| {
+        let sentence = SentenceIds { seed, ..SentenceIds::from(source(3)) };
+        Request::new(options, sentence, super::tests::limits(40)).expect("a search that can be").options
+    };
+    assert_eq!(request(&sampling(24, 99), Some(seed)), request(&options, None));
+    assert_ne!(request(&options, Some(seed + 1)), request(&options, Some(seed)));
 }
 
 #[test]
@@ -96,12 +96,7 @@ fn translations_have_their_probabilities() {
         let source = source(s);
         let mut counts: HashMap<Vec<u32>, f64> = HashMap::new();
         let runs = 100;
-        let work: Vec<_> = (0..runs)
-            .map(|seed| {
-                let sampling = options.sampling.clone().map(|sampling| Sampling { seed, ..sampling });
-                (source.clone(), DecodeOptions { sampling, ..options.clone() })
-            })
-            .collect();
+        let work: Vec<_> = (0..runs).map(|seed| (source.clone(), DecodeOptions { seed, ..options.clone() })).collect();
         for result in translate(&model, 16, &work) {
             for h in result.expect("a translation") {
                 *counts.entry(h.token_ids).or_default() += 1.0;
@@ -140,10 +135,9 @@ fn translations_have_their_probabilities() {
 fn temperature_zero_is_greedy_search() {
     for s in 0..20 {
         let options = sampling(1, s);
-        let sampling = options.sampling.clone().map(|sampling| Sampling { temperature: 0.0, ..sampling });
-        let greedy = DecodeOptions { beam_size: 1, stop: Stop::First, ..DecodeOptions::default() };
+        let greedy = DecodeOptions { beam_size: 1, stop: Some(Stop::First), ..DecodeOptions::default() };
         let source = source(s as u32);
-        let samples = translate_one(&MODEL, &source, &DecodeOptions { sampling, ..options });
+        let samples = translate_one(&MODEL, &source, &DecodeOptions { temperature: 0.0, ..options });
         assert_eq!(samples, translate_one(&MODEL, &source, &greedy));
     }
 }

@@ -125,6 +125,11 @@ pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
 }
 
+/// What requests have to know of a scripted model with this position table.
+pub(super) fn limits(table: usize) -> Limits {
+    Limits { table, amateur: 1 }
+}
+
 /// Translates through an engine of `slots` slots and up to three workers; options per source.
 pub(super) fn translate(
     model: &Scripted,
@@ -133,7 +138,7 @@ pub(super) fn translate(
 ) -> Vec<Result<Vec<Hypothesis>>> {
     let request = |(source, options): &(Vec<u32>, DecodeOptions)| {
         options.validate().expect("the test's options are valid");
-        Request::new(options, source.clone(), None, model.max_len())
+        Request::new(options, source.clone().into(), limits(model.max_len())).expect("a search that can be")
     };
     search(model, slots, work.iter().map(request).collect())
 }
@@ -181,8 +186,8 @@ pub(super) type Scored = (f64, Vec<u32>);
 fn penalty(options: &DecodeOptions, len: usize) -> f64 {
     match options.length_penalty {
         LengthPenalty::None => 1.0,
-        LengthPenalty::Gnmt { alpha } => ((5.0 + len as f64) / 6.0).powf(f64::from(alpha)),
-        LengthPenalty::Power { alpha } | LengthPenalty::PowerOfAll { alpha } => (len as f64).powf(f64::from(alpha)),
+        LengthPenalty::Gnmt => ((5.0 + len as f64) / 6.0).powf(f64::from(options.alpha)),
+        LengthPenalty::Power | LengthPenalty::PowerOfAll => (len as f64).powf(f64::from(options.alpha)),
     }
 }
 
@@ -277,7 +282,7 @@ fn assert_same(actual: &[Hypothesis], expected: &[Scored], context: &str) {
 
 fn all_options() -> Vec<DecodeOptions> {
     let mut all = Vec::new();
-    for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt { alpha: 0.7 }, LengthPenalty::Power { alpha: 1.0 }]
+    for (length_penalty, alpha) in [(LengthPenalty::None, 0.0), (LengthPenalty::Gnmt, 0.7), (LengthPenalty::Power, 1.0)]
     {
         for stop in [Stop::First, Stop::Heuristic, Stop::Exact] {
             for (beam_size, coverage_penalty, min_length) in [(1, 0.0, 0), (2, 0.3, 4), (5, 0.0, 3), (4, 0.2, 0)] {
@@ -286,7 +291,8 @@ fn all_options() -> Vec<DecodeOptions> {
                     n_best: beam_size,
                     length_penalty,
                     coverage_penalty,
-                    stop,
+                    alpha,
+                    stop: Some(stop),
                     min_length,
                     max_length: MaxLength::Relative { factor: 1.0, offset: 8 },
                     ..DecodeOptions::default()
@@ -302,7 +308,7 @@ fn search_equals_a_plain_beam_search() {
     for (i, options) in all_options().iter().enumerate() {
         for s in 0..6 {
             let source = source(s * 11 + i as u32);
-            let expected = plain_beam_search(&MODEL, &source, options, Some(options.stop));
+            let expected = plain_beam_search(&MODEL, &source, options, options.stop);
             assert_same(&translate_one(&MODEL, &source, options), &expected, &format!("{source:?} {options:?}"));
         }
     }
@@ -310,7 +316,7 @@ fn search_equals_a_plain_beam_search() {
 
 #[test]
 fn exact_equals_never_stopping_before_max_length() {
-    for options in all_options().iter().filter(|o| o.stop == Stop::Exact) {
+    for options in all_options().iter().filter(|o| o.stop == Some(Stop::Exact)) {
         for s in 0..10 {
             let source = source(s);
             let expected = plain_beam_search(&MODEL, &source, options, None);
@@ -323,14 +329,14 @@ fn exact_equals_never_stopping_before_max_length() {
 fn a_beam_as_wide_as_the_search_space_equals_brute_force() {
     // Four tokens go on (ids 2 to 5), so 4^2 = 16 prefixes of length 2 are all kept, and every end is among the first 16 ranks.
     let model = Scripted { vocab_size: 6, eos_bonus: 0.0, ..MODEL };
-    for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt { alpha: 0.7 }] {
+    for length_penalty in [LengthPenalty::None, LengthPenalty::Gnmt] {
         for coverage_penalty in [0.0, 0.5] {
             let options = DecodeOptions {
                 beam_size: 64,
                 n_best: 10,
                 length_penalty,
                 coverage_penalty,
-                stop: Stop::Exact,
+                stop: Some(Stop::Exact),
                 max_length: MaxLength::Absolute(3),
                 ..DecodeOptions::default()
             };
@@ -346,7 +352,7 @@ fn a_beam_as_wide_as_the_search_space_equals_brute_force() {
 #[test]
 fn beam_one_equals_greedy() {
     for stop in [Stop::First, Stop::Heuristic] {
-        let options = DecodeOptions { beam_size: 1, stop, ..DecodeOptions::default() };
+        let options = DecodeOptions { beam_size: 1, stop: Some(stop), ..DecodeOptions::default() };
         for s in 0..30 {
             let source = source(s);
             let mut greedy: Vec<u32> = Vec::new();

@@ -25,14 +25,15 @@ fn options() -> Vec<DecodeOptions> {
     let base = DecodeOptions { attention: true, ..DecodeOptions::default() };
     vec![
         DecodeOptions { n_best: 4, ..base.clone() },
-        DecodeOptions { beam_size: 1, stop: Stop::First, ..base.clone() },
-        DecodeOptions { beam_size: 3, n_best: 3, coverage_penalty: 0.4, stop: Stop::Exact, ..base.clone() },
+        DecodeOptions { beam_size: 1, stop: Some(Stop::First), ..base.clone() },
+        DecodeOptions { beam_size: 3, n_best: 3, coverage_penalty: 0.4, stop: Some(Stop::Exact), ..base.clone() },
         DecodeOptions {
             beam_size: 6,
             n_best: 6,
             max_length: MaxLength::Absolute(5),
             min_length: 5,
-            length_penalty: LengthPenalty::Power { alpha: 1.0 },
+            length_penalty: LengthPenalty::Power,
+            alpha: 1.0,
             ..base
         },
     ]

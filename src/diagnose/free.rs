@@ -200,18 +200,18 @@ pub(super) fn sweep(d: &mut Diagnosis<'_>, forced: &[Vec<TokenStats>], options: 
         .collect();
     let shares: Vec<Share> = at_once.iter().map(|l| (*l, 1.0)).collect();
     d.figure("search", "log P(empty)", lines.ratio(&shares), "log-probability of ending at once");
-    for (name, penalty) in [
-        ("none", LengthPenalty::None),
-        ("gnmt 0.7", LengthPenalty::Gnmt { alpha: 0.7 }),
-        ("power 1", LengthPenalty::Power { alpha: 1.0 }),
+    for (name, length_penalty, alpha) in [
+        ("none", LengthPenalty::None, 0.0),
+        ("gnmt 0.7", LengthPenalty::Gnmt, 0.7),
+        ("power 1", LengthPenalty::Power, 1.0),
     ] {
         for beam_size in BEAM_SIZES {
             d.stage(&format!("beam sweep: {beam_size} beams, length penalty {name}"));
-            let options = DecodeOptions { beam_size, n_best: 1, length_penalty: penalty, ..options.clone() };
+            let options = DecodeOptions { beam_size, n_best: 1, length_penalty, alpha, ..options.clone() };
             let found = translate(d.translator, d.pairs, &d.swept, &options)?;
             let texts: Vec<&str> = found.iter().map(Translation::text).collect();
             let scored = Scored::new(&texts, d.swept.iter().map(|&i| d.pairs[i].reference.as_str()))?;
-            let log_probs: Vec<f64> = found.iter().map(|t| f64::from(t.hypotheses[0].hypothesis.log_prob)).collect();
+            let log_probs: Vec<f64> = found.iter().map(|t| f64::from(t.hypotheses[0].log_prob)).collect();
             let reference = |line: usize| forced[line].iter().map(|s| f64::from(s.log_prob)).sum::<f64>();
             let error = |(line, own): (&usize, &f64)| (f64::from(u8::from(reference(*line) > *own)), 1.0);
             let errors: Vec<Share> = d.swept.iter().zip(&log_probs).map(error).collect();

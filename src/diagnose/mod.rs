@@ -21,7 +21,7 @@ use crate::backend::TokenStats;
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
 use crate::translator::{Translation, Translator};
-use crate::{DecodeOptions, Error, LengthPenalty, Result};
+use crate::{DecodeOptions, Error, Result};
 use estimate::{Resampler, Share};
 
 /// What to do.
@@ -145,7 +145,7 @@ fn spread(lines: usize, count: usize) -> Vec<usize> {
 /// What a translation's tokens are, and their log-probabilities.
 fn tokens(translations: &[Translation]) -> Vec<(Vec<u32>, Vec<f32>)> {
     let best = |t: &Translation| {
-        let hypothesis = &t.hypotheses[0].hypothesis;
+        let hypothesis = &t.hypotheses[0];
         (hypothesis.token_ids.clone(), hypothesis.token_log_probs.clone())
     };
     translations.iter().map(best).collect()
@@ -259,7 +259,7 @@ fn measure(d: &mut Diagnosis<'_>, oracle: Option<&Translator>, search: &DecodeOp
     free::sweep(d, &forced, search)?;
     free::repetition(d, &texts);
     let per_token = |t: &Translation| {
-        let hypothesis = &t.hypotheses[0].hypothesis;
+        let hypothesis = &t.hypotheses[0];
         f64::from(hypothesis.log_prob) / hypothesis.length.max(1) as f64
     };
     free::flags(d, &texts, &found.iter().map(per_token).collect::<Vec<_>>());
@@ -281,7 +281,7 @@ fn scores(
 ) {
     let missed = |(line, t): (&Vec<TokenStats>, &Translation)| {
         let reference: f64 = line.iter().map(|s| f64::from(s.log_prob)).sum();
-        (f64::from(u8::from(reference > f64::from(t.hypotheses[0].hypothesis.log_prob))), 1.0)
+        (f64::from(u8::from(reference > f64::from(t.hypotheses[0].log_prob))), 1.0)
     };
     let misses: Vec<Share> = forced.iter().zip(found).map(missed).collect();
     for (name, estimate, note) in [
@@ -328,11 +328,11 @@ fn evidence(d: &Diagnosis<'_>, bucket_drop: f64) -> Evidence {
 /// Warnings that follow from how a model is searched, here and by its own `generation_config.json`.
 pub fn settings_warnings(search: &DecodeOptions, generation: &GenerationConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    if search.sampling.is_some() {
+    if search.sample {
         warnings.push("translations are sampled: BLEU of samples is no measure of a model".to_owned());
     } else if search.beam_size == 1 {
         warnings.push("greedy search only: its BLEU says little about what the model can do".to_owned());
-    } else if matches!(search.length_penalty, LengthPenalty::None) || search.alpha() == 0.0 {
+    } else if search.exponent() == 0.0 {
         warnings
             .push("beam search without a length penalty prefers short translations, the more so the wider".to_owned());
     }

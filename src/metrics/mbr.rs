@@ -7,7 +7,8 @@ use super::bleu::BleuStats;
 use super::chrf::ChrfStats;
 
 /// What a text gains from being close to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Utility {
     /// Sentence chrF2.
     Chrf,

@@ -16,7 +16,7 @@ use crate::check::{Tolerance, assert_close};
 use crate::cpu::Cpu;
 use crate::cuda::{Cuda, open_emulated};
 use crate::decode::session::Admission;
-use crate::decode::{DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Request, Session, Stop};
+use crate::decode::{DecodeOptions, Hypothesis, LengthPenalty, Limits, MaxLength, Request, SentenceIds, Session, Stop};
 
 /// A model's directory and what is expected of it.
 struct Golden {
@@ -74,13 +74,12 @@ impl Golden {
         let options = DecodeOptions {
             beam_size,
             n_best: number("num_return_sequences", 1),
-            length_penalty: LengthPenalty::Power {
-                alpha: self.setting(item, "length_penalty").as_f64().unwrap_or(1.0) as f32,
-            },
+            length_penalty: LengthPenalty::Power,
+            alpha: self.setting(item, "length_penalty").as_f64().unwrap_or(1.0) as f32,
             stop: match self.setting(item, "early_stopping").as_bool() {
-                _ if beam_size == 1 => Stop::First,
-                Some(true) => Stop::First,
-                _ => Stop::Heuristic,
+                _ if beam_size == 1 => Some(Stop::First),
+                Some(true) => Some(Stop::First),
+                _ => Some(Stop::Heuristic),
             },
             // It counts what the decoder reads first, but for the default.
             max_length: MaxLength::Absolute(number("max_length", 21) - 1),
@@ -92,9 +91,8 @@ impl Golden {
             ..DecodeOptions::default()
         };
         options.validate().expect("settings within bounds");
-        let mut request = Request::new(&options, ids(&item["input_ids"]), None, config.longest());
-        request.options.start = start(item, config) + 1;
-        request
+        let sentence = SentenceIds { start: Some(start(item, config)), ..ids(&item["input_ids"]).into() };
+        Request::new(&options, sentence, Limits { table: config.longest(), amateur: 1 }).expect("a search")
     }
 }
 

@@ -68,6 +68,11 @@ impl Opener<'_> {
             Class::Pegasus => {
                 added.extend(own.filter(|token| token.id as usize >= added.len()).cloned().collect::<Vec<_>>())
             }
+            // With a vocabulary for each language the files have the ids of one of them: each keeps its own.
+            Class::Marian => added.extend(own.map(|token| {
+                let id = vocabulary.id(&token.content).unwrap_or(token.id);
+                AddedToken { id, ..token.clone() }
+            })),
             _ => {
                 added.retain(|token| self.config.added.iter().all(|own| own.id != token.id));
                 added.extend(own.cloned());

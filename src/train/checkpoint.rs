@@ -3,26 +3,28 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io, read_bounded, write_whole};
-use crate::model::weights::Tensors;
+use crate::model::weights::{Tensors, Weights};
 use crate::train::autograd::Parameters;
 use crate::train::optimizer::AdamW;
 use crate::{Error, Result, read};
 
-/// A tensor in f32, as it is written.
+/// A tensor, and the type that it is written in.
 struct Written {
     shape: Vec<usize>,
     values: Vec<f32>,
+    dtype: Dtype,
 }
 
 impl View for Written {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -30,17 +32,22 @@ impl View for Written {
     }
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        let values = self.values.iter();
+        match self.dtype {
+            Dtype::F16 => values.flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect::<Vec<u8>>().into(),
+            Dtype::BF16 => values.flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect::<Vec<u8>>().into(),
+            _ => values.flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into(),
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.values.len() * if self.dtype == Dtype::F32 { 4 } else { 2 }
     }
 }
 
-fn serialize(path: &Path, tensors: Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+fn serialize(path: &Path, tensors: Tensors, dtype: Dtype, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
-    let tensors = tensors.into_iter().map(|(name, (shape, values))| (name, Written { shape, values }));
+    let tensors = tensors.into_iter().map(|(name, (shape, values))| (name, Written { shape, values, dtype }));
     safetensors::serialize(tensors, Some(metadata)).map_err(invalid)
 }
 
@@ -61,17 +68,27 @@ const COMPANIONS: [&str; 13] = [
     "added_tokens.json",
 ];
 
-/// Writes a model directory: the weights in f32, and configuration and tokenizer of the directory `from`.
+/// Writes a model directory: configuration and tokenizer of the directory `from`, and the weights in the type of those there, f32, f16
+/// or bf16.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`], what may be wrong with `from`, and [`Error::Tensor`] for weights that this type does not hold.
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     std::fs::create_dir_all(to).map_err(io("create", to))?;
     let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
-    // The name of the field has changed over time; either says what the file no longer holds.
+    let (dtype, named, most) = match Weights::open(from)?.dtype().as_str() {
+        "F16" => (Dtype::F16, "float16", f32::from(f16::MAX)),
+        "BF16" => (Dtype::BF16, "bfloat16", f32::from(bf16::MAX)),
+        _ => (Dtype::F32, "float32", f32::MAX),
+    };
+    if let Some((name, _)) = tensors.iter().find(|(_, (_, values))| values.iter().any(|value| value.abs() > most)) {
+        let (expected, got) = (format!("values up to {most}, as {named} holds them"), "larger ones".to_owned());
+        return Err(Error::Tensor { name: name.clone(), expected, got });
+    }
+    // The name of the field has changed over time; either says what the file holds.
     for field in ["dtype", "torch_dtype"] {
         if config.contains_key(field) {
-            config.insert(field.into(), Value::from("float32"));
+            config.insert(field.into(), Value::from(named));
         }
     }
     let text =
@@ -86,7 +103,7 @@ pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     let path = to.join("model.safetensors");
     // transformers asks for this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    write_whole(&path, &serialize(&path, tensors, metadata)?)
+    write_whole(&path, &serialize(&path, tensors, dtype, metadata)?)
 }
 
 /// The files that [`write_model`] may write.
@@ -145,7 +162,7 @@ impl State {
             serde_json::to_string(&self.progress).map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
         // One entry: several would stand in another order each time.
         let metadata = HashMap::from([(ENTRY.to_owned(), progress)]);
-        write_whole(path, &serialize(path, tensors, metadata)?)
+        write_whole(path, &serialize(path, tensors, Dtype::F32, metadata)?)
     }
 
     /// Reads the state of a run over these parameters.
@@ -222,4 +239,29 @@ pub fn check_fingerprint(before: &BTreeMap<String, String>, now: &BTreeMap<Strin
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_keeps_the_type_of_the_one_it_comes_from() {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de");
+        let to = tempfile::tempdir().expect("a directory");
+        let tensors = |value: f32| Tensors::from([("x".to_owned(), (vec![2], vec![0.1, value]))]);
+        write_model(&from, to.path(), tensors(2.5)).expect("written");
+        let weights = Weights::open(to.path()).expect("a checkpoint");
+        assert_eq!(weights.dtype(), Weights::open(&from).expect("a checkpoint").dtype());
+        assert_eq!(weights.dtype(), "F16");
+        let bytes = std::fs::read(to.path().join("model.safetensors")).expect("written");
+        let values =
+            SafeTensors::deserialize(&bytes).expect("a checkpoint").tensor("x").expect("a tensor").data().to_vec();
+        assert_eq!(values, [f16::from_f32(0.1).to_le_bytes(), f16::from_f32(2.5).to_le_bytes()].concat());
+        let error = write_model(&from, to.path(), tensors(1e5)).map_err(|error| error.to_string());
+        assert_eq!(
+            error.err().as_deref(),
+            Some("load tensor x: expected values up to 65504, as float16 holds them, got larger ones")
+        );
+    }
 }

@@ -10,7 +10,8 @@ use super::autograd::{Gradients, Parameters};
 use crate::{Error, Result};
 
 /// The constants of AdamW.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct AdamOptions {
     /// How slowly the mean of gradients follows.
     pub beta1: f64,

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use crate::counts;
 use crate::train::autograd::Rates;
 use crate::train::objectives::{distill, mrt, scheduled_sampling};
@@ -10,7 +13,8 @@ use crate::train::schedule::{Decay, LearningRate};
 use crate::{Error, Result};
 
 /// What is minimised.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ObjectiveOptions {
     /// Likelihood after gold prefixes.
     Mle,
@@ -43,7 +47,8 @@ impl ObjectiveOptions {
 }
 
 /// The score by which models are compared on the validation set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// Corpus BLEU.
     Bleu,
@@ -52,7 +57,8 @@ pub enum Metric {
 }
 
 /// Which weights the model directory gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// Those with the best validation score.
     Best,
@@ -158,18 +164,50 @@ impl TrainOptions {
     pub fn fingerprint(&self) -> BTreeMap<String, String> {
         let TrainOptions { objective, updates, batch_tokens, accumulate, adam, dropout, label_smoothing, seed, .. } =
             self;
-        let validation = (self.validate_every, self.patience, self.metric, self.validation_beam, self.keep);
-        BTreeMap::from([
-            ("objective".to_owned(), format!("{objective:?}")),
-            ("updates".to_owned(), updates.to_string()),
-            ("batch-tokens".to_owned(), batch_tokens.to_string()),
-            ("accumulate".to_owned(), accumulate.to_string()),
-            ("learning rate".to_owned(), format!("{:?}", self.learning_rate())),
-            ("optimizer".to_owned(), format!("{adam:?}")),
-            ("dropout".to_owned(), format!("{dropout:?}")),
-            ("label-smoothing".to_owned(), label_smoothing.to_string()),
-            ("seed".to_owned(), seed.to_string()),
-            ("validation".to_owned(), format!("{validation:?}")),
-        ])
+        let values: [(&str, &dyn Describe); 14] = [
+            (objective.name(), objective),
+            ("updates", updates),
+            ("batch-tokens", batch_tokens),
+            ("accumulate", accumulate),
+            ("learning-rate", &self.learning_rate()),
+            ("optimizer", adam),
+            ("dropout", dropout),
+            ("label-smoothing", label_smoothing),
+            ("seed", seed),
+            ("validate-every", &self.validate_every),
+            ("patience", &self.patience),
+            ("metric", &self.metric),
+            ("validation-beam", &self.validation_beam),
+            ("keep", &self.keep),
+        ];
+        let mut named = BTreeMap::from([("objective".to_owned(), objective.name().to_owned())]);
+        values.into_iter().for_each(|(name, value)| flatten(name, value.as_json(), &mut named));
+        named
+    }
+}
+
+/// A value that can be written down.
+trait Describe {
+    fn as_json(&self) -> Value;
+}
+
+impl<T: Serialize> Describe for T {
+    fn as_json(&self) -> Value {
+        // Through text, which has each number as short as it was given.
+        let text = serde_json::to_string(self).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// Lists the parts of a value under its name.
+fn flatten(name: &str, value: Value, named: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(parts) => parts.into_iter().for_each(|(part, value)| {
+            // The variant of an objective has its name already.
+            let name = if part == name { part } else { format!("{name} {part}") };
+            flatten(&name, value, named);
+        }),
+        Value::String(text) => drop(named.insert(name.to_owned(), text)),
+        other => drop(named.insert(name.to_owned(), other.to_string())),
     }
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::decode::{DecodeOptions, Hypothesis, Sampling};
+use crate::decode::{DecodeOptions, Hypothesis};
 use crate::train::autograd::AutogradModel;
 use crate::train::objectives::Example;
 use crate::translator::{EngineOptions, Translator};
 
 /// Where translations come from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Draw {
     /// The best of beam search.
     Beam,
@@ -30,7 +31,9 @@ impl Draw {
     pub fn validate(self) -> Result<()> {
         match self {
             Draw::Beam => Ok(()),
-            Draw::Samples { temperature, top_p } => Sampling { temperature, top_p, ..Sampling::default() }.validate(),
+            Draw::Samples { temperature, top_p } => {
+                DecodeOptions { sample: true, temperature, top_p, ..DecodeOptions::default() }.validate()
+            }
         }
     }
 }
@@ -81,8 +84,8 @@ impl Rollouts {
         let options = match draw {
             Draw::Beam => DecodeOptions { beam_size: count, n_best: count, ..DecodeOptions::default() },
             Draw::Samples { temperature, top_p } => {
-                let sampling = Sampling { samples: count, temperature, top_p, seed, ..Sampling::default() };
-                DecodeOptions { sampling: Some(sampling), cut: true, ..DecodeOptions::default() }
+                let (sample, samples, cut) = (true, count, true);
+                DecodeOptions { sample, samples, temperature, top_p, seed, cut, ..DecodeOptions::default() }
             }
         };
         let sources: Vec<Vec<u32>> = examples.iter().map(|example| example.pair.source.clone()).collect();

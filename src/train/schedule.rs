@@ -3,7 +3,8 @@
 use crate::{Error, Result};
 
 /// How the learning rate falls after its warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// With the inverse square root of the update's number.
     InverseSqrt,
@@ -14,7 +15,8 @@ pub enum Decay {
 }
 
 /// The learning rate of each update.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct LearningRate {
     /// The largest.
     pub peak: f64,
@@ -46,7 +48,8 @@ impl LearningRate {
 }
 
 /// How the probability of feeding gold falls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// `1 - c i`.
     Linear,
@@ -57,7 +60,8 @@ pub enum Shape {
 }
 
 /// The probability of feeding gold at each update: 1 during the warm-up, then falling until `end`, then `floor`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct GoldSchedule {
     /// How it falls.
     pub shape: Shape,

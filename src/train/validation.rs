@@ -35,7 +35,7 @@ pub fn validate(translator: &Translator, data: &Data, beam_size: usize) -> Resul
     let mut tokens = 0;
     while let Some((tag, result)) = batch.next() {
         let translation = result?;
-        tokens += translation.hypotheses.first().map_or(0, |h| h.hypothesis.length);
+        tokens += translation.hypotheses.first().map_or(0, |h| h.length);
         texts[tag as usize] = translation.text().to_owned();
     }
     let references: Vec<&str> = data.pairs().iter().map(|pair| pair.text.as_str()).collect();

@@ -1,9 +1,8 @@
 //! Alternatives at a position: translations that share a beginning and differ in the token behind it.
 
 use super::{Pending, Sentence, Translation, Translator};
-use crate::backend::{FinishKind, StopKind};
 use crate::counts;
-use crate::decode::{DecodeOptions, Hypothesis, Request};
+use crate::decode::{DecodeOptions, Hypothesis, MaxLength, Request, SentenceIds, Stop};
 use crate::{Error, Result};
 
 /// How many translations are wanted that differ in the token behind a prefix.
@@ -35,11 +34,18 @@ impl Alternatives {
         let Alternatives { count, min_prob } = *self;
         counts::check("alternatives", count, &counts::HYPOTHESES)?;
         check((0.0..=1.0).contains(&min_prob), "min-alternative-prob", "0 to 1", min_prob.to_string())?;
-        check(options.sampling.is_none(), "alternatives", "a search", "sample".into())?;
-        check(options.mbr.is_none(), "alternatives", "no choice by mbr", "both".into())?;
-        let (n_best, groups) = (options.n_best, options.groups);
-        check(n_best == 1, "alternatives", "n-best 1: one translation each", format!("n-best {n_best}"))?;
-        check(groups == 1, "alternatives", "one of beam-groups", groups.to_string())
+        let (n_best, groups) = (options.n_best, options.beam_groups);
+        for (given, other) in [
+            (options.sample, "sample".to_owned()),
+            (options.mbr.is_some(), "mbr".to_owned()),
+            (n_best != 1, format!("n-best {n_best}")),
+            (groups != 1, format!("beam-groups {groups}")),
+        ] {
+            if given {
+                return Err(Error::conflict("alternatives", "", other));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -67,8 +73,11 @@ impl Translator {
         self.check_models(options)?;
         let opened: Vec<Result<Opened>> =
             sentences.into_iter().map(|sentence| self.open_alternatives(sentence, wanted, options)).collect();
-        let wholes = opened.iter().flatten().filter_map(|opened| opened.whole.as_ref());
-        let mut starts = self.search(wholes.map(|whole| Ok(first_token(whole, wanted.count))).collect()).into_iter();
+        let firsts = opened.iter().flatten().filter_map(|opened| {
+            let own = opened.pending.options.as_deref().unwrap_or(options);
+            Some(Ok(self.first_token(own, opened.whole.as_ref()?, wanted.count)))
+        });
+        let mut starts = self.search(firsts.collect()).into_iter();
         let begun: Vec<Result<(Opened, Vec<Hypothesis>)>> = opened
             .into_iter()
             .map(|opened| {
@@ -81,14 +90,18 @@ impl Translator {
                 Ok((opened, starts))
             })
             .collect();
-        let requests = begun.iter().flatten().flat_map(|(opened, starts)| {
-            starts.iter().filter_map(|start| completion(opened.whole.as_ref()?, start)).map(Ok)
-        });
+        let completion = |Opened { pending, whole }: &Opened, start: &Hypothesis| {
+            self.completion(pending.options.as_deref().unwrap_or(options), whole.as_ref()?, start)
+        };
+        let requests = begun
+            .iter()
+            .flatten()
+            .flat_map(|(opened, starts)| starts.iter().filter_map(|start| completion(opened, start)).map(Ok));
         let mut completed = self.search(requests.collect()).into_iter();
         let complete = |begun: Result<(Opened, Vec<Hypothesis>)>| {
-            let (Opened { pending, whole }, starts) = begun?;
+            let (opened, starts) = begun?;
             let finished = starts.into_iter().map(|start| {
-                if whole.as_ref().and_then(|whole| completion(whole, &start)).is_none() {
+                if completion(&opened, &start).is_none() {
                     return Ok(start);
                 }
                 let found = completed.next().unwrap_or(Err(Error::EngineStopped))?;
@@ -96,7 +109,7 @@ impl Translator {
             });
             // All of a sentence's are taken, also behind one that failed.
             let finished: Vec<Result<Hypothesis>> = finished.collect();
-            Ok(self.finish(pending, options, finished.into_iter().collect::<Result<_>>()?))
+            Ok(self.finish(opened.pending, options, finished.into_iter().collect::<Result<_>>()?))
         };
         Ok(begun.into_iter().map(complete).collect())
     }
@@ -106,8 +119,7 @@ impl Translator {
             wanted.validate(own)?;
         }
         if !sentence.constraints.is_empty() {
-            let (expected, got) = ("no alternatives beside them".into(), "constraints and alternatives".into());
-            return Err(Error::Option { option: "constraints", expected, got });
+            return Err(Error::conflict("constraints", "", "alternatives"));
         }
         let source_ids = self.source_ids(&sentence)?;
         let (pending, request) = self.pending(sentence, source_ids, options);
@@ -115,25 +127,37 @@ impl Translator {
     }
 }
 
-/// The search for the tokens that may stand behind the prefix: it ends there.
-fn first_token(whole: &Request, count: usize) -> Request {
-    let mut request = Request { n_best: count, ..whole.clone() };
-    let options = &mut request.options;
-    (options.beam_size, options.patience) = (count as u32, count as u32);
-    (options.stop, options.finish) = (StopKind::First as u32, FinishKind::Replace as u32);
-    let length = whole.prefix.len() as u32 + 1;
-    if length < options.max_len {
-        (options.max_len, options.cut, options.forced_eos) = (length, 1, 0);
+impl Translator {
+    /// The search for the tokens that may stand behind the prefix: it ends there.
+    fn first_token(&self, options: &DecodeOptions, whole: &Request, count: usize) -> Request {
+        let mut first = DecodeOptions {
+            beam_size: count,
+            n_best: count,
+            patience: 1.0,
+            shrink: false,
+            stop: Some(Stop::First),
+            // As the preset has it under the beam that was asked for.
+            penalize_logits: Some(options.penalizes_logits()),
+            ..options.clone()
+        };
+        let length = whole.prefix.len() + 1;
+        if length < whole.options.max_len as usize {
+            (first.max_length, first.cut) = (MaxLength::Absolute(length), true);
+        }
+        self.derived(&first, whole, whole.prefix.clone())
     }
-    request
-}
 
-/// The search for what follows a start; none for one that is whole.
-fn completion(whole: &Request, start: &Hypothesis) -> Option<Request> {
-    let goes_on = start.truncated && start.length > whole.prefix.len() && start.length < whole.options.max_len as usize;
-    goes_on.then(|| {
-        let mut request = Request { prefix: start.token_ids.clone(), n_best: 1, ..whole.clone() };
-        (request.options.prefix_len, request.options.banned) = (start.length as u32, 1);
-        request
-    })
+    /// The search for what follows a start; none for one that is whole.
+    fn completion(&self, options: &DecodeOptions, whole: &Request, start: &Hypothesis) -> Option<Request> {
+        let goes_on =
+            start.truncated && start.length > whole.prefix.len() && start.length < whole.options.max_len as usize;
+        goes_on.then(|| self.derived(options, whole, start.token_ids.clone()))
+    }
+
+    /// A search for the same sentence behind another prefix.
+    fn derived(&self, options: &DecodeOptions, whole: &Request, prefix: Vec<u32>) -> Request {
+        let Request { source, contrast_source, .. } = whole.clone();
+        let sentence = SentenceIds { source, contrast_source, prefix, ..SentenceIds::default() };
+        Request::unchecked(options, sentence, self.limits(options))
+    }
 }

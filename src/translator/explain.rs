@@ -36,7 +36,7 @@ impl Translator {
         let (mut pending, request) = self.pending(sentence, source_ids, options);
         let Some(request) = request? else {
             let expected = "a text that is not blank".into();
-            return Err(Error::Input { operation: "explain", expected, got: format!("{:?}", pending.source) });
+            return Err(Error::Input { operation: "explain", expected, got: format!("\"{}\"", pending.source) });
         };
         let max_length = request.options.max_len as usize;
         let (reply, replies) = mpsc::channel();

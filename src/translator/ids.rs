@@ -5,13 +5,13 @@ use std::sync::mpsc;
 
 use super::{Sentence, Translator};
 use crate::decode::engine::{Job, Outcome, Reply, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Request};
+use crate::decode::{DecodeOptions, Hypothesis, Request, SentenceIds};
 use crate::{Error, Result};
 
 impl Translator {
     /// Translates sources given as ids, end of sentence included; the results stand in their order.
     ///
-    /// Under [`DecodeOptions::sampling`] each source is encoded once and gives all of its samples, in the order of their numbers; a
+    /// Under [`DecodeOptions::sample`] each source is encoded once and gives all of its samples, in the order of their numbers; a
     /// seed of its own for each call draws others. [`DecodeOptions::mbr`] has no effect: it compares texts.
     ///
     /// # Errors
@@ -38,10 +38,10 @@ impl Translator {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
+        let limits = self.limits(&options);
         let request = |(source, prefix): &(Vec<u32>, Vec<u32>)| {
-            let mut request = self.request(&options, source.clone(), &Sentence::default())?;
-            request.force(prefix.clone());
-            Ok(request)
+            let sentence = SentenceIds { prefix: prefix.clone(), ..SentenceIds::from(source.clone()) };
+            Request::new(&options, sentence, limits)
         };
         Ok(self.search(sentences.iter().map(request).collect()))
     }

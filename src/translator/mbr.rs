@@ -12,8 +12,7 @@ pub(super) fn rank(candidates: &mut [TextHypothesis], utility: Utility) {
         candidate.utility = Some(utility);
     }
     let value = |candidate: &TextHypothesis| candidate.utility.unwrap_or_default();
-    candidates
-        .sort_by(|a, b| value(b).total_cmp(&value(a)).then(b.hypothesis.log_prob.total_cmp(&a.hypothesis.log_prob)));
+    candidates.sort_by(|a, b| value(b).total_cmp(&value(a)).then(b.log_prob.total_cmp(&a.log_prob)));
 }
 
 #[cfg(test)]
@@ -27,7 +26,7 @@ mod tests {
             text: text.to_owned(),
             tokens: Vec::new(),
             utility: None,
-            hypothesis: Hypothesis { log_prob, ..Hypothesis::empty() },
+            ids: Hypothesis { log_prob, ..Hypothesis::empty() },
         };
         let mut candidates = [
             candidate("etwas ganz anderes", -1.0),
@@ -37,7 +36,7 @@ mod tests {
             candidate("ein Hund läuft schnell", -9.0),
         ];
         rank(&mut candidates, Utility::Chrf);
-        let order: Vec<f32> = candidates.iter().map(|c| c.hypothesis.log_prob).collect();
+        let order: Vec<f32> = candidates.iter().map(|c| c.log_prob).collect();
         assert_eq!(order, [-2.0, -3.0, -4.0, -9.0, -1.0]);
         assert!(candidates[2].utility == candidates[0].utility && candidates[3].utility > candidates[4].utility);
     }

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::cuda::Element;
     use crate::decode::session::Admission;
-    use crate::decode::{DecodeOptions, Request, Session};
+    use crate::decode::{DecodeOptions, Limits, Request, Session};
     use crate::model::Transformer;
 
     fn demo() -> std::path::PathBuf {
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(context.counters().live_bytes, both.weights);
         let mut session = Session::open(&backend, &models, SIZE.shape()).expect("it fits");
         let options = DecodeOptions { beam_size: SIZE.beam_size, ensemble: vec![0.5, 0.5], ..DecodeOptions::default() };
-        let mut request = Request::new(&options, vec![5, 6, 0], None, SIZE.length);
+        let mut request = Request::unchecked(&options, vec![5, 6, 0].into(), Limits { table: SIZE.length, amateur: 1 });
         request.options.max_len = request.options.max_len.min(SIZE.length as u32);
         let admission = Admission { slot: 0, ticket: 0, request: &request };
         session.admit(&backend, &models, &[admission]).expect("it fits");

@@ -1,48 +1,13 @@
-//! Sentences with what is their own, and the further models that they may rank by.
+//! The further models that sentences may rank by, and what a sentence asks of all of them.
 
 use std::path::Path;
 
-use super::{EngineOptions, Translator, check_vocabularies, cut_source};
-use crate::backend::ContrastiveForm;
-use crate::decode::{Constraint, DecodeOptions, Request};
+use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source};
+use crate::backend::{ContrastiveForm, SpecialIds};
+use crate::decode::{Constraint, DecodeOptions, Limits, Request, SentenceIds};
 use crate::model::config::ModelConfig;
 use crate::text::{Languages, TargetPlace, Tokenizer};
 use crate::{Error, Result};
-
-/// A sentence to translate, with what is its own. A text becomes one that has nothing else.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sentence {
-    /// The text.
-    pub source: String,
-    /// The seed of its samples. Without one: a hash of [`Sampling::seed`](crate::Sampling::seed) and its source ids.
-    pub seed: Option<u64>,
-    /// The text that the model reads as its own amateur under [`ContrastiveForm::Source`].
-    pub contrast_source: Option<String>,
-    /// What every translation of it starts with.
-    pub prefix: Option<String>,
-    /// Phrases that every translation of it contains, as they are written at the start of a text or behind a space.
-    pub constraints: Vec<String>,
-    /// How to search for its translations, instead of the options of all.
-    pub options: Option<Box<DecodeOptions>>,
-    /// The language of the text, for a multilingual model; without one the tokenizer's default.
-    pub source_lang: Option<String>,
-    /// The language to translate into, for a multilingual model; without one the tokenizer's default.
-    pub target_lang: Option<String>,
-    /// The ids that the model is to read instead of the text's, with all that stands around a sentence.
-    pub source_ids: Option<Vec<u32>>,
-}
-
-impl From<&str> for Sentence {
-    fn from(source: &str) -> Self {
-        source.to_owned().into()
-    }
-}
-
-impl From<String> for Sentence {
-    fn from(source: String) -> Self {
-        Sentence { source, ..Sentence::default() }
-    }
-}
 
 impl EngineOptions {
     /// The directories of the further models, in the order of their scorers.
@@ -62,7 +27,8 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
             ("target", pieces(own, false), pieces(&tokenizer, false)),
         ] {
             if let Some(id) = (0..ours.len().max(theirs.len())).find(|id| ours.get(*id) != theirs.get(*id)) {
-                let name = |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("{piece:?}"));
+                let name =
+                    |pieces: &[&str]| pieces.get(id).map_or("no piece".to_owned(), |piece| format!("\"{piece}\""));
                 let expected = format!("the translator's own pieces, {side} piece {id} being {}", name(&ours));
                 return differs(expected, name(&theirs));
             }
@@ -73,7 +39,11 @@ pub(super) fn check_companions(options: &EngineOptions, config: &ModelConfig, ow
             return differs(format!("the translator's own {}", said(sizes(config))), said(sizes(&other)));
         }
         if other.ids != config.ids {
-            return differs(format!("the translator's own {:?}", config.ids), format!("{:?}", other.ids));
+            let told = |ids: SpecialIds| {
+                let SpecialIds { eos_id, pad_id, decoder_start_id } = ids;
+                format!("end of sentence {eos_id}, padding {pad_id} and decoder start {decoder_start_id}")
+            };
+            return differs(format!("the translator's own {}", told(config.ids)), told(other.ids));
         }
     }
     Ok(())
@@ -89,7 +59,7 @@ fn pieces(tokenizer: &Tokenizer, source: bool) -> Vec<&str> {
 impl Translator {
     /// Checks that the models which the options ask for are there.
     pub(super) fn check_models(&self, options: &DecodeOptions) -> Result<()> {
-        let asks_amateur = options.contrastive.is_some_and(|c| c.form != ContrastiveForm::Source);
+        let asks_amateur = options.contrastive.is_some_and(|form| form != ContrastiveForm::Source);
         if asks_amateur && self.options.amateur.is_none() {
             let expected = "an amateur model, or the form source".to_owned();
             return Err(Error::Option { option: "contrastive", expected, got: "no amateur".into() });
@@ -151,47 +121,46 @@ impl Translator {
         Err(Error::Option { option: "target-lang", expected, got: "none".into() })
     }
 
+    /// What requests under these options have to know of the models.
+    pub(super) fn limits(&self, options: &DecodeOptions) -> Limits {
+        let amateur = match options.contrastive {
+            Some(ContrastiveForm::Source) => self.engine.other_source_scorer(),
+            // Behind the ensemble's scorers comes the amateur's.
+            _ => 1 + self.options.ensemble.len(),
+        };
+        Limits { table: self.engine.max_len(), amateur }
+    }
+
     /// The search for a sentence whose source has these ids. The target language is what the decoder reads or generates first, as
     /// its model has it.
     pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
-        let limit = self.engine.max_len();
+        let limits = self.limits(options);
         let target = self.target_language(sentence)?;
         let place = self.tokenizer.languages().map(|languages| languages.place);
-        let forced = target.filter(|_| place == Some(TargetPlace::FirstToken));
-        let mut request = match forced {
-            None => Request::new(options, source, sentence.seed, limit),
-            Some(_) => {
-                let options = DecodeOptions { forced_bos: forced, ..options.clone() };
-                Request::new(&options, source, sentence.seed, limit)
-            }
-        };
-        if let Some(id) = target.filter(|_| place == Some(TargetPlace::DecoderStart)) {
-            request.options.start = id + 1;
+        let first = target.filter(|_| place == Some(TargetPlace::FirstToken));
+        let start = target.filter(|_| place == Some(TargetPlace::DecoderStart));
+        let mut contrast_source = Vec::new();
+        if options.contrastive == Some(ContrastiveForm::Source) {
+            let Some(other) = &sentence.contrast_source else {
+                let expected = "another source to contrast the sentence with".into();
+                return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
+            };
+            let other = Sentence { source: other.clone(), source_ids: None, ..sentence.clone() };
+            contrast_source = self.source_ids(&other)?;
+            cut_source(options, &mut contrast_source, limits.table, &self.tokenizer);
         }
-        if let Some(contrastive) = &options.contrastive {
-            let other_source = self.engine.other_source_scorer();
-            // Behind the ensemble's scorers comes the amateur's.
-            let mut scorer = 1 + self.options.ensemble.len();
-            if contrastive.form == ContrastiveForm::Source {
-                scorer = other_source;
-                let Some(other) = &sentence.contrast_source else {
-                    let expected = "another source to contrast the sentence with".into();
-                    return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
-                };
-                let other = Sentence { source: other.clone(), source_ids: None, ..sentence.clone() };
-                request.contrast_source = self.source_ids(&other)?;
-                cut_source(options, &mut request.contrast_source, limit, &self.tokenizer);
-            }
-            request.options.contrast = contrastive.for_scorer(scorer);
-        }
-        if let Some(text) = &sentence.prefix {
-            let mut prefix = self.tokenizer.encode_target_as(text, forced);
+        let prefix = sentence.prefix.as_ref().map_or_else(Vec::new, |text| {
+            let mut prefix = self.tokenizer.encode_target_as(text, first);
+            // Its end of sentence.
             prefix.pop();
-            request.force(prefix);
+            prefix
+        });
+        let constraints = sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?;
+        let ids = SentenceIds { source, contrast_source, prefix, constraints, seed: sentence.seed, start };
+        match first {
+            None => Request::new(options, ids, limits),
+            Some(_) => Request::new(&DecodeOptions { forced_bos: first, ..options.clone() }, ids, limits),
         }
-        request.bans = options.bans.clone();
-        request.constrain(sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?)?;
-        Ok(request)
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {

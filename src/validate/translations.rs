@@ -21,7 +21,7 @@ fn least_agreement(dtype: Dtype) -> f64 {
 const MOST_APART: f32 = 0.05;
 
 fn tokens(translation: &Translation) -> &[u32] {
-    translation.hypotheses.first().map_or(&[], |best| &best.hypothesis.token_ids)
+    translation.hypotheses.first().map_or(&[], |best| &best.token_ids)
 }
 
 /// Translates lines, saying how many are done as they come.
@@ -67,7 +67,7 @@ pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype, beat: &Be
     for &line in &differing {
         let score = |translation: &Translation| -> Result<f32> {
             let pair = (expected[line].source_ids.clone(), tokens(translation).to_vec());
-            let penalty = translation.hypotheses.first().map_or(1.0, |best| best.hypothesis.length_penalty);
+            let penalty = translation.hypotheses.first().map_or(1.0, |best| best.length_penalty);
             cpu.score_ids(&[pair]).into_iter().next().map_or(Ok(f32::NAN), |score| Ok(score?.log_prob / penalty))
         };
         let difference = score(&expected[line])? - score(&actual[line])?;

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use crate::common;
 use beamfuse::translator::Alternatives;
 use beamfuse::{
-    Bans, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sampling, Sentence, TextHypothesis,
-    Translation, Translator, metrics::Utility,
+    Bans, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sentence, TextHypothesis, Translation,
+    Translator, metrics::Utility,
 };
 
 fn open(device: Device) -> Translator {
@@ -35,7 +35,7 @@ fn find(translator: &Translator, sentences: Vec<Sentence>, count: usize, options
 }
 
 fn ids(found: &[Translation]) -> Vec<Vec<&[u32]>> {
-    found.iter().map(|t| t.hypotheses.iter().map(|h| &h.hypothesis.token_ids[..]).collect()).collect()
+    found.iter().map(|t| t.hypotheses.iter().map(|h| &h.token_ids[..]).collect()).collect()
 }
 
 #[test]
@@ -43,9 +43,20 @@ fn alternatives_share_the_prefix_and_differ_behind_it() {
     let translator = open(Device::Cpu);
     for options in [
         DecodeOptions::default(),
-        DecodeOptions { coverage_penalty: 0.2, word_reward: 0.3, attention: true, ..DecodeOptions::default() },
-        DecodeOptions { beam_size: 1, max_length: MaxLength::Absolute(5), ..DecodeOptions::default() },
-        DecodeOptions { beam_size: 2, repetition_penalty: 1.5, no_repeat_ngram: 2, ..DecodeOptions::default() },
+        DecodeOptions::default().with(|o| {
+            o.coverage_penalty = 0.2;
+            o.word_reward = 0.3;
+            o.attention = true;
+        }),
+        DecodeOptions::default().with(|o| {
+            o.beam_size = 1;
+            o.max_length = MaxLength::Absolute(5);
+        }),
+        DecodeOptions::default().with(|o| {
+            o.beam_size = 2;
+            o.repetition_penalty = 1.5;
+            o.no_repeat_ngram = 2;
+        }),
     ] {
         let found = find(&translator, sentences(), 5, &options);
         assert!(found[3].hypotheses.len() == 1 && found[3].text().is_empty());
@@ -59,7 +70,7 @@ fn alternatives_share_the_prefix_and_differ_behind_it() {
             assert_eq!(translation.hypotheses.len(), if at_the_end { 1 } else { 5 }, "{options:?}");
             let mut next = HashSet::new();
             let mut last = f32::INFINITY;
-            for h in translation.hypotheses.iter().map(|h| &h.hypothesis) {
+            for h in &translation.hypotheses {
                 assert!(h.token_ids.starts_with(&start), "{h:?}");
                 assert!(next.insert(h.token_ids[start.len()]), "{h:?}");
                 if options.repetition_penalty == 1.0 {
@@ -84,19 +95,19 @@ fn a_sentence_that_is_whole_may_end() {
     let translator = open(Device::Cpu);
     let found = find(&translator, vec![sentence("A dog.", "Ein Hund.")], 3, &DecodeOptions::default());
     let ends = &found[0].hypotheses[0];
-    assert_eq!((ends.text.as_str(), ends.hypothesis.truncated), ("Ein Hund.", false));
+    assert_eq!((ends.text.as_str(), ends.truncated), ("Ein Hund.", false));
     let plain = translator.translate(&["A dog."], &DecodeOptions::default()).expect("valid options").remove(0);
     assert_eq!(plain.hypotheses[0], *ends);
-    let longer = DecodeOptions { min_length: 8, ..DecodeOptions::default() };
+    let longer = DecodeOptions::default().with(|o| o.min_length = 8);
     for h in &find(&translator, vec![sentence("A dog.", "Ein Hund.")], 3, &longer)[0].hypotheses {
-        assert!(h.hypothesis.length >= 8 && h.text != "Ein Hund.", "{h:?}");
+        assert!(h.length >= 8 && h.text != "Ein Hund.", "{h:?}");
     }
 }
 
 #[test]
 fn the_first_alternative_of_a_greedy_search_is_the_translation() {
     let translator = open(Device::Cpu);
-    let greedy = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
+    let greedy = DecodeOptions::default().with(|o| o.beam_size = 1);
     for source in common::lines("own/own.en").iter().take(5) {
         let expected = translator.translate(&[source], &greedy).expect("valid options").remove(0);
         let found = find(&translator, vec![source.as_str().into()], 3, &greedy);
@@ -107,7 +118,10 @@ fn the_first_alternative_of_a_greedy_search_is_the_translation() {
 #[test]
 fn each_is_what_a_search_from_its_beginning_finds_and_a_batch_changes_nothing() {
     let translator = open(Device::Cpu);
-    let options = DecodeOptions { length_penalty: LengthPenalty::Power { alpha: 1.0 }, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.length_penalty = LengthPenalty::Power;
+        o.alpha = 1.0;
+    });
     let together = find(&translator, sentences(), 6, &options);
     for (sentence, expected) in sentences().into_iter().zip(&together) {
         assert_eq!(&find(&translator, vec![sentence], 6, &options)[0], expected);
@@ -125,7 +139,7 @@ fn improbable_ones_and_banned_ones_are_left_out() {
     let translator = open(Device::Cpu);
     let options = DecodeOptions::default();
     let all = find(&translator, vec![sentence(SOURCE, "Zwei")], 20, &options);
-    let prob = |h: &TextHypothesis| h.hypothesis.token_log_probs[1].exp();
+    let prob = |h: &TextHypothesis| h.token_log_probs[1].exp();
     let few = Alternatives { count: 20, min_prob: prob(&all[0].hypotheses[2]) };
     let found = translator.alternatives(vec![sentence(SOURCE, "Zwei")], &few, &options).expect("valid options");
     let found = found.into_iter().next().expect("one").expect("it fits");
@@ -133,13 +147,13 @@ fn improbable_ones_and_banned_ones_are_left_out() {
     let certain = Alternatives { count: 20, min_prob: 1.0 };
     let found = translator.alternatives(vec![sentence(SOURCE, "Zwei")], &certain, &options).expect("valid options");
     assert_eq!(found.into_iter().next().expect("one").expect("it fits").hypotheses[..], all[0].hypotheses[..1]);
-    let best = all[0].hypotheses[0].hypothesis.token_ids[1];
+    let best = all[0].hypotheses[0].token_ids[1];
     let vocab = translator.tokenizer().target_vocab_size();
     let bans = Bans::new(vocab, &[best], None, &[]).expect("it fits");
-    let without = DecodeOptions { bans: Some(bans.into()), ..options };
+    let without = options.with(|o| o.bans = Some(bans.into()));
     let found = find(&translator, vec![sentence(SOURCE, "Zwei")], 3, &without);
-    assert!(found[0].hypotheses.iter().all(|h| h.hypothesis.token_ids[1] != best));
-    assert_eq!(found[0].hypotheses[0].hypothesis.token_ids[1], all[0].hypotheses[1].hypothesis.token_ids[1]);
+    assert!(found[0].hypotheses.iter().all(|h| h.token_ids[1] != best));
+    assert_eq!(found[0].hypotheses[0].token_ids[1], all[0].hypotheses[1].token_ids[1]);
 }
 
 #[test]
@@ -152,16 +166,16 @@ fn what_has_no_alternatives_is_refused() {
         &options,
     ) {
         Err(Error::Option { option, got, .. }) => format!("{option} {got}"),
+        Err(Error::Conflict { option, with, .. }) => format!("{option} beside {with}"),
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(0, 0.0, base()), "alternatives 0");
     assert_eq!(refused(65, 0.0, base()), "alternatives 65");
     assert_eq!(refused(3, f32::NAN, base()), "min-alternative-prob NaN");
-    assert_eq!(refused(3, 0.0, DecodeOptions { n_best: 2, ..base() }), "alternatives n-best 2");
-    assert_eq!(refused(3, 0.0, DecodeOptions { groups: 2, ..base() }), "alternatives 2");
-    assert_eq!(refused(3, 0.0, DecodeOptions { mbr: Some(Utility::Chrf), ..base() }), "alternatives both");
-    let sampling = Some(Sampling::default());
-    assert_eq!(refused(3, 0.0, DecodeOptions { sampling, ..base() }), "alternatives sample");
+    assert_eq!(refused(3, 0.0, base().with(|o| o.n_best = 2)), "alternatives beside n-best 2");
+    assert_eq!(refused(3, 0.0, base().with(|o| o.beam_groups = 2)), "alternatives beside beam-groups 2");
+    assert_eq!(refused(3, 0.0, base().with(|o| o.mbr = Some(Utility::Chrf))), "alternatives beside mbr");
+    assert_eq!(refused(3, 0.0, base().with(|o| o.sample = true)), "alternatives beside sample");
     // One sentence that cannot be searched for leaves the others whole.
     let long = "A dog. ".repeat(300);
     let wanted = Alternatives::default();
@@ -175,8 +189,13 @@ fn what_has_no_alternatives_is_refused() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn the_kernels_find_the_same() {
     let (cpu, emulated) = (open(Device::Cpu), open(Device::Emulated));
-    for options in [DecodeOptions::default(), DecodeOptions { beam_size: 1, min_length: 8, ..DecodeOptions::default() }]
-    {
+    for options in [
+        DecodeOptions::default(),
+        DecodeOptions::default().with(|o| {
+            o.beam_size = 1;
+            o.min_length = 8;
+        }),
+    ] {
         let (ours, theirs) = (find(&cpu, sentences(), 4, &options), find(&emulated, sentences(), 4, &options));
         assert_eq!(ids(&ours), ids(&theirs));
     }

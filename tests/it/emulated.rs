@@ -2,7 +2,7 @@
 
 use crate::common;
 use beamfuse::translator::{MemoryPlan, SearchSize};
-use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Sampling, Translation, Translator};
+use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Translation, Translator};
 
 /// How far a score may lie from the CPU's: both sum f32 log-probabilities, in different orders.
 const SCORE_TOLERANCE: f32 = 1e-3;
@@ -21,7 +21,7 @@ fn assert_same(actual: &[Translation], expected: &[Translation]) {
     for (actual, expected) in actual.iter().zip(expected) {
         assert_eq!(actual.hypotheses.len(), expected.hypotheses.len(), "{}", expected.source);
         for (actual, expected) in actual.hypotheses.iter().zip(&expected.hypotheses) {
-            let (actual, expected, text) = (&actual.hypothesis, &expected.hypothesis, &expected.text);
+            let (actual, expected, text) = (actual, expected, &expected.text);
             assert_eq!(actual.token_ids, expected.token_ids, "{text}");
             assert_eq!(actual.truncated, expected.truncated, "{text}");
             let pairs = [
@@ -48,13 +48,21 @@ fn a_search_gives_the_tokens_of_the_cpu() {
     let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
     // More lines than slots, and the lengths differ: slots are refilled at different steps.
     let sources = sources(12);
-    let options = DecodeOptions { beam_size: 4, n_best: 4, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.beam_size = 4;
+        o.n_best = 4;
+    });
     let expected = cpu.translate(&sources, &options).expect("valid options");
     assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
 
     let sources = &sources[..4];
-    let options =
-        DecodeOptions { coverage_penalty: 0.2, attention: true, min_length: 9, beam_size: 3, n_best: 3, ..options };
+    let options = options.with(|o| {
+        o.coverage_penalty = 0.2;
+        o.attention = true;
+        o.min_length = 9;
+        o.beam_size = 3;
+        o.n_best = 3;
+    });
     let expected = cpu.translate(sources, &options).expect("valid options");
     assert_same(&emulated.translate(sources, &options).expect("valid options"), &expected);
 }
@@ -64,17 +72,16 @@ fn a_search_gives_the_tokens_of_the_cpu() {
 fn a_sentence_alone_gives_the_bits_of_the_batch_and_of_its_score() {
     let emulated = translator(Device::Emulated, Dtype::F32);
     let sources = sources(6);
-    let options = DecodeOptions { beam_size: 3, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| o.beam_size = 3);
     let batch = emulated.translate(&sources, &options).expect("valid options");
     for (source, in_batch) in sources.iter().zip(&batch).skip(4) {
         let alone = emulated.translate(&[source], &options).expect("valid options");
         assert_eq!(alone[0], *in_batch);
     }
-    let pairs: Vec<_> =
-        batch.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].hypothesis.token_ids.clone())).collect();
+    let pairs: Vec<_> = batch.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].token_ids.clone())).collect();
     for (translation, score) in batch.iter().zip(emulated.score_ids(&pairs)) {
         let score = score.expect("a hypothesis can be scored");
-        assert_eq!(score.token_log_probs, translation.hypotheses[0].hypothesis.token_log_probs);
+        assert_eq!(score.token_log_probs, translation.hypotheses[0].token_log_probs);
     }
 }
 
@@ -83,22 +90,21 @@ fn a_sentence_alone_gives_the_bits_of_the_batch_and_of_its_score() {
 fn samples_are_those_of_the_cpu_and_of_any_batch() {
     let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
     let sources = sources(6);
-    let sampling = Sampling { samples: 3, seed: 11, ..Sampling::default() };
+    let sampled = DecodeOptions::default().with(|o| (o.sample, o.samples, o.seed, o.attention) = (true, 3, 11, true));
     let filtered =
-        Sampling { temperature: 0.8, top_k: 50, top_p: 0.95, min_p: 0.01, epsilon: 0.001, ..sampling.clone() };
-    for sampling in [sampling, filtered] {
-        let options = DecodeOptions { sampling: Some(sampling), attention: true, ..DecodeOptions::default() };
+        sampled.clone().with(|o| (o.temperature, o.top_k, o.top_p, o.min_p, o.epsilon) = (0.8, 50, 0.95, 0.01, 0.001));
+    for options in [sampled, filtered] {
         let batch = emulated.translate(&sources, &options).expect("valid options");
         assert_same(&batch, &cpu.translate(&sources, &options).expect("valid options"));
         let alone = emulated.translate(&sources[4..5], &options).expect("valid options");
         assert_eq!(alone[0], batch[4]);
         let pairs: Vec<_> = batch
             .iter()
-            .flat_map(|t| t.hypotheses.iter().map(|h| (t.source_ids.clone(), h.hypothesis.token_ids.clone())))
+            .flat_map(|t| t.hypotheses.iter().map(|h| (t.source_ids.clone(), h.token_ids.clone())))
             .collect();
         let hypotheses = batch.iter().flat_map(|t| &t.hypotheses);
         for (h, score) in hypotheses.zip(emulated.score_ids(&pairs)) {
-            assert_eq!(h.hypothesis.token_log_probs, score.expect("a sample can be scored").token_log_probs);
+            assert_eq!(h.token_log_probs, score.expect("a sample can be scored").token_log_probs);
         }
     }
 }
@@ -108,10 +114,13 @@ fn samples_are_those_of_the_cpu_and_of_any_batch() {
 fn groups_of_beams_are_those_of_the_cpu() {
     let (emulated, cpu) = (translator(Device::Emulated, Dtype::F32), translator(Device::Cpu, Dtype::F32));
     let sources = sources(4);
-    let options = DecodeOptions { n_best: 4, groups: 2, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.n_best = 4;
+        o.beam_groups = 2;
+    });
     let expected = cpu.translate(&sources, &options).expect("valid options");
     assert_same(&emulated.translate(&sources, &options).expect("valid options"), &expected);
-    let plain = cpu.translate(&sources, &DecodeOptions { groups: 1, ..options }).expect("valid options");
+    let plain = cpu.translate(&sources, &options.with(|o| o.beam_groups = 1)).expect("valid options");
     assert!(plain != expected, "groups change nothing");
 }
 
@@ -119,15 +128,15 @@ fn groups_of_beams_are_those_of_the_cpu() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn half_precision_stays_close() {
     let sources = sources(3);
-    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| o.beam_size = 2);
     let cpu = translator(Device::Cpu, Dtype::F32);
     let expected = cpu.translate(&sources, &options).expect("valid options");
     for (dtype, tolerance) in [(Dtype::F16, 0.02), (Dtype::Bf16, 0.15)] {
         let half = translator(Device::Emulated, dtype);
         let pairs: Vec<_> =
-            expected.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].hypothesis.token_ids.clone())).collect();
+            expected.iter().map(|t| (t.source_ids.clone(), t.hypotheses[0].token_ids.clone())).collect();
         for (translation, score) in expected.iter().zip(half.score_ids(&pairs)) {
-            let (score, expected) = (score.expect("it can be scored"), &translation.hypotheses[0].hypothesis);
+            let (score, expected) = (score.expect("it can be scored"), &translation.hypotheses[0]);
             for (actual, expected) in score.token_log_probs.iter().zip(&expected.token_log_probs) {
                 assert!((actual - expected).abs() <= tolerance, "{dtype:?}: {actual}, in f32 {expected}");
             }
@@ -142,7 +151,7 @@ fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
     let model = crate::common::tiny::Tiny::deep(6, "swish");
     let options = EngineOptions { device: Device::Emulated, slots: 3, ..EngineOptions::default() };
     let emulated = Translator::open_with(model.dir(), &options).expect("the tiny model opens");
-    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| o.beam_size = 2);
     let sources = ["A dog.", "Two cats run.", "A man.", "A red ball.", "Snow."];
     let first = emulated.translate(&sources, &options).expect("valid options");
     let before = emulated.counters().expect("a device counts");
@@ -164,14 +173,14 @@ fn differing_lines(dtype: Dtype, sources: &[String]) -> Vec<(String, f32)> {
     let cpu = translator(Device::Cpu, Dtype::F32);
     let expected = cpu.translate(sources, &options).expect("valid options");
     let actual = translator(Device::Emulated, dtype).translate(sources, &options).expect("valid options");
-    let best = |translation: &Translation| translation.hypotheses[0].hypothesis.token_ids.clone();
+    let best = |translation: &Translation| translation.hypotheses[0].token_ids.clone();
     let pairs: Vec<_> =
         actual.iter().zip(&expected).filter(|(actual, expected)| best(actual) != best(expected)).collect();
     let score = |translation: &Translation| {
         let ids = best(translation);
         let score =
             cpu.score_ids(&[(translation.source_ids.clone(), ids.clone())]).remove(0).expect("it can be scored");
-        score.log_prob / translation.hypotheses[0].hypothesis.length_penalty
+        score.log_prob / translation.hypotheses[0].length_penalty
     };
     pairs.iter().map(|(actual, expected)| (expected.source.clone(), score(expected) - score(actual))).collect()
 }
@@ -209,7 +218,7 @@ fn bf16_gives_the_tokens_of_f32_on_90_of_100_lines() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn memory_and_the_number_of_devices_change_no_result() {
     let sources = sources(5);
-    let options = DecodeOptions { beam_size: 2, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| o.beam_size = 2);
     let expected = translator(Device::Emulated, Dtype::F32).translate(&sources, &options).expect("valid options");
     let with = |device: Device, memory_budget: Option<u64>| {
         let engine = EngineOptions { device, memory_budget, slots: 4, ..EngineOptions::default() };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::common;
 use crate::common::tiny::{Tiny, VOCAB};
 use beamfuse::model::generation::{KEYS, Rule};
-use beamfuse::{Bans, DecodeOptions, LengthPenalty, MaxLength, Preset, Stop, Translator};
+use beamfuse::{Bans, DecodeOptions, MaxLength, Preset, Stop, Translator};
 use serde_json::{Value, json};
 
 const PAD: usize = VOCAB - 1;
@@ -46,10 +46,10 @@ fn examples(plain: &DecodeOptions) -> BTreeMap<&'static str, (Value, DecodeOptio
         ("max_new_tokens", (json!(12), obeyed(&|o| o.max_length = MaxLength::Absolute(12)))),
         ("min_length", (json!(5), obeyed(&|o| o.min_length = 5))),
         ("min_new_tokens", (json!(5), obeyed(&|o| o.min_length = 6))),
-        ("early_stopping", (json!(true), obeyed(&|o| o.stop = Stop::First))),
+        ("early_stopping", (json!(true), obeyed(&|o| o.preset_stop = Stop::First))),
         ("num_beams", (json!(3), obeyed(&|o| o.beam_size = 3))),
         ("repetition_penalty", (json!(1.5), obeyed(&|o| o.repetition_penalty = 1.5))),
-        ("length_penalty", (json!(0.5), obeyed(&|o| o.length_penalty = LengthPenalty::Power { alpha: 0.5 }))),
+        ("length_penalty", (json!(0.5), obeyed(&|o| o.alpha = 0.5))),
         ("no_repeat_ngram_size", (json!(3), obeyed(&|o| o.no_repeat_ngram = 3))),
         ("bad_words_ids", (json!([[PAD], [5], [6, 7]]), obeyed(&|o| o.bans = bans(&[5], &[vec![6, 7]])))),
         ("renormalize_logits", (json!(true), obeyed(&|o| o.renormalize = true))),
@@ -209,20 +209,24 @@ fn files_that_transformers_takes_are_taken() {
     same("bad_words_ids", json!([[PAD], [0]]));
     same("suppress_tokens", json!([VOCAB, -1]));
     same("suppress_tokens", json!([PAD]));
-    let forced = DecodeOptions { forced_bos: Some(4), ..plain.clone() };
+    let forced = plain.clone().with(|o| o.forced_bos = Some(4));
     for value in [json!(4), json!([4]), json!("4"), json!(["4"])] {
         assert_eq!(options(&tiny, &with("forced_bos_token_id", value)).as_ref(), Ok(&forced));
     }
     // No end of sentence is too late for a limit that cuts.
     let mut late = with("min_length", json!(40));
-    assert_eq!(options(&tiny, &late), Ok(DecodeOptions { min_length: 29, ..plain.clone() }));
+    assert_eq!(options(&tiny, &late), Ok(plain.clone().with(|o| o.min_length = 29)));
     late["forced_eos_token_id"] = json!(null);
-    let never = DecodeOptions { min_length: 29, cut: true, bans: bans(&[0], &[]), ..plain.clone() };
+    let never = plain.clone().with(|o| {
+        o.min_length = 29;
+        o.cut = true;
+        o.bans = bans(&[0], &[]);
+    });
     assert_eq!(options(&tiny, &late), Ok(never));
     // Padding competes where nothing rules it out, and not where the list of suppressed tokens does.
     let mut open = base();
     open["bad_words_ids"].take();
-    assert_eq!(options(&tiny, &open), Ok(DecodeOptions { allow_padding: true, ..plain.clone() }));
+    assert_eq!(options(&tiny, &open), Ok(plain.clone().with(|o| o.allow_padding = true)));
     open["suppress_tokens"] = json!([PAD]);
     assert_eq!(options(&tiny, &open).as_ref(), Ok(&plain));
     // 20 means new tokens, be it said or not.
@@ -278,9 +282,9 @@ fn searches_are_those_of_transformers() {
         for line in case["lines"].as_array().expect("lines") {
             let source = line["source"].as_str().expect("a source");
             let found = translator.translate(&[source], &options).expect("valid options").remove(0);
-            let ids = json!(found.hypotheses[0].hypothesis.token_ids);
+            let ids = json!(found.hypotheses[0].token_ids);
             assert_eq!(ids, line["token_ids"], "{}: {source}", case["name"]);
-            padding += usize::from(found.hypotheses[0].hypothesis.token_ids.contains(&(PAD as u32)));
+            padding += usize::from(found.hypotheses[0].token_ids.contains(&(PAD as u32)));
         }
     }
     assert!(padding >= 20, "padding competes: {padding}");

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::common;
 use beamfuse::{
-    Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Preset,
-    Sentence, Stop, Translation, Translator,
+    Bans, ContrastiveForm, DecodeOptions, Device, EngineOptions, LengthPenalty, MaxLength, Preset, Sentence, Stop,
+    Translation, Translator,
 };
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ fn compare(recording: &str, recorded: &[Value], translations: &[Translation]) {
         assert_eq!(translation.hypotheses.len(), expected.len(), "{recording}: {}", translation.source);
         for (expected, actual) in expected.iter().zip(&translation.hypotheses) {
             let context = format!("{recording}: {}: {}", translation.source, actual.text);
-            assert_eq!(actual.hypothesis.token_ids, ids(expected), "{context}");
+            assert_eq!(actual.token_ids, ids(expected), "{context}");
             assert_eq!(Some(actual.text.as_str()), expected["text"].as_str(), "{context}");
             let close = |name: &str, actual: f32| {
                 // transformers' greedy search reports no score.
@@ -48,23 +48,33 @@ fn compare(recording: &str, recorded: &[Value], translations: &[Translation]) {
                 let difference = (f64::from(actual) - expected).abs();
                 assert!(difference <= SCORE_TOLERANCE, "{context}: {name} {actual}, recorded {expected}");
             };
-            close("score", actual.hypothesis.score);
-            close("log_prob", actual.hypothesis.log_prob);
-            close("search_log_prob", actual.hypothesis.search_log_prob);
+            close("score", actual.score);
+            close("log_prob", actual.log_prob);
+            close("search_log_prob", actual.search_log_prob);
             if let Some(truncated) = expected["truncated"].as_bool() {
-                assert_eq!(actual.hypothesis.truncated, truncated, "{context}");
+                assert_eq!(actual.truncated, truncated, "{context}");
             }
         }
     }
 }
 
 fn beam(beam_size: usize) -> DecodeOptions {
-    DecodeOptions { beam_size, n_best: beam_size, max_length: MAX_LENGTH, ..DecodeOptions::default() }
+    DecodeOptions::default().with(|o| {
+        o.beam_size = beam_size;
+        o.n_best = beam_size;
+        o.max_length = MAX_LENGTH;
+    })
 }
 
 #[test]
 fn greedy() {
-    check("greedy", &DecodeOptions { length_penalty: LengthPenalty::None, stop: Stop::First, ..beam(1) });
+    check(
+        "greedy",
+        &beam(1).with(|o| {
+            o.length_penalty = LengthPenalty::None;
+            o.stop = Some(Stop::First);
+        }),
+    );
 }
 
 #[test]
@@ -74,37 +84,49 @@ fn gnmt_penalty() {
 
 #[test]
 fn coverage_penalty() {
-    check("beam4-gnmt-coverage", &DecodeOptions { coverage_penalty: 0.2, ..beam(4) });
+    check("beam4-gnmt-coverage", &beam(4).with(|o| o.coverage_penalty = 0.2));
 }
 
 #[test]
 fn power_penalty_exact_stop() {
-    let length_penalty = LengthPenalty::Power { alpha: 1.0 };
-    check("beam8-power-exact", &DecodeOptions { length_penalty, stop: Stop::Exact, ..beam(8) });
+    check(
+        "beam8-power-exact",
+        &beam(8).with(|o| {
+            o.length_penalty = LengthPenalty::Power;
+            o.alpha = 1.0;
+            o.stop = Some(Stop::Exact);
+        }),
+    );
 }
 
 #[test]
 fn power_penalty_first_stop() {
-    let length_penalty = LengthPenalty::Power { alpha: 0.6 };
-    check("beam5-power06-first", &DecodeOptions { length_penalty, stop: Stop::First, ..beam(5) });
+    check(
+        "beam5-power06-first",
+        &beam(5).with(|o| {
+            o.length_penalty = LengthPenalty::Power;
+            o.alpha = 0.6;
+            o.stop = Some(Stop::First);
+        }),
+    );
 }
 
 #[test]
 fn length_limit() {
-    check("beam4-maxlen8", &DecodeOptions { max_length: MaxLength::Absolute(8), ..beam(4) });
+    check("beam4-maxlen8", &beam(4).with(|o| o.max_length = MaxLength::Absolute(8)));
 }
 
 /// The `hf` preset with what the recording's call of `generate` said.
 fn hf(beam_size: usize, alpha: f32, stop: Stop) -> DecodeOptions {
     let preset = translator().preset(Preset::Hf).expect("the demo model asks for plain beam search");
-    DecodeOptions {
-        beam_size,
-        n_best: beam_size,
-        length_penalty: LengthPenalty::Power { alpha },
-        stop,
-        max_length: MAX_LENGTH,
-        ..preset
-    }
+    preset.with(|o| {
+        o.beam_size = beam_size;
+        o.n_best = beam_size;
+        o.length_penalty = LengthPenalty::Power;
+        o.alpha = alpha;
+        o.stop = Some(stop);
+        o.max_length = MAX_LENGTH;
+    })
 }
 
 #[test]
@@ -124,7 +146,7 @@ fn transformers_early_stopping() {
 
 #[test]
 fn transformers_early_stopping_never() {
-    check("hf-beam5-lp12-never", &DecodeOptions { n_best: 1, ..hf(5, 1.2, Stop::Exact) });
+    check("hf-beam5-lp12-never", &hf(5, 1.2, Stop::Exact).with(|o| o.n_best = 1));
 }
 
 #[test]
@@ -147,9 +169,12 @@ fn teacher_forced_scores() {
 #[test]
 fn scoring_a_translation_gives_its_own_log_probs_bit_for_bit() {
     let sources = common::lines("own/own.en");
-    let options = DecodeOptions { n_best: 4, coverage_penalty: 0.2, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.n_best = 4;
+        o.coverage_penalty = 0.2;
+    });
     let translations = translator().translate(&sources, &options).expect("valid options");
-    let hypotheses = translations.iter().flat_map(|t| t.hypotheses.iter().map(|h| (&t.source_ids, &h.hypothesis)));
+    let hypotheses = translations.iter().flat_map(|t| t.hypotheses.iter().map(|h| (&t.source_ids, h)));
     let hypotheses: Vec<_> = hypotheses.collect();
     let pairs: Vec<_> = hypotheses.iter().map(|(source, h)| ((*source).clone(), h.token_ids.clone())).collect();
     assert!(pairs.len() > 400);
@@ -163,7 +188,11 @@ fn scoring_a_translation_gives_its_own_log_probs_bit_for_bit() {
 #[test]
 fn a_sentence_is_the_same_in_any_batch_order_and_number_of_threads() {
     let sources = common::lines("own/own.en");
-    let options = DecodeOptions { n_best: 4, coverage_penalty: 0.2, attention: true, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.n_best = 4;
+        o.coverage_penalty = 0.2;
+        o.attention = true;
+    });
     let expected = translator().translate(&sources, &options).expect("valid options");
     // Multiplying by a number coprime to the length is a permutation.
     let shuffled: Vec<usize> = (0..sources.len()).map(|i| i * 37 % sources.len()).collect();
@@ -182,7 +211,7 @@ fn a_sentence_is_the_same_in_any_batch_order_and_number_of_threads() {
 #[test]
 fn threads_that_share_a_translator_get_what_they_get_alone() {
     let sources = common::lines("own/own.en");
-    let options = |i: usize| DecodeOptions { beam_size: 1 + i % 5, ..DecodeOptions::default() };
+    let options = |i: usize| DecodeOptions::default().with(|o| o.beam_size = 1 + i % 5);
     let translate = |i: usize| translator().translate(&sources[i * 10..][..10], &options(i)).expect("valid options");
     let alone: Vec<_> = (0..8).map(translate).collect();
     std::thread::scope(|scope| {
@@ -198,7 +227,7 @@ fn a_blank_line_costs_nothing() {
     for blank in ["", " ", "\t \u{3000}"] {
         let translations = translator().translate(&[blank], &DecodeOptions::default()).expect("valid options");
         let hypothesis = &translations[0].hypotheses[0];
-        assert_eq!((translations[0].text(), hypothesis.hypothesis.score, hypothesis.hypothesis.length), ("", 0.0, 0));
+        assert_eq!((translations[0].text(), hypothesis.score, hypothesis.length), ("", 0.0, 0));
     }
 }
 
@@ -241,14 +270,14 @@ fn contrastive_decoding() {
     let translator = with_amateur(Device::Cpu);
     for (recording, form) in FORMS {
         let recorded = common::json_lines(&format!("own/{recording}.jsonl"));
-        let options = DecodeOptions { contrastive: Some(Contrastive::new(form)), ..beam(4) };
+        let options = beam(4).with(|o| o.contrastive = Some(form));
         let sentences = recorded.iter().map(contrasted).collect();
         let translations = translate(&translator, sentences, &options);
         compare(recording, &recorded, &translations);
         for translation in &translations {
-            let pair = (translation.source_ids.clone(), translation.hypotheses[0].hypothesis.token_ids.clone());
+            let pair = (translation.source_ids.clone(), translation.hypotheses[0].token_ids.clone());
             let score = translator.score_ids(&[pair]).remove(0).expect("a score");
-            assert_eq!(score.log_prob, translation.hypotheses[0].hypothesis.log_prob, "the expert's own");
+            assert_eq!(score.log_prob, translation.hypotheses[0].log_prob, "the expert's own");
         }
     }
 }
@@ -273,16 +302,24 @@ fn further_distributions_and_bans_on_the_emulated_device() {
             ..Sentence::default()
         })
     };
-    let base =
-        DecodeOptions { beam_size: 3, n_best: 3, max_length: MaxLength::Absolute(12), ..DecodeOptions::default() };
-    let mut all: Vec<DecodeOptions> =
-        FORMS.map(|(_, form)| DecodeOptions { contrastive: Some(Contrastive::new(form)), ..base.clone() }).to_vec();
-    all.push(DecodeOptions { ensemble: vec![0.7, 0.3], repetition_penalty: 1.4, ..base.clone() });
+    let base = DecodeOptions::default().with(|o| {
+        o.beam_size = 3;
+        o.n_best = 3;
+        o.max_length = MaxLength::Absolute(12);
+    });
+    let mut all: Vec<DecodeOptions> = FORMS.map(|(_, form)| base.clone().with(|o| o.contrastive = Some(form))).to_vec();
+    all.push(base.clone().with(|o| {
+        o.ensemble = vec![0.7, 0.3];
+        o.repetition_penalty = 1.4;
+    }));
     let bans = Bans::new(8001, &[2], None, &[vec![12, 26], vec![13, 215, 19]]).expect("they fit");
-    all.push(DecodeOptions { no_repeat_ngram: 2, bans: Some(Arc::new(bans)), ..base });
+    all.push(base.with(|o| {
+        o.no_repeat_ngram = 2;
+        o.bans = Some(Arc::new(bans));
+    }));
     for options in &all {
         let ids = |translations: Vec<Translation>| -> Vec<Vec<Vec<u32>>> {
-            let ids = |t: Translation| t.hypotheses.into_iter().map(|h| h.hypothesis.token_ids).collect();
+            let ids = |t: Translation| t.hypotheses.into_iter().map(|h| h.token_ids.clone()).collect();
             translations.into_iter().map(ids).collect()
         };
         let expected = ids(translate(&cpu, sentences().to_vec(), options));
@@ -292,17 +329,17 @@ fn further_distributions_and_bans_on_the_emulated_device() {
 
 #[test]
 fn an_amateur_that_is_not_there_is_asked_for() {
-    let options = DecodeOptions { contrastive: Some(Contrastive::new(ContrastiveForm::Li)), ..beam(4) };
+    let options = beam(4).with(|o| o.contrastive = Some(ContrastiveForm::Li));
     let refused = translator().batch(&options).err().map(|error| error.to_string()).unwrap_or_default();
     assert_eq!(refused, "option contrastive: expected an amateur model, or the form source, got no amateur");
-    let options = DecodeOptions { contrastive: Some(Contrastive::new(ContrastiveForm::Source)), ..beam(4) };
+    let options = beam(4).with(|o| o.contrastive = Some(ContrastiveForm::Source));
     let refused =
         translator().translate(&["A dog."], &options).err().map(|error| error.to_string()).unwrap_or_default();
     assert_eq!(refused, "contrast sources: expected another source to contrast the sentence with, got none");
 }
 
 fn best(sentence: Sentence, options: &DecodeOptions) -> Vec<u32> {
-    translate(translator(), vec![sentence], options)[0].hypotheses[0].hypothesis.token_ids.clone()
+    translate(translator(), vec![sentence], options)[0].hypotheses[0].token_ids.clone()
 }
 
 #[test]
@@ -312,7 +349,7 @@ fn prefixes_bans_and_shortlists_hold() {
     // A prefix stands first, whatever it is, and is part of the score.
     let prefix = Sentence { prefix: Some("Eine Frau".to_owned()), ..source() };
     let forced = translate(translator(), vec![prefix], &beam(4)).remove(0);
-    let hypothesis = &forced.hypotheses[0].hypothesis;
+    let hypothesis = &forced.hypotheses[0];
     assert!(forced.text().starts_with("Eine Frau"), "{}", forced.text());
     assert_eq!(hypothesis.log_prob, hypothesis.token_log_probs.iter().sum::<f32>());
     let score = translator().score_ids(&[(forced.source_ids.clone(), hypothesis.token_ids.clone())]).remove(0);
@@ -320,7 +357,7 @@ fn prefixes_bans_and_shortlists_hold() {
     // What is suppressed does not come; a sequence is broken at its last token.
     let ban = |suppressed: &[u32], allowed: Option<&[u32]>, sequences: &[Vec<u32>]| {
         let bans = Bans::new(8001, suppressed, allowed, sequences).expect("they fit");
-        best(source(), &DecodeOptions { bans: Some(Arc::new(bans)), ..beam(4) })
+        best(source(), &beam(4).with(|o| o.bans = Some(Arc::new(bans))))
     };
     assert!(!ban(&plain[..1], None, &[]).contains(&plain[0]));
     let broken = ban(&[], None, &[plain[..3].to_vec()]);
@@ -332,8 +369,8 @@ fn prefixes_bans_and_shortlists_hold() {
     let repeated =
         |ids: &[u32], n: usize| (0..ids.len() - n).any(|i| ids[i + 1..].windows(n).any(|w| w == &ids[i..i + n]));
     assert!(repeated(&plain, 1), "{plain:?} repeats nothing");
-    assert!(!repeated(&best(source(), &DecodeOptions { no_repeat_ngram: 1, ..beam(4) }), 1));
-    let penalized = best(source(), &DecodeOptions { repetition_penalty: 10.0, ..beam(4) });
+    assert!(!repeated(&best(source(), &beam(4).with(|o| o.no_repeat_ngram = 1)), 1));
+    let penalized = best(source(), &beam(4).with(|o| o.repetition_penalty = 10.0));
     assert!(!repeated(&penalized, 1), "{penalized:?}");
 }
 
@@ -345,11 +382,11 @@ fn an_ensemble_of_one_model_twice_is_that_model() {
     let translator = Translator::open_with(common::demo_model(), &options).expect("both open");
     let sources = ["A man is riding a bike.", "Two dogs run through the snow."];
     let plain = translator.translate(&sources, &beam(4)).expect("valid options");
-    let mixed = DecodeOptions { ensemble: vec![0.25, 0.75], ..beam(4) };
+    let mixed = beam(4).with(|o| o.ensemble = vec![0.25, 0.75]);
     for (plain, mixed) in plain.iter().zip(translator.translate(&sources, &mixed).expect("valid options")) {
         for (plain, mixed) in plain.hypotheses.iter().zip(&mixed.hypotheses) {
-            assert_eq!(plain.hypothesis.token_ids, mixed.hypothesis.token_ids);
-            assert!((mixed.hypothesis.search_log_prob - mixed.hypothesis.log_prob).abs() < 1e-4);
+            assert_eq!(plain.token_ids, mixed.token_ids);
+            assert!((mixed.search_log_prob - mixed.log_prob).abs() < 1e-4);
         }
     }
 }

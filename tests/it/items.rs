@@ -2,11 +2,10 @@
 
 use crate::common;
 use crate::common::command::run;
-use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
 use beamfuse::{
-    Bans, Contrastive, ContrastiveForm, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength,
-    Sentence, Stop, Translation, Translator,
+    Bans, ContrastiveForm, DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sentence, Stop,
+    Translation, Translator,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -64,17 +63,23 @@ fn a_line_with_wrong_options_has_its_error_and_the_others_carry_on() {
     for (options, reason) in [
         (r#"{"beam_size": 65}"#, "option beam-size: expected 1 to 64, got 65"),
         (r#"{"beam_size": 2, "n_best": 3}"#, "option n-best: expected 1 to beam-size 2, got 3"),
-        (r#"{"beam_size": 1.5}"#, "option beam-size: expected 1 to 64, got 1.5"),
-        (r#"{"stop": "never"}"#, "possible values: first, heuristic, exact, top"),
+        (
+            r#"{"beam_size": 1.5}"#,
+            "read options: expected beam_size: a whole number, 0 or more, got floating point 1.5",
+        ),
+        (
+            r#"{"stop": "never"}"#,
+            "read options: expected stop: one of first, heuristic, exact, top, got unknown variant never",
+        ),
         (r#"{"beem_size": 2}"#, "read options: expected names of options, got \"beem_size\""),
         (r#"{"amateur": "models"}"#, "expected options of one sentence, beside one of all sentences, got \"amateur\""),
         (r#"{"help": true}"#, "expected names of options"),
-        (r#"{"alpha": [1]}"#, "expected a number, a string, true or false, got alpha = [1]"),
-        (r#"{"alpha": "-1e9"}"#, "option alpha"),
-        (r#"{"top_k": 4}"#, "option top-k: expected --sample beside it, got 4"),
+        (r#"{"alpha": [1]}"#, "read options: expected alpha: a number, got sequence"),
+        (r#"{"alpha": -1e9}"#, "option alpha"),
+        (r#"{"top_k": 4}"#, "option top-k: expected sample beside it, got 4"),
         (r#"{"contrastive": "li"}"#, "option contrastive: expected an amateur model"),
         (r#"{"contrastive": "source"}"#, "expected another source to contrast the sentence with"),
-        ("7", "read options: expected an object of options, got 7"),
+        ("7", "read line: options: expected an object of options, got 7"),
     ] {
         let bad = format!("{{\"source\": \"A dog runs.\", \"id\": 5, \"options\": {options}}}");
         let (code, lines) = translate(&[], &[&bad, r#"{"source": "A dog runs."}"#]);
@@ -97,10 +102,10 @@ fn open(device: Device, slots: usize) -> Translator {
 /// Any options that are allowed together.
 fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
     let penalty = prop_oneof![
-        Just(LengthPenalty::None),
-        Just(LengthPenalty::Gnmt { alpha: 0.7 }),
-        Just(LengthPenalty::Power { alpha: 1.0 }),
-        Just(LengthPenalty::PowerOfAll { alpha: 0.5 }),
+        Just((LengthPenalty::None, 0.7)),
+        Just((LengthPenalty::Gnmt, 0.7)),
+        Just((LengthPenalty::Power, 1.0)),
+        Just((LengthPenalty::PowerOfAll, 0.5)),
     ];
     let stop = prop_oneof![Just(Stop::First), Just(Stop::Heuristic), Just(Stop::Exact)];
     let max_length = prop_oneof![Just(MaxLength::default()), (3..9usize).prop_map(MaxLength::Absolute)];
@@ -111,19 +116,11 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
             Just(ContrastiveForm::Li),
             Just(ContrastiveForm::Obrien),
             Just(ContrastiveForm::Source)
-        ]
-        .prop_map(Contrastive::new),
+        ],
     );
     let sampling = proptest::option::weighted(
         0.3,
-        (1..4usize, prop_oneof![Just(0.0f32), Just(0.8), Just(1.2)], 0..30usize, prop_oneof![Just(1.0f32), Just(0.9)])
-            .prop_map(|(samples, temperature, top_k, top_p)| Sampling {
-                samples,
-                temperature,
-                top_k,
-                top_p,
-                ..Sampling::default()
-            }),
+        (1..4usize, prop_oneof![Just(0.0f32), Just(0.8), Just(1.2)], 0..30usize, prop_oneof![Just(1.0f32), Just(0.9)]),
     );
     let bans =
         proptest::option::weighted(0.3, proptest::collection::vec(3..vocab as u32, 1..40)).prop_map(move |ids| {
@@ -140,7 +137,7 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
         (beam_size, min_length, coverage_penalty, word_reward),
         control,
         flags,
-        length_penalty,
+        (length_penalty, alpha),
         stop,
         max_length,
         contrastive,
@@ -148,28 +145,17 @@ fn options(vocab: usize) -> impl Strategy<Value = DecodeOptions> {
     )| {
         let (repetition_penalty, penalize_logits, no_repeat_ngram, bans, groups, forced_bos) = control;
         let (shrink, cut, forced_free, renormalize, mbr) = flags;
-        DecodeOptions {
-            beam_size,
-            length_penalty,
-            coverage_penalty,
-            word_reward,
-            stop,
-            shrink,
-            max_length,
-            min_length,
-            forced_bos,
-            forced_free,
-            renormalize,
-            contrastive,
-            repetition_penalty,
-            penalize_logits,
-            no_repeat_ngram,
-            bans,
-            cut,
-            groups,
-            sampling,
-            mbr,
-            ..DecodeOptions::default()
+        let options = DecodeOptions::default().with(|o| {
+            (o.beam_size, o.min_length, o.max_length) = (beam_size, min_length, max_length);
+            (o.length_penalty, o.alpha, o.stop, o.mbr) = (length_penalty, alpha, Some(stop), mbr);
+            (o.coverage_penalty, o.word_reward, o.contrastive) = (coverage_penalty, word_reward, contrastive);
+            (o.shrink, o.cut, o.forced_free, o.renormalize) = (shrink, cut, forced_free, renormalize);
+            (o.repetition_penalty, o.penalize_logits) = (repetition_penalty, Some(penalize_logits));
+            (o.no_repeat_ngram, o.bans, o.beam_groups, o.forced_bos) = (no_repeat_ngram, bans, groups, forced_bos);
+        });
+        match sampling {
+            None => options,
+            Some(draws) => options.with(|o| (o.sample, (o.samples, o.temperature, o.top_k, o.top_p)) = (true, draws)),
         }
     };
     several.prop_map(build).prop_filter("allowed together", |options| options.validate().is_ok())
@@ -187,8 +173,8 @@ fn sentence(vocab: usize) -> impl Strategy<Value = Sentence> {
     let phrases = proptest::sample::subsequence(vec!["schnell", "rot"], 0..=2);
     let made = (source, prefix, phrases, proptest::option::of(any::<u64>()), options(vocab));
     made.prop_map(|(source, prefix, phrases, seed, options)| {
-        let DecodeOptions { sampling, groups, contrastive, shrink, .. } = &options;
-        let constrainable = sampling.is_none() && *groups == 1 && contrastive.is_none() && !shrink;
+        let DecodeOptions { sample, beam_groups, contrastive, shrink, .. } = options;
+        let constrainable = !sample && beam_groups == 1 && contrastive.is_none() && !shrink;
         let phrases = phrases.into_iter().filter(|_| constrainable);
         Sentence {
             source: source.to_owned(),
@@ -230,7 +216,7 @@ fn each_sentence_is_what_it_is_alone(device: Device, cases: u32, at_most: usize)
                 prop_assert!(!sentence.constraints.is_empty());
                 continue;
             };
-            for h in found.hypotheses.iter().map(|h| &h.hypothesis).filter(|h| h.length > 0) {
+            for h in found.hypotheses.iter().filter(|h| h.length > 0) {
                 let score = &alone.score_ids(&[(found.source_ids.clone(), h.token_ids.clone())])[0];
                 prop_assert_eq!(score.as_ref().expect("ids fit").log_prob, h.log_prob, "{:?}", sentence);
             }

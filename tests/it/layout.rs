@@ -68,10 +68,10 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "main.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 21] = [
+const RE_EXPORTS: [(&str, &str); 20] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
-    ("Contrastive", "decode"),
+    ("Overrides", "decode"),
     ("Sentence", "translator"),
     ("Dtype", "backend"),
     ("Error", "error"),
@@ -81,7 +81,6 @@ const RE_EXPORTS: [(&str, &str); 21] = [
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
-    ("Sampling", "decode"),
     ("Stop", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),

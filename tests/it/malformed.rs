@@ -78,7 +78,7 @@ fn with_header(header: &Value, data: usize) -> Tiny {
 fn the_tiny_model_is_valid() {
     let tiny = Tiny::new();
     let translator = Translator::open(tiny.dir()).expect("it opens");
-    let options = DecodeOptions { n_best: 4, ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| o.n_best = 4);
     let translations = translator.translate(&["A dog runs."], &options).expect("valid options");
     assert_eq!(translations[0].hypotheses.len(), 4);
 }
@@ -435,11 +435,15 @@ fn a_search_too_large_for_the_memory_is_an_error_of_its_sentences() {
     let tiny = configured("max_position_embeddings", json!(65536));
     let engine = beamfuse::EngineOptions { slots: 4096, threads: 1, ..Default::default() };
     let translator = Translator::open_with(tiny.dir(), &engine).expect("it opens");
-    let options =
-        DecodeOptions { beam_size: 64, max_length: beamfuse::MaxLength::Absolute(65536), ..DecodeOptions::default() };
+    let options = DecodeOptions::default().with(|o| {
+        o.beam_size = 64;
+        o.max_length = beamfuse::MaxLength::Absolute(65536);
+    });
     let Err(error) = translator.translate(&["A dog runs."], &options) else { panic!("it fitted") };
     assert_error(&error, "device", &["no memory for"]);
-    let small =
-        DecodeOptions { beam_size: 1, max_length: beamfuse::MaxLength::Absolute(2), ..DecodeOptions::default() };
+    let small = DecodeOptions::default().with(|o| {
+        o.beam_size = 1;
+        o.max_length = beamfuse::MaxLength::Absolute(2);
+    });
     assert!(translator.translate(&["A dog runs."], &small).is_ok(), "the engine goes on");
 }

@@ -1,11 +1,9 @@
 //! Options in pairs: every two values that may stand together do so in some search, all of them in one engine at once.
 
 use crate::common;
-use beamfuse::decode::Sampling;
 use beamfuse::metrics::Utility;
 use beamfuse::{
-    DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sentence, Stop, TextHypothesis, Translation,
-    Translator,
+    DecodeOptions, Device, EngineOptions, Error, LengthPenalty, MaxLength, Sentence, Stop, Translation, Translator,
 };
 
 /// How one sentence is searched.
@@ -17,8 +15,8 @@ struct Case {
 
 impl Case {
     fn is_allowed(&self) -> bool {
-        let DecodeOptions { sampling, groups, shrink, .. } = &self.options;
-        let constrainable = sampling.is_none() && *groups == 1 && !shrink;
+        let DecodeOptions { sample, beam_groups, shrink, .. } = self.options;
+        let constrainable = !sample && beam_groups == 1 && !shrink;
         self.options.validate().is_ok() && (self.constraints.is_empty() || constrainable)
     }
 }
@@ -36,15 +34,15 @@ fn options() -> Vec<Vec<Value>> {
         ],
         vec![
             ("no penalty", |c| c.options.length_penalty = LengthPenalty::None),
-            ("gnmt", |c| c.options.length_penalty = LengthPenalty::Gnmt { alpha: 0.7 }),
-            ("power", |c| c.options.length_penalty = LengthPenalty::Power { alpha: 1.0 }),
-            ("power of all", |c| c.options.length_penalty = LengthPenalty::PowerOfAll { alpha: 0.8 }),
+            ("gnmt", |c| (c.options.length_penalty, c.options.alpha) = (LengthPenalty::Gnmt, 0.7)),
+            ("power", |c| (c.options.length_penalty, c.options.alpha) = (LengthPenalty::Power, 1.0)),
+            ("power of all", |c| (c.options.length_penalty, c.options.alpha) = (LengthPenalty::PowerOfAll, 0.8)),
         ],
         vec![
-            ("first", |c| c.options.stop = Stop::First),
-            ("heuristic", |c| c.options.stop = Stop::Heuristic),
-            ("exact", |c| c.options.stop = Stop::Exact),
-            ("top", |c| c.options.stop = Stop::Top),
+            ("first", |c| c.options.stop = Some(Stop::First)),
+            ("heuristic", |c| c.options.stop = Some(Stop::Heuristic)),
+            ("exact", |c| c.options.stop = Some(Stop::Exact)),
+            ("top", |c| c.options.stop = Some(Stop::Top)),
         ],
         vec![("no coverage", |_| ()), ("coverage", |c| c.options.coverage_penalty = 0.2)],
         vec![("no reward", |_| ()), ("reward", |c| c.options.word_reward = 0.3)],
@@ -55,14 +53,14 @@ fn options() -> Vec<Vec<Value>> {
         vec![("close", |_| ()), ("cut", |c| c.options.cut = true), ("free end", |c| c.options.forced_free = true)],
         vec![("any start", |_| ()), ("forced start", |c| c.options.forced_bos = Some(95))],
         vec![("whole softmax", |_| ()), ("renormalize", |c| c.options.renormalize = true)],
-        vec![("one group", |_| ()), ("groups", |c| c.options.groups = 2)],
+        vec![("one group", |_| ()), ("groups", |c| c.options.beam_groups = 2)],
         vec![
             ("search", |_| ()),
-            ("sample", |c| c.options.sampling = Some(Sampling { samples: 3, top_k: 20, ..Sampling::default() })),
+            ("sample", |c| (c.options.sample, c.options.samples, c.options.top_k) = (true, 3, 20)),
         ],
         vec![("repeating", |_| ()), ("no token twice", |c| c.options.no_repeat_ngram = 1)],
         vec![("no penalty", |_| ()), ("repetition penalty", |c| c.options.repetition_penalty = 1.3)],
-        vec![("penalty on log-probs", |_| ()), ("penalty on logits", |c| c.options.penalize_logits = true)],
+        vec![("penalty on log-probs", |_| ()), ("penalty on logits", |c| c.options.penalize_logits = Some(true))],
         vec![("best", |_| ()), ("mbr", |c| c.options.mbr = Some(Utility::Chrf))],
         vec![("alone", |_| ()), ("attention", |c| c.options.attention = true)],
         vec![("any words", |_| ()), ("constraints", |c| c.constraints = vec!["schnell".to_owned(), "Hund".to_owned()])],
@@ -164,7 +162,8 @@ fn open(device: Device) -> Translator {
 
 /// What holds of each hypothesis, however it was searched.
 fn check(translator: &Translator, case: &Case, translation: &Translation) {
-    for TextHypothesis { hypothesis: h, text, .. } in &translation.hypotheses {
+    for h in &translation.hypotheses {
+        let text = &h.text;
         let score = &translator.score_ids(&[(translation.source_ids.clone(), h.token_ids.clone())])[0];
         assert_eq!(score.as_ref().expect("ids fit").log_prob, h.log_prob, "{case:?}: {h:?}");
         assert!(h.score.is_finite() && h.length == h.token_ids.len(), "{case:?}: {h:?}");
@@ -203,7 +202,7 @@ fn the_kernels_give_the_same_tokens_under_all_pairs_of_options() {
     for ((job, ours), theirs) in jobs.iter().zip(translate(&cpu, &jobs)).zip(translate(&emulated, &jobs)) {
         let ids = |found: &Option<Translation>| -> Option<Vec<Vec<u32>>> {
             let hypotheses = &found.as_ref()?.hypotheses;
-            Some(hypotheses.iter().map(|h| h.hypothesis.token_ids.clone()).collect())
+            Some(hypotheses.iter().map(|h| h.token_ids.clone()).collect())
         };
         assert_eq!(ids(&ours), ids(&theirs), "{job:?}");
     }

@@ -41,7 +41,7 @@ fn spare_rows_are_candidates() {
         let options = translator.preset(preset).expect("a preset");
         let found = translator.translate(&["A dog runs."], &options).expect("valid options").remove(0);
         let first = &found.hypotheses[0];
-        assert_eq!(first.hypothesis.token_ids[0] as usize, VOCAB + 62);
+        assert_eq!(first.token_ids[0] as usize, VOCAB + 62);
         assert_eq!((first.tokens[0].as_str(), first.text.trim_start().chars().next()), ("<unk>", Some('⁇')));
     }
     // A shortlist leaves them out like any other token.

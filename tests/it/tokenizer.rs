@@ -159,6 +159,15 @@ fn separate_vocabularies() {
         assert_eq!(tokenizer.detokenize(&[2, 3, 4, 0]), "xe");
         assert!(!tokenizer.summary().shared_vocabulary);
     }
+    // What is saved of the special tokens has the ids of the source.
+    let saved = json!({"separate_vocabs": true, "added_tokens_decoder": {
+        "2": {"content": "</s>", "special": true}, "1": {"content": "<unk>", "special": true},
+        "3": {"content": "<pad>", "special": true}}});
+    let dir = directory(&[by_setting[0].clone(), by_setting[1].clone(), ("tokenizer_config.json", saved)]);
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    assert_eq!((tokenizer.source_piece(2), tokenizer.target_piece(2), tokenizer.target_piece(3)), ("</s>", "x", "e"));
+    assert_eq!((tokenizer.eos_id(), tokenizer.pad_id(), tokenizer.encode_target("e")), (0, 4, vec![3, 0]));
+    assert_eq!(tokenizer.detokenize(&[2, 3, 4, 0]), "xe");
     // Without the setting vocab.json is used for both, whatever else lies there.
     let dir = directory(&by_setting[..2]);
     assert_eq!(Tokenizer::open(dir.path()).unwrap().target_vocab_size(), 4);

@@ -185,7 +185,7 @@ fn training_lowers_the_loss_and_the_written_model_translates() {
     // The best model of the run, whatever came after it.
     let (score, _) = trainer.best().expect("validated");
     let translator = Translator::open(fixture.path("out")).expect("the written model");
-    let greedy = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
+    let greedy = DecodeOptions::default().with(|o| o.beam_size = 1);
     let sources: Vec<&str> = LINES.iter().map(|(source, _)| *source).collect();
     let texts: Vec<String> =
         translator.translate(&sources, &greedy).expect("translations").iter().map(|t| t.text().to_owned()).collect();
@@ -385,6 +385,9 @@ fn the_command_refuses_before_it_writes() {
         (&["--objective", "distill", "--distill-temperature", "0"], "option temperature: "),
         (&["--objective", "distill", "--ema-decay", "1"], "option ema-decay: "),
         (&["--objective", "distill", "--teacher", "none"], "none"),
+        (&["--objective", "mle", "--teacher", "none"], "option teacher cannot be combined with objective mle"),
+        (&["--mrt-alpha", "0.1"], "option mrt-alpha cannot be combined with objective scheduled-sampling"),
+        (&["--objective", "mrt", "--force"], "option force cannot be combined with objective mrt"),
         (&["--resume"], "state.safetensors"),
     ] {
         let arguments =

@@ -111,7 +111,7 @@ fn with_in_flight(
 }
 
 fn best_length(translation: &Translation) -> usize {
-    translation.hypotheses.first().map_or(0, |best| best.hypothesis.length)
+    translation.hypotheses.first().map_or(0, |best| best.length)
 }
 
 /// Sources of `length` random tokens each, end of sentence included, which the model's position table holds.

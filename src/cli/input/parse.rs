@@ -4,7 +4,9 @@ use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
 use super::{Form, MAX_LINE_BYTES, Plain};
+use crate::Overrides;
 use crate::input::CONVERT;
+use crate::translator::Sentence;
 
 /// JSON fields that pass through: in their order, and as they were written, to the last digit.
 pub(in crate::cli) type Fields = IndexMap<String, Box<RawValue>>;
@@ -12,22 +14,7 @@ pub(in crate::cli) type Fields = IndexMap<String, Box<RawValue>>;
 /// A sentence, and the JSON fields that pass through.
 #[derive(Debug)]
 pub(in crate::cli) struct Item {
-    pub source: String,
-    /// The seed of its samples, if it brings one.
-    pub seed: Option<u64>,
-    /// What its translations start with.
-    pub target_prefix: Option<String>,
-    /// What it is contrasted with.
-    pub contrast_source: Option<String>,
-    /// Phrases that its translations contain.
-    pub constraints: Vec<String>,
-    /// The languages that it is in, and that it is to be translated into.
-    pub source_lang: Option<String>,
-    pub target_lang: Option<String>,
-    /// The ids that the model reads instead of the sentence's.
-    pub source_ids: Option<Vec<u32>>,
-    /// Its own options of search, to be read.
-    pub options: Option<Box<RawValue>>,
+    pub sentence: Sentence<Overrides>,
     /// Further columns of a TSV line.
     pub columns: Option<Vec<String>>,
     pub other: Fields,
@@ -45,19 +32,7 @@ pub(in crate::cli) struct BadLine {
 
 impl Item {
     pub(super) fn plain(source: String) -> Self {
-        Item {
-            source,
-            seed: None,
-            target_prefix: None,
-            contrast_source: None,
-            constraints: Vec::new(),
-            source_lang: None,
-            target_lang: None,
-            source_ids: None,
-            options: None,
-            columns: None,
-            other: Fields::new(),
-        }
+        Item { sentence: Sentence { source, ..Sentence::default() }, columns: None, other: Fields::new() }
     }
 }
 
@@ -103,19 +78,19 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let seed = given("seed").map(|value| field("seed", "an integer of 64 bits, 0 or more", value));
     let constraints = given("constraints").map(|value| field("constraints", "an array of strings", value));
     let ids = given("source_ids").map(|value| field("source_ids", "an array of token ids", value));
-    Ok(Item {
+    let options = given("options").map(|value| field("options", "an object of options", value));
+    let sentence = Sentence {
         source_lang: text("source_lang").map_err(bad)?,
         target_lang: text("target_lang").map_err(bad)?,
         source_ids: ids.transpose().map_err(bad)?,
         seed: seed.transpose().map_err(bad)?,
-        target_prefix: text("target_prefix").map_err(bad)?,
+        prefix: text("target_prefix").map_err(bad)?,
         contrast_source: text("contrast_source").map_err(bad)?,
         constraints: constraints.transpose().map_err(bad)?.unwrap_or_default(),
-        options: given("options").cloned(),
-        columns: None,
+        options: options.transpose().map_err(bad)?,
         source,
-        other,
-    })
+    };
+    Ok(Item { sentence, columns: None, other })
 }
 
 /// Reads a field of a line; an error is a message.

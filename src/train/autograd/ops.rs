@@ -352,7 +352,8 @@ pub struct Dropout {
 }
 
 /// Shares of elements that become 0; the others are divided by 1 - rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Rates {
     /// Of embeddings and of what sublayers add.
     pub sublayers: f32,

@@ -18,7 +18,8 @@ use crate::train::rollouts::{Draw, Rollout, Rollouts};
 use crate::{Error, Result};
 
 /// Whose sentences the two are compared on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Prefixes {
     /// The reference's.
     Gold,
@@ -31,7 +32,8 @@ pub enum Prefixes {
 }
 
 /// Who teaches.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Teacher {
     /// Another model; of several of one architecture, such as checkpoints of a run, the mean of their weights.
     Models(Vec<PathBuf>),
@@ -42,7 +44,8 @@ pub enum Teacher {
 }
 
 /// The options of distillation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Options {
     /// Who teaches.
     pub teacher: Teacher,

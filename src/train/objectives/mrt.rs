@@ -18,7 +18,8 @@ use crate::train::rollouts::{Draw, Rollout, Rollouts};
 use crate::{Error, Result};
 
 /// What a translation is worth, 0..=1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reward {
     /// The mean of chrF2 and sentence BLEU.
     Both,
@@ -43,7 +44,8 @@ impl Reward {
 }
 
 /// How candidates' risks become weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Estimator {
     /// The expected risk under `Q = softmax(alpha * log p)` over the candidates, divided by alpha: alpha sets how sharply Q tells
     /// candidates apart, and not how much the risk counts beside the likelihood.
@@ -58,7 +60,8 @@ pub enum Estimator {
 }
 
 /// The options of minimum risk training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Options {
     /// Translations per source.
     pub samples: usize,

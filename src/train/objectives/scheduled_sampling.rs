@@ -10,7 +10,8 @@ use crate::train::schedule::GoldSchedule;
 use crate::{Error, Result};
 
 /// How inputs are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Options {
     /// The probability of feeding gold.
     pub schedule: GoldSchedule,

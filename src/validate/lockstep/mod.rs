@@ -19,7 +19,7 @@ use crate::Result;
 use crate::backend::{ContrastiveForm, Device as _, SessionShape};
 use crate::cuda::{Context, Element};
 use crate::decode::session::{Admission, Session};
-use crate::decode::{Bans, Contrastive, DecodeOptions, Hypothesis, Request, Sampling};
+use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
 use crate::model::{Seq2Seq, Transformer, config::ModelConfig};
 
 /// Sentences decoded at once: fewer than there are, so that slots are refilled at different steps.
@@ -94,8 +94,9 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
 fn requests<T: Element>(model: &Transformer<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
     let Decode { sources, requests, .. } = decode;
     let plain = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
-    let request = |options: &DecodeOptions, source: &Vec<u32>| {
-        let request = Request::new(options, source.clone(), None, model.max_len());
+    let request = |options: &DecodeOptions, sentence: SentenceIds| {
+        let amateur = if sentence.contrast_source.is_empty() { 1 } else { OTHER_SOURCE };
+        let request = Request::unchecked(options, sentence, Limits { table: model.max_len(), amateur });
         Request { n_best: 1, attention: false, ..request }
     };
     let kind = |i: usize| match requests {
@@ -105,7 +106,7 @@ fn requests<T: Element>(model: &Transformer<Lockstep<T>>, decode: Decode<'_>) ->
     };
     let vocab_size = model.vocab_size();
     let each = |(i, source): (usize, &Vec<u32>)| match kind(i) {
-        None => Ok(request(&plain, source)),
+        None => Ok(request(&plain, source.clone().into())),
         Some(kind) => mixed(kind, (source, &sources[(i + 1) % sources.len()]), &plain, vocab_size, request),
     };
     sources.iter().enumerate().map(each).collect()
@@ -117,40 +118,35 @@ fn mixed(
     (source, other): (&Vec<u32>, &[u32]),
     plain: &DecodeOptions,
     vocab_size: usize,
-    request: impl Fn(&DecodeOptions, &Vec<u32>) -> Request,
+    request: impl Fn(&DecodeOptions, SentenceIds) -> Request,
 ) -> Result<Request> {
-    let contrast = |form: ContrastiveForm, scorer| {
+    let own = || SentenceIds::from(source.clone());
+    let contrast = |form: ContrastiveForm| {
         // The default leaves so few tokens that a sure model has one live beam, and kernels few rows to go wrong in.
-        let contrastive = Contrastive { mask: 1e-3, ..Contrastive::new(form) };
-        let mut asked = request(&DecodeOptions { contrastive: Some(contrastive), ..plain.clone() }, source);
-        asked.options.contrast = contrastive.for_scorer(scorer);
-        asked
+        DecodeOptions { contrastive: Some(form), contrastive_mask: Some(1e-3), ..plain.clone() }
     };
     Ok(match kind {
         0 => {
             let bans = Bans::new(vocab_size, &[5, 17], None, &[vec![7, 8], vec![9, 10, 11]])?;
             let options = DecodeOptions { no_repeat_ngram: 2, bans: Some(Arc::new(bans)), ..plain.clone() };
-            let mut asked = request(&options, source);
-            asked.bans.clone_from(&options.bans);
             // Whatever they mean.
-            asked.prefix = vec![12, 13];
-            (asked.options.prefix_len, asked.options.banned) = (2, 1);
-            asked
+            request(&options, SentenceIds { prefix: vec![12, 13], ..own() })
         }
-        1 => request(&DecodeOptions { repetition_penalty: 1.3, ..plain.clone() }, source),
-        2 => contrast(ContrastiveForm::Li, 1),
+        1 => request(&DecodeOptions { repetition_penalty: 1.3, ..plain.clone() }, own()),
+        2 => request(&contrast(ContrastiveForm::Li), own()),
         3 => {
-            let mut asked = contrast(ContrastiveForm::Source, OTHER_SOURCE);
-            asked.contrast_source = other.to_vec();
-            asked
+            let options = contrast(ContrastiveForm::Source);
+            request(&options, SentenceIds { contrast_source: other.to_vec(), ..own() })
         }
-        4 => request(&DecodeOptions { ensemble: vec![0.5, 0.75], ..plain.clone() }, source),
+        4 => request(&DecodeOptions { ensemble: vec![0.5, 0.75], ..plain.clone() }, own()),
         5 => {
-            let sampling = Sampling { samples: BEAMS, top_p: 0.9, seed: 11, ..Sampling::default() };
+            let (samples, top_p, seed) = (BEAMS, 0.9, 11);
             // It outlives the others: then all rows are samples.
-            request(&DecodeOptions { sampling: Some(sampling), min_length: 20, ..DecodeOptions::default() }, source)
+            let min_length = 20;
+            let options = DecodeOptions { sample: true, samples, top_p, seed, min_length, ..DecodeOptions::default() };
+            request(&options, own())
         }
-        _ => request(&DecodeOptions { groups: 2, coverage_penalty: 0.0, ..plain.clone() }, source),
+        _ => request(&DecodeOptions { beam_groups: 2, coverage_penalty: 0.0, ..plain.clone() }, own()),
     })
 }
 

@@ -41,7 +41,7 @@ pub fn translator() -> &'static Translator {
 pub fn greedy() -> &'static [String] {
     static GREEDY: OnceLock<Vec<String>> = OnceLock::new();
     GREEDY.get_or_init(|| {
-        let options = DecodeOptions { beam_size: 1, ..DecodeOptions::default() };
+        let options = DecodeOptions::default().with(|o| o.beam_size = 1);
         let sources = lines("own/own.en");
         let translations = translator().translate(&sources, &options).expect("valid options");
         translations.iter().map(|t| t.text().to_string()).collect()
