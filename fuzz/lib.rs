@@ -33,7 +33,7 @@ impl ModelDir {
     pub fn set(&self, name: &str, content: Option<&[u8]>) {
         let path = self.dir.path().join(name);
         match content {
-            // A new file and not an old one cut short: an earlier input's may still be mapped.
+            // A new file and not an old one cut short: an earlier input's may still be open.
             Some(content) => {
                 let _ = std::fs::remove_file(&path);
                 std::fs::write(path, content).expect("the file can be written");

@@ -11,6 +11,8 @@ use crate::{Error, Result};
 pub const THREADS: RangeInclusive<usize> = 0..=1024;
 /// Sentences decoded at once.
 pub const SLOTS: RangeInclusive<usize> = 1..=4096;
+/// Sentences that wait for a slot.
+pub const QUEUE: RangeInclusive<usize> = 1..=1 << 20;
 /// Hypotheses of a sentence: beams, samples, alternatives, those returned.
 pub const HYPOTHESES: RangeInclusive<usize> = 1..=64;
 /// Tokens of a sentence or of a limit on one.

@@ -3,6 +3,8 @@
 //! A message is lower case, names the operation first, and says what was expected and what came. The command line and any
 //! service print it unchanged; the underlying cause is kept as `source` and printed after it.
 
+pub(crate) mod room;
+
 use std::path::PathBuf;
 
 /// The result of every fallible operation of this crate.
@@ -183,7 +185,8 @@ pub enum Error {
     },
     /// A device's memory, or the share of it that was allowed, is too small.
     #[error(
-        "{operation} on device {device}: expected {needed} bytes of free memory, got {available}; {hint}",
+        "{operation} on device {device}: expected {needed} bytes of free memory, got {}; {hint}",
+        available.map_or("fewer".to_owned(), |bytes| bytes.to_string()),
         hint = "a smaller batch, beam or maximum length needs less"
     )]
     OutOfMemory {
@@ -193,8 +196,8 @@ pub enum Error {
         device: String,
         /// Bytes asked for.
         needed: u64,
-        /// Bytes that were free, as far as is known.
-        available: u64,
+        /// Bytes that were free, where that is known.
+        available: Option<u64>,
     },
     /// A device has failed in a way that it does not recover from.
     #[error("decode on device {device}: the device is lost: {reason}")]
@@ -229,12 +232,82 @@ pub enum Error {
         /// The cargo feature that brings it.
         feature: &'static str,
     },
-    /// The engine thread ended before it answered.
-    #[error("translate: the engine has stopped after an earlier failure")]
+    /// The engine takes no more work.
+    #[error("translate: the engine has stopped")]
     EngineStopped,
+    /// The engine's workers have failed too often.
+    #[error(
+        "translate: the engine has stopped after {deaths} failures of its workers in {minutes} minutes, the last one: {reason}"
+    )]
+    EngineFailed {
+        /// Workers that have failed.
+        deaths: usize,
+        /// Within so many minutes.
+        minutes: u64,
+        /// What the last one said.
+        reason: String,
+    },
+    /// The worker that decoded the sentence has failed; another one serves on.
+    #[error("decode: the worker has failed, and what it decoded is lost: {reason}")]
+    WorkerLost {
+        /// What it said.
+        reason: String,
+    },
+    /// The queue is full.
+    #[error("submit a sentence: expected fewer than {limit} waiting, got {waiting}")]
+    Overloaded {
+        /// Sentences that wait.
+        waiting: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The deadline has passed.
+    #[error("decode: the deadline has passed")]
+    DeadlineExceeded,
+    /// The caller has given the work up.
+    #[error("decode: the caller has given up")]
+    Cancelled,
+}
+
+/// Whose an error is, and so what may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// What was asked for cannot be done: another request may.
+    Caller,
+    /// A file, a stream or a hub is not what it should be.
+    Files,
+    /// There was no room or no time: later, or for less, it may work.
+    Capacity,
+    /// The device, or this program, has failed.
+    Device,
 }
 
 impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Option { .. }
+            | Error::Conflict { .. }
+            | Error::Input { .. }
+            | Error::InputTooLong { .. }
+            | Error::UnmetConstraint { .. }
+            | Error::Shape { .. }
+            | Error::NotBuilt { .. }
+            | Error::Cancelled => Fault::Caller,
+            Error::OutOfMemory { .. } | Error::Overloaded { .. } | Error::DeadlineExceeded | Error::EngineStopped => {
+                Fault::Capacity
+            }
+            Error::Device { .. }
+            | Error::DeviceOperation { .. }
+            | Error::DeviceLost { .. }
+            | Error::WorkerLost { .. }
+            | Error::EngineFailed { .. }
+            | Error::Autograd(_) => Fault::Device,
+            _ => Fault::Files,
+        }
+    }
+
     /// The error of two options that exclude each other; `value` may be empty.
     pub(crate) fn conflict(option: &'static str, value: impl ToString, with: impl ToString) -> Self {
         Error::Conflict { option, value: value.to_string(), with: with.to_string() }
@@ -273,6 +346,11 @@ impl Error {
             Error::Autograd(_) => "autograd",
             Error::NotBuilt { .. } => "not_built",
             Error::EngineStopped => "engine_stopped",
+            Error::EngineFailed { .. } => "engine_failed",
+            Error::WorkerLost { .. } => "worker_lost",
+            Error::Overloaded { .. } => "overloaded",
+            Error::DeadlineExceeded => "deadline_exceeded",
+            Error::Cancelled => "cancelled",
         }
     }
 }

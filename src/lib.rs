@@ -29,6 +29,11 @@ pub mod translator;
 pub mod validate;
 
 pub use backend::{ContrastiveForm, Dtype};
-pub use decode::{Bans, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Overrides, Preset, Stop};
+pub use decode::{
+    Bans, Canceller, DecodeOptions, Hypothesis, LengthPenalty, MaxLength, Overrides, Preset, Priority, Progress, Stop,
+    Terms,
+};
 pub use error::{Error, Result};
-pub use translator::{Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, Translator};
+pub use translator::{
+    Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, TranslationHandle, Translator,
+};

@@ -3,6 +3,7 @@
 mod alternatives;
 mod device;
 mod explain;
+mod handle;
 mod ids;
 mod mbr;
 mod memory;
@@ -18,8 +19,9 @@ use std::time::Duration;
 use crate::backend::{Dtype, TokenStats};
 use crate::counts;
 use crate::cuda::Context;
-use crate::decode::engine::{Engine, Job, Outcome, Reply, Work};
+use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Terms, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
+use crate::error::room;
 use crate::model::config::ModelConfig;
 use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
@@ -30,6 +32,7 @@ pub use crate::cuda::Counters;
 pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::Explanation;
+pub use handle::TranslationHandle;
 pub use memory::{MemoryPlan, SearchSize};
 pub use sentence::{SENTENCE_FIELDS, Sentence};
 
@@ -45,6 +48,8 @@ pub struct EngineOptions {
     pub workers: usize,
     /// Sentences decoded at once, 1..=4096. Default 32.
     pub slots: usize,
+    /// Sentences that wait for one of the slots, at most: more are refused, or their callers wait. 1..=2^20. Default 4096.
+    pub queue: usize,
     /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
     /// is free on a GPU, no limit on the CPU.
     pub memory_budget: Option<u64>,
@@ -63,6 +68,7 @@ impl Default for EngineOptions {
             threads: 0,
             workers: 0,
             slots: 32,
+            queue: DEFAULT_QUEUE,
             memory_budget: None,
             dtype: Dtype::F32,
             amateur: None,
@@ -79,6 +85,7 @@ impl EngineOptions {
     pub fn validate(&self) -> Result<()> {
         counts::check("threads", self.threads, &counts::THREADS)?;
         counts::check("workers", self.workers, &counts::THREADS)?;
+        counts::check("queue", self.queue, &counts::QUEUE)?;
         counts::check("batch-size", self.slots, &counts::SLOTS)
     }
 }
@@ -104,7 +111,7 @@ pub struct Translator {
     options: EngineOptions,
     device: DeviceChoice,
     contexts: Vec<Context>,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     config: ModelConfig,
     generation: GenerationConfig,
 }
@@ -197,7 +204,8 @@ impl Translator {
         let dir = dir.as_ref();
         let config = ModelConfig::open(dir)?;
         let generation = GenerationConfig::open(dir, &config)?;
-        let tokenizer = Tokenizer::open(dir)?;
+        room::require("read the tokenizer", tokenizer_room(dir))?;
+        let tokenizer = Arc::new(Tokenizer::open(dir)?);
         check_vocabularies(dir, &config, &tokenizer)?;
         scorers::check_companions(options, &config, &tokenizer)?;
         let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
@@ -223,6 +231,11 @@ impl Translator {
     /// Sessions that decode side by side.
     pub fn workers(&self) -> usize {
         self.engine.workers()
+    }
+
+    /// What waits for a slot.
+    pub fn load(&self) -> Load {
+        self.engine.load()
     }
 
     /// What the devices have done since they were opened, all together; none on the CPU.
@@ -278,9 +291,9 @@ impl Translator {
         Ok(Batch {
             translator: self,
             options: options.clone(),
+            terms: Terms::new(),
             reply,
             replies,
-            caller: Arc::new(()),
             pending: HashMap::new(),
             ready: Vec::new(),
         })
@@ -289,7 +302,7 @@ impl Translator {
     /// Scores targets under their sources: (source, target) texts.
     ///
     /// # Errors
-    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`] or [`Error::EngineStopped`].
+    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`] or what else may become of [work](Engine::ask).
     pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Result<Score>> {
         let ids = pairs.iter().map(|(source, target)| {
             (self.tokenizer.encode_source(source.as_ref()), self.tokenizer.encode_target(target.as_ref()))
@@ -317,26 +330,44 @@ impl Translator {
     /// # Errors
     /// As [`Translator::score_ids`].
     pub fn token_stats(&self, pairs: &[Forced<'_>]) -> Vec<Result<Vec<TokenStats>>> {
-        let (reply, replies) = mpsc::channel();
-        let caller = Arc::new(());
-        let mut results: Vec<Result<Vec<TokenStats>>> = Vec::with_capacity(pairs.len());
-        for (tag, Forced { source, target, inputs }) in pairs.iter().enumerate() {
+        let scoring = |&Forced { source, target, inputs }: &Forced<'_>| {
             let inputs = inputs.map(<[u32]>::to_vec);
-            let work = Work::Score { source: source.to_vec(), target: target.to_vec(), inputs };
-            let job = Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) };
-            let accepted = self.engine.submit(job);
+            Ok(Scoring { source: source.to_vec(), target: target.to_vec(), inputs })
+        };
+        self.run_all(pairs.iter().map(scoring))
+    }
+
+    /// Runs work side by side, waiting where the queue is full; the results stand in its order, and so do the errors of work that
+    /// could not be made.
+    fn run_all<W: Work>(&self, work: impl Iterator<Item = Result<W>>) -> Vec<Result<W::Output>> {
+        let terms = Terms::new();
+        let (reply, replies) = mpsc::channel();
+        let mut results = Vec::new();
+        for (at, work) in work.enumerate() {
+            let to = reply.clone();
+            // A receiver that is gone has given up on it.
+            let submit = |work| self.engine.submit(work, terms, move |result| drop(to.send((at, result))));
             // Stands until the reply comes.
-            results.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
+            results.push(Err(work.and_then(submit).err().unwrap_or(Error::EngineStopped)));
         }
         drop(reply);
-        for Reply { tag, outcome } in replies {
-            results[tag as usize] = outcome.map(|outcome| match outcome {
-                Outcome::TokenStats(stats) => stats,
-                Outcome::Hypotheses(_) | Outcome::Explained(_) => unreachable!("the job asked for scores"),
-            });
+        for (at, result) in replies {
+            results[at] = result;
         }
         results
     }
+}
+
+/// Bytes that a directory's tokenizer takes at most while it is read: the pieces as text, as values, and in tables by id and by text.
+fn tokenizer_room(dir: &Path) -> usize {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_tokenizer = |name: &str| {
+        let ends = [".spm", ".model", "merges.txt"].iter().any(|end| name.ends_with(end));
+        ends || name.contains("vocab") || name.contains("token")
+    };
+    let bytes = files.filter(|file| file.file_name().to_str().is_some_and(is_tokenizer));
+    let bytes: u64 = bytes.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 20)
 }
 
 /// Cuts a source of more than `limit` ids where the options ask for that; whether it did.
@@ -364,23 +395,20 @@ fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -
     Ok(())
 }
 
-/// A stream of texts through a [`Translator`]. Dropping it gives up the texts that have not been begun.
+/// A stream of texts through a [`Translator`]. Dropping it gives up the texts whose results have not been taken.
 #[derive(Debug)]
 pub struct Batch<'a> {
     translator: &'a Translator,
     options: DecodeOptions,
-    reply: Sender<Reply>,
-    replies: Receiver<Reply>,
-    /// Tells the engine that someone still waits for the results.
-    caller: Arc<()>,
-    pending: HashMap<u64, Pending>,
+    terms: Terms,
+    reply: Sender<(u64, Result<Vec<Hypothesis>>)>,
+    replies: Receiver<(u64, Result<Vec<Hypothesis>>)>,
+    pending: HashMap<u64, (Pending, Canceller)>,
     /// Results that never went to the engine.
     ready: Vec<(u64, Result<Translation>)>,
 }
 
-/// How often a waiting caller looks whether the engine is still there.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
+/// What is kept of a sentence while it is searched for.
 #[derive(Debug)]
 struct Pending {
     source: String,
@@ -391,7 +419,17 @@ struct Pending {
 }
 
 impl Batch<'_> {
-    /// Adds a text, or a [`Sentence`]; its result comes back under `tag`, which no other pending text may have.
+    /// The same stream on other terms than [`Terms::new`], for what is pushed from now on.
+    #[must_use]
+    pub fn on(self, terms: Terms) -> Self {
+        // By parts: it has a destructor.
+        let mut batch = self;
+        batch.terms = terms;
+        batch
+    }
+
+    /// Adds a text, or a [`Sentence`]; its result comes back under `tag`, which no other pending text may have. Where the engine's
+    /// queue is full, waits for room.
     pub fn push(&mut self, tag: u64, sentence: impl Into<Sentence>) {
         let sentence = sentence.into();
         match self.translator.source_ids(&sentence) {
@@ -406,17 +444,22 @@ impl Batch<'_> {
         let request = match request {
             Ok(Some(request)) => request,
             Ok(None) => {
-                let blank = self.translator.finish(pending, &self.options, vec![Hypothesis::empty()]);
+                let blank = pending.finish(&self.translator.tokenizer, &self.options, vec![Hypothesis::empty()]);
                 return self.ready.push((tag, Ok(blank)));
             }
             Err(error) => return self.ready.push((tag, Err(error))),
         };
-        let work = Work::Search(Box::new(request));
-        let job = Job { tag, work, reply: self.reply.clone(), caller: Arc::downgrade(&self.caller) };
-        match self.translator.engine.submit(job) {
-            Ok(()) => drop(self.pending.insert(tag, pending)),
+        let reply = self.reply.clone();
+        let search = Search(request);
+        match self.translator.engine.submit(search, self.terms, move |result| drop(reply.send((tag, result)))) {
+            Ok(canceller) => drop(self.pending.insert(tag, (pending, canceller))),
             Err(error) => self.ready.push((tag, Err(error))),
         }
+    }
+
+    /// Gives up all texts whose results are not there yet: they come back with [`Error::Cancelled`], within a step.
+    pub fn cancel(&self) {
+        self.pending.values().for_each(|(_, canceller)| canceller.cancel());
     }
 
     /// Texts pushed whose results have not been taken.
@@ -433,17 +476,12 @@ impl Batch<'_> {
         if let Some(ready) = self.ready.pop() {
             return Some(ready);
         }
-        let first = *self.pending.keys().next()?;
-        loop {
-            if let Some(ended) = self.next_within(LOOK_EVERY) {
-                return Some(ended);
-            }
-            // This batch holds a sender itself, so that an engine that died does not close the channel: look now and then.
-            if !self.translator.engine.is_running() {
-                self.pending.remove(&first);
-                return Some((first, Err(Error::EngineStopped)));
-            }
+        if self.pending.is_empty() {
+            return None;
         }
+        // Whatever becomes of the work, the engine answers.
+        let ended = self.replies.recv().ok()?;
+        self.finish(ended)
     }
 
     /// As [`Batch::next`], waiting for no longer than `limit`; `None` also when nothing has ended by then.
@@ -451,13 +489,19 @@ impl Batch<'_> {
         if let Some(ready) = self.ready.pop() {
             return Some(ready);
         }
-        let Reply { tag, outcome } = self.replies.recv_timeout(limit).ok()?;
-        let pending = self.pending.remove(&tag)?;
-        let result = outcome.map(|outcome| match outcome {
-            Outcome::Hypotheses(hypotheses) => self.translator.finish(pending, &self.options, hypotheses),
-            Outcome::TokenStats(_) | Outcome::Explained(_) => unreachable!("the job asked for a search"),
-        });
-        Some((tag, result))
+        let ended = self.replies.recv_timeout(limit).ok()?;
+        self.finish(ended)
+    }
+
+    fn finish(&mut self, (tag, result): (u64, Result<Vec<Hypothesis>>)) -> Option<(u64, Result<Translation>)> {
+        let (pending, _) = self.pending.remove(&tag)?;
+        Some((tag, result.map(|found| pending.finish(&self.translator.tokenizer, &self.options, found))))
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }
 
@@ -487,13 +531,16 @@ impl Translator {
         let Sentence { source, options, .. } = sentence;
         (Pending { source, source_ids, source_truncated, options }, request)
     }
+}
 
-    fn finish(&self, pending: Pending, options: &DecodeOptions, hypotheses: Vec<Hypothesis>) -> Translation {
-        let Pending { source, source_ids, source_truncated, options: own } = pending;
+impl Pending {
+    /// The translation that a search came to, `options` being those of all sentences.
+    fn finish(self, tokenizer: &Tokenizer, options: &DecodeOptions, hypotheses: Vec<Hypothesis>) -> Translation {
+        let Pending { source, source_ids, source_truncated, options: own } = self;
         let options = own.as_deref().unwrap_or(options);
         let text = |hypothesis: Hypothesis| TextHypothesis {
-            text: self.tokenizer.detokenize(&hypothesis.token_ids),
-            tokens: hypothesis.token_ids.iter().map(|id| self.tokenizer.target_piece(*id).to_string()).collect(),
+            text: tokenizer.detokenize(&hypothesis.token_ids),
+            tokens: hypothesis.token_ids.iter().map(|id| tokenizer.target_piece(*id).to_string()).collect(),
             ids: hypothesis,
             utility: None,
         };

@@ -89,8 +89,13 @@ pub trait Device: Send + Sync + Sized + Debug + 'static {
         Ok(())
     }
 
-    /// Runs `work` where the backend's threads are; a caller wraps a whole step, not each operation.
+    /// Runs `work` where the backend's threads are; a caller wraps a whole step or more, not each operation.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
+    /// Whether someone else waits for the backend's threads: work that goes on for long ends then, and comes back.
+    fn is_wanted(&self) -> bool {
+        false
+    }
 
     /// Allocates zeros.
     ///

@@ -81,7 +81,7 @@ pub(super) fn name_range(arg: Arg) -> Arg {
 fn range_of(arg: &Arg) -> Option<String> {
     let mut possible = arg.get_value_parser().possible_values()?;
     let (first, second) = (possible.next()?, possible.next());
-    second.is_none().then(|| first.get_name().to_owned())
+    (second.is_none() && first.get_name().contains(" to ")).then(|| first.get_name().to_owned())
 }
 
 /// The error, as the library words it.

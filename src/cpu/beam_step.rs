@@ -54,6 +54,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes of that for `shape`.
+    pub fn bytes(shape: SessionShape) -> usize {
+        let SessionShape { slots, beam_size, max_len, max_src_len, .. } = shape;
+        let ranking = size_of::<Ranking>() + (2 * beam_size + 1) * size_of::<Candidate>() + 4 * beam_size;
+        slots * (ranking + size_of::<usize>()) + 4 * beam_size * (max_len + max_src_len)
+    }
+
     /// Room for every slot of `shape`.
     pub fn new(shape: SessionShape) -> Self {
         // One more than 2K: a candidate is inserted before the worst is dropped.

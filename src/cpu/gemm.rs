@@ -2,7 +2,7 @@
 //!
 //! **Each output element is one accumulator that runs over k in order.** Its bits therefore depend on its row of x and its
 //! row of W alone: not on the other rows, its position, the tile or panel it falls into, the thread that computes it, or
-//! (where it fuses multiply and add) the instruction set.
+//! (where it fuses multiply and add) the instruction set. `bf16` and `int8` say what holds for theirs.
 //!
 //! Weights `[n, k]` are packed into panels of 32 outputs, each `[k][32]`, the last one padded with zeros. A tile keeps
 //! `rows x columns` accumulators in registers and walks down its panels once: per step it loads a stretch of the panel and

@@ -15,6 +15,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+mod pool;
 pub mod portable_math;
 pub mod processors;
 pub mod risk;
@@ -33,6 +34,7 @@ use crate::backend::{
     Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Row, Rows, Scores, Search, SearchOps,
     SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value,
 };
+use crate::error::room;
 use crate::{Error, Result};
 use attention::CacheType;
 use gemm::Refused;
@@ -41,7 +43,7 @@ pub use gemm::{PATH_VARIABLE, Path};
 /// The CPU and its thread pool.
 #[derive(Debug)]
 pub struct Cpu {
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<pool::Pool>,
     dtype: Dtype,
     scratch: linear::Scratch,
     /// Bytes that the buffers of a session may take.
@@ -57,17 +59,24 @@ impl Cpu {
     /// [`Error::Option`] for a type that the CPU does not compute in, or a choice of [`Path`] that cannot be followed here;
     /// [`Error::Device`] if the threads cannot be started.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Self> {
+        Self::on(|| pool::Pool::start(threads), dtype)
+    }
+
+    /// As [`Cpu::new`], with threads that all backends at this place with as many threads share, in turns.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn shared(place: usize, threads: usize, dtype: Dtype) -> Result<Self> {
+        Self::on(|| pool::Pool::shared(place, threads), dtype)
+    }
+
+    fn on(pool: impl FnOnce() -> Result<Arc<pool::Pool>>, dtype: Dtype) -> Result<Self> {
         if dtype == Dtype::F16 {
             let (expected, got) = ("f32, bf16 or i8 on the CPU".to_owned(), dtype.name().to_owned());
             return Err(Error::Option { option: "dtype", expected, got });
         }
         chosen_path()?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("beamfuse-cpu-{i}"))
-            .build()
-            .map_err(|e| Error::Device { device: "cpu".into(), reason: e.to_string() })?;
-        Ok(Cpu { pool: Arc::new(pool), dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
+        Ok(Cpu { pool: pool()?, dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
     }
 
     /// Lets the buffers of a session take no more than `bytes`.
@@ -78,7 +87,7 @@ impl Cpu {
 
     /// Threads that compute.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.threads()
     }
 }
 
@@ -139,14 +148,6 @@ fn for_each_row_pair(
     }
 }
 
-/// Allocates zeros, or says that they do not fit: sizes follow from what a user asks for.
-fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::Device {
-        device: "cpu".into(),
-        reason: format!("no memory for {len} values; a smaller batch, beam or maximum length needs less",),
-    })
-}
-
 impl Device for Cpu {
     type Buffer<V: Value> = Vec<V>;
     type GraphCache = ();
@@ -172,11 +173,15 @@ impl Device for Cpu {
     }
 
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        self.pool.run(work)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.pool.is_wanted()
     }
 
     fn zeros<V: Value>(&self, len: usize) -> Result<Vec<V>> {
-        let Some(counted) = &self.counted else { return zeros(len) };
+        let Some(counted) = &self.counted else { return room::zeros("allocate", len) };
         counted.fetch_add(len.saturating_mul(size_of::<V>()) as u64, Ordering::Relaxed);
         Ok(Vec::new())
     }
@@ -226,12 +231,16 @@ impl NetworkOps for Cpu {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
+        // Packed, and on the way there in whole panels.
+        let packed = weights.len().saturating_add(64 * in_dim).saturating_mul(self.dtype.size());
+        room::require("pack weights", packed.saturating_add(16 * (out_dim + in_dim)))?;
         Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
     }
 
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<layer_norm::Norm> {
-        let bias = bias.map_or_else(|| vec![0.0; gain.len()], <[f32]>::to_vec);
-        Ok(layer_norm::Norm { kind, gain: gain.to_vec(), bias, eps })
+        let copy = |values| room::copy("load weights", values);
+        let bias = bias.map_or_else(|| Ok(vec![0.0; gain.len()]), copy)?;
+        Ok(layer_norm::Norm { kind, gain: copy(gain)?, bias, eps })
     }
 
     fn embeddings(
@@ -244,7 +253,7 @@ impl NetworkOps for Cpu {
         let shared = product.filter(|product| product.keeps_values());
         let tokens = match shared {
             Some(product) => embedding::Tokens::Product(product.clone()),
-            None => embedding::Tokens::Own(tokens.to_vec()),
+            None => embedding::Tokens::Own(room::copy("load weights", tokens)?),
         };
         Ok(embedding::Embedding { tokens, scale, width })
     }
@@ -383,6 +392,7 @@ impl SearchOps for Cpu {
     type SearchScratch = beam_step::Scratch;
 
     fn search_scratch(&self, shape: SessionShape, _vocab_size: usize) -> Result<beam_step::Scratch> {
+        room::require("allocate", beam_step::Scratch::bytes(shape))?;
         Ok(beam_step::Scratch::new(shape))
     }
 

@@ -153,7 +153,12 @@ impl Context {
         let left = if planned { 0 } else { self.left() };
         if planned || bytes as u64 > left {
             let device = self.name().to_owned();
-            return Err(Error::OutOfMemory { operation: "allocate", device, needed: bytes as u64, available: left });
+            return Err(Error::OutOfMemory {
+                operation: "allocate",
+                device,
+                needed: bytes as u64,
+                available: Some(left),
+            });
         }
         let address = self.0.device.allocate(bytes)?;
         self.count(ALLOCATIONS, 1);

@@ -311,7 +311,7 @@ impl Device for CudaDevice {
                 operation: "allocate",
                 device: self.name.clone(),
                 needed: bytes as u64,
-                available: self.free_bytes().unwrap_or(0),
+                available: self.free_bytes().ok(),
             },
             _ => self.failure("allocate", text(error)),
         })

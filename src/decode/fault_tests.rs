@@ -1,12 +1,12 @@
 //! The engine on a device that fails: every request gets an answer, nothing leaks, and the next request is served.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{Outcome, Reply};
+use super::engine::DEFAULT_QUEUE;
 use super::request::Request;
 use super::*;
-use crate::backend::{Backend, Row, Rows, SessionShape, SpecialIds, Stages};
+use crate::backend::{Backend, Dtype, Row, Rows, SessionShape, SpecialIds, Stages};
 use crate::cuda::{self, Context, Cuda, Fault};
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
@@ -120,46 +120,52 @@ fn engine(context: &Context, replicas: usize) -> Engine {
         Ok::<_, Error>((backend, models))
     };
     let replicas: Result<Vec<_>> = (0..replicas).map(replica).collect();
-    Engine::start_replicas(replicas.expect("the model fits"), VOCAB, 2).expect("a thread starts")
+    Engine::start_replicas(replicas.expect("the model fits"), VOCAB, 2, DEFAULT_QUEUE).expect("a thread starts")
 }
 
 fn source(length: usize) -> Vec<u32> {
     (1..length as u32).map(|i| 3 + i * 5 % 6).chain([0]).collect()
 }
 
-fn submit(engine: &Engine, tag: u64, ask: Ask, reply: &mpsc::Sender<Reply>, caller: &Arc<()>) {
-    let work = match ask {
+fn searched(options: &DecodeOptions, source: Vec<u32>) -> Request {
+    Request::new(options, source.into(), super::tests::limits(MAX_LEN)).expect("a search that can be")
+}
+
+/// What has been asked for.
+enum Asked {
+    Search(Handle<Vec<Hypothesis>>),
+    Score(Handle<Vec<crate::backend::TokenStats>>),
+}
+
+fn submit(engine: &Engine, ask: Ask) -> Result<Asked> {
+    match ask {
         Ask::Search { length, beam_size } => {
             let options = DecodeOptions { beam_size, max_length: MaxLength::Absolute(6), ..DecodeOptions::default() };
-            let (source, options) = (source(length), options.for_slot(length, MAX_LEN));
-            Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }))
+            let request = searched(&options, source(length));
+            engine.ask(Search(request), Terms::new()).map(Asked::Search)
         }
-        Ask::Score { length } => Work::Score { source: source(3), target: source(length), inputs: None },
-    };
-    let job = Job { tag, work, reply: reply.clone(), caller: Arc::downgrade(caller) };
-    engine.submit(job).expect("the engine takes it");
+        Ask::Score { length } => {
+            let scoring = Scoring { source: source(3), target: source(length), inputs: None };
+            engine.ask(scoring, Terms::new()).map(Asked::Score)
+        }
+    }
 }
 
 /// The answers, by the order of asking; each must come.
 fn ask(engine: &Engine, asks: &[Ask]) -> Vec<Result<Vec<Vec<u32>>>> {
-    let (reply, replies) = mpsc::channel();
-    let caller = Arc::new(());
-    asks.iter().enumerate().for_each(|(tag, &ask)| submit(engine, tag as u64, ask, &reply, &caller));
-    let mut answers: Vec<(u64, Result<Vec<Vec<u32>>>)> = asks
-        .iter()
-        .map(|_| {
-            let Reply { tag, outcome, .. } =
-                replies.recv_timeout(Duration::from_secs(60)).expect("every job is answered");
-            let bits = outcome.map(|outcome| match outcome {
-                Outcome::Hypotheses(found) => found.into_iter().map(|hypothesis| hypothesis.token_ids).collect(),
-                Outcome::TokenStats(stats) => vec![stats.into_iter().map(|s| s.log_prob.to_bits()).collect()],
-                Outcome::Explained(_) => unreachable!("nobody asked for that"),
-            });
-            (tag, bits)
-        })
-        .collect();
-    answers.sort_by_key(|(tag, _)| *tag);
-    answers.into_iter().map(|(_, answer)| answer).collect()
+    const LONG: Duration = Duration::from_secs(60);
+    let asked: Vec<Result<Asked>> = asks.iter().map(|&ask| submit(engine, ask)).collect();
+    let answer = |asked: Result<Asked>| match asked? {
+        Asked::Search(mut handle) => {
+            let found = handle.wait_for(LONG).expect("every search is answered")?;
+            Ok(found.into_iter().map(|hypothesis| hypothesis.token_ids).collect())
+        }
+        Asked::Score(mut handle) => {
+            let stats = handle.wait_for(LONG).expect("every target is answered")?;
+            Ok(vec![stats.into_iter().map(|s| s.log_prob.to_bits()).collect()])
+        }
+    };
+    asked.into_iter().map(answer).collect()
 }
 
 fn all_well(answers: Vec<Result<Vec<Vec<u32>>>>) -> Vec<Vec<Vec<u32>>> {
@@ -201,7 +207,8 @@ fn fail_each_of(fault: Fault, asks: &[Ask]) -> u64 {
             assert_eq!(failed, 0, "{fault:?} {n} was never reached");
             return n;
         }
-        assert!(failed > 0, "{fault:?} {n} went unnoticed");
+        // A session that does not fit is opened with fewer slots.
+        assert!(failed > 0 || fault == Fault::Allocation, "{fault:?} {n} went unnoticed");
         assert_eq!(all_well(ask(&engine, asks)), expected, "after {fault:?} {n}");
         drop(engine);
         let left = context.counters();
@@ -244,7 +251,7 @@ fn a_lost_device_is_said_to_be_lost() {
             let error = answer.expect_err("the device is lost");
             assert_eq!(error.kind(), "device_lost", "{error}");
         }
-        assert!(engine.is_running());
+        assert!(!engine.is_running());
     }
 }
 
@@ -257,7 +264,8 @@ fn replicas_share_a_queue_and_go_on_without_a_lost_one() {
         let models: Arc<[_]> = Arc::from(vec![Mini::new(&backend).expect("the model fits")]);
         (backend, models)
     };
-    let engine = Engine::start_replicas(contexts.iter().map(replica).collect(), VOCAB, 1).expect("threads start");
+    let engine =
+        Engine::start_replicas(contexts.iter().map(replica).collect(), VOCAB, 1, DEFAULT_QUEUE).expect("threads start");
     let asks = [Ask::Search { length: 3, beam_size: 2 }; 24];
     let expected = all_well(ask(&engine, &asks[..1])).remove(0);
     // Whichever device is free takes the next sentence: with enough of them both have some.
@@ -285,12 +293,9 @@ fn memory_returns_to_its_baseline_after_a_thousand_mixed_calls() {
     let largest = [Ask::Search { length: 11, beam_size: 4 }; 3];
     all_well(ask(&engine, &largest));
     let baseline = context.counters();
-    let (reply, _) = mpsc::channel();
     for round in 0..50 {
         // A caller that hangs up, and now and then a failure of each kind.
-        let gone = Arc::new(());
-        submit(&engine, 0, mixed(round), &reply, &gone);
-        drop(gone);
+        drop(submit(&engine, mixed(round)).expect("it fits"));
         match round % 10 {
             3 => context.fail_after(Fault::Launch, 5),
             5 => context.fail_after(Fault::Copy, 9),
@@ -344,11 +349,127 @@ fn too_little_memory_means_fewer_slots_or_an_error_with_both_numbers() {
         }
         for answer in answers {
             match answer.expect_err("there is no room") {
-                Error::OutOfMemory { needed, available, .. } => assert_eq!((needed, available), (bytes(1), memory)),
+                Error::OutOfMemory { needed, available, .. } => {
+                    assert_eq!((needed, available), (bytes(1), Some(memory)))
+                }
                 error => panic!("{error}"),
             }
         }
         // What is smaller still fits.
         all_well(ask(&engine, &[Ask::Search { length: 2, beam_size: 1 }]));
     }
+}
+
+/// Collects what comes out of a session.
+#[derive(Default)]
+struct Collected {
+    steps: Vec<(u64, usize)>,
+    ended: Vec<(u64, Vec<Vec<u32>>)>,
+}
+
+impl session::Receive for Collected {
+    fn step(&mut self, ticket: u64, observation: observation::Observation) {
+        self.steps.push((ticket, observation.step));
+    }
+
+    fn ended(&mut self, ticket: u64, result: Result<Vec<Hypothesis>>) {
+        let found = result.expect("finite logits");
+        self.ended.push((ticket, found.into_iter().map(|hypothesis| hypothesis.token_ids).collect()));
+    }
+}
+
+/// A sentence is evicted at every point of its way, another takes its slot at once, and the rest never notice.
+fn evict_at_any_time<B: Backend>(backend: &B) {
+    let models = [Mini::new(backend).expect("it fits")];
+    let options = DecodeOptions { beam_size: 3, min_length: 9, ..DecodeOptions::default() };
+    let request = |length: usize| searched(&options, source(length));
+    let requests = [request(3), request(6), request(4)];
+    let shape = requests.iter().fold(None, |shape, request| Some(request.grown(shape, 2))).expect("some");
+    let run = |evicted_after: Option<usize>| {
+        let mut session = Session::open(backend, &models, shape).expect("it fits");
+        let admission = |slot, ticket: usize, watched| session::Admission {
+            slot,
+            ticket: ticket as u64,
+            request: &requests[ticket],
+            watched,
+        };
+        let mut collected = Collected::default();
+        session.admit(backend, &models, &[admission(0, 0, false)]).expect("it fits");
+        session.step(backend, &models).expect("no fault is planned");
+        if let Some(after) = evicted_after {
+            // Its encoding is on the way beside the first one's steps.
+            session.admit(backend, &models, &[admission(1, 1, true)]).expect("it fits");
+            for _ in 0..after {
+                session.step(backend, &models).expect("no fault is planned");
+                session.harvest(backend, &mut collected).expect("no fault is planned");
+            }
+            session.evict(backend, &[1, 77]).expect("no fault is planned");
+            assert_eq!(session.free_slots().filter(|slot| *slot == 1).count(), 1);
+            assert!(session.rows() <= 3);
+        }
+        let heard = collected.steps.len();
+        session.admit(backend, &models, &[admission(1, 2, false)]).expect("it fits");
+        while !session.is_empty() {
+            session.step(backend, &models).expect("no fault is planned");
+            session.harvest(backend, &mut collected).expect("no fault is planned");
+        }
+        assert_eq!(collected.steps.len(), heard, "nothing more is heard of it");
+        collected.ended.retain(|(ticket, _)| *ticket != 1);
+        collected.ended.sort();
+        collected.ended
+    };
+    let expected = run(None);
+    assert_eq!(expected.len(), 2);
+    for after in 0..9 {
+        assert_eq!(run(Some(after)), expected, "evicted after {after} steps");
+    }
+}
+
+#[test]
+fn eviction_frees_a_slot_at_once_and_disturbs_nobody_on_the_cpu() {
+    evict_at_any_time(&crate::cpu::Cpu::new(1, Dtype::F32).expect("a thread starts"));
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn eviction_frees_a_slot_at_once_and_disturbs_nobody_on_a_device() {
+    evict_at_any_time(&Cuda::<f32>::new(cuda::open_emulated().expect("there is an emulator")));
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn whatever_comes_and_goes_on_a_device_a_result_is_what_it_is_alone() {
+    let context = cuda::open_emulated().expect("there is an emulator");
+    let crowd = engine(&context, 1);
+    let ask = |engine: &Engine, i: usize| {
+        let beam_size = [2, 1, 4, 20][i % 4];
+        let options = DecodeOptions { beam_size, attention: i % 5 == 0, min_length: i % 9, ..DecodeOptions::default() };
+        let request = searched(&options, source(1 + i % 11));
+        match i % 6 {
+            0 => engine.ask_watched(request, Terms::new()),
+            _ => engine.ask(Search(request), Terms::new()),
+        }
+    };
+    let mut asked = Vec::new();
+    for i in 0..60 {
+        asked.push((i, ask(&crowd, i).expect("it fits")));
+        if i % 3 == 2 {
+            // Given up while it waits, runs or has ended, as it happens.
+            std::thread::sleep(Duration::from_micros(150 * i as u64));
+            asked.remove(asked.len() - 2);
+        }
+    }
+    let told = |handle: &mut Handle<Vec<Hypothesis>>| -> Vec<u32> {
+        handle.progress().flat_map(|progress| progress.tokens).collect()
+    };
+    for (i, mut handle) in asked {
+        let tokens = told(&mut handle);
+        let found = handle.wait().expect("nothing fails");
+        let alone = engine(&cuda::open_emulated().expect("there is an emulator"), 1);
+        assert_eq!(found, ask(&alone, i).expect("it fits").wait().expect("nothing fails"), "sentence {i}");
+        assert!(i % 6 != 0 || tokens == found[0].token_ids, "sentence {i}");
+    }
+    drop(crowd);
+    let left = context.counters();
+    assert_eq!((left.live_bytes, left.pinned_bytes), (0, 0));
 }

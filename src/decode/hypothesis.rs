@@ -1,6 +1,7 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
 use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions, words};
+use crate::error::room;
 use crate::{Error, Result};
 
 /// One translation of one sentence, in ids.
@@ -128,7 +129,7 @@ impl Record {
         search: &Search<B>,
         slot: usize,
     ) -> Result<Result<Vec<Hypothesis>>> {
-        let mut posted = vec![0u32; self.words()];
+        let mut posted = room::zeros::<u32>("read results", self.words())?;
         backend.wait_readback(from, &mut posted)?;
         let (head, rest) = posted.split_at(HEAD_WORDS);
         let (failure, rest) = rest.split_at(words::<Failure>());
@@ -144,10 +145,10 @@ impl Record {
         let mut history = History {
             options: self.options,
             finished: bytemuck::cast_slice(finished)[..head[0] as usize].to_vec(),
-            tokens: tokens.to_vec(),
-            parents: parents.to_vec(),
-            log_probs: bytemuck::cast_slice(log_probs).to_vec(),
-            attention: bytemuck::cast_slice(attention).to_vec(),
+            tokens: room::copy("read results", tokens)?,
+            parents: room::copy("read results", parents)?,
+            log_probs: room::copy("read results", bytemuck::cast_slice(log_probs))?,
+            attention: room::copy("read results", bytemuck::cast_slice(attention))?,
         };
         if self.options.samples() {
             let mut finished = std::mem::take(&mut history.finished);

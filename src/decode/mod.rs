@@ -8,6 +8,7 @@ pub mod engine;
 #[cfg(test)]
 mod fault_tests;
 mod hypothesis;
+pub mod observation;
 pub mod options;
 #[cfg(test)]
 mod preset_tests;
@@ -17,13 +18,14 @@ mod request;
 mod sampling_tests;
 mod score;
 pub mod session;
+mod settled;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
 pub use bans::Bans;
 pub use constraints::Constraint;
-pub use engine::{Engine, Job, Work};
+pub use engine::{Canceller, Engine, Explain, Handle, Priority, Progress, Scoring, Search, Terms, Work};
 pub use hypothesis::Hypothesis;
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Overrides, Stop};
 pub use presets::Preset;

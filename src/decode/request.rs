@@ -137,6 +137,7 @@ impl Request {
 
     /// The smallest shape that holds this sentence and what the old one held.
     pub fn grown(&self, old: Option<SessionShape>, slots: usize) -> SessionShape {
+        let keep_attention = self.attention || old.is_some_and(|old| old.keep_attention);
         let old = |part: fn(SessionShape) -> usize| old.map_or(0, part);
         let beam_size = old(|s| s.beam_size).max(self.options.finished_room() as usize);
         let source = self.source.len().max(self.contrast_source.len());
@@ -146,7 +147,7 @@ impl Request {
             max_len: old(|s| s.max_len).max((self.options.max_len as usize).next_multiple_of(LENGTH_STEP)),
             max_src_len: old(|s| s.max_src_len).max(source.next_multiple_of(LENGTH_STEP)),
             rows: slots * beam_size,
-            keep_attention: self.attention,
+            keep_attention,
         }
     }
 }

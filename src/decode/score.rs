@@ -1,6 +1,6 @@
-//! Teacher-forced scoring: what the model says of given targets, every position a row of one decoder pass.
+//! Teacher-forced scoring: what the model says of given targets, every position a row of a decoder pass.
 
-use crate::backend::{Backend, Row, Rows, SessionShape, SlotOptions, TokenStats};
+use crate::backend::{Backend, Row, Rows, SessionShape, SlotOptions, TokenStats, words};
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
 
@@ -13,70 +13,108 @@ pub(super) struct Pair<'a> {
     pub inputs: Option<&'a [u32]>,
 }
 
-/// Rows that one pass takes, unless one target alone has more: bounds the memory for logits.
+/// Rows that one pass takes where nobody waits for a step: bounds the memory for logits.
 pub(super) const ROWS: usize = 256;
 
-/// Scores pairs in one pass: per pair the statistics of each target token.
+/// Pairs on their way through the decoder, some rows at a time.
 ///
-/// The log-probabilities' bits are those of a search that took the same tokens.
-///
-/// # Errors
-/// [`Error::NonFiniteLogits`] names the pair (as slot) and the position; a failed device operation.
-pub(super) fn score<B: Backend, M: Seq2Seq<B>>(
-    backend: &B,
-    model: &M,
-    pairs: &[Pair<'_>],
-) -> Result<Vec<Vec<TokenStats>>> {
-    let ids = model.ids();
-    let longest = |len: fn(&Pair<'_>) -> usize| pairs.iter().map(len).max().unwrap_or(0);
-    let total: usize = pairs.iter().map(|p| p.target.len()).sum();
-    let shape = SessionShape {
-        slots: pairs.len(),
-        beam_size: 1,
-        max_len: longest(|p| p.target.len()),
-        max_src_len: longest(|p| p.source.len()),
-        rows: total,
-        keep_attention: false,
-    };
-    let mut state = model.open(backend, shape)?;
-    let sources: Vec<(u32, &[u32])> = pairs.iter().enumerate().map(|(i, p)| (i as u32, p.source)).collect();
-    model.encode(backend, &mut state, &sources)?;
+/// The log-probabilities' bits are those of a search that took the same tokens: a row reads the keys and values of those before
+/// it, whether these were computed beside it or earlier.
+#[derive(Debug)]
+pub(super) struct Pass<B: Backend, M: Seq2Seq<B>> {
+    state: M::State,
+    options: B::Buffer<u32>,
+    ancestry: B::Buffer<u32>,
+    rows: Rows<B>,
+    gold: B::Buffer<u32>,
+    device_stats: B::Buffer<u32>,
+    /// Every position of every target.
+    list: Vec<Row>,
+    targets: Vec<u32>,
+    /// As far as the rows have been computed.
+    stats: Vec<TokenStats>,
+    lengths: Vec<usize>,
+    /// Rows of a part, at most.
+    part: usize,
+}
 
-    let slot_options = |p: &Pair<'_>| SlotOptions { src_len: p.source.len() as u32, ..bytemuck::Zeroable::zeroed() };
-    let options: Vec<SlotOptions> = pairs.iter().map(slot_options).collect();
-    let mut device_options = backend.zeros::<u32>(options.len() * std::mem::size_of::<SlotOptions>() / 4)?;
-    backend.write(&mut device_options, 0, bytemuck::cast_slice(&options))?;
-    let ancestry = backend.zeros::<u32>(shape.slots * shape.max_len)?;
+impl<B: Backend, M: Seq2Seq<B>> Pass<B, M> {
+    /// Encodes the sources of at least one pair; targets will be computed `part` rows at a time.
+    ///
+    /// # Errors
+    /// A failed device operation.
+    pub(super) fn open(backend: &B, model: &M, pairs: &[Pair<'_>], part: usize) -> Result<Self> {
+        let ids = model.ids();
+        let longest = |len: fn(&Pair<'_>) -> usize| pairs.iter().map(len).max().unwrap_or(0);
+        let total: usize = pairs.iter().map(|p| p.target.len()).sum();
+        let part = part.min(total);
+        let shape = SessionShape {
+            slots: pairs.len(),
+            beam_size: 1,
+            max_len: longest(|p| p.target.len()),
+            max_src_len: longest(|p| p.source.len()),
+            rows: part,
+            keep_attention: false,
+        };
+        let mut state = model.open(backend, shape)?;
+        let sources: Vec<(u32, &[u32])> = pairs.iter().enumerate().map(|(i, p)| (i as u32, p.source)).collect();
+        model.encode(backend, &mut state, &sources)?;
 
-    let mut list = Vec::with_capacity(total);
-    for (slot, pair) in pairs.iter().enumerate() {
-        let own = [&[ids.decoder_start_id], pair.target].concat();
-        let inputs = pair.inputs.unwrap_or(&own);
-        for (position, (&token, _)) in inputs.iter().zip(pair.target).enumerate() {
-            list.push(Row { slot: slot as u32, beam: 0, position: position as u32, token });
+        let slot_options = |p: &Pair<'_>| SlotOptions { src_len: p.source.len() as u32, ..SlotOptions::default() };
+        let slot_options: Vec<SlotOptions> = pairs.iter().map(slot_options).collect();
+        let mut options = backend.zeros::<u32>(slot_options.len() * words::<SlotOptions>())?;
+        backend.write(&mut options, 0, bytemuck::cast_slice(&slot_options))?;
+        let mut list = Vec::with_capacity(total);
+        for (slot, pair) in pairs.iter().enumerate() {
+            let own = [&[ids.decoder_start_id], pair.target].concat();
+            let inputs = pair.inputs.unwrap_or(&own);
+            for (position, (&token, _)) in inputs.iter().zip(pair.target).enumerate() {
+                list.push(Row { slot: slot as u32, beam: 0, position: position as u32, token });
+            }
         }
+        Ok(Pass {
+            state,
+            options,
+            ancestry: backend.zeros::<u32>(shape.slots * shape.max_len)?,
+            rows: Rows::with_capacity(backend, part)?,
+            gold: backend.zeros::<u32>(part)?,
+            device_stats: backend.zeros::<u32>(part * words::<TokenStats>())?,
+            list,
+            targets: pairs.iter().flat_map(|p| p.target).copied().collect(),
+            stats: Vec::with_capacity(total),
+            lengths: pairs.iter().map(|p| p.target.len()).collect(),
+            part,
+        })
     }
-    let mut rows = Rows::with_capacity(backend, total)?;
-    rows.set(backend, &list)?;
-    model.step(backend, &mut state, &rows, &ancestry, &device_options)?;
 
-    let targets: Vec<u32> = pairs.iter().flat_map(|p| p.target).copied().collect();
-    let mut gold = backend.zeros::<u32>(total)?;
-    backend.write(&mut gold, 0, &targets)?;
-    let words = std::mem::size_of::<TokenStats>() / std::mem::size_of::<u32>();
-    let mut device_stats = backend.zeros::<u32>(total * words)?;
-    backend.token_stats(&rows, model.logits(&state), model.vocab_size(), &gold, &mut device_stats)?;
-    let mut stats = vec![TokenStats::default(); total];
-    backend.read(&device_stats, 0, bytemuck::cast_slice_mut(&mut stats))?;
-    if let Some(at) = stats.iter().position(|s| s.log_prob.is_nan()) {
-        let Row { slot, position, .. } = list[at];
-        return Err(Error::NonFiniteLogits {
-            step: position as usize + 1,
-            slot: slot as usize,
-            row: 0,
-            value: stats[at].log_prob,
-        });
+    /// Rows that the next turn computes.
+    pub(super) fn next_rows(&self) -> usize {
+        (self.list.len() - self.stats.len()).min(self.part)
     }
-    let mut rest = stats.into_iter();
-    Ok(pairs.iter().map(|p| rest.by_ref().take(p.target.len()).collect()).collect())
+
+    /// Computes the next rows. Once all have been, per pair the statistics of each target token.
+    ///
+    /// # Errors
+    /// [`Error::NonFiniteLogits`] names the pair (as slot) and the position; a failed device operation.
+    pub(super) fn advance(&mut self, backend: &B, model: &M) -> Result<Option<Vec<Vec<TokenStats>>>> {
+        let done = self.stats.len();
+        let part = done..done + self.next_rows();
+        self.rows.set(backend, &self.list[part.clone()])?;
+        model.step(backend, &mut self.state, &self.rows, &self.ancestry, &self.options)?;
+        backend.write(&mut self.gold, 0, &self.targets[part.clone()])?;
+        let (logits, vocab_size) = (model.logits(&self.state), model.vocab_size());
+        backend.token_stats(&self.rows, logits, vocab_size, &self.gold, &mut self.device_stats)?;
+        self.stats.resize(part.end, TokenStats::default());
+        let stats = &mut self.stats[part.clone()];
+        backend.read(&self.device_stats, 0, bytemuck::cast_slice_mut(stats))?;
+        if let Some(at) = stats.iter().position(|s| s.log_prob.is_nan()) {
+            let (Row { slot, position, .. }, value) = (self.list[done + at], stats[at].log_prob);
+            return Err(Error::NonFiniteLogits { step: position as usize + 1, slot: slot as usize, row: 0, value });
+        }
+        if part.end < self.list.len() {
+            return Ok(None);
+        }
+        let mut rest = std::mem::take(&mut self.stats).into_iter();
+        Ok(Some(self.lengths.iter().map(|&length| rest.by_ref().take(length).collect()).collect()))
+    }
 }

@@ -1,9 +1,10 @@
-//! Slots of sentences being decoded: admit, step, harvest.
+//! Slots of sentences being decoded: admit, step, harvest, evict.
 
 use std::collections::VecDeque;
 
 use crate::backend::{Backend, Device, Search, SessionShape, SlotOptions, Stages, StepKey, words};
 use crate::decode::hypothesis::{Hypothesis, Record};
+use crate::decode::observation::{self, Observation};
 use crate::decode::request::Request;
 use crate::model::Seq2Seq;
 use crate::{Error, Result};
@@ -36,6 +37,7 @@ pub struct Session<B: Backend, M: Seq2Seq<B>> {
     /// Host memory to be used again, by what it holds.
     spare_reports: Vec<B::Readback>,
     spare_records: Vec<B::Readback>,
+    spare_observations: Vec<B::Readback>,
     /// Live beams per slot, as last read back.
     live: Vec<u32>,
 }
@@ -49,6 +51,16 @@ pub struct Admission<'a> {
     pub ticket: u64,
     /// Lengths and beams within the session's shape.
     pub request: &'a Request,
+    /// Whether its steps are told to [`Receive::step`].
+    pub watched: bool,
+}
+
+/// Who takes what comes out of a session, by ticket.
+pub trait Receive {
+    /// What a step left of a watched sentence, in the order of the steps.
+    fn step(&mut self, _ticket: u64, _observation: Observation) {}
+    /// A sentence's hypotheses, best first, or that its logits were not finite. Its last word.
+    fn ended(&mut self, ticket: u64, result: Result<Vec<Hypothesis>>);
 }
 
 /// A model's memory of the sentences that are being decoded.
@@ -78,13 +90,25 @@ struct Running {
     options: SlotOptions,
     /// Steps enqueued before it started: reports of these are not about it. None while it is arriving.
     since: Option<u64>,
+    watched: bool,
 }
 
-/// Which slots were live after a step.
+/// Which slots were live after a step, and what it left of those that are watched.
 #[derive(Debug)]
 struct Report<B: Backend> {
     step: u64,
     live: B::Readback,
+    observed: Vec<Observed<B>>,
+}
+
+/// A step's copy of a watched slot, on its way.
+#[derive(Debug)]
+struct Observed<B: Backend> {
+    ticket: u64,
+    slot: usize,
+    /// The slot's own count of its steps, from 1.
+    step: usize,
+    words: B::Readback,
 }
 
 /// A sentence that has ended, its results on the way.
@@ -121,6 +145,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             leaving: VecDeque::new(),
             spare_reports: Vec::new(),
             spare_records: (0..records).map(record).collect::<Result<_>>()?,
+            spare_observations: Vec::new(),
             live: vec![0; shape.slots],
         })
     }
@@ -142,13 +167,25 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// Allocates a session of this shape, with fewer slots where memory has no room for all, these stages counted.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if not even one slot fits.
-    pub fn open_within(backend: &B, models: &[M], shape: SessionShape, stages: Stages) -> Result<Self> {
-        let of = |slots: usize| SessionShape { slots, rows: slots * shape.beam_size, ..shape };
-        let Some(available) = backend.free_memory()? else { return Self::open(backend, models, shape) };
-        let needed = |slots: usize| Ok::<_, Error>(Self::bytes(backend, models, of(slots), stages)?.unwrap_or(0));
+    /// [`Error::OutOfMemory`] if `least` slots, at least one, do not fit.
+    pub fn open_within(backend: &B, models: &[M], shape: SessionShape, stages: Stages, least: usize) -> Result<Self> {
+        let least = least.clamp(1, shape.slots);
+        let mut slots = Self::slots_within(backend, models, shape, stages, least)?;
+        // What is free need not be what can be had: others allocate, too, and memory is free in pieces.
+        loop {
+            match Self::open(backend, models, of(shape, slots)) {
+                Err(Error::OutOfMemory { .. }) if slots > least => slots = (slots / 2).max(least),
+                opened => return opened,
+            }
+        }
+    }
+
+    /// The most slots of this shape that fit what is known to be free.
+    fn slots_within(backend: &B, models: &[M], shape: SessionShape, stages: Stages, least: usize) -> Result<usize> {
+        let Some(available) = backend.free_memory()? else { return Ok(shape.slots) };
+        let needed = |slots| Ok::<_, Error>(Self::bytes(backend, models, of(shape, slots), stages)?.unwrap_or(0));
         if needed(shape.slots)? <= available {
-            return Self::open(backend, models, shape);
+            return Ok(shape.slots);
         }
         // The most slots that fit lie in `fit..too_many`.
         let (mut fit, mut too_many) = (0, shape.slots);
@@ -160,21 +197,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
                 too_many = middle;
             }
         }
-        if fit == 0 {
+        if fit < least {
             let (operation, device) = ("open a session", backend.name());
-            return Err(Error::OutOfMemory { operation, device, needed: needed(1)?, available });
+            return Err(Error::OutOfMemory { operation, device, needed: needed(least)?, available: Some(available) });
         }
-        Self::open(backend, models, of(fit))
+        Ok(fit)
     }
 
     /// The sizes it was opened with.
     pub fn shape(&self) -> SessionShape {
         self.search.shape
-    }
-
-    /// The state of the search.
-    pub(super) fn search(&self) -> &Search<B> {
-        &self.search
     }
 
     /// Slots without a sentence.
@@ -185,6 +217,11 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// Whether every slot is free and every result has been handed out.
     pub fn is_empty(&self) -> bool {
         !self.is_running() && self.leaving.is_empty()
+    }
+
+    /// Decoder rows of the next step, as far as the host knows.
+    pub fn rows(&self) -> usize {
+        self.slots.iter().flatten().map(|running| running.options.beam_size as usize).sum()
     }
 
     fn is_running(&self) -> bool {
@@ -206,14 +243,13 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     pub fn admit(&mut self, backend: &B, models: &[M], sentences: &[Admission<'_>]) -> Result<()> {
         self.start_arrived(backend)?;
         let shape = self.shape();
-        let mut asked = Stages::default();
-        for &Admission { slot, ticket, request } in sentences {
-            let before = self.slots[slot].replace(Running { ticket, options: request.options, since: None });
+        let asked = asked_by(sentences.iter().map(|sentence| sentence.request));
+        self.make_room(backend, models, asked)?;
+        for &Admission { slot, ticket, request, watched } in sentences {
+            let before = self.slots[slot].replace(Running { ticket, options: request.options, since: None, watched });
             assert!(before.is_none(), "slot {slot} is taken");
             assert!(request.fits(shape), "{request:?} does not fit {shape:?}");
-            asked = asked.union(Stages::of(&request.options));
         }
-        self.search.reserve(backend, asked)?;
         for &Admission { slot, request, .. } in sentences {
             if request.options.banned != 0 {
                 request.write_controls(backend, slot, &mut self.search)?;
@@ -221,14 +257,48 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         }
         let asked = |scorer: &usize| *scorer == 0 || asked.scorers & 1 << scorer != 0;
         let scorers: Vec<usize> = (0..self.scorers.len()).filter(asked).collect();
-        for &scorer in &scorers {
+        backend.aside(|| scorers.iter().try_for_each(|scorer| self.encode(backend, models, *scorer, sentences)))?;
+        self.arriving.extend(sentences.iter().map(|s| (s.slot as u32, s.request.options)));
+        if B::READBACK_DEPTH == 0 || !self.has_started() { self.start_arrived(backend) } else { Ok(()) }
+    }
+
+    /// Allocates what these stages need beyond plain beam search, where it is not there yet.
+    ///
+    /// # Errors
+    /// The device has no memory left; the sentences that run are none the worse for it.
+    pub fn make_room(&mut self, backend: &B, models: &[M], stages: Stages) -> Result<()> {
+        self.search.reserve(backend, stages)?;
+        for scorer in (1..self.scorers.len()).filter(|scorer| stages.scorers & 1 << scorer != 0) {
             if self.scorers[scorer].is_none() {
                 self.open_scorer(backend, models, scorer)?;
             }
         }
-        backend.aside(|| scorers.iter().try_for_each(|scorer| self.encode(backend, models, *scorer, sentences)))?;
-        self.arriving.extend(sentences.iter().map(|s| (s.slot as u32, s.request.options)));
-        if B::READBACK_DEPTH == 0 || !self.has_started() { self.start_arrived(backend) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Gives up sentences: their slots are free at once, and nothing more is heard of them. Tickets that do not run are passed
+    /// over.
+    ///
+    /// # Errors
+    /// A failed device operation.
+    pub fn evict(&mut self, backend: &B, tickets: &[u64]) -> Result<()> {
+        let (gone, stays): (VecDeque<_>, _) = self.leaving.drain(..).partition(|one| tickets.contains(&one.ticket));
+        self.leaving = stays;
+        self.spare_records.extend(gone.into_iter().map(|leaving| leaving.words));
+        let is_named = |running: &Option<Running>| running.is_some_and(|running| tickets.contains(&running.ticket));
+        if !self.slots.iter().any(is_named) {
+            return Ok(());
+        }
+        // One that is still arriving would start after it was gone.
+        self.start_arrived(backend)?;
+        for slot in 0..self.slots.len() {
+            if is_named(&self.slots[slot]) {
+                self.slots[slot] = None;
+                backend.write(&mut self.search.live, slot, &[0])?;
+            }
+        }
+        // The list of rows without theirs: the next step is sized for the beams of those that stay.
+        backend.start_slots(&[], &mut self.search)
     }
 
     /// Starts the sentences that have been encoded meanwhile.
@@ -340,21 +410,41 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         let slots = self.slots.len();
         let mut live = self.spare_reports.pop().map_or_else(|| backend.readback(slots), Ok)?;
         backend.enqueue_read::<u32>(&self.search.live, 0..slots, &mut live, 0)?;
-        self.reports.push_back(Report { step: self.steps, live });
+        let mut observed = Vec::new();
+        for (slot, running) in self.slots.iter().enumerate() {
+            let Some(Running { ticket, options, since: Some(since), watched: true }) = *running else { continue };
+            // Once it has ended, which the host is told later, there is nothing new to see.
+            let step = (self.steps - since) as usize;
+            if step == 0 || step > options.max_len as usize {
+                continue;
+            }
+            let words = self.spare_observations.pop();
+            let mut words = words.map_or_else(|| backend.readback(observation::words(self.search.shape)), Ok)?;
+            observation::post(backend, &self.search, slot, step, &mut words)?;
+            observed.push(Observed { ticket, slot, step, words });
+        }
+        self.reports.push_back(Report { step: self.steps, live, observed });
         Ok(())
     }
 
-    /// Looks at the reports that are due, frees the slots whose search has ended, and hands the results that have arrived to
-    /// `receive`, by ticket, best hypothesis first.
+    /// Looks at the reports that are due, frees the slots whose search has ended, and hands over what has arrived.
     ///
     /// # Errors
-    /// A failed device operation. A sentence whose logits were not finite is reported to `receive` alone.
-    pub fn harvest(&mut self, backend: &B, mut receive: impl FnMut(u64, Result<Vec<Hypothesis>>)) -> Result<()> {
+    /// A failed device operation. A sentence whose logits were not finite is reported to `to` alone.
+    pub fn harvest(&mut self, backend: &B, to: &mut impl Receive) -> Result<()> {
         let mut reported = 0;
         while self.reports.len() > B::READBACK_DEPTH {
-            let Some(Report { step, live }) = self.reports.pop_front() else { break };
+            let Some(Report { step, live, observed }) = self.reports.pop_front() else { break };
             backend.wait_readback(&live, &mut self.live)?;
             self.spare_reports.push(live);
+            for Observed { ticket, slot, step, words } in observed {
+                if self.slots[slot].is_some_and(|running| running.ticket == ticket) {
+                    let live = self.live[slot] as usize;
+                    let observation = observation::read(backend, self.search.shape, live, step, &words)?;
+                    to.step(ticket, observation);
+                }
+                self.spare_observations.push(words);
+            }
             self.free_ended(backend, step)?;
             reported = step;
         }
@@ -364,7 +454,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             let Leaving { ticket, slot, record, words, .. } = leaving;
             let result = record.read(backend, &words, &self.search, slot)?;
             self.spare_records.push(words);
-            receive(ticket, result);
+            to.ended(ticket, result);
         }
         Ok(())
     }
@@ -373,7 +463,7 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     fn free_ended(&mut self, backend: &B, step: u64) -> Result<()> {
         for slot in 0..self.slots.len() {
             let ended = |running: &mut Running| running.since.is_some_and(|since| since < step) && self.live[slot] == 0;
-            let Some(Running { ticket, options, since: Some(since) }) = self.slots[slot].take_if(ended) else {
+            let Some(Running { ticket, options, since: Some(since), .. }) = self.slots[slot].take_if(ended) else {
                 continue;
             };
             let record = Record::new(self.search.shape, options, (step - since) as usize);
@@ -385,6 +475,16 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
         }
         Ok(())
     }
+}
+
+/// What sentences ask for together.
+pub fn asked_by<'a>(requests: impl IntoIterator<Item = &'a Request>) -> Stages {
+    requests.into_iter().fold(Stages::default(), |asked, request| asked.union(Stages::of(&request.options)))
+}
+
+/// The shape with so many slots.
+fn of(shape: SessionShape, slots: usize) -> SessionShape {
+    SessionShape { slots, rows: slots * shape.beam_size, ..shape }
 }
 
 /// Rows that grids are sized for when the taken slots have so many beams: few different numbers, so that what a device

@@ -1,10 +1,10 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use super::engine::{Outcome, Reply};
+use super::engine::DEFAULT_QUEUE;
 use super::*;
 use crate::backend::{Dtype, Rows, SessionShape, SpecialIds};
 use crate::cpu::Cpu;
@@ -25,6 +25,18 @@ pub(super) struct Scripted {
     pub(super) poison: Option<u32>,
     /// Where encoders wait for each other.
     pub(super) meeting: Option<&'static Barrier>,
+    /// Called before each step with the sources of its rows, and whether it is one of a search.
+    pub(super) hook: Option<Hook>,
+}
+
+/// See [`Scripted::hook`].
+#[derive(Clone)]
+pub(super) struct Hook(pub(super) Arc<dyn Fn(&[u64], bool) + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 #[derive(Debug)]
@@ -48,7 +60,8 @@ fn unit(values: &[u64]) -> f32 {
 }
 
 impl Scripted {
-    fn number(source: &[u32]) -> u64 {
+    /// What stands for a source.
+    pub(super) fn number(source: &[u32]) -> u64 {
         // The first id stays readable: `poison` looks at it.
         let rest = source.iter().fold(7u64, |h, id| mix(&[h, u64::from(*id)]));
         (rest << 8) | u64::from(source[0])
@@ -101,6 +114,10 @@ impl Seq2Seq<Cpu> for Scripted {
         Ok(())
     }
     fn step(&self, _: &Cpu, state: &mut ScriptedState, rows: &Rows<Cpu>, _: &Vec<u32>, _: &Vec<u32>) -> Result<()> {
+        if let Some(Hook(hook)) = &self.hook {
+            let sources: Vec<u64> = rows.live().iter().map(|row| state.sources[row.slot as usize]).collect();
+            hook(&sources, rows.one_per_beam);
+        }
         for (r, row) in rows.live().iter().enumerate() {
             let source = state.sources[row.slot as usize];
             let logits = self.row(source, row.position, row.token);
@@ -119,7 +136,7 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None };
+pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None, hook: None };
 
 pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()
@@ -145,26 +162,17 @@ pub(super) fn translate(
 
 /// As [`translate`], for requests.
 pub(super) fn search(model: &Scripted, slots: usize, requests: Vec<Request>) -> Vec<Result<Vec<Hypothesis>>> {
-    let asked = requests.len();
     let workers = (0..slots.min(3)).map(|i| Cpu::new(1 + i % 2, Dtype::F32).expect("threads start")).collect();
-    let engine = Engine::start(workers, vec![model.clone()], 256, slots).expect("threads start");
-    let (reply, replies) = mpsc::channel();
-    let caller = Arc::new(());
-    for (tag, request) in requests.into_iter().enumerate() {
-        let work = Work::Search(Box::new(request));
-        engine
-            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
-            .expect("the ids fit");
-    }
-    drop(reply);
-    let mut results: Vec<Reply> = replies.iter().collect();
-    results.sort_by_key(|r| r.tag);
-    assert_eq!(results.len(), asked);
-    let hypotheses = |outcome| match outcome {
-        Outcome::Hypotheses(hypotheses) => hypotheses,
-        Outcome::TokenStats(_) | Outcome::Explained(_) => panic!("asked for a search"),
-    };
-    results.into_iter().map(|r| r.outcome.map(hypotheses)).collect()
+    let engine = Engine::start(workers, vec![model.clone()], 256, slots, DEFAULT_QUEUE).expect("threads start");
+    let ask = |request| engine.ask(Search(request), Terms::new()).expect("the ids fit");
+    let asked: Vec<_> = requests.into_iter().map(ask).collect();
+    asked.into_iter().map(Handle::wait).collect()
+}
+
+/// An engine of one worker with these slots.
+pub(super) fn start(model: &Scripted, slots: usize) -> Engine {
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
+    Engine::start(vec![cpu], vec![model.clone()], 256, slots, DEFAULT_QUEUE).expect("a thread starts")
 }
 
 pub(super) fn translate_one(model: &Scripted, source: &[u32], options: &DecodeOptions) -> Vec<Hypothesis> {
@@ -450,25 +458,13 @@ fn a_poisoned_sentence_fails_alone() {
 
 /// The log-probabilities of targets under their sources.
 pub(super) fn score(model: &Scripted, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Vec<f32>> {
-    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![model.clone()], 256, 4).expect("a thread starts");
-    let (reply, replies) = mpsc::channel();
-    let caller = Arc::new(());
-    for (tag, (source, target)) in pairs.iter().cloned().enumerate() {
-        let work = Work::Score { source, target, inputs: None };
-        engine
-            .submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
-            .expect("the ids fit");
-    }
-    drop(reply);
-    let mut scores = vec![Vec::new(); pairs.len()];
-    for Reply { tag, outcome } in replies {
-        match outcome {
-            Ok(Outcome::TokenStats(stats)) => scores[tag as usize] = stats.iter().map(|s| s.log_prob).collect(),
-            other => panic!("{other:?}"),
-        }
-    }
-    scores
+    let engine = start(model, 4);
+    let ask = |(source, target)| engine.ask(Scoring { source, target, inputs: None }, Terms::new()).expect("they fit");
+    let asked: Vec<_> = pairs.iter().cloned().map(ask).collect();
+    let log_probs = |handle: Handle<Vec<crate::backend::TokenStats>>| {
+        handle.wait().expect("finite").iter().map(|s| s.log_prob).collect()
+    };
+    asked.into_iter().map(log_probs).collect()
 }
 
 #[test]
@@ -484,17 +480,8 @@ fn scoring_equals_the_search() {
 #[test]
 fn ids_outside_the_model_are_refused() {
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![MODEL], 100, 2).expect("a thread starts");
-    let (reply, _replies) = mpsc::channel();
-    let caller = Arc::new(());
-    let submit = |source: Vec<u32>, target: Vec<u32>| {
-        engine.submit(Job {
-            tag: 0,
-            work: Work::Score { source, target, inputs: None },
-            reply: reply.clone(),
-            caller: Arc::downgrade(&caller),
-        })
-    };
+    let engine = Engine::start(vec![cpu], vec![MODEL], 100, 2, DEFAULT_QUEUE).expect("a thread starts");
+    let submit = |source, target| engine.ask(Scoring { source, target, inputs: None }, Terms::new());
     assert!(matches!(submit(vec![100, 0], vec![0]), Err(Error::Input { .. })));
     assert!(matches!(submit(vec![3, 0], vec![9]), Err(Error::Input { .. })));
     assert!(matches!(submit(vec![], vec![0]), Err(Error::Input { .. })));
@@ -509,38 +496,22 @@ fn a_worker_leaves_the_others_their_share() {
     let workers = (0..2).map(|_| Cpu::new(1, Dtype::F32).expect("a thread starts")).collect();
     let model = Scripted { meeting: Some(&MEETING), ..MODEL };
     // Never dropped: it would wait for workers that wait for each other.
-    let engine = Box::leak(Box::new(Engine::start(workers, vec![model], 256, 2).expect("threads start")));
-    let (reply, replies) = mpsc::channel();
-    let caller = Arc::new(());
-    for tag in 0..6 {
-        let source = source(tag);
-        let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
-        let caller = Arc::downgrade(&caller);
-        engine.submit(Job { tag: tag.into(), work, reply: reply.clone(), caller }).expect("the ids fit");
-    }
-    for _ in 0..6 {
-        let reply = replies.recv_timeout(Duration::from_secs(20)).expect("each worker begins a sentence at a time");
-        assert!(reply.outcome.is_ok());
+    let engine = Engine::start(workers, vec![model], 256, 2, DEFAULT_QUEUE).expect("threads start");
+    let engine = Box::leak(Box::new(engine));
+    let ask = |i| engine.ask(Search(request(source(i))), Terms::new()).expect("the ids fit");
+    let asked: Vec<_> = (0..6).map(ask).collect();
+    for mut handle in asked {
+        let result = handle.wait_for(Duration::from_secs(20)).expect("each worker begins a sentence at a time");
+        assert!(result.is_ok());
     }
 }
 
-#[test]
-fn a_sentence_that_nobody_waits_for_is_not_begun() {
-    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
-    let (reply, replies) = mpsc::channel();
-    let here = Arc::new(());
-    let gone = Arc::downgrade(&Arc::new(()));
-    for tag in 0..20 {
-        let source = source(tag);
-        let options = DecodeOptions::default().for_slot(source.len(), 40);
-        let work = Work::Search(Box::new(Request { source, options, n_best: 1, ..Request::default() }));
-        let caller = if tag % 5 == 0 { Arc::downgrade(&here) } else { gone.clone() };
-        engine.submit(Job { tag: u64::from(tag), work, reply: reply.clone(), caller }).expect("the ids fit");
-    }
-    drop(reply);
-    let mut answered: Vec<u64> = replies.iter().map(|reply| reply.tag).collect();
-    answered.sort_unstable();
-    assert_eq!(answered, [0, 5, 10, 15]);
+/// A search with default options.
+pub(super) fn request(source: Vec<u32>) -> Request {
+    asked(&DecodeOptions::default(), source)
+}
+
+/// The search that these options ask for.
+pub(super) fn asked(options: &DecodeOptions, source: Vec<u32>) -> Request {
+    Request::new(options, source.into(), limits(MODEL.max_len())).expect("a search that can be")
 }

@@ -1,24 +1,14 @@
-use std::sync::{Arc, mpsc};
-
 use super::*;
-use crate::cpu::Cpu;
-use crate::decode::engine::{Engine, Outcome};
-use crate::decode::tests::{MODEL, source, translate};
-use crate::decode::{DecodeOptions, Job, LengthPenalty, MaxLength, Stop, Work};
+use crate::decode::tests::{MODEL, asked, source, start, translate};
+use crate::decode::{DecodeOptions, Explain, Handle, LengthPenalty, MaxLength, Stop, Terms};
+
+fn ask(engine: &crate::decode::Engine, source: &[u32], options: &DecodeOptions) -> Handle<Trace> {
+    let request = asked(options, source.to_vec());
+    engine.ask(Explain(request), Terms::new()).expect("the ids fit")
+}
 
 fn traced(source: &[u32], options: &DecodeOptions) -> Trace {
-    let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![MODEL], 256, 2).expect("a thread starts");
-    let (reply, replies) = mpsc::channel();
-    let (caller, slot) = (Arc::new(()), options.for_slot(source.len(), 40));
-    let work = Work::Explain(Box::new(Request { source: source.to_vec(), options: slot, ..Request::default() }));
-    engine.submit(Job { tag: 5, work, reply, caller: Arc::downgrade(&caller) }).expect("the ids fit");
-    let answer = replies.recv().expect("an answer");
-    assert_eq!(answer.tag, 5);
-    match answer.outcome.expect("the search ends") {
-        Outcome::Explained(trace) => trace,
-        other => panic!("asked for a trace, got {other:?}"),
-    }
+    ask(&start(&MODEL, 2), source, options).wait().expect("the search ends")
 }
 
 fn options() -> Vec<DecodeOptions> {
@@ -82,18 +72,10 @@ fn every_translation_can_be_walked_back_through_the_steps() {
 #[test]
 fn a_search_over_nan_fails_and_the_engine_carries_on() {
     let poisoned = crate::decode::tests::Scripted { poison: Some(source(1)[0]), ..MODEL };
-    let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread starts");
-    let engine = Engine::start(vec![cpu], vec![poisoned], 256, 2).expect("a thread starts");
-    let (reply, replies) = mpsc::channel();
-    let caller = Arc::new(());
+    let engine = start(&poisoned, 2);
     let options = DecodeOptions { min_length: 6, ..DecodeOptions::default() };
-    for (tag, source) in [(0, source(1)), (1, source(2))] {
-        let options = options.for_slot(source.len(), 40);
-        let work = Work::Explain(Box::new(Request { source, options, ..Request::default() }));
-        let job = Job { tag, work, reply: reply.clone(), caller: Arc::downgrade(&caller) };
-        engine.submit(job).expect("the ids fit");
-    }
-    let outcomes: Vec<_> = replies.iter().take(2).map(|answer| answer.outcome).collect();
+    let asked = [1, 2].map(|i| ask(&engine, &source(i), &options));
+    let outcomes = asked.map(Handle::wait);
     assert!(matches!(outcomes[0], Err(crate::Error::NonFiniteLogits { step: 3, .. })), "{:?}", outcomes[0]);
-    assert!(matches!(outcomes[1], Ok(Outcome::Explained(_))));
+    assert!(outcomes[1].is_ok());
 }

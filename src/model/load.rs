@@ -7,6 +7,7 @@ use super::names::{AttentionNames, LayerNames, Naming, Side};
 use super::weights::Weights;
 use super::{CrossAttention, DecoderLayer, EncoderLayer, FeedForward, SelfAttention, Stack, Transformer, positions};
 use crate::backend::{Backend, NormKind};
+use crate::error::room;
 use crate::{Error, Result};
 
 pub(super) struct Loader<'a, B: Backend> {
@@ -122,7 +123,8 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Several linear layers over the same input as one: weights and biases stacked.
     fn linear(&self, names: &[String], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
-        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        let rows = out_dim * names.len();
+        let (mut weights, mut bias) = (room::vec("load weights", rows * in_dim)?, room::vec("load weights", rows)?);
         for name in names {
             weights.extend(self.weights.get(&format!("{name}.weight"), &[out_dim, in_dim])?);
             if self.config.biases {
@@ -130,7 +132,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         }
         let bias = self.config.biases.then_some(&bias[..]);
-        self.backend.matrix(&weights, bias, out_dim * names.len(), in_dim)
+        self.backend.matrix(&weights, bias, rows, in_dim)
     }
 
     /// The norm of this name, whose output is multiplied by `scale`.

@@ -15,7 +15,7 @@ use crate::backend::{Backend, Device as _, Dtype, Row, Rows, SessionShape, SlotO
 use crate::check::{Tolerance, assert_close};
 use crate::cpu::Cpu;
 use crate::cuda::{Cuda, open_emulated};
-use crate::decode::session::Admission;
+use crate::decode::session::{Admission, Receive};
 use crate::decode::{DecodeOptions, Hypothesis, LengthPenalty, Limits, MaxLength, Request, SentenceIds, Session, Stop};
 
 /// A model's directory and what is expected of it.
@@ -112,6 +112,15 @@ fn numbers(value: &Value) -> Vec<f32> {
     numbers.map(|number| number.as_f64().expect("a number") as f32).collect()
 }
 
+/// Hypotheses by ticket.
+struct Found(Vec<Vec<Hypothesis>>);
+
+impl Receive for Found {
+    fn ended(&mut self, ticket: u64, result: Result<Vec<Hypothesis>>) {
+        self.0[ticket as usize] = result.expect("a search that ends");
+    }
+}
+
 /// Runs searches in a session of so many slots; the results in their order.
 fn search<B: Backend>(
     backend: &B,
@@ -132,25 +141,25 @@ fn search<B: Backend>(
     let models = std::slice::from_ref(model);
     let mut session = Session::open(backend, models, shape)?;
     let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
-    let mut results = vec![Vec::new(); requests.len()];
+    let mut results = Found(vec![Vec::new(); requests.len()]);
     while !waiting.is_empty() || !session.is_empty() {
         let free: Vec<usize> = session.free_slots().collect();
         let mut admissions = Vec::new();
         for slot in free {
             let Some(next) = waiting.pop_front() else { break };
-            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next] });
+            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next], watched: false });
         }
         if !admissions.is_empty() {
             backend.run(|| session.admit(backend, models, &admissions))?;
         }
         backend.run(|| session.step(backend, models))?;
-        session.harvest(backend, |ticket, result: Result<Vec<Hypothesis>>| {
-            let mut found = result.expect("a search that ends");
-            found.truncate(requests[ticket as usize].n_best);
-            results[ticket as usize] = found;
-        })?;
+        session.harvest(backend, &mut results)?;
     }
-    Ok(results)
+    let trimmed = results.0.into_iter().zip(requests).map(|(mut found, request)| {
+        found.truncate(request.n_best);
+        found
+    });
+    Ok(trimmed.collect())
 }
 
 /// The encoder's rows and the logits of a target's positions, `[1 + target, vocab_size]`.

@@ -109,7 +109,7 @@ impl Translator {
             });
             // All of a sentence's are taken, also behind one that failed.
             let finished: Vec<Result<Hypothesis>> = finished.collect();
-            Ok(self.finish(opened.pending, options, finished.into_iter().collect::<Result<_>>()?))
+            Ok(opened.pending.finish(&self.tokenizer, options, finished.into_iter().collect::<Result<_>>()?))
         };
         Ok(begun.into_iter().map(complete).collect())
     }

@@ -138,7 +138,7 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
         Opened::Cpu(workers) => {
             let workers = limited(workers, needed, options.memory_budget)?;
             let models = models(&workers[0], options, config, weights)?;
-            Ok((Engine::start(workers, models, config.vocab_size, options.slots)?, choice, Vec::new()))
+            Ok((Engine::start(workers, models, config.vocab_size, options.slots, options.queue)?, choice, Vec::new()))
         }
         Opened::Cuda(contexts) => {
             if let Some(budget) = options.memory_budget {
@@ -180,7 +180,7 @@ fn start_on<T: Element>(
         Ok((backend, models))
     };
     let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
-    Engine::start_replicas(replicas, config.vocab_size, options.slots)
+    Engine::start_replicas(replicas, config.vocab_size, options.slots, options.queue)
 }
 
 /// Checks that a device has room for the models.
@@ -200,7 +200,7 @@ fn limited(workers: Vec<Cpu>, weights: u64, budget: Option<u64>) -> Result<Vec<C
 }
 
 fn no_room(device: &str, needed: u64, available: u64) -> Error {
-    Error::OutOfMemory { operation: "load the model", device: device.to_owned(), needed, available }
+    Error::OutOfMemory { operation: "load the model", device: device.to_owned(), needed, available: Some(available) }
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
@@ -226,7 +226,7 @@ fn open_any(gpu: Device, options: &EngineOptions) -> Result<(Opened, Device, Str
     }
 }
 
-/// The CPU, once for each worker: a share of the threads each.
+/// The CPU, once for each worker: a share of the threads each, which other engines with as many share.
 fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -234,7 +234,7 @@ fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     };
     let most = threads.min(options.slots);
     let workers = if options.workers == 0 { most } else { options.workers.min(most) };
-    (0..workers).map(|i| Cpu::new((threads + i) / workers, options.dtype)).collect()
+    (0..workers).map(|i| Cpu::shared(i, (threads + i) / workers, options.dtype)).collect()
 }
 
 fn open_cuda(device: Device, dtype: Dtype) -> Result<Vec<Context>> {

@@ -1,10 +1,7 @@
 //! One sentence's search, told step by step.
 
-use std::sync::Arc;
-use std::sync::mpsc;
-
 use super::{Sentence, Translation, Translator};
-use crate::decode::engine::{Job, Outcome, Reply, Work};
+use crate::decode::engine::{Explain, Terms};
 use crate::decode::trace::TraceStep;
 use crate::decode::{DecodeOptions, Trace};
 use crate::{Error, Result};
@@ -39,19 +36,12 @@ impl Translator {
             return Err(Error::Input { operation: "explain", expected, got: format!("\"{}\"", pending.source) });
         };
         let max_length = request.options.max_len as usize;
-        let (reply, replies) = mpsc::channel();
-        let caller = Arc::new(());
-        let work = Work::Explain(Box::new(request));
-        self.engine.submit(Job { tag: 0, work, reply, caller: Arc::downgrade(&caller) })?;
-        let Ok(Reply { outcome, .. }) = replies.recv() else { return Err(Error::EngineStopped) };
-        let Outcome::Explained(Trace { steps, hypotheses }) = outcome? else {
-            unreachable!("the job asked for an explanation")
-        };
+        let Trace { steps, hypotheses } = self.engine.ask(Explain(request), Terms::new())?.wait()?;
         let source_pieces = pending.source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         // All that finished, in the search's own order.
         pending.options = None;
         let unranked = DecodeOptions { mbr: None, ..options.clone() };
-        let translation = self.finish(pending, &unranked, hypotheses);
+        let translation = pending.finish(&self.tokenizer, &unranked, hypotheses);
         Ok(Explanation { translation, source_pieces, steps, max_length })
     }
 }

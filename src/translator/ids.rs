@@ -1,12 +1,9 @@
 //! Ids in, ids out: for programs that tokenize themselves, such as training.
 
-use std::sync::Arc;
-use std::sync::mpsc;
-
 use super::{Sentence, Translator};
-use crate::decode::engine::{Job, Outcome, Reply, Work};
+use crate::Result;
+use crate::decode::engine::Search;
 use crate::decode::{DecodeOptions, Hypothesis, Request, SentenceIds};
-use crate::{Error, Result};
 
 impl Translator {
     /// Translates sources given as ids, end of sentence included; the results stand in their order.
@@ -15,7 +12,7 @@ impl Translator {
     /// seed of its own for each call draws others. [`DecodeOptions::mbr`] has no effect: it compares texts.
     ///
     /// # Errors
-    /// [`Error::Option`] for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
+    /// [`Error::Option`](crate::Error::Option) for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
     /// model, [`Error::NonFiniteLogits`], [`Error::EngineStopped`].
     pub fn translate_ids(&self, sources: &[Vec<u32>], options: &DecodeOptions) -> Result<Vec<Result<Vec<Hypothesis>>>> {
         options.validate()?;
@@ -48,24 +45,6 @@ impl Translator {
 
     /// Runs searches side by side; the results stand in their order, and so do the errors of requests that could not be made.
     pub(super) fn search(&self, requests: Vec<Result<Request>>) -> Vec<Result<Vec<Hypothesis>>> {
-        let (reply, replies) = mpsc::channel();
-        let caller = Arc::new(());
-        let mut results: Vec<Result<Vec<Hypothesis>>> = Vec::with_capacity(requests.len());
-        for (tag, request) in requests.into_iter().enumerate() {
-            let accepted = request.and_then(|request| {
-                let work = Work::Search(Box::new(request));
-                self.engine.submit(Job { tag: tag as u64, work, reply: reply.clone(), caller: Arc::downgrade(&caller) })
-            });
-            // Stands until the reply comes.
-            results.push(Err(accepted.err().unwrap_or(Error::EngineStopped)));
-        }
-        drop(reply);
-        for Reply { tag, outcome } in replies {
-            results[tag as usize] = outcome.map(|outcome| match outcome {
-                Outcome::Hypotheses(hypotheses) => hypotheses,
-                _ => unreachable!("the job asked for a search"),
-            });
-        }
-        results
+        self.run_all(requests.into_iter().map(|request| request.map(Search)))
     }
 }

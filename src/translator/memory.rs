@@ -204,7 +204,7 @@ mod tests {
         let options = DecodeOptions { beam_size: SIZE.beam_size, ensemble: vec![0.5, 0.5], ..DecodeOptions::default() };
         let mut request = Request::unchecked(&options, vec![5, 6, 0].into(), Limits { table: SIZE.length, amateur: 1 });
         request.options.max_len = request.options.max_len.min(SIZE.length as u32);
-        let admission = Admission { slot: 0, ticket: 0, request: &request };
+        let admission = Admission { slot: 0, ticket: 0, request: &request, watched: false };
         session.admit(&backend, &models, &[admission]).expect("it fits");
         assert_eq!(context.counters().live_bytes, both.total());
     }

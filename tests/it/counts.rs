@@ -38,7 +38,7 @@ fn kind(arg: &Arg) -> Option<Kind> {
     let possible: Vec<_> = parser.possible_values().into_iter().flatten().collect();
     match &possible[..] {
         [range] => {
-            let (least, most) = range.get_name().split_once(" to ").expect("a range");
+            let (least, most) = range.get_name().split_once(" to ")?;
             Some(Kind::Count { least: least.to_owned(), most: most.to_owned() })
         }
         [] if is(&[TypeId::of::<f32>(), TypeId::of::<f64>()]) => Some(Kind::Number),

@@ -68,7 +68,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 const MAY_BE_UNSAFE: [&str; 4] = ["cpu/gemm", "cpu/simd", "cuda/", "main.rs"];
 
 /// What the crate's root re-exports, and from where.
-const RE_EXPORTS: [(&str, &str); 20] = [
+const RE_EXPORTS: [(&str, &str); 25] = [
     ("ContrastiveForm", "backend"),
     ("Bans", "decode"),
     ("Overrides", "decode"),
@@ -76,18 +76,23 @@ const RE_EXPORTS: [(&str, &str); 20] = [
     ("Dtype", "backend"),
     ("Error", "error"),
     ("Result", "error"),
+    ("Canceller", "decode"),
     ("DecodeOptions", "decode"),
     ("Hypothesis", "decode"),
     ("LengthPenalty", "decode"),
     ("MaxLength", "decode"),
     ("Preset", "decode"),
+    ("Priority", "decode"),
+    ("Progress", "decode"),
     ("Stop", "decode"),
+    ("Terms", "decode"),
     ("Device", "translator"),
     ("DeviceChoice", "translator"),
     ("EngineOptions", "translator"),
     ("Score", "translator"),
     ("TextHypothesis", "translator"),
     ("Translation", "translator"),
+    ("TranslationHandle", "translator"),
     ("Translator", "translator"),
 ];
 

@@ -26,6 +26,7 @@ mod inputs;
 mod items;
 mod layout;
 mod malformed;
+mod memory_limits;
 mod messages;
 mod metrics;
 mod options;

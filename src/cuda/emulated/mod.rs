@@ -275,7 +275,7 @@ impl Device for EmulatedDevice {
             // Memory whose free is enqueued can be had for waiting.
             state.run_all()?;
         }
-        let available = state.memory.free_bytes().unwrap_or(0);
+        let available = state.memory.free_bytes();
         state.memory.allocate(bytes).ok_or_else(|| Error::OutOfMemory {
             operation: "allocate",
             device: NAME.to_owned(),

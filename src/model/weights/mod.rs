@@ -22,6 +22,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::error::room;
 use crate::files::io;
 use crate::{Error, Result, read};
 use ::safetensors::Dtype;
@@ -271,12 +272,14 @@ impl Shard {
     /// The values of a tensor whose elements take `N` bytes.
     fn values<const N: usize>(&self, entry: &Entry, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
         if let Some(strides) = &entry.strides {
+            // The bytes as they are, in order, and as values.
+            room::require("load weights", entry.range.len().saturating_mul(4))?;
             let bytes = self.bytes.read(entry.range.clone()).map_err(io("read", &self.path))?;
             let bytes = gathered(&bytes, &entry.shape, strides, N);
             return Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect());
         }
-        let mut values = Vec::with_capacity(entry.range.len() / N);
-        let mut piece = vec![0; PIECE.min(entry.range.len())];
+        let mut values = room::vec("load weights", entry.range.len() / N)?;
+        let mut piece: Vec<u8> = room::zeros("load weights", PIECE.min(entry.range.len()))?;
         for start in entry.range.clone().step_by(PIECE) {
             let bytes = &mut piece[..PIECE.min(entry.range.end - start)];
             self.bytes.fill(start, bytes).map_err(io("read", &self.path))?;

@@ -18,7 +18,7 @@ use super::watch::Beat;
 use crate::Result;
 use crate::backend::{ContrastiveForm, Device as _, SessionShape};
 use crate::cuda::{Context, Element};
-use crate::decode::session::{Admission, Session};
+use crate::decode::session::{Admission, Receive, Session};
 use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
 use crate::model::{Seq2Seq, Transformer, config::ModelConfig};
 
@@ -168,13 +168,13 @@ fn translate<T: Element>(
     };
     let mut session = Session::open(backend, models, shape)?;
     let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
-    let (mut ended, mut steps) = (0, 0);
+    let (mut ended, mut steps) = (Ended(0), 0);
     while !waiting.is_empty() || !session.is_empty() {
         let free: Vec<usize> = session.free_slots().collect();
         let mut admissions = Vec::new();
         for slot in free {
             let Some(next) = waiting.pop_front() else { break };
-            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next] });
+            admissions.push(Admission { slot, ticket: next as u64, request: &requests[next], watched: false });
         }
         if !admissions.is_empty() {
             backend.log().begin(Phase::Encode);
@@ -183,11 +183,20 @@ fn translate<T: Element>(
         steps += 1;
         backend.log().begin(Phase::Step(steps));
         backend.run(|| session.step(backend, models))?;
-        session.harvest(backend, |_, result: Result<Vec<Hypothesis>>| ended += usize::from(result.is_ok()))?;
+        session.harvest(backend, &mut ended)?;
         // Past this every search has ended by its own limit: what goes on is broken.
         if steps > longest * requests.len() || !backend.log().differences.is_empty() {
             break;
         }
     }
-    Ok(ended)
+    Ok(ended.0)
+}
+
+/// Counts the sentences that have been translated.
+struct Ended(usize);
+
+impl Receive for Ended {
+    fn ended(&mut self, _: u64, result: Result<Vec<Hypothesis>>) {
+        self.0 += usize::from(result.is_ok());
+    }
 }

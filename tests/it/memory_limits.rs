@@ -1,0 +1,62 @@
+//! The program under a limit on its address space: whatever the limit, it translates, or says that there is no memory.
+
+use std::process::{Command, Output};
+
+use crate::common::demo_model;
+
+/// Below this the program may not get as far as its own first allocation that is sized by anything.
+const STARTS_MIB: usize = 40;
+/// Small allocations of libraries end the process.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Runs the program with at most so many MiB of address space.
+fn limited(mib: usize, arguments: &[&str]) -> Output {
+    let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", mib * 1024);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &script, env!("CARGO_BIN_EXE_beamfuse")])
+        .args(arguments)
+        .args(["--model".as_ref(), demo_model().as_os_str()]);
+    command.output().expect("sh runs")
+}
+
+/// Whether it translated; panics if it ended otherwise than by an answer or a typed error.
+fn translates(mib: usize, arguments: &[&str]) -> bool {
+    let output = limited(mib, arguments);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => {
+            assert!(!output.stdout.is_empty(), "{mib} MiB: nothing came");
+            true
+        }
+        Some(1 | 2) => {
+            let says = ["free memory", "llocate memory", "thread"].iter().any(|words| complaint.contains(words));
+            assert!(says && !complaint.contains("panicked"), "{mib} MiB: {complaint}");
+            false
+        }
+        None if is_small(&complaint) => false,
+        other => panic!("{mib} MiB: ended with {other:?}: {complaint}"),
+    }
+}
+
+/// Whether the process ended for want of a few bytes, or of what a new thread takes before it runs.
+fn is_small(complaint: &str) -> bool {
+    let bytes = complaint.split("memory allocation of ").nth(1).and_then(|rest| rest.split(' ').next());
+    let is_few = |bytes: &str| bytes.parse().is_ok_and(|bytes: usize| bytes <= SMALL_BYTES);
+    bytes.is_some_and(is_few) || complaint.contains("alternative stack") || complaint.contains("thread-local")
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit that holds")]
+fn too_little_memory_is_an_error_under_every_limit() {
+    let one = ["translate", "A dog runs through the snow.", "--threads", "2"];
+    let fewest: Vec<bool> = (STARTS_MIB..=240).step_by(8).map(|mib| translates(mib, &one)).collect();
+    assert!(!fewest[0], "{STARTS_MIB} MiB were enough");
+    assert!(translates(4000, &one));
+    // A larger search on more threads, in either type.
+    for dtype in ["f32", "i8"] {
+        let large =
+            ["translate", "A dog.", "--beam-size", "64", "--batch-size", "256", "--threads", "4", "--dtype", dtype];
+        (STARTS_MIB..=840).step_by(80).for_each(|mib| _ = translates(mib, &large));
+    }
+}
