@@ -304,7 +304,17 @@ impl Error {
             | Error::WorkerLost { .. }
             | Error::EngineFailed { .. }
             | Error::Autograd(_) => Fault::Device,
-            _ => Fault::Files,
+            Error::Io { .. }
+            | Error::Json { .. }
+            | Error::LfsPointer { .. }
+            | Error::Config { .. }
+            | Error::Safetensors { .. }
+            | Error::PyTorch { .. }
+            | Error::Tensor { .. }
+            | Error::Tokenizer { .. }
+            | Error::NonFiniteLogits { .. }
+            | Error::NoModel { .. }
+            | Error::Hub { .. } => Fault::Files,
         }
     }
 

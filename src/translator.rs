@@ -38,6 +38,7 @@ pub use sentence::{SENTENCE_FIELDS, Sentence};
 
 /// How a [`Translator`] runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Where to compute. Default the CPU.
     pub device: Device,
@@ -78,6 +79,12 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// These options after `change`, to be built in one expression.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// Checks the values.
     ///
     /// # Errors

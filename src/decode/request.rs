@@ -66,7 +66,8 @@ impl Request {
     /// What these options, which have been checked, ask for a sentence.
     ///
     /// # Errors
-    /// [`Error::Option`] for a minimum length above the sentence's maximum; what [`DecodeOptions::check_constraints`] says.
+    /// [`Error::Option`] for a minimum length above the sentence's maximum; for constraints [`Error::Conflict`] beside options that exclude
+    /// them, and [`Error::Input`] for phrases without tokens or of more tokens than there is room for.
     pub fn new(options: &DecodeOptions, sentence: SentenceIds, limits: Limits) -> Result<Self> {
         let request = Self::unchecked(options, sentence, limits);
         let (most, least) = (request.options.max_len as usize, options.min_length);

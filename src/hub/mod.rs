@@ -184,7 +184,7 @@ impl Hub {
             }
         };
         let missing = |file| error(id, "", &format!("a translation model with {file}"), "none in the repository");
-        let wanted = Wanted::choose(&names).map_err(missing)?;
+        let wanted = Wanted::choose(&names, false).map_err(missing)?;
         wanted.first.iter().try_for_each(|file| get(file))?;
         wanted.weights(&dir)?.iter().try_for_each(|file| get(file))?;
         snapshots.remember(&id.revision, &revision.sha)?;
@@ -235,8 +235,8 @@ const SMALL: [&str; 14] = [
 ];
 
 impl Wanted {
-    /// What is wanted of the files with these names; an error says what is missing.
-    fn choose(names: &BTreeSet<String>) -> Result<Self, String> {
+    /// What is wanted of the files with these names, of a Marian model if that is known; an error says what is missing.
+    fn choose(names: &BTreeSet<String>, is_marian: bool) -> Result<Self, String> {
         let has = |file: &str| names.contains(file);
         let need = |files: &[&str]| match files.iter().any(|file| has(file)) {
             true => Ok(()),
@@ -246,7 +246,7 @@ impl Wanted {
         // ByT5 has no pieces, but a configuration.
         let other =
             ["tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "merges.txt", "tokenizer_config.json"];
-        let is_marian = has("source.spm") || has("target.spm");
+        let is_marian = is_marian || has("source.spm") || has("target.spm");
         if is_marian || !other.iter().any(|file| has(file)) {
             need(&["source.spm"])?;
             need(&["target.spm"])?;
@@ -293,7 +293,9 @@ fn missing_file(dir: &Path) -> Option<String> {
         return Some(broken);
     }
     let names: BTreeSet<String> = present.iter().map(name).collect();
-    match Wanted::choose(&names).map(|wanted| (wanted.weights(dir), wanted.weights)) {
+    let config: Option<serde_json::Value> = read::json(&dir.join("config.json")).ok();
+    let is_marian = config.is_some_and(|config| config["model_type"] == "marian");
+    match Wanted::choose(&names, is_marian).map(|wanted| (wanted.weights(dir), wanted.weights)) {
         Err(missing) => Some(missing),
         Ok((Err(_), index)) => Some(format!("a readable {index}")),
         Ok((Ok(shards), _)) => shards.into_iter().find(|file| !names.contains(file)),
@@ -316,7 +318,7 @@ pub mod fuzzing {
                 .then(|| revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
                 .unwrap_or_default()
         });
-        let wanted = names.ok().and_then(|names| Wanted::choose(&names).ok());
+        let wanted = names.ok().and_then(|names| Wanted::choose(&names, false).ok());
         let shards = serde_json::from_slice::<Index>(index).ok().and_then(|index| index.shards().ok());
         let first = wanted.map(|wanted| wanted.first).unwrap_or_default();
         first.into_iter().map(str::to_owned).chain(shards.unwrap_or_default()).collect()

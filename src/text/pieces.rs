@@ -86,15 +86,18 @@ impl Encoder for Pieces {
             prepared = Some(if continues.prefix_space { format!("{SPACE}{plain}") } else { plain });
         }
         let mut ids = Vec::new();
-        for part in self.added.split(prepared.as_deref().unwrap_or(text)) {
+        for (i, part) in self.added.split(prepared.as_deref().unwrap_or(text)).into_iter().enumerate() {
             match part {
-                Part::Token(id) => ids.push(id),
+                Part::Token(id) => {
+                    // In front of a special token the space that begins a text is none.
+                    let begins = i == 1 && prepared.is_some() && self.special.contains(&id);
+                    if begins && ids.len() == 1 && self.vocabulary.id(SPACE) == Some(ids[0]) {
+                        ids.clear();
+                    }
+                    ids.push(id);
+                }
                 Part::Text(text) => ids.extend(self.pieces(&text).iter().map(|piece| self.id(piece))),
             }
-        }
-        let is_space = |id: &u32| self.vocabulary.id(SPACE) == Some(*id);
-        if prepared.is_some() && ids.len() > 1 && is_space(&ids[0]) && self.special.contains(&ids[1]) {
-            ids.remove(0);
         }
         ids
     }

@@ -12,8 +12,13 @@ impl Translator {
     /// seed of its own for each call draws others. [`DecodeOptions::mbr`] has no effect: it compares texts.
     ///
     /// # Errors
-    /// [`Error::Option`](crate::Error::Option) for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
-    /// model, [`Error::NonFiniteLogits`], [`Error::EngineStopped`].
+    /// [`Error::Option`] for the options; per source [`Error::Input`] and [`Error::InputTooLong`] for ids that do not fit the
+    /// model, [`Error::NonFiniteLogits`], or what else may become of [work](crate::decode::Engine::ask).
+    ///
+    /// [`Error::Option`]: crate::Error::Option
+    /// [`Error::Input`]: crate::Error::Input
+    /// [`Error::InputTooLong`]: crate::Error::InputTooLong
+    /// [`Error::NonFiniteLogits`]: crate::Error::NonFiniteLogits
     pub fn translate_ids(&self, sources: &[Vec<u32>], options: &DecodeOptions) -> Result<Vec<Result<Vec<Hypothesis>>>> {
         options.validate()?;
         self.check_models(options)?;
@@ -26,7 +31,7 @@ impl Translator {
     /// tokens that the options allow, and without end of sentence. The results hold them, too.
     ///
     /// # Errors
-    /// As [`Translator::translate_ids`]; per source [`Error::Input`] for a prefix that is too long or has unknown ids.
+    /// As [`Translator::translate_ids`]; per source [`Error::Input`](crate::Error::Input) for a prefix that is too long or has unknown ids.
     pub fn continue_ids(
         &self,
         sentences: &[(Vec<u32>, Vec<u32>)],

@@ -8,7 +8,13 @@ use beamfuse::{DecodeOptions, Device, Dtype, EngineOptions, Error, Translation, 
 const SCORE_TOLERANCE: f32 = 1e-3;
 
 fn translator(device: Device, dtype: Dtype) -> Translator {
-    let options = EngineOptions { device, dtype, slots: 5, threads: 1, workers: 1, ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.device = device;
+        o.dtype = dtype;
+        o.slots = 5;
+        o.threads = 1;
+        o.workers = 1;
+    });
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
 }
 
@@ -149,7 +155,10 @@ fn half_precision_stays_close() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
     let model = crate::common::tiny::Tiny::deep(6, "swish");
-    let options = EngineOptions { device: Device::Emulated, slots: 3, ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.device = Device::Emulated;
+        o.slots = 3;
+    });
     let emulated = Translator::open_with(model.dir(), &options).expect("the tiny model opens");
     let options = DecodeOptions::default().with(|o| o.beam_size = 2);
     let sources = ["A dog.", "Two cats run.", "A man.", "A red ball.", "Snow."];
@@ -221,7 +230,11 @@ fn memory_and_the_number_of_devices_change_no_result() {
     let options = DecodeOptions::default().with(|o| o.beam_size = 2);
     let expected = translator(Device::Emulated, Dtype::F32).translate(&sources, &options).expect("valid options");
     let with = |device: Device, memory_budget: Option<u64>| {
-        let engine = EngineOptions { device, memory_budget, slots: 4, ..EngineOptions::default() };
+        let engine = EngineOptions::default().with(|o| {
+            o.device = device;
+            o.memory_budget = memory_budget;
+            o.slots = 4;
+        });
         Translator::open_with(common::demo_model(), &engine)
     };
     let replicas = with("emulated:2".parse().expect("a device"), None).expect("the demo model opens");
@@ -243,12 +256,11 @@ fn memory_and_the_number_of_devices_change_no_result() {
     // A further model's weights count before anything is loaded.
     for device in [Device::Emulated, Device::Cpu] {
         let budget = plan.weights + plan.weights / 2;
-        let engine = EngineOptions {
-            device,
-            memory_budget: Some(budget),
-            ensemble: vec![common::demo_model()],
-            ..EngineOptions::default()
-        };
+        let engine = EngineOptions::default().with(|o| {
+            o.device = device;
+            o.memory_budget = Some(budget);
+            o.ensemble = vec![common::demo_model()];
+        });
         let error = Translator::open_with(common::demo_model(), &engine).map(drop).expect_err("only one of two fits");
         let (operation, needed) = ("load the model", 2 * plan.weights);
         let is_that = |error: &Error| {

@@ -197,9 +197,14 @@ fn a_sentence_is_the_same_in_any_batch_order_and_number_of_threads() {
     // Multiplying by a number coprime to the length is a permutation.
     let shuffled: Vec<usize> = (0..sources.len()).map(|i| i * 37 % sources.len()).collect();
     for (threads, slots) in [(1, 1), (1, 7), (2, 1), (2, 7), (3, 32), (2, 256)] {
-        let translator =
-            Translator::open_with(common::demo_model(), &EngineOptions { threads, slots, ..EngineOptions::default() })
-                .expect("the demo model opens");
+        let translator = Translator::open_with(
+            common::demo_model(),
+            &EngineOptions::default().with(|o| {
+                o.threads = threads;
+                o.slots = slots;
+            }),
+        )
+        .expect("the demo model opens");
         let order: Vec<&str> = shuffled.iter().map(|i| sources[*i].as_str()).collect();
         let actual = translator.translate(&order, &options).expect("valid options");
         for (at, translation) in shuffled.iter().zip(&actual) {
@@ -234,7 +239,10 @@ fn a_blank_line_costs_nothing() {
 /// The demo model and its amateur.
 fn with_amateur(device: Device) -> Translator {
     let amateur = Some(common::demo_model().with_file_name("m30k-en-de-amateur"));
-    let options = EngineOptions { device, amateur, ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.device = device;
+        o.amateur = amateur;
+    });
     Translator::open_with(common::demo_model(), &options).expect("both models open")
 }
 
@@ -289,8 +297,12 @@ fn further_distributions_and_bans_on_the_emulated_device() {
     let ensemble = vec![common::demo_model().with_file_name("m30k-en-de-amateur")];
     let open = |device| {
         let amateur = Some(ensemble[0].clone());
-        let options =
-            EngineOptions { device, amateur, ensemble: ensemble.clone(), slots: 4, ..EngineOptions::default() };
+        let options = EngineOptions::default().with(|o| {
+            o.device = device;
+            o.amateur = amateur;
+            o.ensemble = ensemble.clone();
+            o.slots = 4;
+        });
         Translator::open_with(common::demo_model(), &options).expect("all models open")
     };
     let (cpu, emulated) = (open(Device::Cpu), open(Device::Emulated));
@@ -378,7 +390,9 @@ fn prefixes_bans_and_shortlists_hold() {
 #[test]
 fn an_ensemble_of_one_model_twice_is_that_model() {
     let own = common::demo_model().to_path_buf();
-    let options = EngineOptions { ensemble: vec![own], ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.ensemble = vec![own];
+    });
     let translator = Translator::open_with(common::demo_model(), &options).expect("both open");
     let sources = ["A man is riding a bike.", "Two dogs run through the snow."];
     let plain = translator.translate(&sources, &beam(4)).expect("valid options");

@@ -95,7 +95,11 @@ fn a_line_with_wrong_options_has_its_error_and_the_others_carry_on() {
 
 fn open(device: Device, slots: usize) -> Translator {
     let amateur = Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de-amateur"));
-    let options = EngineOptions { device, slots, amateur, ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.device = device;
+        o.slots = slots;
+        o.amateur = amateur;
+    });
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
 }
 

@@ -433,7 +433,10 @@ fn searches_that_the_hf_preset_does_not_do() {
 #[test]
 fn a_search_too_large_for_the_memory_is_an_error_of_its_sentences() {
     let tiny = configured("max_position_embeddings", json!(65536));
-    let engine = beamfuse::EngineOptions { slots: 4096, threads: 1, ..Default::default() };
+    let engine = beamfuse::EngineOptions::default().with(|o| {
+        o.slots = 4096;
+        o.threads = 1;
+    });
     let translator = Translator::open_with(tiny.dir(), &engine).expect("it opens");
     let options = DecodeOptions::default().with(|o| {
         o.beam_size = 64;

@@ -156,7 +156,10 @@ fn translate(translator: &Translator, jobs: &[(&Case, &str)]) -> Vec<Option<Tran
 }
 
 fn open(device: Device) -> Translator {
-    let options = EngineOptions { device, slots: 8, ..EngineOptions::default() };
+    let options = EngineOptions::default().with(|o| {
+        o.device = device;
+        o.slots = 8;
+    });
     Translator::open_with(common::demo_model(), &options).expect("the demo model opens")
 }
 

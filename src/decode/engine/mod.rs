@@ -5,7 +5,7 @@
 //! step, and given up. What is given up, by [`Handle::cancel`], by dropping the handle or by its deadline, leaves the queue, or
 //! frees its slot after the step under way.
 //!
-//! Work waits in one bounded queue, which [`queue`] orders. Each worker takes from it what it has room for. Many sentences share a
+//! Work waits in one bounded queue, in the order that `queue.rs` says. Each worker takes from it what it has room for. Many sentences share a
 //! [`Session`](crate::decode::Session), and thereby a batch; wide searches, explained ones and scoring run beside them, in turns, so
 //! that none of them holds the others up for longer than a step. The result of a piece of work depends neither on what else is
 //! running, nor on the worker, nor on when others come and go.
