@@ -4,6 +4,9 @@
 //! * With nvcc, to one fatbin per file (cfg `device_code`). nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, then
 //!   in the Python packages `nvidia-cuda-nvcc` and friends. Without one, or with `NVCC=none`: a warning.
 //!
+//! With the feature `planted-kernels`, which tests take, the emulator is linked once more, into the fake driver that they run the
+//! device layer on (cfg `fake_driver`, `kernels/host/fake/`).
+//!
 //! Variables: `BEAMFUSE_CUDA_ARCH` (default `80,86,89,90`) restricts the architectures; `BEAMFUSE_SANITIZE` (as in
 //! `address,undefined`) builds the emulator with gcc's sanitizers.
 
@@ -14,6 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+#[cfg(feature = "emulator")]
+#[path = "kernels/host/fake/build.rs"]
+mod fake_driver;
+
+/// What stands in an image in place of device code, ahead of the op's name.
+const IMAGE_PREFIX: &str = "beamfuse kernels for the host: ";
 
 /// The CPU's paths, to tell the tests which of them this machine has.
 #[path = "src/cpu/gemm/path.rs"]
@@ -26,7 +36,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const DEFAULT_ARCHITECTURES: &str = "80,86,89,90";
 
 fn main() -> Result<(), Failure> {
-    for cfg in ["emulated", "device_code", "sanitized"] {
+    for cfg in ["emulated", "device_code", "sanitized", "fake_driver"] {
         println!("cargo::rustc-check-cfg=cfg({cfg})");
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -43,24 +53,19 @@ fn main() -> Result<(), Failure> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let sources = cuda_sources(&root.join("kernels"))?;
 
-    let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
-    #[cfg(feature = "emulator")]
-    {
-        let planted = match cfg!(feature = "planted-kernels") {
-            true => cuda_sources(&root.join("kernels/host/tests"))?,
-            false => Vec::new(),
-        };
-        let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
-        if build_emulator(&root, &out, &all)? {
-            println!("cargo::rustc-cfg=emulated");
-            list_emulated(&mut listing, &all)?;
+    let device_code = match cfg!(feature = "cuda").then(find_nvcc).flatten() {
+        Some(nvcc) => {
+            println!("cargo::rerun-if-changed={}", nvcc.display());
+            println!("cargo::rustc-cfg=device_code");
+            build_device_code(&nvcc, &out, &sources)?;
+            true
         }
-    }
-    if let Some(nvcc) = cfg!(feature = "cuda").then(find_nvcc).flatten() {
-        println!("cargo::rerun-if-changed={}", nvcc.display());
-        println!("cargo::rustc-cfg=device_code");
-        build_device_code(&nvcc, &out, &sources)?;
-        list_device_code(&mut listing, &out, &sources)?;
+        None => false,
+    };
+    let mut listing = format!("pub(super) static OPS: &[&str] = &{:?};\n", ops(&sources));
+    let emulated = emulate(&root, &out, &sources, device_code, &mut listing)?;
+    if cfg!(feature = "cuda") && (device_code || emulated) {
+        list_device_code(&mut listing, &out, &sources, device_code)?;
     }
     fs::write(out.join("kernels.rs"), listing)?;
     Ok(())
@@ -89,6 +94,36 @@ fn ops(sources: &[PathBuf]) -> Vec<&str> {
 
 // ---- The emulator ----
 
+#[cfg(not(feature = "emulator"))]
+fn emulate(_: &Path, _: &Path, _: &[PathBuf], _: bool, _: &mut String) -> Result<bool, Failure> {
+    Ok(false)
+}
+
+#[cfg(feature = "emulator")]
+/// Builds the emulator and, for tests, the fake driver; false if there is no suitable compiler.
+fn emulate(
+    root: &Path,
+    out: &Path,
+    sources: &[PathBuf],
+    device_code: bool,
+    listing: &mut String,
+) -> Result<bool, Failure> {
+    let planted = match cfg!(feature = "planted-kernels") {
+        true => cuda_sources(&root.join("kernels/host/tests"))?,
+        false => Vec::new(),
+    };
+    let all: Vec<&PathBuf> = sources.iter().chain(&planted).collect();
+    if !build_emulator(root, out, &all)? {
+        return Ok(false);
+    }
+    println!("cargo::rustc-cfg=emulated");
+    list_emulated(listing, &all)?;
+    if cfg!(all(feature = "cuda", feature = "planted-kernels")) {
+        fake_driver::build(root, out, sources, device_code, sanitizers().as_deref())?;
+    }
+    Ok(true)
+}
+
 #[cfg(feature = "emulator")]
 /// Compiles every source against the emulator's headers; false, with a warning, if there is no suitable compiler.
 fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool, Failure> {
@@ -106,7 +141,7 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         println!("cargo::warning=no C++17 compiler (gcc or clang) found: built without the emulated device");
         return Ok(false);
     }
-    if let Some(sanitizers) = env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty()) {
+    if let Some(sanitizers) = sanitizers() {
         sanitize(&mut build, &sanitizers)?;
     }
     let common = root.join("kernels/common.cuh");
@@ -118,7 +153,9 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         // Device functions are a file's own: two files may each have a template of the same name.
         let text = format!(
             "#include \"emulated.h\"\n#include {common:?}\nnamespace {{\n#include {source:?}\n}}\n\
-             extern \"C\" const emulated::Kernel* emulated_kernels_{name}() {{ return emulated::kernels; }}\n"
+             extern \"C\" const emulated::Kernel* emulated_kernels_{name}() {{ return emulated::kernels; }}\n\
+             extern \"C\" const void* emulated_layout_{name}(std::size_t* count) {{\n\
+             *count = emulated::layout_entries; return emulated::layout; }}\n"
         );
         fs::write(&wrapper, text)?;
         build.file(wrapper);
@@ -128,6 +165,12 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
     });
     build.try_compile("beamfuse_emulated")?;
     Ok(true)
+}
+
+#[cfg(feature = "emulator")]
+/// Those that are asked for.
+fn sanitizers() -> Option<String> {
+    env::var("BEAMFUSE_SANITIZE").ok().filter(|value| !value.is_empty())
 }
 
 #[cfg(feature = "emulator")]
@@ -166,6 +209,21 @@ fn list_emulated(listing: &mut String, sources: &[&PathBuf]) -> Result<(), Failu
     writeln!(listing, "}}\npub(super) static EMULATED: &[extern \"C\" fn() -> *const super::emulated::Kernel] = &[")?;
     for source in sources {
         writeln!(listing, "    emulated_kernels_{},", op(source))?;
+    }
+    writeln!(listing, "];\n#[cfg(test)]\nunsafe extern \"C\" {{")?;
+    for source in sources {
+        writeln!(
+            listing,
+            "    safe fn emulated_layout_{}(count: &mut usize) -> *const super::layout::Entry;",
+            op(source)
+        )?;
+    }
+    writeln!(
+        listing,
+        "}}\n#[cfg(test)]\npub(super) static EMULATED_LAYOUTS: &[extern \"C\" fn(&mut usize) -> *const super::layout::Entry] = &["
+    )?;
+    for source in sources {
+        writeln!(listing, "    emulated_layout_{},", op(source))?;
     }
     writeln!(listing, "];")?;
     Ok(())
@@ -262,15 +320,19 @@ fn compile_device_code(nvcc: &Path, out: &Path, source: &Path, targets: &[String
     Ok(())
 }
 
-fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf]) -> Result<(), Failure> {
+/// Lists what nvcc made, or, without it, what an image would hold, which the fake driver alone understands.
+fn list_device_code(listing: &mut String, out: &Path, sources: &[PathBuf], is_compiled: bool) -> Result<(), Failure> {
     writeln!(listing, "pub(super) static DEVICE_CODE: &[super::DeviceCode] = &[")?;
     for source in sources {
         let name = op(source);
-        let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
-        writeln!(
-            listing,
-            "    super::DeviceCode {{ op: {name:?}, fatbin: include_bytes!({fatbin:?}), report: include_str!({report:?}) }},"
-        )?;
+        let (fatbin, report) = match is_compiled {
+            true => {
+                let (fatbin, report) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.ptxas")));
+                (format!("include_bytes!({fatbin:?})"), format!("include_str!({report:?})"))
+            }
+            false => (format!("b\"{}{name}\\0\"", IMAGE_PREFIX), "\"\"".to_owned()),
+        };
+        writeln!(listing, "    super::DeviceCode {{ op: {name:?}, fatbin: {fatbin}, report: {report} }},")?;
     }
     writeln!(listing, "];")?;
     Ok(())

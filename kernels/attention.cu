@@ -18,7 +18,7 @@
 // the first one's src_len on; weights
 // [bucket, max_len] f32, may be null.
 // Parallelisation: a block per row of the bucket, a warp per head, several heads in turn if there are fewer warps. A lane takes a
-// position's score, then an element's weighted sum. Shared memory: capacity positions per warp, once more for their places, and
+// position's score, its key's loads four ahead, then the weighted sum of an element, of two that are 16 bits wide. Shared memory: capacity positions per warp, once more for their places, and
 // a query per warp.
 // Numerics: f32, rounded once; the maximum is subtracted before exp. A row that names a slot, beam or position that is not there
 // gets NaN: it shows, and nothing is read. The order of additions depends on head_dim, alignment and the number of positions
@@ -68,11 +68,23 @@ __device__ __forceinline__ Row load_row(const unsigned* rows, unsigned row) {
     return {entry[0], entry[1], entry[2]};
 }
 
-// q . k over head_dim elements, one lane's work.
+// q . k over head_dim elements, one lane's work, in the order of the elements.
 template <unsigned N, typename T>
 __device__ __forceinline__ float dot(const float* query, const T* key, unsigned head_dim) {
+    constexpr unsigned AHEAD = N == 1 ? 1 : 4;  // packs under way at a time
     float sum = 0.0f;
-    for (unsigned i = 0; i < head_dim; i += N) {
+    unsigned i = 0;
+    for (; i + N * AHEAD <= head_dim; i += N * AHEAD) {
+        Pack<T, N> packs[AHEAD];
+#pragma unroll
+        for (unsigned p = 0; p < AHEAD; ++p) packs[p] = load_pack<N>(key + i + p * N);
+#pragma unroll
+        for (unsigned p = 0; p < AHEAD; ++p) {
+#pragma unroll
+            for (unsigned k = 0; k < N; ++k) sum += query[i + p * N + k] * to_float(packs[p].values[k]);
+        }
+    }
+    for (; i < head_dim; i += N) {
         const Pack<T, N> pack = load_pack<N>(key + i);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) sum += query[i + k] * to_float(pack.values[k]);
@@ -126,21 +138,26 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, 
     __syncwarp();
 }
 
-// out = scores . V for head `head`, a warp's work.
-template <typename T>
+// out = scores . V for head `head`, a warp's work: N neighbouring elements a lane.
+template <unsigned N, typename T>
 __device__ __forceinline__ void weigh_values(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
                                              const unsigned* places, const float* scores) {
     const T* values = a.values + head * a.head_dim;
     T* out = a.out + (static_cast<std::size_t>(row) * a.num_heads + head) * a.head_dim;
-    for (unsigned i = threadIdx.x % WARP_SIZE; i < a.head_dim; i += WARP_SIZE) {
-        float sum = 0.0f;
+    for (unsigned i = threadIdx.x % WARP_SIZE * N; i < a.head_dim; i += WARP_SIZE * N) {
+        float sum[N] = {};
 #pragma unroll 4
         for (unsigned t = 0; t < len; ++t) {
             // Where there is no place the score is NaN already.
-            const float value = places[t] != NOWHERE ? to_float(values[static_cast<std::size_t>(places[t]) * a.kv_stride + i]) : 0.0f;
-            sum += scores[t] * value;
+            Pack<T, N> pack{};
+            if (places[t] != NOWHERE) pack = load_pack<N>(values + static_cast<std::size_t>(places[t]) * a.kv_stride + i);
+#pragma unroll
+            for (unsigned k = 0; k < N; ++k) sum[k] += scores[t] * to_float(pack.values[k]);
         }
-        out[i] = from_float<T>(sum);
+        Pack<T, N> result;
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) result.values[k] = from_float<T>(sum[k]);
+        store_pack(out + i, result);
     }
 }
 
@@ -160,7 +177,10 @@ __device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned 
     for (unsigned first = 0; first < a.num_heads; first += warps) {
         if (first + warp < a.num_heads) {
             softmax_of_head(a, row, first + warp, len, position, places, query, scores);
-            weigh_values(a, row, first + warp, len, places, scores);
+            // Two elements of 16 bits move as one.
+            constexpr unsigned PAIR = sizeof(T) == 2 ? 2 : 1;
+            if (a.vectorized != 0) weigh_values<PAIR>(a, row, first + warp, len, places, scores);
+            else weigh_values<1>(a, row, first + warp, len, places, scores);
         }
         if (weights == nullptr) continue;
         // The mean adds the heads in their order: a position's thread is always the same.
@@ -279,11 +299,19 @@ __device__ void attention_store(const AttentionStoreArguments<T>& a) {
     }
 }
 
-#define ATTENTION_KERNELS(name, T)                                                       \
-    KERNEL(attention_encoder_##name, 1024, AttentionArguments<T>, attention_encoder)     \
-    KERNEL(attention_self_##name, 1024, AttentionArguments<T>, attention_self)           \
-    KERNEL(attention_cross_##name, 1024, AttentionArguments<T>, attention_cross)         \
+// Four blocks of 256 threads a multiprocessor leave registers for four loads under way.
+#define ATTENTION_KERNELS(name, T)                                                                \
+    KERNEL_BOUNDED(attention_encoder_##name, 256, 4, AttentionArguments<T>, attention_encoder)    \
+    KERNEL_BOUNDED(attention_self_##name, 256, 4, AttentionArguments<T>, attention_self)          \
+    KERNEL_BOUNDED(attention_cross_##name, 256, 4, AttentionArguments<T>, attention_cross)        \
     KERNEL(attention_store_##name, 1024, AttentionStoreArguments<T>, attention_store)
 ATTENTION_KERNELS(f32, float)
 ATTENTION_KERNELS(f16, __half)
 ATTENTION_KERNELS(bf16, __nv_bfloat16)
+
+LAYOUT(FIELDS(AttentionArguments<float>, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights,
+              out, bucket, num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words,
+              capacity, scale, max_distance, distances, vectorized)
+       FIELDS(AttentionStoreArguments<float>, from, rows, count, keys, values, bucket, width, from_stride, key_offset,
+              slots, max_len, beam_size, vectorized)
+       CONSTANT("Row::WORDS", ROW_WORDS))

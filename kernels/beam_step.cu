@@ -38,7 +38,7 @@ __device__ __forceinline__ unsigned take_picks(const BeamStepArguments& a, const
                        static_cast<unsigned>(~(beam * s.vocab_size + (is_there ? pick.token : 0)));
         w.best_logit[beam] = pick.log_prob;
         // As for a ranking: what is neither below +infinity cannot be ranked, and is not subtracted from anything.
-        w.normalizer[beam] = is_there || pick.log_prob == -INFINITY ? 0.0f : pick.log_prob;
+        w.normalizer[beam] = Normalizer{is_there || pick.log_prob == -INFINITY ? 0.0f : pick.log_prob, 0.0f};
     }
     __syncthreads();
     return first_bad(step, w);
@@ -50,7 +50,7 @@ __device__ __forceinline__ void take_step(const BeamStepArguments& a, const Step
     const unsigned bad = step.is(SAMPLES) ? take_picks(a, step, w) : load_beams(a, step, w);
     if (bad < step.live) {
         if (threadIdx.x != 0) return;
-        const unsigned value = isnan(w.normalizer[bad]) ? 0x7FC00000u : 0x7F800000u;
+        const unsigned value = isnan(w.normalizer[bad].max) ? 0x7FC00000u : 0x7F800000u;
         s.failures[step.slot] = Failure{1, step.before + 1, bad, value};
         s.live[step.slot] = 0;
         return;
@@ -137,3 +137,40 @@ __device__ void start_slots(const StartSlotsArguments& a) {
 
 KERNEL_BOUNDED(beam_step_f32, 128, 3, BeamStepArguments, beam_step)
 KERNEL(start_slots_f32, 128, StartSlotsArguments, start_slots)
+
+LAYOUT(FIELDS(ContrastiveOptions, form, scorer, weight, log_mask, temperature)
+       FIELDS(SampleOptions, seed_low, seed_high, temperature, top_k, top_p, min_p, epsilon)
+       FIELDS(SamplePick, token, log_prob, ranked_log_prob)
+       FIELDS(SlotOptions, beam_size, length_penalty, alpha, coverage_penalty, word_reward, stop, min_len, max_len,
+              forced_eos, free_first, renormalize, src_len, strategy, cut, patience, finish, banned, prefix_len,
+              no_repeat_ngram, ranked, repetition_penalty, penalizes_logits, takes_pad, counts_start, contrast,
+              ensemble, groups, diversity, constraints, start, sampling)
+       FIELDS(Finished, score, search_log_prob, coverage_penalty, eos_log_prob, length, beam, has_eos, truncated)
+       FIELDS(Failure, failed, step, beam, value)
+       FIELDS(Constraints, phrases, num_tokens, ends, ids, tokens)
+       FIELDS(Search, options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage,
+              kept_attention, finished, finished_count, failures, rows, row_count, live_slots, first_row, num_live,
+              ranked, bans, picks, constraints, banks, slots, beams, max_len, max_src_len, vocab_size, eos_id, pad_id,
+              decoder_start_id)
+       FIELDS(BeamStepArguments, search, logits, attention, candidates, stats, tickets, ticket, logits_stride, chunks,
+              capacity, vectorized)
+       FIELDS(StartSlotsArguments, search, starts, ticket, count, unused)
+       CONSTANT("LengthPenaltyKind::Gnmt", GNMT)
+       CONSTANT("LengthPenaltyKind::Power", POWER)
+       CONSTANT("LengthPenaltyKind::PowerOfAll", POWER_OF_ALL)
+       CONSTANT("StopKind::First", FIRST)
+       CONSTANT("StopKind::Heuristic", HEURISTIC)
+       CONSTANT("StopKind::Top", TOP)
+       CONSTANT("FinishKind::Shrink", SHRINK)
+       CONSTANT("Strategy::Sample", SAMPLE)
+       CONSTANT("ContrastiveForm::Logits", LOGITS)
+       CONSTANT("ContrastiveForm::Li", LI)
+       CONSTANT("ContrastiveForm::Obrien", OBRIEN)
+       CONSTANT("ContrastiveForm::Source", SOURCE)
+       CONSTANT("MAX_BEAMS", MAX_BEAMS)
+       CONSTANT("MAX_SCORERS", MAX_SCORERS)
+       CONSTANT("MAX_CONSTRAINT_TOKENS", MAX_CONSTRAINT_TOKENS)
+       CONSTANT("BANK_WORDS", BANK_WORDS)
+       CONSTANT("SamplePick::NONE", NO_TOKEN)
+       CONSTANT("beam_step::THREADS", MAX_THREADS)
+       CONSTANT("beam_step::ELEMENTS", CHUNK_ELEMENTS))

@@ -10,7 +10,7 @@ struct Chosen {
 
 __device__ __forceinline__ Chosen chosen(const BeamStepArguments& a, const Workspace& w, unsigned rank) {
     const unsigned flat = key_index(w.best[rank]), beam = flat / a.search.vocab_size;
-    return Chosen{beam, flat % a.search.vocab_size, key_number(w.best[rank]), w.best_logit[rank] - w.normalizer[beam]};
+    return Chosen{beam, flat % a.search.vocab_size, key_number(w.best[rank]), w.normalizer[beam].log_prob(w.best_logit[rank])};
 }
 
 // Whether a sample has no token to go on with.

@@ -113,7 +113,7 @@ __device__ __forceinline__ void rank_chunk(const BeamStepArguments& a, const Ste
 // The first beam whose normaliser is NaN or +infinity, or `live`.
 __device__ __forceinline__ unsigned first_bad(const Step& step, const Workspace& w) {
     unsigned bad = 0;
-    while (bad < step.live && w.normalizer[bad] < INFINITY) ++bad;
+    while (bad < step.live && w.normalizer[bad].max < INFINITY) ++bad;
     return bad;
 }
 
@@ -122,12 +122,12 @@ __device__ __forceinline__ unsigned load_beams(const BeamStepArguments& a, const
     const unsigned lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     for (unsigned beam = warp; beam < step.live; beam += warps) {
         const LogSum* stats = a.stats + 2 * part_at(a, step, beam * a.chunks);
-        const float all = merge_log_sums(stats, a.chunks, 2);
-        const float unmasked = step.is(RANKED) ? 0.0f : all;
-        const float left = step.is(RENORMALIZES) ? merge_log_sums(stats + 1, a.chunks, 2) : unmasked;
+        const Normalizer all = merge_log_sums(stats, a.chunks, 2);
+        const Normalizer unmasked = step.is(RANKED) ? Normalizer{0.0f, 0.0f} : all;
+        const Normalizer left = step.is(RENORMALIZES) ? merge_log_sums(stats + 1, a.chunks, 2) : unmasked;
         if (lane != 0) continue;
         // A row that cannot be ranked is NaN throughout.
-        w.normalizer[beam] = step.is(RANKED) && isnan(*ranked_of(a, step, beam)) ? NAN : all;
+        w.normalizer[beam] = step.is(RANKED) && isnan(*ranked_of(a, step, beam)) ? Normalizer{NAN, 0.0f} : all;
         w.ranked_normalizer[beam] = left;
         w.cum[beam] = a.search.cum_log_probs[step.slot * a.search.beams + beam];
     }
@@ -136,7 +136,7 @@ __device__ __forceinline__ unsigned load_beams(const BeamStepArguments& a, const
 }
 
 __device__ __forceinline__ float score_of(const Step& step, const Workspace& w, unsigned beam, float logit) {
-    return w.cum[beam] + (step.is(FREE_EOS) ? 0.0f : logit - w.ranked_normalizer[beam]);
+    return w.cum[beam] + (step.is(FREE_EOS) ? 0.0f : w.ranked_normalizer[beam].log_prob(logit));
 }
 
 // What a token's score loses because earlier groups go on with it.
@@ -158,7 +158,7 @@ __device__ __forceinline__ Key constraint_key(const BeamStepArguments& a, const 
     const Constraints& constraints = a.search.constraints[step.slot];
     const unsigned beam = i / constraints.num_tokens, place = i % constraints.num_tokens, token = constraints.tokens[place];
     bank = bank_of(a, step, beam, 1 + place);
-    if (step.is(ONLY_EOS) || token == step.pad_id || w.normalizer[beam] == -INFINITY) return 0;
+    if (step.is(ONLY_EOS) || token == step.pad_id || w.normalizer[beam].max == -INFINITY) return 0;
     if (step.is(BANNED) && (bans_at(a, step, beam, token) & 1) != 0) return 0;
     const float value = __ldg(ranked_of(a, step, beam) + token);
     // Where masks leave no other token either, what it would be normalised by is -infinity, too.
@@ -170,7 +170,7 @@ __device__ __forceinline__ Key constraint_key(const BeamStepArguments& a, const 
 __device__ __forceinline__ Key listed_key(const BeamStepArguments& a, const Step& step, const Workspace& w, unsigned i) {
     const unsigned part = w.group.first * a.chunks + i / step.kept(), beam = part / a.chunks;
     const Key key = candidates_of(a, part_at(a, step, part))[i % step.kept()];
-    if (key == 0 || w.normalizer[beam] == -INFINITY) return 0;
+    if (key == 0 || w.normalizer[beam].max == -INFINITY) return 0;
     float score = score_of(step, w, beam, key_number(key));
     if (step.is(GROUPED)) score = __fadd_rn(score, -penalty_of(a, step, w, key_index(key)));
     return make_key(score, beam * a.search.vocab_size + key_index(key));

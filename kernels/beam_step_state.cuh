@@ -32,7 +32,8 @@ struct Workspace {
     Key threshold;
     Key best[MAX_KEPT];
     float best_logit[MAX_KEPT];
-    float cum[MAX_BEAMS], normalizer[MAX_BEAMS], ranked_normalizer[MAX_BEAMS];
+    float cum[MAX_BEAMS];
+    Normalizer normalizer[MAX_BEAMS], ranked_normalizer[MAX_BEAMS];
     unsigned count, flag, num_extending, num_finishing, num_picked;
     unsigned origin[MAX_BEAMS];  // where groups count: the beam of the first step that each beam goes back to
     Group group;                 // the one that is being ranked

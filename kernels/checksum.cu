@@ -37,3 +37,5 @@ __device__ void checksum(const ChecksumArguments& a) {
 }
 
 KERNEL(checksum_f32, 1024, ChecksumArguments, checksum)
+
+LAYOUT(FIELDS(ChecksumArguments, words, out, packs, unused))

@@ -7,9 +7,56 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstddef>
 #include <cstdint>
 
+// ---- Layout ----
+// What a kernel file shares with its launcher, exported so that the two can be compared: LAYOUT(FIELDS(Struct, field, ...), ...,
+// CONSTANT("Enum::Name", value), ...) stands last in a file. FIELDS names every field, in order; what is left out does not
+// compile. src/cuda/layout.rs reads the table.
+
+struct LayoutEntry {
+    char name[56];  // "Struct", "Struct.field" or "Enum::Name"
+    unsigned place; // a field's offset, a constant's value
+    unsigned size;  // in bytes; of a constant 0
+};
+
+constexpr unsigned WHOLE = 0xFFFFFFFFu;  // the place of an entry that stands for a struct, ahead of its fields
+
+// Whether the fields named fill their structs.
+template <std::size_t N>
+constexpr bool fills(const LayoutEntry (&entries)[N]) {
+    unsigned left = 0;
+    for (std::size_t i = 0; i < N; ++i) {
+        if (entries[i].place == WHOLE || entries[i].size == 0) {
+            if (left != 0) return false;
+            left = entries[i].size;
+        } else {
+            left -= entries[i].size;
+        }
+    }
+    return left == 0;
+}
+
+#define LAYOUT_ONE(S, field) {#S "." #field, static_cast<unsigned>(offsetof(S, field)), static_cast<unsigned>(sizeof(S::field))},
+#define LAYOUT_AGAIN() LAYOUT_EACH
+#define LAYOUT_DEFER(name) name LAYOUT_NOTHING()
+#define LAYOUT_NOTHING()
+#define LAYOUT_EACH(S, field, ...) LAYOUT_ONE(S, field) __VA_OPT__(LAYOUT_DEFER(LAYOUT_AGAIN)()(S, __VA_ARGS__))
+#define LAYOUT_SCAN(...) LAYOUT_SCAN_4(LAYOUT_SCAN_4(LAYOUT_SCAN_4(__VA_ARGS__)))
+#define LAYOUT_SCAN_4(...) LAYOUT_SCAN_3(LAYOUT_SCAN_3(LAYOUT_SCAN_3(__VA_ARGS__)))
+#define LAYOUT_SCAN_3(...) LAYOUT_SCAN_2(LAYOUT_SCAN_2(LAYOUT_SCAN_2(__VA_ARGS__)))
+#define LAYOUT_SCAN_2(...) LAYOUT_SCAN_1(LAYOUT_SCAN_1(LAYOUT_SCAN_1(__VA_ARGS__)))
+#define LAYOUT_SCAN_1(...) __VA_ARGS__
+#define FIELDS(S, ...) {#S, WHOLE, static_cast<unsigned>(sizeof(S))}, LAYOUT_SCAN(LAYOUT_EACH(S, __VA_ARGS__))
+#define CONSTANT(name, value) {name, value, 0},
+
 #ifndef BEAMFUSE_EMULATED
+#define LAYOUT(...)                                                        \
+    static constexpr LayoutEntry LAYOUT_ENTRIES[] = {__VA_ARGS__};         \
+    static_assert(fills(LAYOUT_ENTRIES), "FIELDS does not name them all"); \
+    extern "C" { __device__ LayoutEntry layout[] = {__VA_ARGS__}; }
+
 // Defines the kernel `symbol`, which calls the function template `body` (named last, since it may hold commas) with the
 // arguments; launched with at most `max_threads` threads a block.
 #define KERNEL(symbol, max_threads, Arguments, ...)                                                                  \
@@ -90,6 +137,14 @@ __device__ __forceinline__ void store_floats(float* to, const float (&from)[N]) 
         store_pack(to + first, pack);
     }
 }
+
+// What a row of logits is normalised by: its log-probabilities are log_prob(x). `max` is NaN or infinite where there are none;
+// log_sum is then 0. Their sum alone would not do: beside a maximum of -3.4e38 nothing is left of the logarithm.
+struct Normalizer {
+    float max, log_sum;
+
+    __device__ __forceinline__ float log_prob(float x) const { return (x - max) - log_sum; }
+};
 
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.

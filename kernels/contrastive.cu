@@ -50,14 +50,13 @@ struct Terms {
     float inverse_temperature;
     float log_mask;
     unsigned joining;           // the token that V_head admits in any case
-    float max;                  // the expert's
-    float expert_normalizer;
-    float amateur_normalizer;   // of the divided logits; for `source` alone
+    Normalizer expert;
+    Normalizer amateur;         // of the divided logits; for `source` alone
 };
 
 __device__ __forceinline__ bool admits(const Terms& terms, float e, unsigned token) {
     if (e == -INFINITY) return false;
-    return terms.form == LOGITS || e - terms.max >= terms.log_mask || token == terms.joining;
+    return terms.form == LOGITS || e - terms.expert.max >= terms.log_mask || token == terms.joining;
 }
 
 // s up to a constant of the row, for a token that is admitted.
@@ -66,11 +65,11 @@ __device__ __forceinline__ float contrast(const Terms& terms, float e, float a) 
     a *= terms.inverse_temperature;
     switch (terms.form) {
         case LOGITS:
-        case LI: return (e - terms.max) - terms.weight * a;
-        case OBRIEN: return (1.0f + terms.weight) * (e - terms.max) - terms.weight * a;
+        case LI: return (e - terms.expert.max) - terms.weight * a;
+        case OBRIEN: return (1.0f + terms.weight) * (e - terms.expert.max) - terms.weight * a;
         case SOURCE: {
             const float difference =
-                expf(e - terms.expert_normalizer) - terms.weight * expf(a - terms.amateur_normalizer);
+                expf(terms.expert.log_prob(e)) - terms.weight * expf(terms.amateur.log_prob(a));
             return logf(difference < 1e-12f ? 1e-12f : difference);  // not fmaxf, which would turn NaN into the floor
         }
         default: return NAN;
@@ -123,7 +122,7 @@ __device__ __forceinline__ void store_row(float* row, unsigned first, unsigned v
     }
 }
 
-// The expert's maximum and normaliser and, for `source`, the amateur's normaliser.
+// The expert's normaliser and, for `source`, the amateur's normaliser.
 template <typename T>
 __device__ __forceinline__ void read_statistics(const Pair<T>& pair, Terms& terms, float* scratch) {
     constexpr unsigned N = VECTOR<T>;
@@ -133,7 +132,7 @@ __device__ __forceinline__ void read_statistics(const Pair<T>& pair, Terms& term
         load_logits(pair.expert, first, pair.vocab_size, pair.vectorized, logits);
         expert.add(logits);
     }
-    terms.expert_normalizer = block_log_sum(expert, scratch, terms.max);
+    terms.expert = block_log_sum(expert, scratch);
     if (terms.form != SOURCE) return;
     for (unsigned first = threadIdx.x * N; first < pair.vocab_size; first += blockDim.x * N) {
         load_logits(pair.amateur, first, pair.vocab_size, pair.vectorized, logits);
@@ -141,9 +140,8 @@ __device__ __forceinline__ void read_statistics(const Pair<T>& pair, Terms& term
         for (unsigned k = 0; k < N; ++k) logits[k] *= terms.inverse_temperature;
         amateur.add(logits);
     }
-    float max;
-    const float normalizer = block_log_sum(amateur, scratch, max);
-    terms.amateur_normalizer = normalizer == -INFINITY ? 0.0f : normalizer;
+    terms.amateur = block_log_sum(amateur, scratch);
+    if (terms.amateur.max == -INFINITY) terms.amateur.max = 0.0f;
 }
 
 template <typename T>
@@ -174,20 +172,20 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
     else if (entry.position < prefix_len && a.prefixes != nullptr)
         terms.joining = a.prefixes[static_cast<std::size_t>(entry.slot) * a.max_len + entry.position];
     read_statistics(pair, terms, scratch);
-    if (threadIdx.x == 0 && a.normalizers != nullptr) a.normalizers[row] = terms.expert_normalizer;
+    if (threadIdx.x == 0 && a.normalizers != nullptr) a.normalizers[row] = terms.expert.max + terms.expert.log_sum;
 
-    float s[N], unused;
+    float s[N];
     LogSum sum;
     for (unsigned first = threadIdx.x * N; first < a.vocab_size; first += blockDim.x * N) {
         if (pair.contrasts(terms, first, s)) sum.add(s);
     }
-    float normalizer = block_log_sum(sum, scratch, unused);
-    if (normalizer == -INFINITY) normalizer = 0.0f;
-    if (isnan(terms.expert_normalizer)) normalizer = NAN;
+    Normalizer normalizer = block_log_sum(sum, scratch);
+    if (normalizer.max == -INFINITY) normalizer.max = 0.0f;
+    if (isnan(terms.expert.max)) normalizer.max = NAN;
     for (unsigned first = threadIdx.x * N; first < a.vocab_size; first += blockDim.x * N) {
         pair.contrasts(terms, first, s);
 #pragma unroll
-        for (unsigned k = 0; k < N; ++k) s[k] -= normalizer;
+        for (unsigned k = 0; k < N; ++k) s[k] = normalizer.log_prob(s[k]);
         store_row(a.out + start, first, a.vocab_size, pair.vectorized, s);
     }
 }
@@ -195,3 +193,7 @@ __device__ void contrastive(const ContrastiveArguments<T>& a) {
 KERNEL(contrastive_f32, 1024, ContrastiveArguments<float>, contrastive)
 KERNEL(contrastive_f16, 1024, ContrastiveArguments<__half>, contrastive)
 KERNEL(contrastive_bf16, 1024, ContrastiveArguments<__nv_bfloat16>, contrastive)
+
+LAYOUT(FIELDS(ContrastiveArguments<float>, expert, amateur, out, normalizers, options, rows, count, prefixes, bucket,
+              slots, vocab_size, stride, eos_id, vectorized, max_len, scorer)
+       FIELDS(ContrastiveRow, slot, beam, position, token))

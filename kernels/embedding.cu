@@ -66,3 +66,6 @@ __device__ void embedding(const EmbeddingArguments<T>& a) {
 KERNEL(embedding_f32, 1024, EmbeddingArguments<float>, embedding)
 KERNEL(embedding_f16, 1024, EmbeddingArguments<__half>, embedding)
 KERNEL(embedding_bf16, 1024, EmbeddingArguments<__nv_bfloat16>, embedding)
+
+LAYOUT(FIELDS(EmbeddingArguments<float>, table, positions, rows, count, out, d_model, vocab_size, max_positions, scale,
+              bucket, pad_id, row_words, vectorized))

@@ -46,22 +46,24 @@ __device__ void ensemble(const EnsembleArguments& a) {
     bool plain = true;
     for (unsigned scorer = 0; scorer < MAX_SCORERS; ++scorer) plain &= options.ensemble[scorer] == 0.0f;
 
-    float sum[4], unused;
+    float sum[4];
     LogSum all;
     for (unsigned first = threadIdx.x * 4; first < s.vocab_size; first += blockDim.x * 4) {
         mix(a, options.ensemble, plain, first, sum);
         all.add(sum);
     }
-    float normalizer = block_log_sum(all, scratch, unused);
-    if (normalizer == -INFINITY) normalizer = 0.0f;
+    Normalizer normalizer = block_log_sum(all, scratch);
+    if (normalizer.max == -INFINITY) normalizer.max = 0.0f;
     float* ranked = a.ranked + static_cast<std::size_t>(blockIdx.x) * a.stride;
     for (unsigned first = threadIdx.x * 4; first < s.vocab_size; first += blockDim.x * 4) {
         mix(a, options.ensemble, plain, first, sum);
 #pragma unroll
         for (unsigned k = 0; k < 4; ++k) {
-            if (first + k < s.vocab_size) ranked[first + k] = sum[k] - normalizer;
+            if (first + k < s.vocab_size) ranked[first + k] = normalizer.log_prob(sum[k]);
         }
     }
 }
 
 KERNEL(ensemble_f32, 1024, EnsembleArguments, ensemble)
+
+LAYOUT(FIELDS(EnsembleArguments, search, scorers, ranked, bucket, stride, vectorized, unused))

@@ -42,3 +42,5 @@ __device__ void gate(const GateArguments<T>& a) {
 KERNEL(gate_f32, 1024, GateArguments<float>, gate)
 KERNEL(gate_f16, 1024, GateArguments<__half>, gate)
 KERNEL(gate_bf16, 1024, GateArguments<__nv_bfloat16>, gate)
+
+LAYOUT(FIELDS(GateArguments<float>, both, out, rows, width, activation, vectorized))

@@ -150,3 +150,5 @@ __device__ void layer_norm(const LayerNormArguments<T>& a) {
 KERNEL(layer_norm_f32, 512, LayerNormArguments<float>, layer_norm)
 KERNEL(layer_norm_f16, 512, LayerNormArguments<__half>, layer_norm)
 KERNEL(layer_norm_bf16, 512, LayerNormArguments<__nv_bfloat16>, layer_norm)
+
+LAYOUT(FIELDS(LayerNormArguments<float>, x, sum, delta, gain, bias, delta_bias, rows, d_model, eps, flags))

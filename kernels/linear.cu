@@ -49,3 +49,10 @@ __device__ void linear(const LinearArguments<T>& a) {
 KERNEL(linear_f32, 1024, LinearArguments<float>, linear)
 KERNEL(linear_f16, 1024, LinearArguments<__half>, linear)
 KERNEL(linear_bf16, 1024, LinearArguments<__nv_bfloat16>, linear)
+
+LAYOUT(FIELDS(LinearArguments<float>, x, bias, residual, rows, n, activation, vectorized)
+       CONSTANT("Activation::None", NONE)
+       CONSTANT("Activation::Relu", RELU)
+       CONSTANT("Activation::Silu", SILU)
+       CONSTANT("Activation::GeluTanh", GELU_TANH)
+       CONSTANT("Activation::GeluErf", GELU_ERF))

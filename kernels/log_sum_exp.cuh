@@ -56,8 +56,8 @@ __device__ __forceinline__ LogSum chunk_log_sum(const float (&x)[CHUNK_ELEMENTS]
     return LogSum{max, block_sum(sum, scratch)};
 }
 
-// log(sum(exp(row))) from its chunks, `stride` apart, by a whole warp; NaN or +infinity if the row holds one.
-__device__ __forceinline__ float merge_log_sums(const LogSum* chunks, unsigned count, unsigned stride) {
+// The normaliser of a row from its chunks, `stride` apart, by a whole warp; its max is NaN or +infinity if the row holds one.
+__device__ __forceinline__ Normalizer merge_log_sums(const LogSum* chunks, unsigned count, unsigned stride) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     float max = -INFINITY;
     bool has_nan = false;
@@ -67,9 +67,9 @@ __device__ __forceinline__ float merge_log_sums(const LogSum* chunks, unsigned c
         has_nan |= isnan(here);
     }
     max = warp_max(max);
-    if (__any_sync(FULL_WARP, has_nan)) return NAN;
-    if (!isfinite(max)) return max;
+    if (__any_sync(FULL_WARP, has_nan)) return Normalizer{NAN, 0.0f};
+    if (!isfinite(max)) return Normalizer{max, 0.0f};
     float sum = 0.0f;
     for (unsigned c = lane; c < count; c += WARP_SIZE) sum += chunks[c * stride].sum * expf(chunks[c * stride].max - max);
-    return max + logf(warp_sum(sum));
+    return Normalizer{max, logf(warp_sum(sum))};
 }

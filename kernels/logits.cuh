@@ -60,12 +60,13 @@ struct LogSum {
     }
 };
 
-// log(sum(exp(x))) of all that the block's threads have added; `max` becomes the largest. -infinity if nothing was above it, NaN
-// if NaN or +infinity was added. `scratch` as in block_sum.
-__device__ __forceinline__ float block_log_sum(LogSum part, float* scratch, float& max) {
-    max = block_max(part.max, scratch);
-    const float shift = max == -INFINITY ? 0.0f : max;
-    return shift + logf(block_sum(part.sum * expf(part.max - shift), scratch));
+// The normaliser of all that the block's threads have added. Its max is -infinity if nothing was above it, NaN if NaN or +infinity
+// was added. `scratch` as in block_sum.
+__device__ __forceinline__ Normalizer block_log_sum(LogSum part, float* scratch) {
+    const float max = block_max(part.max, scratch), shift = max == -INFINITY ? 0.0f : max;
+    const float sum = block_sum(part.sum * expf(part.max - shift), scratch);
+    if (isnan(sum)) return Normalizer{NAN, 0.0f};
+    return Normalizer{max, max == -INFINITY ? 0.0f : logf(sum)};
 }
 
 // ---- The best token ----

@@ -70,17 +70,16 @@ __device__ void loss_nll(const NllArguments<T>& a) {
             if (first + k < a.vocab_size) from_gold += x[k] - gold;
         }
     }
-    float max;
-    const float normalizer = block_log_sum(sum, scratch, max);
+    const Normalizer normalizer = block_log_sum(sum, scratch);
     from_gold = block_sum(from_gold, scratch);
-    if (!isfinite(normalizer) || isnan(gold)) {
+    if (!isfinite(normalizer.max) || isnan(gold)) {
         fill_row(logits, a.vocab_size, vectorized, NAN);
         if (threadIdx.x == 0) a.loss[row] = NAN;
         return;
     }
     if (threadIdx.x == 0) {
-        // t sums to 1, so -sum(t * (z - normalizer)) is this.
-        float nll = normalizer - gold;
+        // t sums to 1, so -sum(t * log_prob(z)) is this.
+        float nll = -normalizer.log_prob(gold);
         if (a.off > 0.0f && isfinite(nll)) nll -= a.off * from_gold;
         a.loss[row] = weight * nll;
     }
@@ -88,7 +87,7 @@ __device__ void loss_nll(const NllArguments<T>& a) {
         load_logits(logits, first, a.vocab_size, vectorized, x);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) {
-            x[k] = weight * (expf(x[k] - normalizer) - (first + k == target ? a.on : a.off));
+            x[k] = weight * (expf(normalizer.log_prob(x[k])) - (first + k == target ? a.on : a.off));
         }
         store_logits(logits, first, a.vocab_size, vectorized, x);
     }
@@ -263,3 +262,8 @@ KERNEL(loss_nll_bf16, 1024, NllArguments<__nv_bfloat16>, loss_nll)
 KERNEL(loss_divergence_f32, 1024, DivergenceArguments<float>, loss_divergence)
 KERNEL(loss_divergence_f16, 1024, DivergenceArguments<__half>, loss_divergence)
 KERNEL(loss_divergence_bf16, 1024, DivergenceArguments<__nv_bfloat16>, loss_divergence)
+
+LAYOUT(FIELDS(NllArguments<float>, logits, targets, mask, weights, loss, vocab_size, stride, vectorized, on, off,
+              unused)
+       FIELDS(DivergenceArguments<float>, student, teacher, mask, weights, loss, vocab_size, stride, vectorized,
+              temperature, beta, unused))

@@ -156,3 +156,6 @@ __device__ void processors_repetition(const RepetitionArguments& a) {
 
 KERNEL(processors_u32, 256, ProcessorsArguments, processors)
 KERNEL(processors_repetition_f32, 256, RepetitionArguments, processors_repetition)
+
+LAYOUT(FIELDS(ProcessorsArguments, search, bans, banks, always, prefixes, sequences, bucket, sequence_words)
+       FIELDS(RepetitionArguments, search, ranked, logits, bucket, stride))

@@ -104,3 +104,6 @@ __device__ void risk(const RiskArguments& a) {
 }
 
 KERNEL(risk_f32, 32, RiskArguments, risk)
+
+LAYOUT(FIELDS(ExpectedRisk, risk, effective_samples)
+       FIELDS(RiskArguments, log_probs, risks, starts, coefficients, outcomes, candidates, alpha))

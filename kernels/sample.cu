@@ -201,8 +201,8 @@ __device__ __forceinline__ unsigned draw_token(const Draw& draw, const Filtered&
     return key_index(block_tally(best, scratch).below);
 }
 
-// log(sum(exp(row))), in the order in which stats has it; NaN or +infinity if the row holds one.
-__device__ __forceinline__ float normalizer_of(const SampleArguments& a, const float* row, float* scratch, LogSum* sums) {
+// The row's normaliser, in the order in which stats has it.
+__device__ __forceinline__ Normalizer normalizer_of(const SampleArguments& a, const float* row, float* scratch, LogSum* sums) {
     float x[CHUNK_ELEMENTS];
     for (unsigned chunk = 0; chunk < a.chunks; ++chunk) {
         load_chunk(row, chunk * blockDim.x * CHUNK_ELEMENTS, a.vocab_size, a.vectorized != 0, x);
@@ -252,8 +252,8 @@ __device__ void sample(const SampleArguments& a) {
     draw.only_eos = length >= options.max_len && options.cut == 0;
     draw.eos_allowed = length >= options.min_len || draw.only_eos;
 
-    const float normalizer = normalizer_of(a, logits, scratch, sums);
-    float broken = normalizer < INFINITY ? 0.0f : normalizer;
+    const Normalizer normalizer = normalizer_of(a, logits, scratch, sums);
+    float broken = normalizer.max < INFINITY ? 0.0f : normalizer.max;
     if (broken == 0.0f && ranks) broken = broken_value(draw.z, a.vocab_size);
     if (broken != 0.0f) {
         if (threadIdx.x == 0) a.picks[at] = SamplePick{NO_TOKEN, broken, broken};
@@ -269,8 +269,12 @@ __device__ void sample(const SampleArguments& a) {
     unsigned token = key_index(best);
     if (!draw.only_eos && draw.options.temperature != 0.0f) token = draw_token(draw, filter(draw, best, tallies), tallies);
     if (threadIdx.x != 0) return;
-    const float log_prob = logits[token] - normalizer;
+    const float log_prob = normalizer.log_prob(logits[token]);
     a.picks[at] = SamplePick{token, log_prob, ranks ? draw.z[token] : log_prob};
 }
 
 KERNEL(sample_f32, 128, SampleArguments, sample)
+
+LAYOUT(FIELDS(SampleArguments, options, rows, count, ancestry, logits, ranked, bans, picks, bucket, slots, beams,
+              max_len, vocab_size, stride, chunks, vectorized, eos_id, pad_id)
+       CONSTANT("sample::ELEMENTS", CHUNK_ELEMENTS))

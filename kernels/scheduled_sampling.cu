@@ -108,3 +108,11 @@ __device__ void scheduled_sampling(const ScheduledSamplingArguments<T>& a) {
 KERNEL(scheduled_sampling_f32, 1024, ScheduledSamplingArguments<float>, scheduled_sampling)
 KERNEL(scheduled_sampling_f16, 1024, ScheduledSamplingArguments<__half>, scheduled_sampling)
 KERNEL(scheduled_sampling_bf16, 1024, ScheduledSamplingArguments<__nv_bfloat16>, scheduled_sampling)
+
+LAYOUT(FIELDS(TokenPlace, sentence, position)
+       FIELDS(Schedule, gold_probability, update)
+       FIELDS(ScheduledSamplingArguments<float>, logits, gold, places, schedule, chosen, counts, vocab_size, stride,
+              vectorized, seed_low, seed_high, samples, temperature, eos_id, pad_id, decoder_start_id)
+       CONSTANT("Purpose::Coin", COIN)
+       CONSTANT("Purpose::Noise", NOISE)
+       CONSTANT("Purpose::Draw", DRAW))

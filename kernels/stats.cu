@@ -84,17 +84,21 @@ __device__ void stats_tokens(const StatsArguments& a) {
     __syncthreads();
     if (threadIdx.x >= WARP_SIZE) return;
     best = warp_max_key(threadIdx.x < blockDim.x / WARP_SIZE ? keys[threadIdx.x] : 0);
-    const float normalizer = merge_log_sums(sums, a.chunks, 1);
+    const Normalizer normalizer = merge_log_sums(sums, a.chunks, 1);
     const float max = key_number(best);
     const float entropy = merge_entropy(sums, tilted, a.chunks, max);
     if (threadIdx.x != 0) return;
-    if (!isfinite(normalizer)) {
+    if (!isfinite(normalizer.max)) {
         a.out[row] = TokenStats{NAN, NAN, NAN, 0, 0};
         return;
     }
     const bool known = gold < a.vocab_size;
-    a.out[row] = TokenStats{gold_logit - normalizer, entropy, max - normalizer, known ? static_cast<unsigned>(rank) + 1 : 0,
-                            key_index(best)};
+    a.out[row] = TokenStats{normalizer.log_prob(gold_logit), entropy, -normalizer.log_sum,
+                            known ? static_cast<unsigned>(rank) + 1 : 0, key_index(best)};
 }
 
 KERNEL(stats_tokens_f32, 128, StatsArguments, stats_tokens)
+
+LAYOUT(FIELDS(TokenStats, log_prob, entropy, max_log_prob, rank, argmax)
+       FIELDS(StatsArguments, logits, gold, count, out, bucket, vocab_size, stride, chunks, vectorized, unused)
+       CONSTANT("stats::ELEMENTS", CHUNK_ELEMENTS))

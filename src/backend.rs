@@ -16,7 +16,7 @@ mod options;
 mod search;
 mod search_ops;
 
-pub use device::{Device, Value};
+pub use device::{Device, Part, Value};
 pub use network::NetworkOps;
 pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenStats, check_risk_alpha};
 

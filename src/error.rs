@@ -147,6 +147,19 @@ pub enum Error {
         /// The value found.
         value: f32,
     },
+    /// A score that is not a finite number: a token of probability 0, or a sum beyond what f32 holds.
+    #[error("{operation}: expected a finite score, got {value} at token {position} (id {token})")]
+    NonFiniteScore {
+        /// What was being done.
+        operation: &'static str,
+        /// The score.
+        value: f32,
+        /// The token, counted from 1, at which the sum of log-probabilities leaves the finite numbers; the last one where
+        /// penalties make the score what it is.
+        position: usize,
+        /// Its id.
+        token: u32,
+    },
     /// No model directory was named, and none of the usual places holds the demo model.
     #[error("find the demo model: expected config.json in one of {}; name a model directory", searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     NoModel {
@@ -313,6 +326,7 @@ impl Error {
             | Error::Tensor { .. }
             | Error::Tokenizer { .. }
             | Error::NonFiniteLogits { .. }
+            | Error::NonFiniteScore { .. }
             | Error::NoModel { .. }
             | Error::Hub { .. } => Fault::Files,
         }
@@ -346,6 +360,7 @@ impl Error {
             Error::Input { .. } => "input",
             Error::UnmetConstraint { .. } => "unmet_constraint",
             Error::NonFiniteLogits { .. } => "non_finite_logits",
+            Error::NonFiniteScore { .. } => "non_finite_score",
             Error::NoModel { .. } => "no_model",
             Error::Hub { .. } => "hub",
             Error::Device { .. } => "device",

@@ -20,7 +20,7 @@ use crate::backend::{Dtype, TokenStats};
 use crate::counts;
 use crate::cuda::Context;
 use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Terms, Work};
-use crate::decode::{DecodeOptions, Hypothesis, Preset, Request};
+use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, finite_sum};
 use crate::error::room;
 use crate::model::config::ModelConfig;
 use crate::model::generation::GenerationConfig;
@@ -309,7 +309,7 @@ impl Translator {
     /// Scores targets under their sources: (source, target) texts.
     ///
     /// # Errors
-    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`] or what else may become of [work](Engine::ask).
+    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`], [`Error::NonFiniteScore`] or what else may become of [work](Engine::ask).
     pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Result<Score>> {
         let ids = pairs.iter().map(|(source, target)| {
             (self.tokenizer.encode_source(source.as_ref()), self.tokenizer.encode_target(target.as_ref()))
@@ -326,7 +326,8 @@ impl Translator {
         let stats = self.token_stats(&forced);
         let score = |stats: Result<Vec<TokenStats>>, target: &Vec<u32>| {
             let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
-            Ok(Score { token_ids: target.clone(), log_prob: token_log_probs.iter().sum(), token_log_probs })
+            let log_prob = finite_sum("score", target, &token_log_probs)?;
+            Ok(Score { token_ids: target.clone(), log_prob, token_log_probs })
         };
         stats.into_iter().zip(pairs).map(|(stats, (_, target))| score(stats, target)).collect()
     }

@@ -36,12 +36,28 @@ struct Registered {
     }
 };
 
+// What LAYOUT exports of the file, likewise.
+static const void* layout = nullptr;
+static std::size_t layout_entries = 0;
+
+struct RegisteredLayout {
+    RegisteredLayout(const void* entries, std::size_t count) {
+        layout = entries;
+        layout_entries = count;
+    }
+};
+
 }  // namespace emulated
+
+#define LAYOUT(...)                                                        \
+    static constexpr LayoutEntry LAYOUT_ENTRIES[] = {__VA_ARGS__};         \
+    static_assert(fills(LAYOUT_ENTRIES), "FIELDS does not name them all"); \
+    static const emulated::RegisteredLayout registered_layout(LAYOUT_ENTRIES, sizeof LAYOUT_ENTRIES / sizeof *LAYOUT_ENTRIES);
 
 // KERNEL(symbol, max_threads, Arguments, body): see common.cuh.
 #define KERNEL(symbol, max_threads, Arguments, ...)                                                                \
     static void emulated_##symbol(const void* arguments) { __VA_ARGS__(*static_cast<const Arguments*>(arguments)); } \
-    static emulated::Kernel kernel_##symbol{#symbol, max_threads, sizeof(Arguments), emulated_##symbol, nullptr};   \
+    static emulated::Kernel kernel_##symbol{#symbol, max_threads, #Arguments, sizeof(Arguments), emulated_##symbol, nullptr};   \
     static const emulated::Registered registered_##symbol(kernel_##symbol);
 #define KERNEL_BOUNDED(symbol, max_threads, blocks, Arguments, ...) KERNEL(symbol, max_threads, Arguments, __VA_ARGS__)
 

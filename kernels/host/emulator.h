@@ -55,6 +55,7 @@ struct Warp {
 struct Kernel {
     const char* name;
     unsigned max_threads;       // as in __launch_bounds__
+    const char* argument_type;  // as the kernel's file spells it
     std::size_t argument_bytes; // kernels take one struct
     void (*entry)(const void* arguments);
     const Kernel* next;

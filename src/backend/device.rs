@@ -13,6 +13,29 @@ pub trait Value: Pod + Send + Sync + Debug {}
 
 impl<T: Pod + Send + Sync + Debug> Value for T {}
 
+/// Part of what lies in a device's memory, to be read late.
+#[derive(Debug)]
+pub enum Part<'a, D: Device> {
+    /// A range of words.
+    Ints(&'a D::Buffer<u32>, Range<usize>),
+    /// The bits of a range of values.
+    Floats(&'a D::Buffer<f32>, Range<usize>),
+}
+
+impl<D: Device> Part<'_, D> {
+    /// Words.
+    pub fn len(&self) -> usize {
+        match self {
+            Part::Ints(_, range) | Part::Floats(_, range) => range.len(),
+        }
+    }
+
+    /// Whether it has no word.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Memory, streams and recorded steps of a device.
 pub trait Device: Send + Sync + Sized + Debug + 'static {
     /// Values in the device's memory, contiguous.
@@ -132,6 +155,22 @@ pub trait Device: Send + Sync + Sized + Debug + 'static {
         to: &mut Self::Readback,
         offset: usize,
     ) -> Result<()>;
+
+    /// Enqueues a copy of several parts to the host, one behind the other from word 0 there.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn enqueue_read_parts(&self, parts: &[Part<'_, Self>], to: &mut Self::Readback) -> Result<()> {
+        let mut offset = 0;
+        for part in parts {
+            match part {
+                Part::Ints(from, range) => self.enqueue_read::<u32>(from, range.clone(), to, offset)?,
+                Part::Floats(from, range) => self.enqueue_read::<f32>(from, range.clone(), to, offset)?,
+            }
+            offset += part.len();
+        }
+        Ok(())
+    }
 
     /// Waits for the last copy enqueued into `readback`, but for nothing enqueued after it, then reads its first words.
     ///

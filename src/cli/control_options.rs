@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::counts::{count, finite};
 use crate::cli::input::read_all;
 use crate::counts;
+use crate::text::Tokenizer;
 use crate::{Bans, ContrastiveForm, DecodeOptions, EngineOptions, Error, Overrides, Result, Translator};
 
 /// What ranks beside the model's own probabilities, and what may not come.
@@ -52,11 +53,13 @@ pub(super) struct ControlArguments {
     /// Piece that every translation begins with, as in --forced-bos '▁Der'.
     #[arg(long, value_name = "PIECE")]
     forced_bos: Option<String>,
-    /// Pieces that never come, as in --suppress '▁nicht,▁kein'.
-    #[arg(long, value_name = "PIECE,..", value_delimiter = ',')]
+    /// Pieces that never come, as in --suppress '▁nicht,▁kein'; may be given several times. A comma is written as --suppress ',', or as \\,
+    /// within a list.
+    #[arg(long, value_name = "PIECE,..")]
     #[serde(skip)]
     suppress: Vec<String>,
-    /// File of texts, one a line, whose tokens never follow one another.
+    /// File of texts, one a line, whose tokens never follow one another. A text that begins with punctuation is also banned right behind a
+    /// word, where no space parts it.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     bad_texts: Option<PathBuf>,
@@ -132,17 +135,13 @@ impl ControlArguments {
         if self.suppress.is_empty() && self.bad_texts.is_none() && self.shortlist.is_none() {
             return Ok(None);
         }
-        let suppressed = self.suppress.iter().map(|piece| translator.piece_id("suppress", piece));
+        let suppressed = self.suppress.iter().flat_map(|list| split_pieces(translator, list));
+        let suppressed = suppressed.map(|piece| translator.piece_id("suppress", &piece));
         let suppressed: Vec<u32> = suppressed.collect::<Result<_>>()?;
         let lines = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Vec::new()), read_filled);
         let bad_texts = lines(&self.bad_texts)?;
-        let sequences = bad_texts.iter().map(|text| {
-            let mut ids = tokenizer.encode_target(text);
-            // Its end of sentence.
-            ids.pop();
-            ids
-        });
-        let sequences: Vec<Vec<u32>> = sequences.collect();
+        let sequences: Vec<Vec<u32>> =
+            bad_texts.iter().flat_map(|text| banned_sequences(translator.tokenizer(), text)).collect();
         let shortlist = match &self.shortlist {
             None => None,
             Some(path) => {
@@ -157,6 +156,33 @@ impl ControlArguments {
         Bans::new(translator.config().decoder_vocab_size, &suppressed, shortlist.as_deref(), &sequences)
             .map(|bans| Some(Arc::new(bans)))
     }
+}
+
+/// The pieces in a list with commas between them: the list itself where it is one piece, such as a comma.
+fn split_pieces(translator: &Translator, list: &str) -> Vec<String> {
+    if translator.piece_id("suppress", list).is_ok() {
+        return vec![list.to_owned()];
+    }
+    let mut split = vec![String::new()];
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        let comma = if character == '\\' { characters.next_if_eq(&',') } else { None };
+        match (comma.unwrap_or(character), comma, split.last_mut()) {
+            (',', None, _) | (_, _, None) => split.push(String::new()),
+            (character, _, Some(last)) => last.push(character),
+        }
+    }
+    split
+}
+
+/// The tokens of a text wherever it may stand: behind a space, and, if it is no beginning of a word, right behind another word.
+fn banned_sequences(tokenizer: &Tokenizer, text: &str) -> Vec<Vec<u32>> {
+    let mut sequences = vec![tokenizer.encode_within_target(text, false)];
+    if text.chars().next().is_some_and(|first| !first.is_alphanumeric() && !first.is_whitespace()) {
+        sequences.push(tokenizer.encode_within_target(text, true));
+    }
+    sequences.dedup();
+    sequences
 }
 
 /// The lines of a file that are not blank.

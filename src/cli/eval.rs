@@ -1,5 +1,6 @@
 //! `eval`: translates a file, or takes translations as they are, and scores them against references.
 
+mod metrics;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -12,13 +13,15 @@ use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::{Output, json, one_line, print};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
 use crate::counts;
 use crate::metrics::BootstrapOptions;
 use crate::{Error, Result};
+use metrics::MetricArguments;
 use report::{Corpus, Report};
 
-/// Score translations against references: BLEU, chrF2, length ratio, each with its 95% bootstrap interval.
+/// Score translations against references: BLEU, chrF2, TER, length ratio, each with its 95% bootstrap interval.
 #[derive(Debug, clap::Args)]
 #[command(
     // The search's own group is empty, since it holds others: these are its fields.
@@ -56,6 +59,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = BootstrapOptions::default().seed, value_parser = seed())]
     bootstrap_seed: u64,
     #[command(flatten)]
+    metrics: MetricArguments,
+    #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
     search: SearchArguments,
@@ -69,6 +74,7 @@ enum Format {
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let options = BootstrapOptions { resamples: arguments.resamples, seed: arguments.bootstrap_seed };
+    let metrics = arguments.metrics.metrics()?;
     let files = Files::read(&arguments)?;
     let (hypotheses, failed) = match (files.hypotheses, &files.sources) {
         (Some(hypotheses), _) => (hypotheses, 0),
@@ -80,9 +86,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         (None, None) => return Err(missing_input()),
     };
     let corpus = Corpus { sources: files.sources.as_deref(), hypotheses: &hypotheses, references: &files.references };
-    let mut report = Report::new(&corpus, failed, &options)?;
+    let mut report = Report::new(&corpus, &metrics, failed, &options)?;
     if let (Some(path), Some(baseline)) = (&arguments.compare, &files.baseline) {
-        report.compare(&corpus, baseline, path, &options)?;
+        report.compare(&corpus, &metrics, baseline, path, &options)?;
     }
     print(&match arguments.format {
         Format::Text => report.to_string(),
@@ -158,6 +164,10 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
     interrupt::listen();
     let mut batch = translator.batch(&options)?;
     let mut progress = Progress::new(Some(sources.iter().map(|s| s.len() as u64 + 1).sum()));
+    let mut warnings = Warnings::new(translator.tokenizer());
+    for (number, source) in (1..).zip(sources) {
+        warnings.look_at(number, source, None);
+    }
     let ids: Vec<Vec<u32>> = sources.iter().map(|source| translator.tokenizer().encode_source(source)).collect();
     // The longest first: the slots that free up at the end then wait for short sentences only.
     let mut order: Vec<usize> = (0..sources.len()).collect();
@@ -180,10 +190,11 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
             Err(error) => {
                 translated.failed += 1;
                 progress.add(sources[i].len() as u64 + 1, 0);
-                progress.note(&format!("beamfuse: line {}: {error}", i + 1));
+                progress.note(&format!("line {}: {error}", i + 1));
             }
         }
     }
+    warnings.lines().for_each(|line| progress.note(&line));
     if interrupt::asked() {
         return Ok(None);
     }

@@ -31,6 +31,7 @@ mod train;
 mod translate;
 mod validate;
 mod values;
+mod warnings;
 
 use std::io::Write;
 use std::process::ExitCode;

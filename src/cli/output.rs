@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
+use crate::cli::warnings::Warning;
 use crate::cli::{Ending, complain, interrupt, stdout};
 use crate::files::{Aside, Place, io};
 use crate::{Error, Result, Score, TextHypothesis, Translation};
@@ -157,6 +158,8 @@ struct TranslationLine<'a> {
     other: &'a Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+    warnings: &'a [Warning],
     hypotheses: Vec<HypothesisLine<'a>>,
 }
 
@@ -203,11 +206,12 @@ impl<'a> HypothesisLine<'a> {
 }
 
 /// A translation as a JSON line; `other` holds the input's other fields.
-pub(super) fn translation_json(translation: &Translation, other: &Fields) -> Result<String> {
+pub(super) fn translation_json(translation: &Translation, other: &Fields, warnings: &[Warning]) -> Result<String> {
     json(&TranslationLine {
         source: &translation.source,
         other,
         source_truncated: translation.source_truncated.then_some(true),
+        warnings,
         hypotheses: translation.hypotheses.iter().map(HypothesisLine::new).collect(),
     })
 }
@@ -230,13 +234,21 @@ pub(super) fn error_json(source: Option<&str>, other: &Fields, kind: &str, messa
 }
 
 /// A score as a JSON line; `other` holds the input's other fields.
-pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fields) -> Result<String> {
+pub(super) fn score_json(
+    source: &str,
+    target: &str,
+    score: &Score,
+    other: &Fields,
+    warnings: &[Warning],
+) -> Result<String> {
     #[derive(Serialize)]
     struct ScoreLine<'a> {
         source: &'a str,
         target: &'a str,
         #[serde(flatten)]
         other: &'a Fields,
+        #[serde(skip_serializing_if = "<[Warning]>::is_empty")]
+        warnings: &'a [Warning],
         token_ids: &'a [u32],
         token_log_probs: &'a [f32],
         log_prob: f32,
@@ -245,6 +257,7 @@ pub(super) fn score_json(source: &str, target: &str, score: &Score, other: &Fiel
         source,
         target,
         other,
+        warnings,
         token_ids: &score.token_ids,
         token_log_probs: &score.token_log_probs,
         log_prob: score.log_prob,

@@ -12,6 +12,7 @@ use crate::cli::output::{Output, error_json, score_json};
 use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
+use crate::cli::warnings::{Warning, Warnings};
 use crate::cli::{Ending, interrupt};
 use crate::translator::{Score, Sentence, Translator};
 
@@ -64,8 +65,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     interrupt::listen();
     let progress = Progress::new(lines.size());
     let format = arguments.format;
-    let mut work = Work { translator: &translator, done: Vec::new(), output, format, progress, bad_lines: false };
+    let warnings = Warnings::new(translator.tokenizer());
+    let mut work =
+        Work { translator: &translator, done: Vec::new(), output, format, progress, warnings, bad_lines: false };
     stream::run(Windows::start(resume::behind(done, move || lines.next()), WINDOW)?, &mut work)?;
+    work.warnings.lines().for_each(|line| work.progress.note(&line));
     work.output.end(work.bad_lines)
 }
 
@@ -75,6 +79,7 @@ struct Work<'a> {
     output: Output,
     format: Format,
     progress: Progress,
+    warnings: Warnings<'a>,
     bad_lines: bool,
 }
 
@@ -83,6 +88,7 @@ struct Done {
     bytes: u64,
     source: Option<String>,
     other: Fields,
+    warnings: Vec<Warning>,
     /// Target and score, or the kind and text of the error in its place.
     result: Result<(String, Score), (&'static str, String)>,
 }
@@ -108,7 +114,10 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut pairs = Vec::new();
         for (tag, Line { number, bytes, content }) in window {
-            let failed = |source, other, error| Done { number, bytes, source, other, result: Err(error) };
+            let failed = |source, other, error| {
+                let warnings = Vec::new();
+                Done { number, bytes, source, other, warnings, result: Err(error) }
+            };
             match content {
                 Ok(Item { sentence: Sentence { source, .. }, columns, mut other }) => match target(columns, &mut other)
                 {
@@ -122,7 +131,8 @@ impl stream::Work for Work<'_> {
         let scores = self.translator.score(&texts);
         for ((tag, number, bytes, other, (source, target)), score) in pairs.into_iter().zip(scores) {
             let result = score.map(|score| (target, score)).map_err(|error| (error.kind(), error.to_string()));
-            self.done.push((tag, Done { number, bytes, source: Some(source), other, result }));
+            let warnings = self.warnings.look_at(number, &source, None);
+            self.done.push((tag, Done { number, bytes, source: Some(source), other, warnings, result }));
         }
     }
 
@@ -138,16 +148,16 @@ impl stream::Work for Work<'_> {
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes: _, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, warnings, result } = done;
         // Our own fields win over fields of that name in the input.
-        for field in ["token_ids", "token_log_probs", "log_prob", "error"] {
+        for field in ["token_ids", "token_log_probs", "log_prob", "error", "warnings"] {
             other.shift_remove(field);
         }
         let source = source.as_deref();
         match result {
             Ok((target, score)) => self.output.line(&match self.format {
                 Format::Text => score.log_prob.to_string(),
-                Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other)?,
+                Format::Jsonl => score_json(source.unwrap_or_default(), &target, &score, &other, &warnings)?,
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;

@@ -20,6 +20,7 @@ use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
+use crate::cli::warnings::{Warning, Warnings};
 use crate::cli::{Ending, complain, interrupt};
 use crate::counts;
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
@@ -143,9 +144,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         format: arguments.format,
         alignment: arguments.alignment,
         progress: Progress::new(bytes),
+        warnings: Warnings::new(translator.tokenizer()),
         bad_lines: false,
     };
     stream::run(windows, &mut work)?;
+    work.warnings.lines().for_each(|line| work.progress.note(&line));
     let Work { first, output, bad_lines, .. } = work;
     let ending = output.end(bad_lines)?;
     let Some(page) = page.filter(|_| ending != Ending::Interrupted) else { return Ok(ending) };
@@ -244,6 +247,7 @@ struct Work<'a> {
     format: Format,
     alignment: Option<Alignment>,
     progress: Progress,
+    warnings: Warnings<'a>,
     bad_lines: bool,
 }
 
@@ -252,6 +256,7 @@ struct Tag {
     bytes: u64,
     source: String,
     other: Fields,
+    warnings: Vec<Warning>,
 }
 
 struct Done {
@@ -259,14 +264,15 @@ struct Done {
     bytes: u64,
     source: Option<String>,
     other: Fields,
+    warnings: Vec<Warning>,
     /// The translation, or the kind and text of the error in its place.
     result: Result<Translation, (&'static str, String)>,
 }
 
 impl Work<'_> {
     fn done(&mut self, tag: u64, result: Result<Translation, (&'static str, String)>) -> Option<Done> {
-        let Tag { number, bytes, source, other } = self.lines.remove(&tag)?;
-        Some(Done { number, bytes, source: Some(source), other, result })
+        let Tag { number, bytes, source, other, warnings } = self.lines.remove(&tag)?;
+        Some(Done { number, bytes, source: Some(source), other, warnings, result })
     }
 
     /// The sentence of a line, under its own options if it brings some, and what passes through.
@@ -325,12 +331,15 @@ impl stream::Work for Work<'_> {
             });
             match encoded {
                 Ok((sentence, other, ids)) => {
-                    self.lines.insert(tag, Tag { number, bytes, source: sentence.source.clone(), other });
+                    let source = sentence.source.clone();
+                    let warnings = self.warnings.look_at(number, &source, sentence.prefix.as_deref());
+                    self.lines.insert(tag, Tag { number, bytes, source, other, warnings });
                     readable.push((tag, sentence, ids));
                 }
                 Err(bad) => {
                     let result = Err((bad.kind, bad.message));
-                    self.ready.push((tag, Done { number, bytes, source: bad.source, other: Fields::new(), result }));
+                    let (source, other, warnings) = (bad.source, Fields::new(), Vec::new());
+                    self.ready.push((tag, Done { number, bytes, source, other, warnings, result }));
                 }
             }
         }
@@ -364,15 +373,15 @@ impl stream::Work for Work<'_> {
     }
 
     fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes: _, source, mut other, result } = done;
+        let Done { number, bytes: _, source, mut other, warnings, result } = done;
         // Our own fields win over fields of that name in the input.
-        for field in ["hypotheses", "error", "source_truncated"] {
+        for field in ["hypotheses", "error", "source_truncated", "warnings"] {
             other.shift_remove(field);
         }
         match result {
             Ok(translation) => self.output.line(&match self.format {
                 Format::Text => text_line(&translation.hypotheses[0], self.alignment),
-                Format::Jsonl => translation_json(&translation, &other)?,
+                Format::Jsonl => translation_json(&translation, &other, &warnings)?,
                 Format::Nbest => n_best(number, &translation, self.alignment),
             }),
             Err((kind, message)) => {

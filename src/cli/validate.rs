@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use crate::cli::counts::count;
 use crate::cli::model_dir::ModelName;
-use crate::cli::output::{Output, json, print};
+use crate::cli::output::{json, print};
 use crate::cli::{Ending, complain, interrupt};
 use crate::counts;
 use crate::translator::ModelInfo;
 use crate::validate::kernels::Op;
 use crate::validate::lockstep::{MIXTURE, Requests};
+use crate::validate::probe::Shard;
 use crate::validate::report::CheckRow;
 use crate::validate::watch::{Beat, Stuck, Watchdog};
 use crate::validate::{self, Options, Report, report, translations};
-use crate::{Device, Dtype, Result};
+use crate::{Device, Dtype, Error, Result};
 
 /// Hold a device to the CPU: every kernel over many shapes, types and kinds of numbers, then the model's matrix products and whole
 /// decodes.
@@ -38,6 +39,9 @@ pub(super) struct Arguments {
     /// Check this kernel alone, without the model; may be given several times.
     #[arg(long = "kernel", value_name = "OP")]
     ops: Vec<String>,
+    /// Check the model's matrix products and decodes alone, without the kernels' cases.
+    #[arg(long, conflicts_with = "ops")]
+    model_only: bool,
     /// Lines to translate whole on both devices, of a built-in list [default: none, with --full 100].
     #[arg(long, value_name = "N", conflicts_with = "ops", value_parser = count(counts::or_none(&counts::LINES, 0)))]
     lines: Option<usize>,
@@ -46,21 +50,26 @@ pub(super) struct Arguments {
     timeout: u32,
     #[command(flatten)]
     model: ModelName,
-    /// Write the results to this file as JSON.
+    /// Run this part of the cases and checks alone, the I-th of N: for machines with many cores, one process per part.
+    #[arg(long, value_name = "I/N", default_value_t = Shard::default())]
+    shard: Shard,
+    /// Write the results to this file as JSON; it is kept up to date while checks run, and says whether they came to their end.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
-    let Arguments { device, full, timeout, ref ops, ref json, .. } = *arguments;
-    let options = Options { device, full, ops: ops.clone(), beat: Beat::default() };
+    let Arguments { device, full, timeout, shard, ref ops, ref json, .. } = *arguments;
+    let options = Options { device, full, ops: ops.clone(), shard, beat: Beat::until(interrupt::asked) };
     let ops = validate::ops(&options.ops)?;
     let name = validate::open(device)?.name().to_owned();
-    let output = json.as_deref().map(|path| Output::create(Some(path))).transpose()?;
-    interrupt::listen();
-    let report = Report::new(name, validate::is_real(device), full);
+    interrupt::listen_for("keeping what has been found");
+    let mut report = Report::new(name, validate::is_real(device), full);
+    report.shard = (shard != Shard::default()).then(|| shard.to_string());
     print(&format!("device  {}\n\n{}", report.device, report::HEAD))?;
-    let found = Arc::new(Mutex::new(Found { report, output }));
+    let found = Found { report, file: json.clone() };
+    found.save()?;
+    let found = Arc::new(Mutex::new(found));
     let own = Arc::clone(&found);
     let give_up = move |stuck| {
         // What has been found so far is lost if it cannot be written: the process ends in any case.
@@ -70,17 +79,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         std::process::exit(1)
     };
     let watchdog = Watchdog::start(&options.beat, Duration::from_secs(timeout.into()), give_up);
-    if !arguments.check(&options, &ops, &found)? {
+    let ended = arguments.check(&options, &ops, &found)?;
+    drop(watchdog);
+    if !ended {
+        lock(&found).save()?;
         return Ok(Ending::Interrupted);
     }
-    drop(watchdog);
     lock(&found).finish()
 }
 
 /// What the checks have come to so far, and the JSON file.
 struct Found {
     report: Report,
-    output: Option<Output>,
+    file: Option<PathBuf>,
 }
 
 fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
@@ -95,30 +106,41 @@ type Check<'a> = Box<dyn FnOnce() -> Result<CheckRow> + 'a>;
 impl Arguments {
     /// Runs all checks; whether it got to the end.
     fn check(&self, options: &Options, ops: &[&Op], found: &Mutex<Found>) -> Result<bool> {
-        for op in ops {
+        for op in ops.iter().filter(|_| !self.model_only) {
             if interrupt::asked() {
                 return Ok(false);
             }
-            let rows = validate::check_op(options, op)?;
+            let (rows, algorithms) = validate::check_op(options, op)?;
             options.beat.rest();
             rows.iter().try_for_each(|row| print(&report::line(row)))?;
-            lock(found).report.kernels.extend(rows);
+            let mut found = lock(found);
+            found.report.kernels.extend(rows);
+            found.report.algorithms.extend(algorithms);
+            found.save()?;
+        }
+        if interrupt::asked() {
+            return Ok(false);
         }
         if !options.ops.is_empty() {
             return Ok(true);
         }
         let dir = self.model.open(|dir| ModelInfo::open(dir))?.dir;
         print("")?;
-        for check in self.model_checks(options, &dir) {
+        for (number, check) in self.model_checks(options, &dir).into_iter().enumerate() {
+            if !self.shard.has(number) {
+                continue;
+            }
             if interrupt::asked() {
                 return Ok(false);
             }
             let check = check()?;
             options.beat.rest();
             report::check_lines(&check).iter().try_for_each(|line| print(line))?;
-            lock(found).report.checks.push(check);
+            let mut found = lock(found);
+            found.report.checks.push(check);
+            found.save()?;
         }
-        Ok(true)
+        Ok(!interrupt::asked())
     }
 
     /// The checks of the whole model, to be run in this order.
@@ -153,13 +175,26 @@ impl Arguments {
 const TOLD: usize = 2;
 
 impl Found {
+    /// Brings the JSON file up to date, as a whole.
+    fn save(&self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let failed = |source| Error::Io { operation: "write", path: file.clone(), source };
+        let text = json(&self.report)? + "\n";
+        // What is no regular file, as a pipe, gets it once.
+        if file.exists() && !file.is_file() {
+            return if self.report.complete { std::fs::write(file, text).map_err(failed) } else { Ok(()) };
+        }
+        let mut beside = file.clone().into_os_string();
+        beside.push(".partial");
+        let beside = PathBuf::from(beside);
+        std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, file)).map_err(failed)
+    }
+
     /// Says what failed, writes the JSON file.
     fn finish(&mut self) -> Result<Ending> {
-        let Found { report, output } = self;
-        if let Some(mut output) = output.take() {
-            output.line(&json(report)?)?;
-            output.finish()?;
-        }
+        self.report.complete = true;
+        self.save()?;
+        let report = &self.report;
         for row in report.kernels.iter().filter(|row| row.failed > 0) {
             let name = format!("{} {} {}", row.op, row.variant, row.dtype);
             row.failures.iter().take(TOLD).for_each(|failure| complain(&format!("{name}: {failure}")));
@@ -177,7 +212,10 @@ impl Found {
     fn give_up(&mut self, stuck: Stuck) -> Result<Ending> {
         complain(&format!("{}: {}", stuck.check, stuck.what));
         self.report.checks.push(stuck.row());
-        self.finish()
+        let ending = self.finish()?;
+        self.report.complete = false;
+        self.save()?;
+        Ok(ending)
     }
 }
 
@@ -190,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("validate.json");
         let report = Report::new("emulated".to_owned(), false, false);
-        let mut found = Found { report, output: Some(Output::create(Some(&file))?) };
+        let mut found = Found { report, file: Some(file.clone()) };
         let (check, what) = ("beam_step".to_owned(), "sizes f32: 1 token: still running after 600 s".to_owned());
         assert_eq!(found.give_up(Stuck { check, what })?, Ending::Failed);
         let written: serde_json::Value =

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::backend::{ContrastiveForm, ContrastiveOptions, Row, Search, SlotOptions};
 use crate::cpu::Cpu;
 use crate::cpu::simd;
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 
 /// The least that the difference of two probabilities counts for.
 const FLOOR: f32 = 1e-12;
@@ -26,8 +26,8 @@ fn log_softmax(values: &[f64]) -> (Vec<f64>, f64) {
     if max == f64::NEG_INFINITY {
         return (values.to_vec(), max);
     }
-    let normalizer = max + values.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
-    (values.iter().map(|z| z - normalizer).collect(), normalizer)
+    let log_sum = values.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+    (values.iter().map(|z| (z - max) - log_sum).collect(), max + log_sum)
 }
 
 /// The naive computation, in f64: what the fast path is held to.
@@ -83,10 +83,9 @@ struct Terms {
     form: u32,
     weight: f32,
     inverse_temperature: f32,
-    max: f32,
-    expert_normalizer: f32,
+    expert: Normalizer,
     /// Of the divided logits; used by [`ContrastiveForm::Source`] alone.
-    amateur_normalizer: f32,
+    amateur: Normalizer,
 }
 
 impl Terms {
@@ -102,12 +101,14 @@ impl Terms {
         let a = a * self.inverse_temperature;
         match self.form {
             form if form == ContrastiveForm::Logits as u32 || form == ContrastiveForm::Li as u32 => {
-                (e - self.max) - self.weight * a
+                (e - self.expert.max) - self.weight * a
             }
-            form if form == ContrastiveForm::Obrien as u32 => (1.0 + self.weight) * (e - self.max) - self.weight * a,
+            form if form == ContrastiveForm::Obrien as u32 => {
+                (1.0 + self.weight) * (e - self.expert.max) - self.weight * a
+            }
             form if form == ContrastiveForm::Source as u32 => {
-                let p_a = (a - self.amateur_normalizer).exp();
-                let difference = (e - self.expert_normalizer).exp() - self.weight * p_a;
+                let p_a = self.amateur.log_prob(a).exp();
+                let difference = self.expert.log_prob(e).exp() - self.weight * p_a;
                 // Not `max`, which would turn NaN into the floor.
                 if difference < FLOOR { FLOOR.ln() } else { difference.ln() }
             }
@@ -156,28 +157,24 @@ pub fn contrast_scorer(expert: &[f32], amateur: &[f32], scorer: u32, search: &mu
 
 /// One row; returns the expert's normaliser. `eos`, end of sentence or what is forced, joins V_head if given.
 fn contrast_row(options: &ContrastiveOptions, eos: Option<usize>, z_e: &[f32], contrast: &mut [f32]) -> f32 {
-    let max = simd::max(z_e);
-    let normalizer = if max == f32::INFINITY { f32::NAN } else { log_sum_exp(z_e) };
-    if !normalizer.is_finite() {
-        contrast.fill(normalizer);
-        return normalizer;
+    let normalizer = Normalizer::of(z_e);
+    let max = normalizer.max;
+    if !max.is_finite() {
+        let outcome = if max == f32::INFINITY { f32::NAN } else { max };
+        contrast.fill(outcome);
+        return outcome;
     }
     let mut terms = Terms {
         form: options.form,
         weight: options.weight,
         inverse_temperature: 1.0 / options.temperature,
-        max,
-        expert_normalizer: normalizer,
-        amateur_normalizer: 0.0,
+        expert: normalizer,
+        amateur: Normalizer::NONE,
     };
     if options.form == ContrastiveForm::Source as u32 {
         simd::scale(contrast, terms.inverse_temperature);
         terms.inverse_temperature = 1.0;
-        terms.amateur_normalizer = match log_sum_exp(contrast) {
-            f32::INFINITY => f32::NAN,
-            f32::NEG_INFINITY => 0.0,
-            normalizer => normalizer,
-        };
+        terms.amateur = normalizer_or_none(contrast);
     }
     if options.form == ContrastiveForm::Logits as u32 {
         contrast.iter_mut().zip(z_e).for_each(|(c, e)| *c = terms.value(*e, *c));
@@ -190,12 +187,18 @@ fn contrast_row(options: &ContrastiveOptions, eos: Option<usize>, z_e: &[f32], c
             contrast[eos] = value;
         }
     }
-    match log_sum_exp(contrast) {
-        f32::NEG_INFINITY => contrast.fill(f32::NEG_INFINITY),
-        f32::INFINITY => contrast.fill(f32::NAN),
-        all => contrast.iter_mut().for_each(|c| *c -= all),
+    let all = normalizer_or_none(contrast);
+    contrast.iter_mut().for_each(|c| *c = all.log_prob(*c));
+    max + normalizer.log_sum
+}
+
+/// A row's normaliser: none for a row of -infinity, which it leaves as it is, NaN where +infinity stands.
+fn normalizer_or_none(row: &[f32]) -> Normalizer {
+    match Normalizer::of(row) {
+        Normalizer { max: f32::INFINITY, .. } => Normalizer { max: f32::NAN, log_sum: 0.0 },
+        Normalizer { max: f32::NEG_INFINITY, .. } => Normalizer::NONE,
+        normalizer => normalizer,
     }
-    normalizer
 }
 
 #[cfg(test)]

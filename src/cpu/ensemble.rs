@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::backend::{MAX_SCORERS, Search, SlotOptions};
 use crate::cpu::Cpu;
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 
 /// Each scorer's weight; a slot without any takes the first scorer as it is.
 fn weights(options: &SlotOptions) -> [f32; MAX_SCORERS] {
@@ -33,9 +33,9 @@ pub fn ensemble(scorers: &[Option<&Vec<f32>>], search: &mut Search<Cpu>) {
                 ranked.iter_mut().zip(logits).for_each(|(sum, z)| *sum += term(z));
             }
         }
-        match log_sum_exp(ranked) {
-            f32::NEG_INFINITY => {}
-            normalizer => ranked.iter_mut().for_each(|z| *z -= normalizer),
+        let normalizer = Normalizer::of(ranked);
+        if normalizer.max != f32::NEG_INFINITY {
+            ranked.iter_mut().for_each(|z| *z = normalizer.log_prob(*z));
         }
     });
 }
@@ -52,6 +52,6 @@ pub fn reference(scorers: &[(&[f32], f32)]) -> Vec<f32> {
     if max == f64::NEG_INFINITY {
         return vec![f32::NEG_INFINITY; len];
     }
-    let normalizer = max + sums.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
-    sums.iter().map(|z| (z - normalizer) as f32).collect()
+    let log_sum = sums.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+    sums.iter().map(|z| ((z - max) - log_sum) as f32).collect()
 }

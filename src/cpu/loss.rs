@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::backend::{Divergence, RowShape, SmoothedTarget};
 use crate::cpu::simd;
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 use crate::{Error, Result};
 
 /// Losses and gradients of a reference.
@@ -21,8 +21,8 @@ pub type LossAndGradient = (Vec<f64>, Vec<f64>);
 
 fn log_softmax(logits: impl Iterator<Item = f64> + Clone) -> Vec<f64> {
     let max = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-    let normalizer = max + logits.clone().map(|z| (z - max).exp()).sum::<f64>().ln();
-    logits.map(|z| if normalizer.is_finite() { z - normalizer } else { f64::NAN }).collect()
+    let log_sum = logits.clone().map(|z| (z - max).exp()).sum::<f64>().ln();
+    logits.map(|z| if log_sum.is_finite() { (z - max) - log_sum } else { f64::NAN }).collect()
 }
 
 /// The naive weighted negative log-likelihood, in f64: losses `[rows]` and gradient `[rows, vocab_size]`.
@@ -166,11 +166,12 @@ pub fn weighted_nll(
         }
         let (normalizer, nll) = nll_of(row, target, off);
         *loss = weight * nll;
-        if normalizer.is_nan() {
+        if normalizer.max.is_nan() {
             row.fill(f32::NAN);
             return;
         }
-        simd::exp_shift_in_place(row, normalizer);
+        row.iter_mut().for_each(|x| *x -= normalizer.max);
+        simd::exp_shift_in_place(row, normalizer.log_sum);
         simd::scale(row, weight);
         if off > 0.0 {
             row.iter_mut().for_each(|x| *x -= weight * off);
@@ -203,15 +204,15 @@ pub fn weighted_nll_loss(
     Ok(())
 }
 
-/// A row's normaliser, NaN if it has none, and its negative log-likelihood.
+/// A row's normaliser, its max NaN if it has none, and its negative log-likelihood.
 ///
-/// With t summing to 1, `-sum(t * (z - normalizer))` is `normalizer - z_target - off * sum(z - z_target)`.
-fn nll_of(row: &[f32], target: usize, off: f32) -> (f32, f32) {
-    let normalizer = log_sum_exp(row);
-    if !normalizer.is_finite() {
-        return (f32::NAN, f32::NAN);
+/// With t summing to 1, `-sum(t * log_prob(z))` is `-log_prob(z_target) - off * sum(z - z_target)`.
+fn nll_of(row: &[f32], target: usize, off: f32) -> (Normalizer, f32) {
+    let normalizer = Normalizer::of(row);
+    if !normalizer.max.is_finite() {
+        return (Normalizer { max: f32::NAN, log_sum: 0.0 }, f32::NAN);
     }
-    let mut nll = normalizer - row[target];
+    let mut nll = -normalizer.log_prob(row[target]);
     if off > 0.0 && nll.is_finite() {
         nll -= off * (simd::sum(row) - row.len() as f32 * row[target]);
     }
@@ -347,13 +348,14 @@ fn divergence_row(
     weight * temperature * temperature * loss
 }
 
-/// Replaces logits by `(z - max z) / temperature` and returns the normaliser of that, not finite if the row has none.
+/// Replaces logits by `(z - max z) / temperature` and returns the `log(sum(exp))` of that, not finite if the row has none.
 ///
 /// Where a row's probability lies, these numbers are small, and so is the rounding of their differences.
 fn temper(row: &mut [f32], temperature: f32) -> f32 {
     let max = simd::max(row);
     row.iter_mut().for_each(|z| *z = (*z - max) / temperature);
-    if max.is_finite() { log_sum_exp(row) } else { f32::NAN }
+    let normalizer = Normalizer::of(row);
+    if max.is_finite() { normalizer.max + normalizer.log_sum } else { f32::NAN }
 }
 
 /// `q = scale * q * (w - mean)`, 0 where q is.

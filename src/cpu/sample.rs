@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use crate::backend::{Row, SampleOptions, SamplePick, SlotOptions, SpecialIds};
 use crate::cpu::philox::{Purpose, open_uniform, philox};
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 use crate::cpu::{portable_math, simd};
 
 pub use reference::reference;
@@ -146,9 +146,9 @@ pub fn sample(step: &Step<'_>, picks: &mut [SamplePick]) {
 
 fn pick_token(draw: &Draw<'_>, kept: &mut Vec<u64>) -> SamplePick {
     let none = |why: f32| SamplePick { token: SamplePick::NONE, log_prob: why, ranked_log_prob: why };
-    let normalizer = log_sum_exp(draw.logits);
-    if normalizer.is_nan() || normalizer == f32::INFINITY {
-        return none(normalizer);
+    let normalizer = Normalizer::of(draw.logits);
+    if normalizer.max.is_nan() || normalizer.max == f32::INFINITY {
+        return none(normalizer.max);
     }
     let is_ranked = !std::ptr::eq(draw.z, draw.logits);
     let largest = if is_ranked { simd::max(draw.z) } else { 0.0 };
@@ -158,7 +158,7 @@ fn pick_token(draw: &Draw<'_>, kept: &mut Vec<u64>) -> SamplePick {
     let Some(best) = first(draw) else { return none(f32::NEG_INFINITY) };
     let greedy = draw.only_eos || draw.options.temperature == 0.0;
     let token = if greedy { best } else { Filtered::new(draw, best, kept).draw(draw) };
-    let log_prob = draw.logits[token] - normalizer;
+    let log_prob = normalizer.log_prob(draw.logits[token]);
     SamplePick { token: token as u32, log_prob, ranked_log_prob: if is_ranked { draw.z[token] } else { log_prob } }
 }
 

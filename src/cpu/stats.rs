@@ -30,10 +30,32 @@ pub fn reference(logits: &[f32], vocab_size: usize, gold: &[u32], out: &mut [Tok
     }
 }
 
-/// `log(sum(exp(row)))`, or the NaN or +infinity that stands in the row.
-pub fn log_sum_exp(row: &[f32]) -> f32 {
-    let max = simd::max(row);
-    if max.is_finite() { max + simd::sum_exp(row, max).ln() } else { max }
+/// What a row of logits is normalised by. `max` is NaN or infinite where there is nothing to normalise; `log_sum` is then 0.
+///
+/// Their sum, `log(sum(exp(row)))`, would not do: beside a maximum of -3.4e38 nothing is left of the logarithm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalizer {
+    /// The largest logit; NaN if one is.
+    pub max: f32,
+    /// `log(sum(exp(row - max)))`.
+    pub log_sum: f32,
+}
+
+impl Normalizer {
+    /// Of what is normalised already.
+    pub const NONE: Normalizer = Normalizer { max: 0.0, log_sum: 0.0 };
+
+    /// That of a row.
+    pub fn of(row: &[f32]) -> Self {
+        let max = simd::max(row);
+        Normalizer { max, log_sum: if max.is_finite() { simd::sum_exp(row, max).ln() } else { 0.0 } }
+    }
+
+    /// The log-probability of a token with logit `x`.
+    #[inline(always)]
+    pub fn log_prob(self, x: f32) -> f32 {
+        (x - self.max) - self.log_sum
+    }
 }
 
 /// The statistics of each row of `logits` `[rows, vocab_size]`; `gold` and `out` `[rows]`.
@@ -49,14 +71,14 @@ fn row_stats(row: &[f32], gold: usize) -> TokenStats {
         return TokenStats { log_prob: nan, entropy: nan, max_log_prob: nan, rank: 0, argmax: 0 };
     }
     let sum = simd::sum_exp(row, max);
-    // As in `log_sum_exp`, for the same bits.
-    let normalizer = max + sum.ln();
+    // As in `Normalizer::of`, for the same bits.
+    let normalizer = Normalizer { max, log_sum: sum.ln() };
     let better = row.iter().filter(|z| **z > row[gold]).count();
     let equal = row[..gold].iter().filter(|z| **z == row[gold]).count();
     TokenStats {
-        log_prob: row[gold] - normalizer,
+        log_prob: normalizer.log_prob(row[gold]),
         entropy: sum.ln() - simd::sum_exp_times(row, max) / sum,
-        max_log_prob: max - normalizer,
+        max_log_prob: -normalizer.log_sum,
         rank: (1 + better + equal) as u32,
         argmax: row.iter().position(|z| *z == max).unwrap_or(0) as u32,
     }
@@ -109,8 +131,9 @@ mod tests {
             assert_stats(&actual, &expected);
             for (r, stats) in actual.iter().enumerate() {
                 let row = &logits[r * vocab_size..(r + 1) * vocab_size];
-                let ranked = row[gold[r] as usize] - log_sum_exp(row);
-                assert!(ranked.to_bits() == stats.log_prob.to_bits() || !log_sum_exp(row).is_finite());
+                let normalizer = Normalizer::of(row);
+                let ranked = normalizer.log_prob(row[gold[r] as usize]);
+                assert!(ranked.to_bits() == stats.log_prob.to_bits() || !normalizer.max.is_finite());
             }
         }
     }

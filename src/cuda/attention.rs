@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable, pack_size};
 use crate::backend::{Heads, SlotOptions, words};
@@ -461,6 +462,19 @@ struct StoreArguments {
     beam_size: u32,
     vectorized: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[
+    layout!(Arguments as "AttentionArguments" {
+        queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
+        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
+        distances, vectorized
+    }),
+    layout!(StoreArguments as "AttentionStoreArguments" {
+        from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,
+        vectorized
+    }),
+];
 
 impl<T: Element> Store<'_, T> {
     /// Enqueues the kernel for keys of `width` elements.

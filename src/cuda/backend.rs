@@ -13,10 +13,10 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, gate, layer_norm, linear, processors, sample, stats};
+use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, CrossCache, Device, Heads, NetworkOps, NormKind, Row, Rows, Scores, Search, SearchOps, SelfCache,
+    Activation, CrossCache, Device, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps, SelfCache,
     SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
 };
 
@@ -48,6 +48,13 @@ pub struct Matrix<T> {
     bias: Option<Buffer<f32>>,
     out_dim: usize,
     in_dim: usize,
+}
+
+/// Host memory that words are copied to, and where on the device they are brought together before.
+#[derive(Debug)]
+pub struct Report {
+    pinned: Pinned<u32>,
+    gathered: Buffer<u32>,
 }
 
 /// A norm's parameters.
@@ -210,7 +217,7 @@ impl<T: Element> Cuda<T> {
 impl<T: Element> Device for Cuda<T> {
     type Buffer<V: Value> = Buffer<V>;
     type GraphCache = HashMap<StepKey, Recording>;
-    type Readback = Pinned<u32>;
+    type Readback = Report;
 
     // Two steps enqueued behind the one looked at: the device has work while the host answers and admits.
     const READBACK_DEPTH: usize = 2;
@@ -273,18 +280,32 @@ impl<T: Element> Device for Cuda<T> {
         &self,
         from: &Buffer<V>,
         range: Range<usize>,
-        to: &mut Pinned<u32>,
+        to: &mut Report,
         offset: usize,
     ) -> Result<()> {
-        self.context.post(from.view().slice(range)?.bits()?, to, offset)
+        self.context.post(from.view().slice(range)?.bits()?, &mut to.pinned, offset)
     }
 
-    fn readback(&self, words: usize) -> Result<Pinned<u32>> {
-        self.context.pinned(words)
+    fn readback(&self, words: usize) -> Result<Report> {
+        Ok(Report { pinned: self.context.pinned(words)?, gathered: self.context.allocate(words)? })
     }
 
-    fn wait_readback(&self, readback: &Pinned<u32>, words: &mut [u32]) -> Result<()> {
-        self.context.wait_readback(readback, words)
+    fn enqueue_read_parts(&self, parts: &[Part<'_, Self>], to: &mut Report) -> Result<()> {
+        let mut views = Vec::with_capacity(parts.len());
+        for part in parts {
+            views.push(match part {
+                Part::Ints(from, range) => from.view().slice(range.clone())?,
+                Part::Floats(from, range) => from.view().slice(range.clone())?.bits()?,
+            });
+        }
+        let total = parts.iter().map(Part::len).sum();
+        let out = to.gathered.view_mut().slice(0..total)?;
+        gather::Gather { parts: &views, out }.launch(&self.context)?;
+        self.context.post(to.gathered.view().slice(0..total)?, &mut to.pinned, 0)
+    }
+
+    fn wait_readback(&self, readback: &Report, words: &mut [u32]) -> Result<()> {
+        self.context.wait_readback(&readback.pinned, words)
     }
 }
 

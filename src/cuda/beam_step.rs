@@ -10,6 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::buffer::{Buffer, View, ViewMut};
 use super::context::{Context, check_len, to_u32};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::backend::{
     BANK_WORDS, Constraints, Failure, Finished, MAX_CONSTRAINT_TOKENS, Row, SamplePick, SessionShape, SlotOptions,
@@ -20,9 +21,9 @@ use crate::{Error, Result};
 const STEP: &str = "beam_step";
 const START: &str = "start_slots";
 /// Threads of a block; with [`ELEMENTS`] the part of a row that a block ranks, 4096 logits.
-const THREADS: u32 = 128;
+pub(super) const THREADS: u32 = 128;
 /// Logits that a thread holds; as in the kernel.
-const ELEMENTS: u32 = 32;
+pub(super) const ELEMENTS: u32 = 32;
 /// The most beams a sentence can have; as in the kernel.
 pub const MAX_BEAMS: usize = 64;
 
@@ -374,6 +375,19 @@ struct StartArguments {
     count: u32,
     unused: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[
+    layout!(SearchArguments as "Search" {
+        options, step, live, cum_log_probs, tokens, parents, log_probs, ancestry, coverage, kept_attention,
+        finished, finished_count, failures, rows, row_count, live_slots, first_row, num_live, ranked, bans, picks,
+        constraints, banks, slots, beams, max_len, max_src_len, vocab_size, eos_id, pad_id, decoder_start_id
+    }),
+    layout!(StepArguments as "BeamStepArguments" {
+        search, logits, attention, candidates, stats, tickets, ticket, logits_stride, chunks, capacity, vectorized
+    }),
+    layout!(StartArguments as "StartSlotsArguments" { search, starts, ticket, count, unused }),
+];
 
 impl StartSlots<'_> {
     /// Copies the options to the device and enqueues the kernel.

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::Launch;
 use super::buffer::{View, ViewMut};
 use super::context::{Context, to_u32};
+use super::layout::{Layout, layout};
 use crate::{Error, Result};
 
 const OPERATION: &str = "checksum";
@@ -29,6 +30,9 @@ struct Arguments {
     packs: u32,
     unused: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "ChecksumArguments" { words, out, packs, unused })];
 
 impl Checksum<'_> {
     /// Enqueues the kernel.

@@ -391,6 +391,31 @@ impl Context {
         out: ViewMut<'_, O>,
         out_stride: usize,
     ) -> Result<()> {
+        let gemm = self.check_gemm([rows, n, k], &x, &weight, bias.as_ref(), &out, out_stride)?;
+        if rows == 0 || n == 0 {
+            return Ok(());
+        }
+        self.check_fault(Fault::Launch, "gemm")?;
+        self.count(GEMMS, 1);
+        // SAFETY: the lengths were checked, this context owns all three, and a mutable view overlaps no other.
+        unsafe { self.0.device.gemm(&gemm) }
+    }
+
+    /// How each product so far is computed: its shape and types, and the algorithm.
+    pub fn gemm_plans(&self) -> Vec<String> {
+        self.0.device.gemm_plans()
+    }
+
+    /// A product whose lengths fit.
+    pub(super) fn check_gemm<I: Element, O: Element>(
+        &self,
+        [rows, n, k]: [usize; 3],
+        x: &View<'_, I>,
+        weight: &View<'_, I>,
+        bias: Option<&View<'_, f32>>,
+        out: &ViewMut<'_, O>,
+        out_stride: usize,
+    ) -> Result<Gemm> {
         let gemm = Gemm {
             rows,
             n,
@@ -398,10 +423,10 @@ impl Context {
             out_stride,
             input: I::DTYPE,
             output: O::DTYPE,
-            x: self.address(&x)?,
-            weight: self.address(&weight)?,
-            bias: self.address_or_null(bias.as_ref())?,
-            out: self.address_mut(&out)?,
+            x: self.address(x)?,
+            weight: self.address(weight)?,
+            bias: self.address_or_null(bias)?,
+            out: self.address_mut(out)?,
         };
         check_len("gemm", "x", rows * k, x.len)?;
         check_len("gemm", "weight", n * k, weight.len)?;
@@ -413,13 +438,7 @@ impl Context {
             let expected = if bias.is_some() { "F32".to_owned() } else { format!("{:?} or F32", I::DTYPE) };
             return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
         }
-        if rows == 0 || n == 0 {
-            return Ok(());
-        }
-        self.check_fault(Fault::Launch, "gemm")?;
-        self.count(GEMMS, 1);
-        // SAFETY: the lengths were checked, this context owns all three, and a mutable view overlaps no other.
-        unsafe { self.0.device.gemm(&gemm) }
+        Ok(gemm)
     }
 
     // ---- Late reads ----

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::backend::Dtype;
 use crate::backend::{Row, SlotOptions};
@@ -61,6 +62,12 @@ struct Arguments {
     max_len: u32,
     scorer: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "ContrastiveArguments" {
+    expert, amateur, out, normalizers, options, rows, count, prefixes, bucket, slots, vocab_size, stride,
+    eos_id, vectorized, max_len, scorer
+})];
 
 impl<T: Element> Contrastive<'_, T> {
     /// Enqueues the kernel for a bucket of `rows.len()` rows of `vocab_size` tokens, `stride` elements apart.

@@ -2,7 +2,8 @@
 //!
 //! A row's bits must not depend on how many rows are multiplied with it, so one algorithm (tile, stages, no split of k, no
 //! reduction across blocks) is chosen per weight shape and types, for a middling number of rows, and used for every number
-//! of rows. f32 is computed in f32, never in TF32.
+//! of rows. f32 is computed in f32, never in TF32. Where the library has no such algorithm, it is asked for less, step by step
+//! ([`LADDER`]); a product that it cannot do at all is left to `kernels/gemm.cu`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,10 +38,40 @@ struct Key {
     has_bias: bool,
 }
 
+/// What the library is asked for: an alignment of its algorithm's own, and whether it adds the bias.
+#[derive(Clone, Copy)]
+struct Wish {
+    /// Addresses and rows start at multiples of 16 bytes; else at multiples of an element.
+    is_aligned: bool,
+    adds_bias: bool,
+}
+
+/// What the library is asked for, the best first.
+const LADDER: [Wish; 4] = [
+    Wish { is_aligned: true, adds_bias: true },
+    Wish { is_aligned: false, adds_bias: true },
+    Wish { is_aligned: true, adds_bias: false },
+    Wish { is_aligned: false, adds_bias: false },
+];
+
+/// What is left to do once a product has been enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// The bias is to be added.
+    Bias,
+    /// The library has no plan: the product itself.
+    Product,
+}
+
 struct Plan {
+    adds_bias: bool,
     operation: Operation,
     weight: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
+    /// Bytes that it needs for a middling number of rows.
+    workspace: usize,
     /// Layouts of `x` and `out` by number of rows.
     rows: HashMap<usize, (Layout, Layout)>,
 }
@@ -48,7 +79,8 @@ struct Plan {
 /// The library's handle and all plans made so far.
 pub struct Plans {
     handle: sys::cublasLtHandle_t,
-    plans: HashMap<Key, Plan>,
+    /// None for what the library does not do.
+    plans: HashMap<Key, Option<Plan>>,
 }
 
 // SAFETY: the handle and the descriptors are bound to no thread.
@@ -65,7 +97,7 @@ impl Plans {
     ///
     /// # Safety
     /// The matrices lie in device memory as `Gemm` says, `out` overlaps neither of the others, and `stream` is valid.
-    pub unsafe fn run(&mut self, gemm: &Gemm, workspace: u64, stream: *mut c_void) -> Result<(), String> {
+    pub unsafe fn run(&mut self, gemm: &Gemm, workspace: u64, stream: *mut c_void) -> Result<Rest, String> {
         if [gemm.x, gemm.weight, gemm.bias, gemm.out].iter().any(|address| !address.is_multiple_of(ALIGNMENT.into())) {
             return Err(format!("expected matrices at multiples of {ALIGNMENT} bytes"));
         }
@@ -74,9 +106,10 @@ impl Plans {
         let handle = self.handle;
         let plan = match self.plans.entry(key) {
             Entry::Occupied(found) => found.into_mut(),
-            Entry::Vacant(place) => place.insert(Plan::new(handle, &key, bias).map_err(describe)?),
+            Entry::Vacant(place) => place.insert(Plan::find(handle, &key, bias).map_err(describe)?),
         };
-        if bias != 0 {
+        let Some(plan) = plan else { return Ok(Rest::Product) };
+        if bias != 0 && plan.adds_bias {
             // Read when the product is enqueued: other weights of this shape have a bias of their own.
             plan.operation.set_bias(bias).map_err(describe)?;
         }
@@ -107,7 +140,21 @@ impl Plans {
                 stream.cast(),
             )
         };
-        outcome.map_err(describe)
+        outcome.map_err(describe)?;
+        Ok(if bias != 0 && !plan.adds_bias { Rest::Bias } else { Rest::Nothing })
+    }
+
+    /// Each product so far and its algorithm, in a fixed order.
+    pub fn describe(&self) -> Vec<String> {
+        let line = |(key, plan): (&Key, &Option<Plan>)| {
+            let Key { n, k, out_stride, input, output, has_bias } = key;
+            let bias = if *has_bias { " with bias" } else { "" };
+            let how = plan.as_ref().map_or_else(|| "own kernel".to_owned(), Plan::describe);
+            format!("[{n}, {k}] {} to {} {out_stride} apart{bias}: {how}", input.name(), output.name())
+        };
+        let mut lines: Vec<String> = self.plans.iter().map(line).collect();
+        lines.sort();
+        lines
     }
 }
 
@@ -120,9 +167,36 @@ impl Drop for Plans {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, key: &Key, bias: u64) -> Result<Self, CublasError> {
+    /// The first plan of the ladder that there is.
+    fn find(handle: sys::cublasLtHandle_t, key: &Key, bias: u64) -> Result<Option<Self>, CublasError> {
+        for wish in LADDER {
+            if key.has_bias || !wish.adds_bias {
+                match Self::new(handle, key, bias, wish) {
+                    Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => {}
+                    found => return found.map(Some),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn describe(&self) -> String {
+        use sys::cublasLtMatmulAlgoConfigAttributes_t as Attribute;
+        let read = |attribute| config(&self.algorithm, attribute).map_or("?".to_owned(), |value| value.to_string());
+        format!(
+            "cuBLASLt algorithm {}, tile {}, stages {}, split {}, workspace {} bytes{}",
+            read(Attribute::CUBLASLT_ALGO_CONFIG_ID),
+            read(Attribute::CUBLASLT_ALGO_CONFIG_TILE_ID),
+            read(Attribute::CUBLASLT_ALGO_CONFIG_STAGES_ID),
+            read(Attribute::CUBLASLT_ALGO_CONFIG_SPLITK_NUM),
+            self.workspace,
+            if self.adds_bias { ", bias fused" } else { "" }
+        )
+    }
+
+    fn new(handle: sys::cublasLtHandle_t, key: &Key, bias: u64, wish: Wish) -> Result<Self, CublasError> {
         let operation = Operation::new()?;
-        if key.has_bias {
+        if wish.adds_bias {
             operation.add_bias()?;
             operation.set_bias(bias)?;
         }
@@ -130,7 +204,7 @@ impl Plan {
         let weight = Layout::new(key.input, key.k, key.n, key.k)?;
         let (x, out) = row_layouts(key, TYPICAL_ROWS)?;
         let served: Vec<_> = SERVED_ROWS.iter().map(|&rows| row_layouts(key, rows)).collect::<Result<_, _>>()?;
-        let preference = Preference::new()?;
+        let preference = Preference::new(if wish.is_aligned { ALIGNMENT } else { key.input.size() as u32 })?;
         let mut proposals = [MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); PROPOSALS];
         let mut count = 0;
         // SAFETY: the descriptors are alive, and there is room for as many results as are asked for.
@@ -156,10 +230,10 @@ impl Plan {
             let usable = proposal.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS
                 && sums_in_one_piece(&proposal.algo)
                 && served.iter().all(serves);
-            usable.then_some(proposal.algo)
+            usable.then_some((proposal.algo, proposal.workspaceSize))
         });
-        let algorithm = found.ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
-        Ok(Plan { operation, weight, algorithm, rows: HashMap::new() })
+        let (algorithm, workspace) = found.ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        Ok(Plan { adds_bias: wish.adds_bias, operation, weight, algorithm, workspace, rows: HashMap::new() })
     }
 }
 
@@ -168,18 +242,20 @@ fn sums_in_one_piece(algorithm: &sys::cublasLtMatmulAlgo_t) -> bool {
     use sys::cublasLtMatmulAlgoConfigAttributes_t::{
         CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
     };
-    let read = |attribute| {
-        let mut value = u32::MAX;
-        // SAFETY: both attributes are 32-bit numbers, and there is room for one.
-        let status = unsafe {
-            let room = (&raw mut value).cast();
-            sys::cublasLtMatmulAlgoConfigGetAttribute(algorithm, attribute, room, size_of::<u32>(), ptr::null_mut())
-        };
-        status.result().ok().map(|()| value)
-    };
     // Split by 0 or 1 is no split; reduction scheme 0 is none.
-    read(CUBLASLT_ALGO_CONFIG_SPLITK_NUM).is_some_and(|splits| splits <= 1)
-        && read(CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) == Some(0)
+    config(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM).is_some_and(|splits| splits <= 1)
+        && config(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) == Some(0)
+}
+
+/// A setting of an algorithm, of those that are 32-bit numbers.
+fn config(algorithm: &sys::cublasLtMatmulAlgo_t, attribute: sys::cublasLtMatmulAlgoConfigAttributes_t) -> Option<u32> {
+    let mut value = u32::MAX;
+    // SAFETY: the callers ask for 32-bit numbers, and there is room for one.
+    let status = unsafe {
+        let room = (&raw mut value).cast();
+        sys::cublasLtMatmulAlgoConfigGetAttribute(algorithm, attribute, room, size_of::<u32>(), ptr::null_mut())
+    };
+    status.result().ok().map(|()| value)
 }
 
 /// Whether an algorithm works for other numbers of rows, within the workspace.
@@ -267,11 +343,11 @@ impl Drop for Layout {
     }
 }
 
-/// No reduction across blocks, a workspace of ours, addresses aligned as ours are.
+/// No reduction across blocks, a workspace of ours, addresses at multiples of so many bytes.
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new() -> Result<Self, CublasError> {
+    fn new(alignment: u32) -> Result<Self, CublasError> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = Preference(result::create_matmul_pref()?);
         let workspace = WORKSPACE_BYTES;
@@ -285,7 +361,7 @@ impl Preference {
                 (&raw const workspace).cast(),
                 size_of::<usize>(),
             )?;
-            let (no_reduction, alignment) = (0u32, ALIGNMENT);
+            let no_reduction = 0u32;
             let attribute = Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
             set(attribute, (&raw const no_reduction).cast(), size_of::<u32>())?;
             for attribute in [

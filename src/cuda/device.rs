@@ -152,6 +152,11 @@ pub trait Device: Send + Sync {
     /// The three matrices lie inside allocations, `out` overlaps neither of the others.
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()>;
 
+    /// How each product so far is computed; nothing from a device with one way for all.
+    fn gemm_plans(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Sends what is enqueued from here on, up to [`Device::end_aside`], to the second stream: behind all that has been enqueued
     /// so far, beside what the first stream gets before [`Device::join_aside`]. Until the end only launches, products, fills and
     /// copies to and on the device may come. A device with one stream does everything in order.

@@ -11,14 +11,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::cublaslt::Plans;
+use bytemuck::Zeroable;
+
+use super::cublaslt::{Plans, Rest};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use super::{WORKSPACE_BYTES, WORKSPACES};
+use super::{WORKSPACE_BYTES, WORKSPACES, gemm, layout};
 use crate::{Error, Result};
 
+#[cfg(all(test, fake_driver))]
+mod fake_tests;
 mod requirements;
+mod staging;
 
-use requirements::{Image, check_device, check_driver, images};
+use requirements::{Image, NO_DEVICE_CODE, check_device, check_libraries, describe_refusal, images};
+use staging::Staging;
 
 /// Dynamic shared memory that a kernel gets without being asked for.
 const PLAIN_SHARED_BYTES: usize = 48 * 1024;
@@ -53,13 +59,23 @@ struct Aside {
 struct State {
     /// Made at the first product; dropped before the context goes.
     plans: Option<Plans>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    functions: HashMap<&'static str, Function>,
     capturing: bool,
     /// Memory to be freed once the capture has ended.
     freed_in_capture: Vec<u64>,
+    /// Memory to be freed once the first stream waits for the second, which may still use it.
+    freed_aside: Vec<u64>,
+    staging: Staging,
     graphs: HashMap<GraphId, Executable>,
     pinned: HashMap<PinnedId, PinnedMemory>,
     next_id: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Of its one parameter.
+    argument_bytes: usize,
 }
 
 /// A graph that can be launched.
@@ -95,30 +111,23 @@ impl CudaDevice {
 
     fn try_open(ordinal: usize, name: &str) -> Result<Self, String> {
         let images = images()?;
-        // SAFETY: asks the dynamic loader only.
-        unsafe {
-            if !sys::is_culib_present() {
-                return Err("no NVIDIA driver found (libcuda)".to_owned());
-            }
-            if !cudarc::cublaslt::sys::is_culib_present() {
-                return Err(
-                    "no cuBLASLt found (libcublasLt of CUDA 12 or 13); it comes with the CUDA toolkit".to_owned()
-                );
-            }
-        }
+        check_libraries()?;
         let describe = |error: DriverError| format!("CUDA driver: {}", text(error));
-        let mut version: c_int = 0;
-        // SAFETY: writes one number.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(describe)?;
-        check_driver(version)?;
-        result::init().map_err(describe)?;
+        result::init().map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => format!(
+                "expected a GPU, got none ({}); on a GPU that is split by MIG, at least one instance must be visible",
+                text(error)
+            ),
+            _ => describe(error),
+        })?;
         let count = result::device::get_count().map_err(describe)?;
         let number = c_int::try_from(ordinal).ok().filter(|&number| number < count);
         let number = number.ok_or_else(|| format!("expected a number below {count}, the GPUs of this machine"))?;
         let device = result::device::get(number).map_err(describe)?;
         check_device(device)?;
         // SAFETY: the device exists; `Drop` releases the context.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(describe)?;
+        let context =
+            unsafe { result::primary_ctx::retain(device) }.map_err(|error| describe_refusal(device, error))?;
         let mut opened = CudaDevice {
             name: name.to_owned(),
             ordinal: device,
@@ -152,13 +161,59 @@ impl CudaDevice {
         for image in images {
             // SAFETY: the image is a complete fatbin, aligned, copied by the call.
             let module = unsafe { result::module::load_data(image.words.as_ptr().cast()) };
-            self.modules.push(module.map_err(|error| format!("load the {} kernels: {}", image.op, text(error)))?);
+            self.modules.push(module.map_err(|error| match cfg!(device_code) {
+                true => format!("load the {} kernels: {}", image.op, text(error)),
+                false => NO_DEVICE_CODE.to_owned(),
+            })?);
         }
+        self.keep_freed_memory().map_err(describe)?;
+        layout::check(&self.layout_entries()?)?;
         for workspace in &mut self.workspaces {
             // SAFETY: a context is current.
-            *workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(describe)?;
+            *workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    let (free, total) = result::mem_get_info().unwrap_or_default();
+                    let needed = WORKSPACES * WORKSPACE_BYTES;
+                    format!(
+                        "expected {} MiB of free GPU memory to start, got {} of {} MiB; other processes may hold the rest",
+                        needed >> 20,
+                        free >> 20,
+                        total >> 20
+                    )
+                }
+                _ => describe(error),
+            })?;
         }
         Ok(())
+    }
+
+    /// Lets the stream's allocator keep what is freed, instead of giving it back to the driver at every wait.
+    fn keep_freed_memory(&self) -> Result<(), DriverError> {
+        use sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let (mut pool, mut all) = (std::ptr::null_mut(), u64::MAX);
+        // SAFETY: the device exists; writes one handle, and reads one 64-bit number.
+        unsafe {
+            sys::cuDeviceGetMemPool(&mut pool, self.ordinal).result()?;
+            sys::cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, (&raw mut all).cast()).result()
+        }
+    }
+
+    /// What the modules export of their layout. The context is current.
+    fn layout_entries(&self) -> Result<Vec<layout::Entry>, String> {
+        let describe = |error: DriverError| format!("read the kernels' layout: {}", text(error));
+        let mut all = Vec::new();
+        for &module in &self.modules {
+            let (mut address, mut bytes) = (0, 0);
+            // SAFETY: the module is loaded; writes an address and a size.
+            unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut bytes, module, c"layout".as_ptr()) }
+                .result()
+                .map_err(describe)?;
+            let mut entries = vec![layout::Entry::zeroed(); bytes / size_of::<layout::Entry>()];
+            // SAFETY: the global is alive as long as its module, and no larger than what there is room for.
+            unsafe { result::memcpy_dtoh_sync(&mut entries, address) }.map_err(describe)?;
+            all.append(&mut entries);
+        }
+        Ok(all)
     }
 
     fn bind(&self) -> Result<(), DriverError> {
@@ -186,13 +241,16 @@ impl CudaDevice {
     }
 
     /// Lets the first stream wait for what the second has to do. The context is current.
-    fn join(&self) -> Result<(), DriverError> {
+    fn join(&self, state: &mut State) -> Result<(), DriverError> {
         if !self.aside.is_pending.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        // SAFETY: stream and event are alive.
+        // SAFETY: stream and event are alive; `free` was called for the memory, which both streams have done with.
         unsafe {
-            result::stream::wait_event(self.stream, self.aside.ended, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+            result::stream::wait_event(self.stream, self.aside.ended, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)?;
+            std::mem::take(&mut state.freed_aside)
+                .into_iter()
+                .try_for_each(|address| result::free_async(address, self.stream))
         }
     }
 
@@ -229,7 +287,7 @@ impl CudaDevice {
         Ok(free as u64 + kept)
     }
 
-    fn function(&self, symbol: &'static str) -> Result<sys::CUfunction> {
+    fn function(&self, symbol: &'static str) -> Result<Function> {
         let mut state = self.state();
         if let Some(&function) = state.functions.get(symbol) {
             return Ok(function);
@@ -238,7 +296,13 @@ impl CudaDevice {
         let name = CString::new(symbol).unwrap_or_default();
         for &module in &self.modules {
             // SAFETY: the module is loaded until `Drop`.
-            if let Ok(function) = unsafe { result::module::get_function(module, name.clone()) } {
+            if let Ok(handle) = unsafe { result::module::get_function(module, name.clone()) } {
+                let (mut offset, mut argument_bytes) = (0, 0);
+                // SAFETY: the function is loaded; writes two sizes.
+                unsafe { sys::cuFuncGetParamInfo(handle, 0, &mut offset, &mut argument_bytes) }
+                    .result()
+                    .map_err(|error| self.failure("launch", format!("{symbol}: {}", text(error))))?;
+                let function = Function { handle, argument_bytes };
                 state.functions.insert(symbol, function);
                 return Ok(function);
             }
@@ -249,16 +313,17 @@ impl CudaDevice {
 
 /// How many GPUs the driver knows; 0 without a driver.
 pub fn count() -> usize {
-    // SAFETY: asks the dynamic loader only.
-    if !unsafe { sys::is_culib_present() } || result::init().is_err() {
+    if check_libraries().is_err() || result::init().is_err() {
         return 0;
     }
     result::device::get_count().ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
 fn text(error: DriverError) -> String {
-    let words = error.error_string().map(|words| words.to_string_lossy().into_owned());
-    words.unwrap_or_else(|_| format!("{:?}", error.0))
+    match error.error_string() {
+        Ok(words) => format!("{} ({:?})", words.to_string_lossy(), error.0),
+        Err(_) => format!("{:?}", error.0),
+    }
 }
 
 impl Drop for CudaDevice {
@@ -273,6 +338,10 @@ impl Drop for CudaDevice {
                 let _ = result::stream::synchronize(stream);
             }
             drop(state.plans.take());
+            for address in std::mem::take(&mut state.freed_aside) {
+                let _ = result::free_async(address, self.stream);
+            }
+            state.staging.release();
             for graph in state.graphs.into_values() {
                 let _ = result::graph::exec_destroy(graph.handle);
             }
@@ -318,9 +387,9 @@ impl Device for CudaDevice {
     }
 
     fn free_memory(&self) -> Result<Option<u64>> {
-        let _state = self.in_order("measure free memory")?;
+        let mut state = self.in_order("measure free memory")?;
         self.call("measure free memory", || {
-            self.join()?;
+            self.join(&mut state)?;
             // SAFETY: the stream is alive.
             unsafe { result::stream::synchronize(self.stream)? };
             self.free_bytes().map(Some)
@@ -337,32 +406,44 @@ impl Device for CudaDevice {
             state.freed_in_capture.push(address);
             return;
         }
+        if self.aside.is_open.load(Ordering::Relaxed) {
+            state.freed_aside.push(address);
+            return;
+        }
         // SAFETY: allocated on this stream, and the caller uses it no more. A failure is reported by whatever comes next.
-        let _ = self.call("free", || unsafe { self.join().and_then(|()| result::free_async(address, self.stream)) });
+        let _ = self
+            .call("free", || unsafe { self.join(&mut state).and_then(|()| result::free_async(address, self.stream)) });
     }
 
     unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        let _state = self.outside_capture("copy to device")?;
-        // SAFETY: the caller's promise; the driver copies pageable memory before it returns.
-        self.call("copy to device", || unsafe { result::memcpy_htod_async(to, bytes, self.current_stream()) })
+        let mut state = self.outside_capture("copy to device")?;
+        // SAFETY: the caller's promise.
+        self.call("copy to device", || unsafe { state.staging.copy(to, bytes, self.current_stream()) })
     }
 
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        let _state = self.in_order("copy from device")?;
+        let mut state = self.in_order("copy from device")?;
         // SAFETY: the caller's promise; `bytes` is borrowed until the stream has been waited for.
         self.call("copy from device", || unsafe {
-            self.join()?;
+            self.join(&mut state)?;
             let copied = result::memcpy_dtoh_async(bytes, from, self.stream);
             result::stream::synchronize(self.stream).and(copied)
         })
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: the caller's promise.
         self.call("copy on device", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.current_stream()) })
     }
 
     unsafe fn fill(&self, at: u64, byte: u8, bytes: usize) -> Result<()> {
+        // The driver refuses to set 0 bytes.
+        if bytes == 0 {
+            return Ok(());
+        }
         // SAFETY: the caller's promise.
         self.call("fill on device", || unsafe { result::memset_d8_async(at, byte, bytes, self.current_stream()) })
     }
@@ -372,6 +453,11 @@ impl Device for CudaDevice {
         let refuse = || self.failure("launch", format!("{}: {} bytes of shared memory", launch.symbol, launch.shared));
         let shared = u32::try_from(launch.shared).map_err(|_| refuse())?;
         let [x, y, z] = launch.grid;
+        if arguments.len() != function.argument_bytes {
+            let (expected, got) = (function.argument_bytes, arguments.len());
+            let reason = format!("{}: expected {expected} bytes of arguments, got {got}", launch.symbol);
+            return Err(self.failure("launch", reason));
+        }
         let mut parameters = [arguments.as_ptr().cast_mut().cast::<c_void>()];
         let mut enqueue = || {
             // SAFETY: the function is loaded; its one parameter is a struct, which the driver copies before it returns and
@@ -379,10 +465,10 @@ impl Device for CudaDevice {
             unsafe {
                 if launch.shared > PLAIN_SHARED_BYTES {
                     let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                    result::function::set_function_attribute(function, attribute, shared as c_int)?;
+                    result::function::set_function_attribute(function.handle, attribute, shared as c_int)?;
                 }
                 let stream = self.current_stream();
-                result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), shared, stream, &mut parameters)
+                result::launch_kernel(function.handle, (x, y, z), (launch.block, 1, 1), shared, stream, &mut parameters)
             }
         };
         self.bind()
@@ -390,7 +476,7 @@ impl Device for CudaDevice {
             .map_err(|error| self.failure("launch", format!("{}: {}", launch.symbol, text(error))))
     }
 
-    unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
+    unsafe fn gemm(&self, product: &Gemm) -> Result<()> {
         self.call("gemm", || Ok(()))?;
         let mut state = self.state();
         let plans = match &mut state.plans {
@@ -399,8 +485,27 @@ impl Device for CudaDevice {
         };
         let workspace = self.workspaces[usize::from(self.aside.is_open.load(Ordering::Relaxed))];
         // SAFETY: the caller's promise; the stream is alive; work of one stream shares a workspace in order.
-        unsafe { plans.run(gemm, workspace, self.current_stream().cast()) }
-            .map_err(|reason| self.failure("gemm", reason))
+        let rest = unsafe { plans.run(product, workspace, self.current_stream().cast()) }
+            .map_err(|reason| self.failure("gemm", reason))?;
+        drop(state);
+        // SAFETY: the caller's promise, which is that of the kernels, too.
+        unsafe {
+            match rest {
+                Rest::Nothing => Ok(()),
+                Rest::Bias => {
+                    let (launch, arguments) = gemm::bias(product)?;
+                    self.launch(&launch, bytemuck::bytes_of(&arguments))
+                }
+                Rest::Product => {
+                    let (launch, arguments) = gemm::plain_product(product)?;
+                    self.launch(&launch, bytemuck::bytes_of(&arguments))
+                }
+            }
+        }
+    }
+
+    fn gemm_plans(&self) -> Vec<String> {
+        self.state().plans.as_ref().map(Plans::describe).unwrap_or_default()
     }
 
     fn begin_aside(&self) -> Result<()> {
@@ -423,8 +528,8 @@ impl Device for CudaDevice {
     }
 
     fn join_aside(&self) -> Result<()> {
-        let _state = self.in_order("join work aside")?;
-        self.call("join work aside", || self.join())
+        let mut state = self.in_order("join work aside")?;
+        self.call("join work aside", || self.join(&mut state))
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -482,9 +587,11 @@ impl Device for CudaDevice {
     }
 
     fn synchronize(&self) -> Result<()> {
-        let _state = self.in_order("synchronize")?;
+        let mut state = self.in_order("synchronize")?;
         // SAFETY: the stream is alive.
-        self.call("synchronize", || unsafe { self.join().and_then(|()| result::stream::synchronize(self.stream)) })
+        self.call("synchronize", || unsafe {
+            self.join(&mut state).and_then(|()| result::stream::synchronize(self.stream))
+        })
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<PinnedId> {

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::backend::{Row, words};
@@ -50,6 +51,12 @@ struct Arguments {
     row_words: u32,
     vectorized: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "EmbeddingArguments" {
+    table, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id, row_words,
+    vectorized
+})];
 
 impl<T: Element> Embedding<'_, T> {
     /// Enqueues the kernel for rows of `d_model` elements.

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::beam_step::{BeamStepScratch, SearchArguments, SearchViews, at_least};
 use super::buffer::View;
 use super::context::{Context, to_u32};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::Result;
 use crate::backend::MAX_SCORERS;
@@ -38,6 +39,10 @@ struct Arguments {
     vectorized: u32,
     unused: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] =
+    &[layout!(Arguments as "EnsembleArguments" { search, scorers, ranked, bucket, stride, vectorized, unused })];
 
 impl Ensemble<'_> {
     /// Enqueues the kernel.

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable, pack_size};
 use crate::Result;
 use crate::backend::Activation;
@@ -33,6 +34,10 @@ struct Arguments {
     activation: u32,
     vectorized: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] =
+    &[layout!(Arguments as "GateArguments" { both, out, rows, width, activation, vectorized })];
 
 impl<T: Element> Gate<'_, T> {
     /// Enqueues the kernel for `rows` rows of `width` outputs.

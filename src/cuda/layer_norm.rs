@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::Result;
 use crate::backend::NormKind;
@@ -52,6 +53,10 @@ struct Arguments {
 /// Bits of `flags`.
 const VECTORIZED: u32 = 1;
 const RMS: u32 = 2;
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] =
+    &[layout!(Arguments as "LayerNormArguments" { x, sum, delta, gain, bias, delta_bias, rows, d_model, eps, flags })];
 
 impl<T: Element> LayerNorm<'_, T> {
     /// Enqueues the kernel for `rows` rows of `d_model` elements.

@@ -6,6 +6,7 @@ use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::contrastive::check_stride;
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::Result;
 use crate::backend::{Divergence, RowShape, SmoothedTarget};
@@ -121,6 +122,16 @@ struct DivergenceArguments {
     beta: f32,
     unused: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[
+    layout!(NllArguments as "NllArguments" {
+        logits, targets, mask, weights, loss, vocab_size, stride, vectorized, on, off, unused
+    }),
+    layout!(DivergenceArguments as "DivergenceArguments" {
+        student, teacher, mask, weights, loss, vocab_size, stride, vectorized, temperature, beta, unused
+    }),
+];
 
 impl<T: Element> TemperedDivergence<'_, T> {
     /// Enqueues the kernel.

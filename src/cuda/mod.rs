@@ -7,6 +7,7 @@
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
 //! | `dry` | that layer without a device: plans of memory count what would be allocated |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
+//! | `layout` | structs and numbers that launchers and kernels share, compared |
 //! | `rows` | which rows of a step are live, as launchers take it |
 //! | `backend` | the `Backend` over all that |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
@@ -25,6 +26,7 @@ mod dry;
 mod element;
 #[cfg(emulated)]
 pub mod emulated;
+mod layout;
 mod rows;
 
 pub mod attention;
@@ -35,6 +37,8 @@ pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
 pub mod gate;
+pub mod gather;
+pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -62,14 +66,14 @@ pub const WORKSPACES: usize = 2;
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// What nvcc made of one file in `kernels/`.
-#[cfg(device_code)]
+#[cfg(all(feature = "cuda", any(device_code, emulated)))]
 struct DeviceCode {
     /// The file's name.
     op: &'static str,
     /// Machine code for each architecture, and PTX for later ones.
     fatbin: &'static [u8],
     /// What the assembler said about registers, stack and spills.
-    #[cfg_attr(not(test), allow(dead_code))]
+    #[cfg_attr(not(all(test, device_code)), allow(dead_code))]
     report: &'static str,
 }
 

@@ -6,6 +6,7 @@ use super::Launch;
 use super::beam_step::{BeamStepScratch, SearchArguments, SearchViews, at_least};
 use super::buffer::View;
 use super::context::{Context, check_len, to_u32};
+use super::layout::{Layout, layout};
 use crate::Result;
 use crate::backend::{BANK_WORDS, MAX_SEQUENCE_WORDS, SessionShape};
 
@@ -108,6 +109,14 @@ struct RepetitionArguments {
     bucket: u32,
     stride: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[
+    layout!(ProcessorsArguments as "ProcessorsArguments" {
+        search, bans, banks, always, prefixes, sequences, bucket, sequence_words
+    }),
+    layout!(RepetitionArguments as "RepetitionArguments" { search, ranked, logits, bucket, stride }),
+];
 
 impl RepetitionPenalty<'_> {
     /// Enqueues the kernel.

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::Launch;
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
+use super::layout::{Layout, layout};
 use crate::backend::{ExpectedRisk, check_risk_alpha};
 use crate::{Error, Result};
 
@@ -36,6 +37,10 @@ struct Arguments {
     candidates: u32,
     alpha: f32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] =
+    &[layout!(Arguments as "RiskArguments" { log_probs, risks, starts, coefficients, outcomes, candidates, alpha })];
 
 impl Risk<'_> {
     /// Enqueues the kernel.

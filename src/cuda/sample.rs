@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::contrastive::check_stride;
+use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::Result;
@@ -17,7 +18,7 @@ const OPERATION: &str = "sample";
 /// As in beam_step, for the same log-probabilities.
 const THREADS: u32 = 128;
 /// Logits that a thread holds at a time; as in the kernel.
-const ELEMENTS: u32 = 32;
+pub(super) const ELEMENTS: u32 = 32;
 
 /// Draws a token for every live row of a slot that samples; the contract is [`crate::backend::SearchOps::sample`].
 ///
@@ -66,6 +67,12 @@ struct Arguments {
     eos_id: u32,
     pad_id: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "SampleArguments" {
+    options, rows, count, ancestry, logits, ranked, bans, picks, bucket, slots, beams, max_len, vocab_size,
+    stride, chunks, vectorized, eos_id, pad_id
+})];
 
 impl Sample<'_> {
     /// Enqueues the kernel for rows of `vocab_size` tokens, `stride` elements apart.

@@ -6,6 +6,7 @@ use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::contrastive::check_stride;
 use super::element::{Element, symbol};
+use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::backend::{Pick, Schedule, ScheduledSampling, TokenPlace};
 use crate::{Error, Result};
@@ -53,6 +54,12 @@ struct Arguments {
     pad_id: u32,
     decoder_start_id: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "ScheduledSamplingArguments" {
+    logits, gold, places, schedule, chosen, counts, vocab_size, stride, vectorized, seed_low, seed_high,
+    samples, temperature, eos_id, pad_id, decoder_start_id
+})];
 
 impl<T: Element> Selection<'_, T> {
     /// Enqueues the kernel for `gold.len()` rows of `vocab_size` logits, `stride` elements apart.

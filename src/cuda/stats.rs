@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::contrastive::check_stride;
+use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
 use crate::Result;
@@ -14,7 +15,7 @@ const OPERATION: &str = "token_stats";
 /// As in beam_step, for the same bits.
 const THREADS: u32 = 128;
 /// Logits that a thread holds at a time; as in the kernel.
-const ELEMENTS: u32 = 32;
+pub(super) const ELEMENTS: u32 = 32;
 
 /// [`TokenStats`] of the live rows.
 ///
@@ -45,6 +46,11 @@ struct Arguments {
     vectorized: u32,
     unused: u32,
 }
+
+/// What [`layout`](super::layout) compares with the kernel file.
+pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "StatsArguments" {
+    logits, gold, count, out, bucket, vocab_size, stride, chunks, vectorized, unused
+})];
 
 impl TokenStatistics<'_> {
     /// Enqueues the kernel for rows `stride` elements apart.

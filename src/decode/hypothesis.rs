@@ -1,6 +1,6 @@
 //! A finished hypothesis, resolved from the device's back-pointers.
 
-use crate::backend::{Backend, Failure, Finished, Search, SessionShape, SlotOptions, words};
+use crate::backend::{Backend, Failure, Finished, Part, Search, SessionShape, SlotOptions, words};
 use crate::error::room;
 use crate::{Error, Result};
 
@@ -81,11 +81,8 @@ impl Record {
     }
 
     fn words(&self) -> usize {
-        self.histories() + 3 * self.history_len() + self.attention_len()
-    }
-
-    fn histories(&self) -> usize {
-        HEAD_WORDS + words::<Failure>() + self.shape.beam_size * words::<Finished>()
+        let finished = self.shape.beam_size * words::<Finished>();
+        HEAD_WORDS + words::<Failure>() + finished + 3 * self.history_len() + self.attention_len()
     }
 
     fn history_len(&self) -> usize {
@@ -103,19 +100,21 @@ impl Record {
     pub fn post<B: Backend>(&self, backend: &B, search: &Search<B>, slot: usize, to: &mut B::Readback) -> Result<()> {
         let SessionShape { beam_size, max_len, max_src_len, .. } = self.shape;
         let part = |len: usize| slot * len..(slot + 1) * len;
-        backend.enqueue_read::<u32>(&search.finished_count, part(1), to, 0)?;
-        backend.enqueue_read::<u32>(&search.failures, part(words::<Failure>()), to, HEAD_WORDS)?;
-        let finished = part(beam_size * words::<Finished>());
-        backend.enqueue_read::<u32>(&search.finished, finished, to, HEAD_WORDS + words::<Failure>())?;
-        let (first, len, at) = (slot * max_len * beam_size, self.history_len(), self.histories());
-        backend.enqueue_read::<u32>(&search.tokens, first..first + len, to, at)?;
-        backend.enqueue_read::<u32>(&search.parents, first..first + len, to, at + len)?;
-        backend.enqueue_read::<f32>(&search.log_probs, first..first + len, to, at + 2 * len)?;
+        let (first, len) = (slot * max_len * beam_size, self.history_len());
+        let history = first..first + len;
+        let mut parts = vec![
+            Part::Ints(&search.finished_count, part(1)),
+            Part::Ints(&search.failures, part(words::<Failure>())),
+            Part::Ints(&search.finished, part(beam_size * words::<Finished>())),
+            Part::Ints(&search.tokens, history.clone()),
+            Part::Ints(&search.parents, history.clone()),
+            Part::Floats(&search.log_probs, history),
+        ];
         if self.shape.keep_attention {
             let first = first * max_src_len;
-            backend.enqueue_read::<f32>(&search.attention, first..first + self.attention_len(), to, at + 3 * len)?;
+            parts.push(Part::Floats(&search.attention, first..first + self.attention_len()));
         }
-        Ok(())
+        backend.enqueue_read_parts(&parts, to)
     }
 
     /// The finished hypotheses, best first, samples in their own order, or what ended the sentence, from the words that were posted.
@@ -155,7 +154,34 @@ impl Record {
             finished.sort_by_key(|finished| history.origin(finished, self.shape.beam_size));
             history.finished = finished;
         }
-        Ok(Ok(history.finished.iter().map(|finished| history.resolve(finished, search)).collect()))
+        Ok(history.finished.iter().map(|finished| history.resolve(finished, search).check()).collect())
+    }
+}
+
+/// The sum of the log-probabilities of these tokens.
+///
+/// # Errors
+/// [`Error::NonFiniteScore`] if it is not finite.
+pub fn finite_sum(operation: &'static str, token_ids: &[u32], log_probs: &[f32]) -> Result<f32> {
+    let mut sum = 0.0;
+    for (i, (token, log_prob)) in token_ids.iter().zip(log_probs).enumerate() {
+        sum += log_prob;
+        if !sum.is_finite() {
+            return Err(Error::NonFiniteScore { operation, value: sum, position: i + 1, token: *token });
+        }
+    }
+    Ok(sum)
+}
+
+impl Hypothesis {
+    /// The hypothesis, if its scores are finite.
+    fn check(self) -> Result<Self> {
+        finite_sum("decode", &self.token_ids, &self.token_log_probs)?;
+        if self.score.is_finite() && self.search_log_prob.is_finite() {
+            return Ok(self);
+        }
+        let token = self.token_ids.last().copied().unwrap_or_default();
+        Err(Error::NonFiniteScore { operation: "decode", value: self.score, position: self.length, token })
     }
 }
 

@@ -26,7 +26,7 @@ pub mod trace;
 pub use bans::Bans;
 pub use constraints::Constraint;
 pub use engine::{Canceller, Engine, Explain, Handle, Priority, Progress, Scoring, Search, Terms, Work};
-pub use hypothesis::Hypothesis;
+pub use hypothesis::{Hypothesis, finite_sum};
 pub use options::{DecodeOptions, LengthPenalty, MaxLength, Overrides, Stop};
 pub use presets::Preset;
 pub use request::{Limits, Request, SentenceIds};

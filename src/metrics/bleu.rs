@@ -1,4 +1,4 @@
-//! BLEU (Papineni et al. 2002) with 13a tokens and exponential smoothing.
+//! BLEU (Papineni et al. 2002) with exponential smoothing.
 
 use std::cmp::Ordering;
 use std::ops::AddAssign;
@@ -27,9 +27,13 @@ struct Ngram {
 }
 
 impl BleuStats {
-    /// Tokenises a text and counts its n-grams.
+    /// Splits a text into 13a tokens and counts its n-grams.
     pub fn new(text: &str) -> Self {
-        let tokens = tokenize_13a(text);
+        Self::from_tokens(tokenize_13a(text))
+    }
+
+    /// Counts the n-grams of tokens.
+    pub fn from_tokens(tokens: Vec<String>) -> Self {
         let mut all: Vec<Ngram> = (1..=BLEU_ORDER.min(tokens.len()))
             .flat_map(|order| (0..=tokens.len() - order).map(move |start| Ngram { start, order, count: 1 }))
             .collect();
@@ -41,7 +45,7 @@ impl BleuStats {
         BleuStats { tokens, ngrams }
     }
 
-    /// The text's 13a tokens.
+    /// The text's tokens.
     pub fn tokens(&self) -> &[String] {
         &self.tokens
     }

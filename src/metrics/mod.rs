@@ -1,7 +1,8 @@
-//! How good a text is: BLEU and chrF as sacrebleu computes them, their uncertainty, and plain rates over tokens.
+//! How good a text is: BLEU, chrF and TER as sacrebleu computes them, their uncertainty, and plain rates over tokens.
 //!
-//! Figures equal sacrebleu 2.6's with its defaults: BLEU with 13a tokens, mixed case and exponential smoothing; chrF2 over
-//! character 1- to 6-grams without white space. Scores lie in 0..=100.
+//! Figures equal sacrebleu 2.6's: BLEU with mixed case and exponential smoothing, over 13a tokens or others ([`BleuTokenizer`]); chrF2
+//! over character 1- to 6-grams without white space, and chrF2++ with words beside them; TER with its options ([`TerOptions`]). Scores
+//! of BLEU and chrF lie in 0..=100; TER is edits per 100 words.
 //!
 //! A corpus is `hypotheses[i]` against `references[i]`, one or more references each; [`one_each`] wraps the usual case:
 //!
@@ -27,6 +28,7 @@ mod chrf;
 mod mbr;
 mod ngrams;
 mod rates;
+mod ter;
 mod tokenize;
 
 use std::ops::AddAssign;
@@ -35,14 +37,15 @@ use crate::error::{Error, Result};
 
 pub use bleu::{BLEU_ORDER, BleuCounts, BleuStats};
 pub use bootstrap::{BootstrapOptions, Interval, Paired, bootstrap, paired_bootstrap, resamples};
-pub use chrf::{CHRF_ORDER, ChrfCounts, ChrfStats};
+pub use chrf::{CHRF_ORDER, CHRF_WORD_ORDER, ChrfCounts, ChrfStats};
 pub use mbr::{Utility, expected_utilities};
 pub use rates::{copy_rate, repetition_rate};
-pub use tokenize::tokenize_13a;
+pub use ter::{TerCounts, TerOptions};
+pub use tokenize::{BleuTokenizer, tokenize_13a, tokenize_pieces};
 
 /// The counts that a metric needs of one hypothesis; those of a corpus are their sum.
 pub trait Counts: Copy + Default + AddAssign {
-    /// The corpus score, 0..=100.
+    /// The corpus score: 0..=100, except for TER.
     fn score(&self) -> f64;
 }
 
@@ -63,7 +66,7 @@ pub fn one_each<T>(references: &[T]) -> Vec<&[T]> {
     references.iter().map(std::slice::from_ref).collect()
 }
 
-/// BLEU counts of each hypothesis against its references.
+/// BLEU counts of each hypothesis against its references, in 13a tokens.
 ///
 /// # Errors
 /// [`Error::Input`] if there are no hypotheses, not as many lists of references, or a list is empty.
@@ -73,11 +76,30 @@ where
     R: AsRef<[T]>,
     T: AsRef<str>,
 {
+    bleu_counts_with(hypotheses, references, tokenize_13a)
+}
+
+/// BLEU counts of each hypothesis against its references, in the tokens that `tokenize` makes: those of a [`BleuTokenizer`], or of
+/// [`tokenize_pieces`].
+///
+/// # Errors
+/// As [`bleu_counts`].
+pub fn bleu_counts_with<H, R, T>(
+    hypotheses: &[H],
+    references: &[R],
+    tokenize: impl Fn(&str) -> Vec<String>,
+) -> Result<Vec<BleuCounts>>
+where
+    H: AsRef<str>,
+    R: AsRef<[T]>,
+    T: AsRef<str>,
+{
     check("compute bleu", hypotheses, references)?;
+    let stats = |text: &str| BleuStats::from_tokens(tokenize(text));
     Ok(pairs(hypotheses, references)
         .map(|(hypothesis, references)| {
-            let references: Vec<_> = references.iter().map(|r| BleuStats::new(r.as_ref())).collect();
-            BleuStats::new(hypothesis).counts(&references)
+            let references: Vec<_> = references.iter().map(|r| stats(r.as_ref())).collect();
+            stats(hypothesis).counts(&references)
         })
         .collect())
 }
@@ -92,13 +114,41 @@ where
     R: AsRef<[T]>,
     T: AsRef<str>,
 {
+    chrf_counts_with(hypotheses, references, 0)
+}
+
+/// The same with n-grams of up to `word_order` words beside those of characters: 2 for chrF2++.
+///
+/// # Errors
+/// As [`bleu_counts`].
+pub fn chrf_counts_with<H, R, T>(hypotheses: &[H], references: &[R], word_order: usize) -> Result<Vec<ChrfCounts>>
+where
+    H: AsRef<str>,
+    R: AsRef<[T]>,
+    T: AsRef<str>,
+{
     check("compute chrf", hypotheses, references)?;
+    let stats = |text: &str| ChrfStats::with_words(text, word_order);
     Ok(pairs(hypotheses, references)
         .map(|(hypothesis, references)| {
-            let references: Vec<_> = references.iter().map(|r| ChrfStats::new(r.as_ref())).collect();
-            ChrfStats::new(hypothesis).counts(&references)
+            let references: Vec<_> = references.iter().map(|r| stats(r.as_ref())).collect();
+            stats(hypothesis).counts(&references)
         })
         .collect())
+}
+
+/// TER counts of each hypothesis against the reference that needs fewest edits.
+///
+/// # Errors
+/// As [`bleu_counts`].
+pub fn ter_counts<H, R, T>(hypotheses: &[H], references: &[R], options: &TerOptions) -> Result<Vec<TerCounts>>
+where
+    H: AsRef<str>,
+    R: AsRef<[T]>,
+    T: AsRef<str>,
+{
+    check("compute ter", hypotheses, references)?;
+    Ok(pairs(hypotheses, references).map(|(hypothesis, r)| TerCounts::new(hypothesis, r, options)).collect())
 }
 
 /// Sentence BLEU: exponential smoothing, over the orders that the hypothesis is long enough for (effective order).

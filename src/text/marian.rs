@@ -48,6 +48,10 @@ impl Encoder for Marian {
         ids
     }
 
+    fn encode_attached(&self, text: &str) -> Vec<u32> {
+        self.model.encode_attached(text).iter().map(|piece| self.id(piece)).collect()
+    }
+
     fn decode(&self, ids: &[u32]) -> String {
         let is_added = |id: u32| self.added.with_id(id).filter(|token| !is_mark(self.marks, token.id));
         let kept = ids.iter().copied().filter(|id| *id != self.marks.eos && *id != self.marks.pad);

@@ -31,6 +31,10 @@ use vocabulary::{Marks, Vocabulary};
 trait Encoder: std::fmt::Debug + Send + Sync {
     /// The ids of a text.
     fn encode(&self, text: &str) -> Vec<u32>;
+    /// As [`Encoder::encode`], of a text right behind another, where the two can be told apart.
+    fn encode_attached(&self, text: &str) -> Vec<u32> {
+        self.encode(text)
+    }
     /// The text of ids; special tokens are left out.
     fn decode(&self, ids: &[u32]) -> String;
     /// What it was made of, without the vocabulary's size.
@@ -151,6 +155,14 @@ impl Tokenizer {
     /// The ids of a target text as the decoder generates them, end of sentence included, in the tokenizer's default target language.
     pub fn encode_target(&self, text: &str) -> Vec<u32> {
         self.encode_target_as(text, self.languages.as_ref().and_then(|languages| languages.target))
+    }
+
+    /// The ids of a text as it stands in a target, behind a space or, if `attached`, right behind other text: with nothing around it.
+    pub fn encode_within_target(&self, text: &str, attached: bool) -> Vec<u32> {
+        match attached {
+            true => self.target.encoder.encode_attached(text),
+            false => self.target.encoder.encode(text),
+        }
     }
 
     /// As [`Tokenizer::encode_target`] in this language, whose token is the first where it is generated

@@ -37,7 +37,7 @@ use crate::text::Tokenizer;
 use crate::{Device, Error, Result};
 use kernels::{OPS, Op};
 use lockstep::{Decode, Requests};
-use probe::{Grid, Probe, unknown_op};
+use probe::{Grid, Probe, Shard, unknown_op};
 use report::{CheckRow, KernelRow};
 use watch::Beat;
 
@@ -50,6 +50,8 @@ pub struct Options {
     pub full: bool,
     /// The ops to check; empty for all.
     pub ops: Vec<String>,
+    /// The part of the cases that is run.
+    pub shard: Shard,
     /// Where checks say what they are at.
     pub beat: Beat,
 }
@@ -82,21 +84,23 @@ pub fn ops(names: &[String]) -> Result<Vec<&'static Op>> {
     Ok(OPS.iter().filter(is_asked).collect())
 }
 
-/// Runs an op's cases on a device of their own, so that a kernel that breaks it spoils no other's.
+/// Runs an op's cases on a device of their own, so that a kernel that breaks it spoils no other's; also how that device computed
+/// their matrix products.
 ///
 /// # Errors
 /// The device cannot be opened.
-pub fn check_op(options: &Options, op: &Op) -> Result<Vec<KernelRow>> {
+pub fn check_op(options: &Options, op: &Op) -> Result<(Vec<KernelRow>, Vec<String>)> {
     let grid = if options.full { Grid::Full } else { Grid::Pairwise };
-    let mut rows = check_op_on(&open(options.device)?, grid, op, &options.beat);
+    let context = open(options.device)?;
+    let mut rows = check_op_on(&context, grid, options.shard, op, &options.beat);
     if is_real(options.device) {
         rows.iter_mut().for_each(|row| row.gb_per_second = (row.best_rate > 0.0).then_some(row.best_rate));
     }
-    Ok(rows)
+    Ok((rows, context.gemm_plans()))
 }
 
-fn check_op_on(context: &Context, grid: Grid, op: &Op, beat: &Beat) -> Vec<KernelRow> {
-    let mut probe = Probe::new(context, grid, op.name, beat);
+fn check_op_on(context: &Context, grid: Grid, shard: Shard, op: &Op, beat: &Beat) -> Vec<KernelRow> {
+    let mut probe = Probe::new(context, grid, op.name, beat).of(shard);
     let ended = (op.check)(&mut probe);
     probe.finish(ended)
 }

@@ -92,12 +92,60 @@ pub struct Probe<'a> {
     op: &'static str,
     beat: &'a Beat,
     rows: Vec<KernelRow>,
+    shard: Shard,
+    /// Cases so far, those of other shards included.
+    seen: usize,
+}
+
+/// A part of the cases: those whose number, counted from 0, leaves `index` when divided by `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    count: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Shard { index: 0, count: 1 }
+    }
+}
+
+impl Shard {
+    /// Whether the case of this number belongs to it.
+    pub fn has(self, number: usize) -> bool {
+        number % self.count == self.index
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.count)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<usize>().ok();
+        let parts = text.split_once('/').and_then(|(index, count)| Some((number(index)?, number(count)?)));
+        match parts {
+            Some((index, count)) if 1 <= index && index <= count => Ok(Shard { index: index - 1, count }),
+            _ => Err("expected I/N with 1 <= I <= N, as in 2/4".to_owned()),
+        }
+    }
 }
 
 impl<'a> Probe<'a> {
     /// For the cases of one op, each of which is said to `beat`.
     pub fn new(context: &'a Context, grid: Grid, op: &'static str, beat: &'a Beat) -> Self {
-        Probe { context, grid, op, beat, rows: Vec::new() }
+        Probe { context, grid, op, beat, rows: Vec::new(), shard: Shard::default(), seen: 0 }
+    }
+
+    /// With the cases of a shard alone.
+    #[must_use]
+    pub fn of(self, shard: Shard) -> Self {
+        Probe { shard, ..self }
     }
 
     /// The device.
@@ -110,7 +158,8 @@ impl<'a> Probe<'a> {
         self.grid
     }
 
-    /// Runs a case of a kernel: `variant` tells the kernels of an op apart, `what` says what is special about the case.
+    /// Runs a case of a kernel, unless it is another shard's, or the check is to end: `variant` tells the kernels of an op apart,
+    /// `what` says what is special about the case.
     ///
     /// # Errors
     /// The device failed: it is of no use to any later case. What the kernel computed wrongly is no error, but kept.
@@ -121,6 +170,10 @@ impl<'a> Probe<'a> {
         what: impl fmt::Display,
         run: impl FnOnce(&mut Case<'_>) -> Result<()>,
     ) -> Result<()> {
+        self.seen += 1;
+        if !self.shard.has(self.seen - 1) || self.beat.is_over() {
+            return Ok(());
+        }
         let at = self.rows.iter().position(|row| row.variant == variant && row.dtype == dtype.name());
         let at = at.unwrap_or_else(|| {
             self.rows.push(KernelRow::new(self.op, variant, dtype));

@@ -65,6 +65,8 @@ pub struct CheckRow {
     pub notes: Vec<String>,
     /// What is wrong.
     pub failures: Vec<String>,
+    /// How the device computed the matrix products, where it has more ways than one.
+    pub algorithms: Vec<String>,
 }
 
 /// All that was found.
@@ -78,6 +80,12 @@ pub struct Report {
     pub is_real: bool,
     /// Whether the full grid was run.
     pub full: bool,
+    /// Which part of the cases was run, as in "2/4".
+    pub shard: Option<String>,
+    /// Whether the checks came to their end.
+    pub complete: bool,
+    /// How the device computed the kernels' matrix products, where it has more ways than one.
+    pub algorithms: Vec<String>,
     /// By kernel.
     pub kernels: Vec<KernelRow>,
     /// By check of the whole model.
@@ -88,7 +96,17 @@ impl Report {
     /// Of a device, with nothing checked yet.
     pub fn new(device: String, is_real: bool, full: bool) -> Self {
         let version = env!("CARGO_PKG_VERSION");
-        Report { version, device, is_real, full, kernels: Vec::new(), checks: Vec::new() }
+        Report {
+            version,
+            device,
+            is_real,
+            full,
+            shard: None,
+            complete: false,
+            algorithms: Vec::new(),
+            kernels: Vec::new(),
+            checks: Vec::new(),
+        }
     }
 
     /// The ops and checks that failed, each once.

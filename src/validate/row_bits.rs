@@ -38,6 +38,9 @@ pub fn check<T: Element>(context: &Context, dir: &Path, most: usize, beat: &Beat
     let shapes = shapes(&ModelConfig::open(dir)?);
     let (mut compared, mut failures) = (0, Vec::new());
     for &shape in &shapes {
+        if beat.is_over() {
+            break;
+        }
         let (rows, wrong) = check_shape::<T>(context, shape, most, |place| beat.now(&name, place))?;
         compared += rows;
         failures.extend(wrong);
@@ -49,6 +52,7 @@ pub fn check<T: Element>(context: &Context, dir: &Path, most: usize, beat: &Beat
         seconds: start.elapsed().as_secs_f64(),
         notes: vec![format!("1 to {most} rows of {} shapes", shapes.len())],
         failures,
+        algorithms: context.gemm_plans(),
     })
 }
 

@@ -4,14 +4,45 @@ use super::*;
 use crate::cuda::kernel_ops;
 use crate::model::config::ModelConfig;
 
-/// Kernels that `bench --kernels` does not measure: what measures the ceiling.
-const NOT_MEASURED: [&str; 1] = ["checksum"];
+/// Kernels that `bench --kernels` does not measure: what measures the ceiling, and what stands in for
+/// cuBLASLt, and copies of a few words.
+const NOT_MEASURED: [&str; 3] = ["checksum", "gather", "gemm"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {
     let known: Vec<&str> = OPS.iter().map(|op| op.name).collect();
     let missing: Vec<&&str> = kernel_ops().iter().filter(|op| !known.contains(*op)).collect();
     assert!(missing.is_empty(), "no cases in src/validate/kernels for {missing:?}");
+}
+
+#[test]
+fn shards_share_the_cases_out() -> Result<()> {
+    let context = cuda::open_dry();
+    let cases = |shard: &str| -> Result<Vec<usize>> {
+        let shard: Shard =
+            shard.parse().map_err(|expected| Error::Option { option: "shard", expected, got: String::new() })?;
+        let beat = Beat::default();
+        let mut probe = Probe::new(&context, Grid::Full, "op", &beat).of(shard);
+        let mut run = Vec::new();
+        (0..10).try_for_each(|i| probe.case("", Dtype::F32, i, |_| Ok(run.push(i))))?;
+        Ok(run)
+    };
+    assert_eq!(cases("1/3")?, [0, 3, 6, 9]);
+    assert_eq!(cases("3/3")?, [2, 5, 8]);
+    assert_eq!(cases("1/1")?.len(), 10);
+    for wrong in ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", "1/18446744073709551616"] {
+        assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+    }
+    Ok(())
+}
+
+#[test]
+fn checks_that_are_to_end_skip_what_is_left() -> Result<()> {
+    let (context, beat) = (cuda::open_dry(), Beat::until(|| true));
+    let mut probe = Probe::new(&context, Grid::Full, "op", &beat);
+    probe.case("", Dtype::F32, "a case", |_| panic!("it is run"))?;
+    assert!(probe.finish(Ok(())).is_empty());
+    Ok(())
 }
 
 /// Each kernel in turn loses the last block of every launch: a wrong grid, or a kernel that stops too early.
@@ -22,7 +53,7 @@ fn a_kernel_that_loses_its_last_block_fails_and_is_named() -> Result<()> {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(op.name);
         let mut found = Report::new(context.name().to_owned(), false, false);
-        found.kernels = check_op_on(&context, Grid::Pairwise, op, &Beat::default());
+        found.kernels = check_op_on(&context, Grid::Pairwise, Shard::default(), op, &Beat::default());
         assert_eq!(found.failed(), [op.name]);
         let told = found.kernels.iter().flat_map(|row| &row.failures).next();
         assert!(told.is_some_and(|what| !what.is_empty()), "{}: nothing is said about it", op.name);

@@ -83,5 +83,13 @@ pub fn check(device: Device, dir: &Path, lines: &[&str], dtype: Dtype, beat: &Be
     if let Some(median) = apart.get(apart.len() / 2).filter(|median| **median >= MOST_APART || median.is_nan()) {
         failures.push(format!("the scores of lines that differ are {median:.4} apart in the median"));
     }
-    Ok(CheckRow { name, compared: lines.len(), unit: "lines", seconds: start.elapsed().as_secs_f64(), notes, failures })
+    Ok(CheckRow {
+        name,
+        compared: lines.len(),
+        unit: "lines",
+        seconds: start.elapsed().as_secs_f64(),
+        notes,
+        failures,
+        algorithms: Vec::new(),
+    })
 }

@@ -17,12 +17,31 @@ struct Running {
 }
 
 /// Where a check says what it is at. All clones say it to the same watchdog.
-#[derive(Clone, Debug, Default)]
-pub struct Beat(Arc<Mutex<Option<Running>>>);
+#[derive(Clone, Debug)]
+pub struct Beat {
+    running: Arc<Mutex<Option<Running>>>,
+    is_over: fn() -> bool,
+}
+
+impl Default for Beat {
+    fn default() -> Self {
+        Beat::until(|| false)
+    }
+}
 
 impl Beat {
+    /// A beat whose checks skip what is left of them as soon as `is_over` says so.
+    pub fn until(is_over: fn() -> bool) -> Self {
+        Beat { running: Arc::default(), is_over }
+    }
+
+    /// Whether checks are to come to an end.
+    pub fn is_over(&self) -> bool {
+        (self.is_over)()
+    }
+
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on this runs: a place within the check of this name.
@@ -50,7 +69,15 @@ impl Stuck {
     /// As a check that failed.
     pub fn row(self) -> CheckRow {
         let (notes, failures) = (Vec::new(), vec![self.what]);
-        CheckRow { name: self.check, compared: 0, unit: "operations", seconds: 0.0, notes, failures }
+        CheckRow {
+            name: self.check,
+            compared: 0,
+            unit: "operations",
+            seconds: 0.0,
+            notes,
+            failures,
+            algorithms: Vec::new(),
+        }
     }
 }
 

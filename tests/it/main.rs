@@ -14,12 +14,14 @@ mod diagnose;
 mod emulated;
 mod eval;
 mod explain;
+mod extremes;
 mod families;
 #[cfg(unix)]
 mod files;
 mod fuzz_seeds;
 mod generation;
 mod golden;
+mod gpu;
 #[cfg(feature = "hub")]
 mod hub;
 mod inputs;
@@ -28,6 +30,7 @@ mod layout;
 mod malformed;
 mod memory_limits;
 mod messages;
+mod metric_settings;
 mod metrics;
 mod options;
 mod presets;
@@ -39,3 +42,4 @@ mod train;
 mod translations;
 mod validate;
 mod variants;
+mod warnings;

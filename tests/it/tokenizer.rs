@@ -27,7 +27,7 @@ fn spm(name: &str) -> PathBuf {
 /// The demo model's tokenizer, for tests that need it many times.
 static DEMO: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::open(&demo()).unwrap());
 
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 32] = [
     "unigram-rules",
     "unigram-bytes",
     "unigram-symbols",
@@ -44,6 +44,22 @@ const MODELS: [&str; 16] = [
     "bpe-suffix",
     "bpe-unused",
     "bpe-escape",
+    "char-rules",
+    "char-bytes",
+    "char-symbols",
+    "char-spaces",
+    "char-bare",
+    "char-suffix",
+    "char-unused",
+    "char-escape",
+    "word-rules",
+    "word-bytes",
+    "word-symbols",
+    "word-spaces",
+    "word-bare",
+    "word-suffix",
+    "word-unused",
+    "word-escape",
 ];
 
 fn json_lines(path: &Path) -> Vec<Value> {

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::metrics::Metrics;
 use crate::Result;
 use crate::metrics::{
-    BLEU_ORDER, BleuCounts, BootstrapOptions, CHRF_ORDER, ChrfCounts, Counts, Paired, bleu_counts, bootstrap,
-    chrf_counts, copy_rate, corpus_score, paired_bootstrap, repetition_rate, tokenize_13a, total,
+    BLEU_ORDER, BleuCounts, BootstrapOptions, CHRF_ORDER, ChrfCounts, Counts, Paired, TerCounts, bleu_counts_with,
+    bootstrap, chrf_counts_with, copy_rate, corpus_score, paired_bootstrap, repetition_rate, ter_counts, total,
 };
 
 /// Translations and what they are held to, line by line.
@@ -28,6 +29,8 @@ pub(super) struct Report {
     failed_lines: usize,
     bleu: Bleu,
     chrf2: Metric,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ter: Option<Metric>,
     length_ratio: Estimate,
     /// Mean over lines of [`repetition_rate`].
     repetition_rate: f64,
@@ -47,6 +50,8 @@ struct Estimate {
 
 #[derive(Debug, Serialize)]
 struct Metric {
+    /// As in sacrebleu.
+    name: &'static str,
     #[serde(flatten)]
     estimate: Estimate,
     signature: String,
@@ -68,6 +73,8 @@ struct Comparison {
     baseline: String,
     bleu: Difference,
     chrf2: Difference,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ter: Option<Difference>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -84,27 +91,44 @@ struct Difference {
 const REPETITION_ORDER: usize = 4;
 
 impl Report {
-    pub(super) fn new(corpus: &Corpus<'_>, failed_lines: usize, options: &BootstrapOptions) -> Result<Self> {
-        let (bleu, chrf) = corpus.counts(corpus.hypotheses)?;
+    pub(super) fn new(
+        corpus: &Corpus<'_>,
+        metrics: &Metrics,
+        failed_lines: usize,
+        options: &BootstrapOptions,
+    ) -> Result<Self> {
+        let AllCounts { bleu, chrf, ter } = corpus.counts(corpus.hypotheses, metrics)?;
         let lengths: Vec<Lengths> = bleu.iter().map(Lengths::new).collect();
-        let tokens: Vec<Vec<String>> = corpus.hypotheses.iter().map(|text| tokenize_13a(text)).collect();
+        let tokens: Vec<Vec<String>> = corpus.hypotheses.iter().map(|text| (metrics.tokenize)(text)).collect();
         let sum = total(&bleu);
-        let metric = |estimate, settings| Metric { estimate, signature: signature(corpus, options, settings) };
+        let metric =
+            |name, estimate, settings: &str| Metric { name, estimate, signature: signature(corpus, options, settings) };
+        let chrf_settings = format!("case:mixed|eff:yes|nc:{CHRF_ORDER}|nw:{}|space:no", metrics.chrf_word_order);
+        let ter = match (&metrics.ter, ter) {
+            (Some(settings), Some(counts)) => Some(metric("TER", estimate(&counts, options)?, &settings.signature())),
+            _ => None,
+        };
         Ok(Report {
             lines: corpus.hypotheses.len(),
             failed_lines,
             bleu: Bleu {
-                metric: metric(estimate(&bleu, options)?, "case:mixed|eff:no|tok:13a|smooth:exp".into()),
+                metric: metric(
+                    "BLEU",
+                    estimate(&bleu, options)?,
+                    &format!("case:mixed|eff:no|tok:{}|smooth:exp", metrics.tokenizer),
+                ),
                 precisions: sum.precisions(),
                 brevity_penalty: sum.brevity_penalty(),
                 hypothesis_tokens: sum.hypothesis_tokens,
                 reference_tokens: sum.reference_tokens,
             },
-            chrf2: metric(estimate(&chrf, options)?, format!("case:mixed|eff:yes|nc:{CHRF_ORDER}|nw:0|space:no")),
+            chrf2: metric(chrf_name(metrics.chrf_word_order), estimate(&chrf, options)?, &chrf_settings),
+            ter,
             length_ratio: estimate(&lengths, options)?,
             repetition_rate: mean(tokens.iter().map(|t| repetition_rate(t, REPETITION_ORDER))),
             copy_rate: corpus.sources.map(|sources| {
-                mean(sources.iter().zip(&tokens).map(|(source, target)| copy_rate(&tokenize_13a(source), target)))
+                let pairs = sources.iter().zip(&tokens);
+                mean(pairs.map(|(source, target)| copy_rate(&(metrics.tokenize)(source), target)))
             }),
             comparison: None,
         })
@@ -114,24 +138,49 @@ impl Report {
     pub(super) fn compare(
         &mut self,
         corpus: &Corpus<'_>,
+        metrics: &Metrics,
         baseline: &[String],
         path: &Path,
         options: &BootstrapOptions,
     ) -> Result<()> {
-        let (bleu, chrf) = corpus.counts(corpus.hypotheses)?;
-        let (baseline_bleu, baseline_chrf) = corpus.counts(baseline)?;
+        let ours = corpus.counts(corpus.hypotheses, metrics)?;
+        let theirs = corpus.counts(baseline, metrics)?;
         self.comparison = Some(Comparison {
             baseline: path.display().to_string(),
-            bleu: difference(&baseline_bleu, &bleu, options)?,
-            chrf2: difference(&baseline_chrf, &chrf, options)?,
+            bleu: difference(&theirs.bleu, &ours.bleu, options)?,
+            chrf2: difference(&theirs.chrf, &ours.chrf, options)?,
+            ter: match (theirs.ter, ours.ter) {
+                (Some(theirs), Some(ours)) => Some(difference(&theirs, &ours, options)?),
+                _ => None,
+            },
         });
         Ok(())
     }
 }
 
+/// sacrebleu's name of chrF2 with n-grams of so many words beside those of characters.
+fn chrf_name(word_order: usize) -> &'static str {
+    match word_order {
+        0 => "chrF2",
+        1 => "chrF2+",
+        _ => "chrF2++",
+    }
+}
+
+/// The counts of every line.
+struct AllCounts {
+    bleu: Vec<BleuCounts>,
+    chrf: Vec<ChrfCounts>,
+    ter: Option<Vec<TerCounts>>,
+}
+
 impl Corpus<'_> {
-    fn counts(&self, hypotheses: &[String]) -> Result<(Vec<BleuCounts>, Vec<ChrfCounts>)> {
-        Ok((bleu_counts(hypotheses, self.references)?, chrf_counts(hypotheses, self.references)?))
+    fn counts(&self, hypotheses: &[String], metrics: &Metrics) -> Result<AllCounts> {
+        Ok(AllCounts {
+            bleu: bleu_counts_with(hypotheses, self.references, &metrics.tokenize)?,
+            chrf: chrf_counts_with(hypotheses, self.references, metrics.chrf_word_order)?,
+            ter: metrics.ter.as_ref().map(|ter| ter_counts(hypotheses, self.references, ter)).transpose()?,
+        })
     }
 }
 
@@ -153,7 +202,7 @@ fn difference<C: Counts>(baseline: &[C], system: &[C], options: &BootstrapOption
 }
 
 /// The settings in the form of sacrebleu's signatures: what two scores must share to be comparable.
-fn signature(corpus: &Corpus<'_>, options: &BootstrapOptions, settings: String) -> String {
+fn signature(corpus: &Corpus<'_>, options: &BootstrapOptions, settings: &str) -> String {
     let references = corpus.references.first().map_or(0, Vec::len);
     let BootstrapOptions { resamples, seed } = options;
     let version = env!("CARGO_PKG_VERSION");
@@ -194,7 +243,7 @@ impl Counts for Lengths {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { bleu, chrf2, length_ratio, .. } = self;
+        let Report { bleu, chrf2, ter, length_ratio, .. } = self;
         writeln!(f, "lines         {}", self.lines)?;
         if self.failed_lines > 0 {
             writeln!(f, "failed        {}, counted as empty", self.failed_lines)?;
@@ -202,7 +251,10 @@ impl fmt::Display for Report {
         let precisions = bleu.precisions.map(|p| format!("{p:.1}")).join("/");
         let (score, penalty) = (percent(&bleu.metric.estimate), bleu.brevity_penalty);
         writeln!(f, "BLEU          {score}  precisions {precisions}, brevity penalty {penalty:.3}")?;
-        writeln!(f, "chrF2         {}", percent(&chrf2.estimate))?;
+        writeln!(f, "{:<13} {}", chrf2.name, percent(&chrf2.estimate))?;
+        if let Some(ter) = ter {
+            writeln!(f, "TER           {}  edits per 100 words: lower is better", percent(&ter.estimate))?;
+        }
         let (hypothesis, reference) = (bleu.hypothesis_tokens, bleu.reference_tokens);
         let Estimate { score, low, high } = length_ratio;
         writeln!(f, "length ratio  {score:.3} [{low:.3}, {high:.3}]  {hypothesis} tokens to {reference}")?;
@@ -221,8 +273,10 @@ impl fmt::Display for Report {
         if let Some(comparison) = &self.comparison {
             write!(f, "{comparison}")?;
         }
-        writeln!(f, "BLEU settings   {}", bleu.metric.signature)?;
-        writeln!(f, "chrF2 settings  {}", chrf2.signature)?;
+        for Metric { name, signature, .. } in [&bleu.metric, chrf2].into_iter().chain(ter) {
+            let name = format!("{name} settings");
+            writeln!(f, "{name:<16}{signature}")?;
+        }
         write!(f, "Intervals hold 95% of the bootstrap's resamples.")
     }
 }
@@ -234,9 +288,10 @@ fn percent(Estimate { score, low, high }: &Estimate) -> String {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "difference    this minus {}", self.baseline)?;
-        for (name, difference) in [("BLEU ", &self.bleu), ("chrF2", &self.chrf2)] {
+        let ter = self.ter.iter().map(|difference| ("TER", difference));
+        for (name, difference) in [("BLEU", &self.bleu), ("chrF2", &self.chrf2)].into_iter().chain(ter) {
             let Difference { difference, low, high, p_value, baseline_score } = difference;
-            write!(f, "  {name}       {difference:+.2} [{low:+.2}, {high:+.2}]  from {baseline_score:.2}, ")?;
+            write!(f, "  {name:<11} {difference:+.2} [{low:+.2}, {high:+.2}]  from {baseline_score:.2}, ")?;
             // A p-value says nothing where no resample tells the two apart; see `Paired::p_value`.
             match low == high && *difference == 0.0 {
                 true => writeln!(f, "the same on every resample")?,

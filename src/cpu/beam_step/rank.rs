@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Candidate, Ranking, Scratch, banks};
 use crate::backend::{BANK_WORDS, Constraints, Failure, SamplePick, Search, SlotOptions};
-use crate::cpu::stats::log_sum_exp;
+use crate::cpu::stats::Normalizer;
 use crate::cpu::{Cpu, simd};
 
 /// Ranks every live slot.
@@ -134,7 +134,7 @@ impl Rules {
     }
 
     /// What `row` is normalised by before it ranks: `normalizer`, or, renormalising, the tokens that masks leave.
-    fn ranked_normalizer(&self, row: &[f32], normalizer: f32) -> f32 {
+    fn ranked_normalizer(&self, row: &[f32], normalizer: Normalizer) -> Normalizer {
         if !self.renormalize || self.only_eos {
             return normalizer;
         }
@@ -142,9 +142,10 @@ impl Rules {
         let masked = [self.pad.min(end), if self.eos_allowed { end } else { self.eos }];
         let (first, second) = (masked[0].min(masked[1]), masked[0].max(masked[1]));
         let parts = [&row[..first], &row[(first + 1).min(second)..second], &row[(second + 1).min(end)..]];
-        let parts = parts.map(log_sum_exp);
-        let max = parts.into_iter().fold(f32::NEG_INFINITY, f32::max);
-        if max == f32::NEG_INFINITY { max } else { max + parts.map(|part| (part - max).exp()).iter().sum::<f32>().ln() }
+        let parts = parts.map(Normalizer::of);
+        let max = parts.iter().fold(f32::NEG_INFINITY, |max, part| max.max(part.max));
+        let sum = || parts.map(|part| (part.max - max + part.log_sum).exp()).iter().sum::<f32>();
+        Normalizer { max, log_sum: if max == f32::NEG_INFINITY { 0.0 } else { sum().ln() } }
     }
 
     /// What a token's score loses because earlier groups go on with it.
@@ -163,28 +164,29 @@ pub(super) fn rank_group(rules: &Rules, beams: Range<usize>, cum: &[f32], rows: 
     let first = candidates.len();
     for beam in beams {
         let (cum, logits) = (cum[beam], rows.logits(beam));
-        let mut normalizer = log_sum_exp(logits);
+        let mut normalizer = Normalizer::of(logits);
         let ranked = rows.ranked(beam);
         if let Some(ranked) = ranked
             && ranked[0].is_nan()
         {
-            normalizer = f32::NAN;
+            normalizer.max = f32::NAN;
         }
-        if normalizer.is_nan() || normalizer == f32::INFINITY {
-            *failure = Failure { failed: 1, step: rules.step, beam: beam as u32, value: normalizer };
+        if normalizer.max.is_nan() || normalizer.max == f32::INFINITY {
+            *failure = Failure { failed: 1, step: rules.step, beam: beam as u32, value: normalizer.max };
             return;
         }
-        if normalizer == f32::NEG_INFINITY {
+        if normalizer.max == f32::NEG_INFINITY {
             continue;
         }
         let mut row = ranked.unwrap_or(logits);
         if let Some(bans) = rows.bans(beam) {
             row = without(row, bans, masked);
         }
-        let ranked_normalizer = rules.ranked_normalizer(row, if ranked.is_some() { 0.0 } else { normalizer });
+        let ranked_normalizer =
+            rules.ranked_normalizer(row, if ranked.is_some() { Normalizer::NONE } else { normalizer });
         let candidate = |token: usize, value: f32| {
-            let ranked = if rules.free_eos { 0.0 } else { value - ranked_normalizer };
-            let log_prob = logits[token] - normalizer;
+            let ranked = if rules.free_eos { 0.0 } else { ranked_normalizer.log_prob(value) };
+            let log_prob = normalizer.log_prob(logits[token]);
             Candidate { cum_log_prob: cum + ranked, log_prob, beam: beam as u32, token: token as u32 }
         };
         if rules.only_eos {
@@ -231,11 +233,12 @@ fn without<'a>(row: &[f32], bans: &[u32], masked: &'a mut Vec<f32>) -> &'a [f32]
 /// A value at or below which no token of this row can enter the list.
 ///
 /// It errs on the low side by more than the rounding of the score: [`insert`] decides.
-fn bar(candidates: &[Candidate], keep: usize, cum: f32, ranked_normalizer: f32) -> f32 {
+fn bar(candidates: &[Candidate], keep: usize, cum: f32, ranked_normalizer: Normalizer) -> f32 {
     match candidates.last() {
         Some(worst) if candidates.len() == keep => {
-            let slack = 1e-6 * (worst.cum_log_prob.abs() + cum.abs() + ranked_normalizer.abs()) + f32::MIN_POSITIVE;
-            worst.cum_log_prob - cum + ranked_normalizer - slack
+            let Normalizer { max, log_sum } = ranked_normalizer;
+            let slack = 1e-6 * (worst.cum_log_prob.abs() + cum.abs() + max.abs() + log_sum) + f32::MIN_POSITIVE;
+            worst.cum_log_prob - cum + log_sum + max - slack
         }
         _ => f32::NEG_INFINITY,
     }

@@ -292,17 +292,18 @@ fn list_candidates(
         let mass = |row: &[f32], keep: &dyn Fn(usize) -> bool| {
             let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let kept = row.iter().enumerate().filter(|(token, _)| keep(*token));
-            max + kept.map(|(_, z)| (f64::from(*z) - max).exp()).sum::<f64>().ln()
+            (max, kept.map(|(_, z)| (f64::from(*z) - max).exp()).sum::<f64>().ln())
         };
+        let normalized = |z: f32, (max, log_sum): (f64, f64)| ((f64::from(z) - max) - log_sum) as f32;
         let everything = mass(row, &|_| true);
         let ranking = if options.ranked != 0 { &search.ranked[r * vocab_size..][..vocab_size] } else { row };
         let left = mass(ranking, &|token| allowed(token));
         for token in (0..row.len()).filter(|token| allowed(*token)) {
-            let log_prob = (f64::from(row[token]) - everything) as f32;
+            let log_prob = normalized(row[token], everything);
             let ranked = match () {
                 () if last && options.forced_eos != 0 => 0.0,
                 () if options.renormalize != 0 || (options.free_first != 0 && length == 1) => {
-                    (f64::from(ranking[token]) - left) as f32
+                    normalized(ranking[token], left)
                 }
                 () if options.ranked != 0 => ranking[token],
                 () => log_prob,

@@ -59,9 +59,9 @@ fn distribution(draw: &Draw<'_>) -> Vec<Candidate> {
     order.into_iter().zip(shares).map(|(token, probability)| Candidate { token, probability }).collect()
 }
 
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(max) + row.iter().map(|z| (f64::from(*z) - f64::from(max)).exp()).sum::<f64>().ln()
+fn log_prob_of(row: &[f32], token: usize) -> f64 {
+    let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    (f64::from(row[token]) - max) - row.iter().map(|z| (f64::from(*z) - max).exp()).sum::<f64>().ln()
 }
 
 /// NaN if one is among the values, else their maximum.
@@ -92,7 +92,7 @@ fn pick(draw: &Draw<'_>) -> SamplePick {
         }
     }
     let Some((_, token)) = best else { return none(f32::NEG_INFINITY) };
-    let log_prob = (f64::from(draw.logits[token]) - log_sum_exp(draw.logits)) as f32;
+    let log_prob = log_prob_of(draw.logits, token) as f32;
     let is_ranked = !std::ptr::eq(draw.z, draw.logits);
     SamplePick { token: token as u32, log_prob, ranked_log_prob: if is_ranked { draw.z[token] } else { log_prob } }
 }

@@ -1,21 +1,23 @@
 //! What the engine needs of a machine: a driver and a GPU that are new enough, and kernels in the build.
 
-use cudarc::driver::result;
+use cudarc::cublaslt::sys as cublaslt;
+use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::text;
 
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST_ARCHITECTURE: (i32, i32) = (8, 0);
-/// The oldest driver whose functions are called, as `cuDriverGetVersion` numbers it.
-const OLDEST_DRIVER: i32 = 12_000;
+/// The oldest driver that loads what CUDA 13 compiles, as `cuDriverGetVersion` numbers it: that of release 580.
+const OLDEST_DRIVER: i32 = 13_000;
+
 /// Whether a driver, as `cuDriverGetVersion` numbers it, has the functions that are called.
-pub(super) fn check_driver(version: i32) -> Result<(), String> {
+fn check_driver(version: i32) -> Result<(), String> {
     if version >= OLDEST_DRIVER {
         return Ok(());
     }
     let number = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-    Err(format!("expected a driver for CUDA {} or later, got {}", number(OLDEST_DRIVER), number(version)))
+    Err(format!("expected a driver for CUDA {} or later (release 580), got {}", number(OLDEST_DRIVER), number(version)))
 }
 
 pub(super) fn check_device(device: sys::CUdevice) -> Result<(), String> {
@@ -49,7 +51,7 @@ pub(super) struct Image {
     pub words: Box<[u64]>,
 }
 
-#[cfg(device_code)]
+#[cfg(any(device_code, emulated))]
 pub(super) fn images() -> Result<Vec<Image>, String> {
     let copy = |bytes: &[u8]| {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
@@ -60,9 +62,137 @@ pub(super) fn images() -> Result<Vec<Image>, String> {
     Ok(codes.map(|code| Image { op: code.op, words: copy(code.fatbin) }).collect())
 }
 
-#[cfg(not(device_code))]
+#[cfg(not(any(device_code, emulated)))]
 pub(super) fn images() -> Result<Vec<Image>, String> {
-    Err("this build holds no device code, because no nvcc was found when it was built".to_owned())
+    Err(NO_DEVICE_CODE.to_owned())
+}
+
+/// Why kernels do not load in a build whose images name what they would hold, for the fake driver alone.
+pub(super) const NO_DEVICE_CODE: &str = "this build holds no device code, because no nvcc was found when it was built";
+
+/// The driver's functions that are called. cudarc panics where one is missing, so they are asked for first.
+pub(super) const DRIVER_SYMBOLS: &[&str] = &[
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetMemPool",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetParamInfo",
+    "cuFuncSetAttribute",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphGetNodes",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemAlloc_v2",
+    "cuMemFreeAsync",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemPoolGetAttribute",
+    "cuMemPoolSetAttribute",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleGetGlobal_v2",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+];
+/// cuBLASLt's, likewise.
+pub(super) const PRODUCT_SYMBOLS: &[&str] = &[
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
+    "cublasLtMatmulAlgoConfigGetAttribute",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
+
+/// Whether both libraries are there, new enough, and have all functions.
+pub(super) fn check_libraries() -> Result<(), String> {
+    type Function = unsafe extern "C" fn();
+    let mut version = 0;
+    // SAFETY: asks the dynamic loader, then the driver for one number.
+    unsafe {
+        if !sys::is_culib_present() {
+            return Err("no NVIDIA driver found (libcuda)".to_owned());
+        }
+        let has = |name: &str| sys::culib().get::<Function>(name.as_bytes()).is_ok();
+        check_symbols("libcuda", &["cuDriverGetVersion"], has)?;
+        sys::cuDriverGetVersion(&mut version).result().map_err(|error| format!("CUDA driver: {:?}", error.0))?;
+        check_driver(version)?;
+        check_symbols("libcuda", DRIVER_SYMBOLS, has)?;
+        if !cublaslt::is_culib_present() {
+            return Err(
+                "no cuBLASLt found (libcublasLt of CUDA 13); it comes with the CUDA toolkit, and with the Python \
+                        package nvidia-cublas, whose lib directory LD_LIBRARY_PATH must then name"
+                    .to_owned(),
+            );
+        }
+        let has = |name: &str| cublaslt::culib().get::<Function>(name.as_bytes()).is_ok();
+        check_symbols("libcublasLt", PRODUCT_SYMBOLS, has)
+    }
+}
+
+/// Whether a library has these functions.
+fn check_symbols(library: &str, symbols: &[&str], has: impl Fn(&str) -> bool) -> Result<(), String> {
+    let missing: Vec<&str> = symbols.iter().copied().filter(|symbol| !has(symbol)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("expected a {library} with all functions that are called, got one without {}", missing.join(", ")))
+}
+
+/// What a failure to take the device means, in words.
+pub(super) fn describe_refusal(device: sys::CUdevice, error: DriverError) -> String {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE;
+    use sys::cudaError_enum::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_OUT_OF_MEMORY};
+    let said = text(error);
+    match error.0 {
+        CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            // SAFETY: the device exists.
+            let mode = unsafe { result::device::get_attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE) };
+            let mode = match mode {
+                Ok(3) => "it is in exclusive mode, and another process has it",
+                Ok(2) => "its compute mode prohibits every process",
+                _ => "another process has it, or it has failed",
+            };
+            format!("expected a GPU that can be shared, got one that cannot be had: {mode} ({said})")
+        }
+        CUDA_ERROR_OUT_OF_MEMORY => {
+            format!("expected free GPU memory, got none for a context: other processes hold it ({said})")
+        }
+        _ => format!("CUDA driver: {said}"),
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +206,14 @@ mod tests {
         let refused = Err("expected compute capability 8.0 or later, got 7.5".to_owned());
         assert_eq!(check_architecture((7, 5)), refused);
         assert_eq!(check_driver(13_000), Ok(()));
-        assert_eq!(check_driver(11_080), Err("expected a driver for CUDA 12.0 or later, got 11.8".to_owned()));
+        let has = |name: &str| name != "cuFuncGetParamInfo" && name != "cuInit";
+        let missing =
+            "expected a libcuda with all functions that are called, got one without cuFuncGetParamInfo, cuInit";
+        assert_eq!(check_symbols("libcuda", DRIVER_SYMBOLS, has), Err(missing.to_owned()));
+        assert_eq!(check_symbols("libcuda", DRIVER_SYMBOLS, |_| true), Ok(()));
+        assert_eq!(
+            check_driver(11_080),
+            Err("expected a driver for CUDA 13.0 or later (release 580), got 11.8".to_owned())
+        );
     }
 }

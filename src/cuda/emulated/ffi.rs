@@ -5,12 +5,15 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr::NonNull;
 
 use crate::cuda::generated;
+#[cfg(test)]
+use crate::cuda::layout::Entry;
 
 /// A kernel in the emulator's tables; mirrors `emulated::Kernel`.
 #[repr(C)]
 pub struct Kernel {
     name: *const c_char,
     max_threads: c_uint,
+    argument_type: *const c_char,
     argument_bytes: usize,
     entry: *const c_void,
     next: *const Kernel,
@@ -68,6 +71,29 @@ pub fn kernels() -> HashMap<&'static str, KernelRef> {
         }
     }
     found
+}
+
+/// What the kernel files export of their layout.
+#[cfg(test)]
+pub fn layout_entries() -> Vec<Entry> {
+    let mut found = Vec::new();
+    for list in generated::EMULATED_LAYOUTS {
+        let mut count = 0;
+        let entries = list(&mut count);
+        if !entries.is_null() {
+            // SAFETY: a constant table of so many entries.
+            found.extend_from_slice(unsafe { std::slice::from_raw_parts(entries, count) });
+        }
+    }
+    found
+}
+
+/// The struct that each kernel takes, by symbol, as its file spells it.
+#[cfg(test)]
+pub fn argument_types() -> HashMap<&'static str, &'static str> {
+    // SAFETY: a name is a C string literal.
+    let text = |kernel: KernelRef| unsafe { CStr::from_ptr(kernel.0.argument_type) }.to_str().unwrap_or_default();
+    kernels().into_iter().map(|(symbol, kernel)| (symbol, text(kernel))).collect()
 }
 
 /// An emulator: the stacks and the state of one running block.

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use ffi::Kernel;
 use ffi::{Emulator, KernelRef};
+#[cfg(test)]
+pub(super) use ffi::{argument_types, layout_entries};
 use memory::Memory;
 
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};

@@ -7,6 +7,7 @@ mod bpe;
 mod charsmap;
 mod normalizer;
 mod pieces;
+mod plain;
 mod proto;
 mod trie;
 mod unigram;
@@ -32,6 +33,10 @@ pub enum ModelType {
     Unigram,
     /// Byte pair encoding.
     Bpe,
+    /// Every character is a piece.
+    Char,
+    /// Every word is a piece.
+    Word,
 }
 
 impl fmt::Display for ModelType {
@@ -39,6 +44,8 @@ impl fmt::Display for ModelType {
         f.write_str(match self {
             ModelType::Unigram => "unigram",
             ModelType::Bpe => "bpe",
+            ModelType::Char => "char",
+            ModelType::Word => "word",
         })
     }
 }
@@ -54,6 +61,8 @@ struct Segment {
 enum Segmenter {
     Unigram(Unigram),
     Bpe,
+    Char,
+    Word,
 }
 
 /// A SentencePiece model.
@@ -73,7 +82,7 @@ impl SentencePiece {
     /// Reads a `.spm` file.
     ///
     /// # Errors
-    /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram or BPE.
+    /// `Io` if it cannot be read, `Tokenizer` if it is truncated, malformed, or of a type other than unigram, BPE, word or character.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_bytes(&read::bytes(path)?, path)
     }
@@ -96,9 +105,9 @@ impl SentencePiece {
         let segmenter = match trainer.model_type() {
             1 => Segmenter::Unigram(Unigram::new(&table)),
             2 => Segmenter::Bpe,
-            3 => return Err(error("a unigram or BPE model", "a word model".into())),
-            4 => return Err(error("a unigram or BPE model", "a character model".into())),
-            other => return Err(error("a unigram or BPE model", format!("model type {other}"))),
+            3 => Segmenter::Word,
+            4 => Segmenter::Char,
+            other => return Err(error("a unigram, BPE, word or character model", format!("model type {other}"))),
         };
         let verbatim = table.entries.iter().filter(|entry| entry.kind == PieceKind::UserDefined);
         let verbatim = Trie::new(verbatim.map(|entry| (entry.text.as_bytes(), 0)).collect());
@@ -119,10 +128,21 @@ impl SentencePiece {
     /// Splits text into pieces. A run of characters outside the piece table is one piece with that text, or, with byte
     /// fallback, pieces like `<0x0A>`.
     pub fn encode(&self, text: &str) -> Vec<String> {
-        let text = self.normalizer.normalize(text, &self.verbatim);
+        self.split(&self.normalizer.normalize(text, &self.verbatim))
+    }
+
+    /// The same for text that stands right behind other text: without the space that the model puts in front of a sentence, or behind it.
+    pub fn encode_attached(&self, text: &str) -> Vec<String> {
+        self.split(&self.normalizer.normalize_attached(text, &self.verbatim))
+    }
+
+    /// The pieces of normalised text.
+    fn split(&self, text: &str) -> Vec<String> {
         let segments = match &self.segmenter {
-            Segmenter::Unigram(unigram) => unigram.segment(&self.table, &text),
-            Segmenter::Bpe => bpe::segment(&self.table, &self.verbatim, &text),
+            Segmenter::Unigram(unigram) => unigram.segment(&self.table, text),
+            Segmenter::Bpe => bpe::segment(&self.table, &self.verbatim, text),
+            Segmenter::Char => plain::characters(&self.table, &self.verbatim, text),
+            Segmenter::Word => plain::words(&self.table, text),
         };
         let mut pieces: Vec<String> = Vec::with_capacity(segments.len());
         let mut after_unknown = false;
@@ -188,6 +208,8 @@ impl SentencePiece {
         match self.segmenter {
             Segmenter::Unigram(_) => ModelType::Unigram,
             Segmenter::Bpe => ModelType::Bpe,
+            Segmenter::Char => ModelType::Char,
+            Segmenter::Word => ModelType::Word,
         }
     }
 
@@ -239,10 +261,8 @@ mod tests {
 
     #[test]
     fn other_model_types_are_refused() {
-        for (model_type, got) in
-            [(3, "a word model"), (4, "a character model"), (5, "model type 5"), (-1, "model type -1")]
-        {
-            assert_eq!(error(model_type, &[]), ("a unigram or BPE model".into(), got.into()));
+        for (model_type, got) in [(5, "model type 5"), (0, "model type 0"), (-1, "model type -1")] {
+            assert_eq!(error(model_type, &[]), ("a unigram, BPE, word or character model".into(), got.into()));
         }
     }
 

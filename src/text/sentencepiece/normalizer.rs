@@ -36,7 +36,16 @@ impl Normalizer {
     }
 
     /// `text` normalised; the keys of `verbatim` pass unchanged, except that their spaces are escaped.
-    pub fn normalize<'a>(&'a self, mut text: &'a str, verbatim: &Trie) -> String {
+    pub fn normalize(&self, text: &str, verbatim: &Trie) -> String {
+        self.normalize_with(text, verbatim, self.add_dummy_prefix)
+    }
+
+    /// The same without a space that is put in front or behind.
+    pub fn normalize_attached(&self, text: &str, verbatim: &Trie) -> String {
+        self.normalize_with(text, verbatim, false)
+    }
+
+    fn normalize_with<'a>(&'a self, mut text: &'a str, verbatim: &Trie, add_space: bool) -> String {
         if self.remove_extra_whitespaces {
             while let Some((" ", rest)) = self.next(text, verbatim) {
                 text = rest;
@@ -46,7 +55,7 @@ impl Normalizer {
             return String::new();
         }
         let mut out = String::with_capacity(text.len() + text.len() / 2);
-        if self.add_dummy_prefix && !self.space_as_suffix {
+        if add_space && !self.space_as_suffix {
             out.push_str(self.space);
         }
         let mut after_space = self.remove_extra_whitespaces;
@@ -64,7 +73,7 @@ impl Normalizer {
         if self.remove_extra_whitespaces {
             out.truncate(out.trim_end_matches(self.space).len());
         }
-        if self.add_dummy_prefix && self.space_as_suffix {
+        if add_space && self.space_as_suffix {
             out.push_str(self.space);
         }
         out

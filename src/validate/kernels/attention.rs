@@ -16,7 +16,7 @@ use crate::validate::probe::{Case, Probe};
 const HEADS: [Heads; 6] =
     [Heads::new(1, 1), Heads::new(3, 7), Heads::new(4, 32), Heads::new(9, 16), Heads::new(2, 72), Heads::new(1, 256)];
 const LARGE: [Heads; 2] = [Heads::new(8, 64), Heads::new(16, 64)];
-const BLOCKS: [u32; 4] = [32, 96, 256, 1024];
+const BLOCKS: [u32; 4] = [32, 96, 160, 256];
 
 /// In every storage type.
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::cuda::testing::Values;
 use crate::validate::kernels::beam_step::IDS;
 use crate::validate::probe::{Case, Probe};
 
-const SLOTS: usize = 8;
+const SLOTS: usize = 9;
 const SHAPE: SessionShape =
     SessionShape { slots: SLOTS, beam_size: 1, max_len: 3, max_src_len: 2, rows: SLOTS, keep_attention: false };
 
@@ -42,6 +42,8 @@ fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
         // +infinity in one scorer; then nothing but -infinity in another.
         SlotOptions { ensemble: weights(&[0.5, 0.5]), ..base },
         SlotOptions { ensemble: weights(&[0.5, 0.0, 0.5]), ..base },
+        // The least number for every token.
+        base,
     ];
     let mut values = Values::new(vocab_size as u64);
     let mut scorers: Vec<Vec<f32>> = (0..3).map(|_| values.elements(SLOTS * vocab_size, 1.0, 3.0)).collect();
@@ -49,6 +51,7 @@ fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
     scorers[1][3 * vocab_size + 2] = f32::NAN;
     scorers[1][7 * vocab_size - 1] = f32::INFINITY;
     scorers[2][7 * vocab_size..].fill(f32::NEG_INFINITY);
+    scorers[0][8 * vocab_size..].fill(f32::MIN);
     let slots: Vec<(u32, SlotOptions)> = (0..).zip(options).collect();
     let stages = Stages { ranked: true, ..Stages::default() };
 

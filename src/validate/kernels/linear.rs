@@ -4,9 +4,9 @@ use crate::Result;
 use crate::backend::{Activation, Dtype};
 use crate::check::Tolerance;
 use crate::cpu::gemm;
-use crate::cuda::Element;
 use crate::cuda::linear::Epilogue;
 use crate::cuda::testing::{Values, stored, tolerance};
+use crate::cuda::{Context, Element, View, ViewMut};
 use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
 
@@ -50,8 +50,8 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         for distribution in Distribution::FINITE {
             let what = format!("[rows, n, k] {shape:?}, {distribution}");
             probe.case("product", T::DTYPE, what, |case| {
-                product::<T, T>(case, shape, distribution)?;
-                product::<T, f32>(case, shape, distribution)
+                product::<T, T>(case, shape, distribution, by_context)?;
+                product::<T, f32>(case, shape, distribution, by_context)
             })?;
         }
     }
@@ -112,15 +112,28 @@ fn extremes<T: Element>(case: &mut Case<'_>, activation: Activation) -> Result<(
     Ok(())
 }
 
+/// The product as layers enqueue it.
+fn by_context<I: Element, O: Element>(
+    context: &Context,
+    sizes: [usize; 3],
+    x: View<'_, I>,
+    weight: View<'_, I>,
+    bias: Option<View<'_, f32>>,
+    out: ViewMut<'_, O>,
+) -> Result<()> {
+    context.gemm(sizes, x, weight, bias, out, sizes[1])
+}
+
 /// Rows of a product that are held to the reference, whose sums in f64 take long.
 const CHECKED_ROWS: usize = 8;
 
 /// `x W^T` in f32 sums: each of k additions and products errs by at most a unit in the last place of the sum of magnitudes
 /// (half a unit where it rounds; tensor cores cut off).
-fn product<I: Element, O: Element>(
+pub(super) fn product<I: Element, O: Element>(
     case: &mut Case<'_>,
     [rows, n, k]: [usize; 3],
     distribution: Distribution,
+    enqueue: impl Fn(&Context, [usize; 3], View<'_, I>, View<'_, I>, Option<View<'_, f32>>, ViewMut<'_, O>) -> Result<()>,
 ) -> Result<()> {
     let mut values = Values::new((rows * 7 + n * 3 + k) as u64);
     let x: Vec<I> = distribution.draw(&mut values, rows * k, 0.0, 1.0);
@@ -134,7 +147,7 @@ fn product<I: Element, O: Element>(
     let bytes = (rows * k + n * k) * size_of::<I>() + rows * n * size_of::<O>();
     case.launch(bytes, |context| {
         let (x, bias) = (device_x.view(), (!bias.is_empty()).then(|| device_bias.view()));
-        context.gemm([rows, n, k], x, device_weights.view(), bias, out.view_mut(), n)
+        enqueue(context, [rows, n, k], x, device_weights.view(), bias, out.view_mut())
     })?;
     let actual = stored(&context.download(out.view())?);
     let (x, weights) = (stored(&x), stored(&weights));

@@ -54,6 +54,9 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         let what = format!("tokens of probability 0, broken rows, smoothing {smoothing}");
         probe.case("nll", T::DTYPE, what, |case| extreme_likelihood::<T>(case, smoothing))?;
     }
+    if T::DTYPE == Dtype::F32 {
+        probe.case("nll", T::DTYPE, "the least number for every token".to_owned(), lowest_likelihood)?;
+    }
     for divergence in DIVERGENCES {
         let what = format!("tokens of probability 0, broken rows, {divergence:?}");
         probe.case("divergence", T::DTYPE, what, |case| extreme_divergence::<T>(case, divergence))?;
@@ -99,6 +102,18 @@ fn extreme_likelihood<T: Element>(case: &mut Case<'_>, smoothing: f32) -> Result
     let mut expected = reference_nll(vocab_size, smoothing, &used(&logits, EXTREMES), &targets, &MASK, &weights);
     expected.0[4] = f64::NAN;
     expected.1[4 * vocab_size..5 * vocab_size].fill(f64::NAN);
+    compare(case, EXTREMES, &logits, (&gradient, &loss), expected);
+    Ok(())
+}
+
+/// The least number for every token, beside which nothing is left of a logarithm.
+fn lowest_likelihood(case: &mut Case<'_>) -> Result<()> {
+    let logits = vec![f32::MIN; ROWS * EXTREMES.stride];
+    let targets = targets(EXTREMES.vocab_size);
+    let (gradient, loss) = launch_nll(case.context, EXTREMES, &logits, &targets, 0.0, 32)?;
+    let weights = WEIGHTS.map(f64::from);
+    let wide = used(&logits, EXTREMES);
+    let expected = reference_nll(EXTREMES.vocab_size, 0.0, &wide, &targets, &MASK, &weights);
     compare(case, EXTREMES, &logits, (&gradient, &loss), expected);
     Ok(())
 }

@@ -9,6 +9,8 @@ pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
 pub mod gate;
+pub mod gather;
+pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
@@ -36,6 +38,7 @@ pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
     Op { name: "linear", check: linear::check },
     Op { name: "gate", check: gate::check },
+    Op { name: "gemm", check: gemm::check },
     Op { name: "layer_norm", check: layer_norm::check },
     Op { name: "attention", check: attention::check },
     Op { name: "stats", check: stats::check },
@@ -47,6 +50,7 @@ pub const OPS: &[Op] = &[
     Op { name: "scheduled_sampling", check: scheduled_sampling::check },
     Op { name: "loss", check: loss::check },
     Op { name: "risk", check: risk::check },
+    Op { name: "gather", check: gather::check },
     Op { name: "checksum", check: checksum::check },
 ];
 

@@ -51,11 +51,13 @@ enum Spread {
     Equal,
     /// As ties; the last token of the first row is NaN, of what ranks that of the next two NaN and +infinity.
     NotANumber,
+    /// The least number for all.
+    Lowest,
     /// Nothing but -inf.
     Nothing,
 }
 
-const SPREADS: [Spread; 4] = [Spread::Ties, Spread::Equal, Spread::NotANumber, Spread::Nothing];
+const SPREADS: [Spread; 5] = [Spread::Ties, Spread::Equal, Spread::NotANumber, Spread::Lowest, Spread::Nothing];
 /// Whether another distribution ranks, bans hold, the row is at its limit.
 const KINDS: [(u32, u32, bool); 5] = [(0, 0, false), (1, 0, false), (0, 1, false), (1, 1, true), (0, 0, true)];
 
@@ -78,6 +80,7 @@ fn logits(spread: Spread, rows: usize, (vocab_size, stride): (usize, usize), sal
             (0..rows * stride).map(|_| (values.uniform() * 96.0).floor() * 0.125 - 7.0).collect()
         }
         Spread::Equal => vec![-3.5; rows * stride],
+        Spread::Lowest => vec![f32::MIN; rows * stride],
         Spread::Nothing => vec![f32::NEG_INFINITY; rows * stride],
     };
     if matches!(spread, Spread::Ties | Spread::NotANumber) {

@@ -26,6 +26,35 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
         let what = format!("{vocab_size} tokens, {stride} apart, {distribution}, {threads} threads");
         probe.case("tokens", Dtype::F32, what, |case| run(case, [vocab_size, stride], distribution, threads))?;
     }
+    for vocab_size in [2, 31, 997] {
+        let what = format!("{vocab_size} tokens near the least number");
+        probe.case("tokens", Dtype::F32, what, |case| run_lowest(case, vocab_size))?;
+    }
+    Ok(())
+}
+
+/// Logits of which many are the least number, and none is much above it: what the sum of exponentials adds to such a maximum is
+/// lost in its rounding.
+fn run_lowest(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
+    let neighbour = |i: usize| f32::from_bits(f32::MIN.to_bits() - (i % 3 / 2) as u32);
+    let logits: Vec<f32> = (0..2 * vocab_size).map(|i| if i < vocab_size { f32::MIN } else { neighbour(i) }).collect();
+    let gold = [vocab_size as u32 - 1; 2];
+    let mut expected = [TokenStats::default(); 2];
+    cpu::reference(&logits, vocab_size, &gold, &mut expected);
+    let mut fast = expected;
+    cpu::token_stats(&logits, vocab_size, &gold, &mut fast);
+    let context = case.context;
+    let rows = DeviceRows::upload(context, &[Row::default(); 2], 2)?;
+    let (logits, gold) = (context.upload(&logits)?, context.upload(&gold)?);
+    let mut out = context.zeros::<u32>(2 * size_of::<TokenStats>() / size_of::<u32>())?;
+    let kernel = TokenStatistics { rows: rows.list(), logits: logits.view(), gold: gold.view(), out: out.view_mut() };
+    case.launch(2 * vocab_size * size_of::<f32>(), |context| kernel.launch_with(context, vocab_size, vocab_size, 32))?;
+    let out = context.download(out.view())?;
+    let expected = expected.map(|stats| stats.log_prob);
+    for (side, stats) in [("device", bytemuck::cast_slice(&out)), ("CPU", &fast[..])] {
+        let log_probs: Vec<f32> = stats.iter().map(|stats: &TokenStats| stats.log_prob).collect();
+        case.close(&format!("log-probabilities on the {side}"), &log_probs, &expected, Tolerance::new(2e-5, 1e-6));
+    }
     Ok(())
 }
 

@@ -67,6 +67,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
         Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
     };
     let log = Log::new(name.clone(), config.encoder.layers, decode.beat.clone());
+    let device = context.clone();
     let backend = Lockstep::<T>::new(context, log)?;
     let mut models = vec![Transformer::open(&backend, decode.dir)?];
     if decode.requests != Requests::Plain {
@@ -75,6 +76,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     }
     let requests = requests(&models[0], decode)?;
     let translated = translate(&backend, &models, &requests)?;
+    let algorithms = device.gemm_plans();
     let mut log = backend.log();
     let compared = log.compared;
     if translated < decode.sources.len() {
@@ -87,6 +89,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
         seconds: start.elapsed().as_secs_f64(),
         notes: Vec::new(),
         failures: std::mem::take(&mut log.differences),
+        algorithms,
     })
 }
 

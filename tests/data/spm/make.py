@@ -2,12 +2,14 @@
 """Trains the small SentencePiece models of this folder and records what the SentencePiece library makes of odd text.
 
 Run it here with Python packages sentencepiece (0.2.3 was used) and protobuf. Each <name>.spm has a <name>.jsonl: lines with
-`text`, its `pieces` and their `decoded` text, and lines with odd `pieces` and their `decoded` text alone.
+`text`, its `pieces` and their `decoded` text, and lines with odd `pieces` and their `decoded` text alone. Arguments name the kinds of
+model to make; without any all are made.
 """
 
 import json
 import pathlib
 import random
+import sys
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as pb
@@ -96,7 +98,7 @@ def edit(name, path):
 def main():
     rules = HERE / "rules.tsv"
     rules.write_text(RULES, encoding="utf-8")
-    for kind in ("unigram", "bpe"):
+    for kind in sys.argv[1:] or ("unigram", "bpe", "char", "word"):
         for number, (name, settings) in enumerate(MODELS.items()):
             stem = HERE / f"{kind}-{name}"
             options = {"vocab_size": 300, "hard_vocab_limit": False, **settings}

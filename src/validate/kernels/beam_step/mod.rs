@@ -104,15 +104,18 @@ enum Say {
     NotANumber,
     /// +infinity there.
     Infinity,
+    /// The least number for every token, beside which nothing is left of a logarithm.
+    Lowest,
 }
 
-const SAYS: [Say; 6] = [Say::Usual, Say::Equal, Say::Ties, Say::Nothing, Say::NotANumber, Say::Infinity];
+const SAYS: [Say; 7] = [Say::Usual, Say::Equal, Say::Ties, Say::Nothing, Say::NotANumber, Say::Infinity, Say::Lowest];
 
 impl Say {
     fn change(self, step: usize, logits: &mut [f32]) {
         match self {
             Say::Usual => {}
             Say::Equal => logits.fill(1.5),
+            Say::Lowest => logits.fill(f32::MIN),
             // In steps of another size in every row: scores of different histories that are equal but for their rounding are
             // not in question.
             Say::Ties => {
