@@ -8,8 +8,8 @@ use std::time::Duration;
 use beamfuse::Result;
 use beamfuse::backend::{
     ContrastiveForm, ContrastiveOptions, CrossCache, Divergence, Heads, LengthPenaltyKind, Pick, Row, RowShape,
-    SampleOptions, SamplePick, Schedule, ScheduledSampling, Search, SelfCache, SessionShape, SlotOptions, SpecialIds,
-    Stages, StopKind, Strategy, TokenPlace, TokenStats,
+    SampleOptions, SamplePick, Schedule, ScheduledSampling, Scores, Search, SelfCache, SessionShape, SlotOptions,
+    SpecialIds, Stages, StopKind, Strategy, TokenPlace, TokenStats,
 };
 use beamfuse::check::{Tolerance, assert_close};
 use beamfuse::cpu::attention::CacheType;
@@ -27,8 +27,8 @@ struct Model {
 }
 
 const MODELS: [Model; 2] = [
-    Model { name: "demo", heads: Heads { num_heads: 4, head_dim: 64 }, vocab_size: 8001 },
-    Model { name: "opus_base", heads: Heads { num_heads: 8, head_dim: 64 }, vocab_size: 58101 },
+    Model { name: "demo", heads: Heads::new(4, 64), vocab_size: 8001 },
+    Model { name: "opus_base", heads: Heads::new(8, 64), vocab_size: 58101 },
 ];
 
 /// Sentences, beams, and tokens of a source and of a prefix.
@@ -71,27 +71,31 @@ fn embeddings(criterion: &mut Criterion) {
     for model in &MODELS {
         let (width, rows) = (model.heads.width(), rows());
         let (tokens, positions) = (values(model.vocab_size * width, 1), values(LEN * width, 2));
-        let table = embedding::Embedding { tokens, scale: 16.0, positions, width };
+        let positions = Some(embedding::Positions { table: positions, pad_id: None });
+        let own = embedding::Tokens::Own(tokens.clone());
+        let (table, positions) = (embedding::Embedding { tokens: own, scale: 16.0, width }, positions.as_ref());
         let (mut out, mut expected) = (vec![f32::NAN; ROWS * width], vec![f32::NAN; ROWS * width]);
-        embedding::embedding(&table, &rows, &mut out);
-        embedding::reference(&table, &rows, &mut expected);
+        embedding::embedding(&table, positions, &rows, &mut out);
+        embedding::reference(&tokens, 16.0, width, positions, &rows, &mut expected);
         assert_close(&out, &expected, CLOSE);
-        time(criterion, "embedding", model, out.len(), || embedding::embedding(&table, &rows, &mut out));
+        time(criterion, "embedding", model, out.len(), || embedding::embedding(&table, positions, &rows, &mut out));
     }
 }
 
 fn layer_norms(criterion: &mut Criterion) {
     for model in &MODELS {
         let width = model.heads.width();
-        let norm = layer_norm::Norm { gain: values(width, 1), bias: values(width, 2), eps: 1e-5 };
+        let norm = layer_norm::Norm { gain: values(width, 1), bias: values(width, 2), eps: 1e-5, ..Default::default() };
         let delta = values(ROWS * width, 3);
         let mut x = values(ROWS * width, 4);
         let mut expected = x.clone();
-        layer_norm::layer_norm(&norm, ROWS, &delta, &mut x);
-        layer_norm::reference(&norm, ROWS, &delta, &mut expected);
+        layer_norm::layer_norm(&norm, ROWS, Some(&delta), None, &mut x);
+        layer_norm::reference(&norm, ROWS, Some(&delta), None, &mut expected);
         assert_close(&x, &expected, CLOSE);
         // In place: the output is the next input, which stays normalised.
-        time(criterion, "layer_norm", model, x.len(), || layer_norm::layer_norm(&norm, ROWS, &delta, &mut x));
+        time(criterion, "layer_norm", model, x.len(), || {
+            layer_norm::layer_norm(&norm, ROWS, Some(&delta), None, &mut x)
+        });
     }
 }
 
@@ -103,16 +107,24 @@ fn encoder_attention(criterion: &mut Criterion) {
         let qkv = values(rows * 3 * width, 1);
         let part = |r: usize, which: usize| &qkv[(3 * r + which) * width..][..width];
         let mut out = vec![f32::NAN; rows * width];
-        attention::encoder_attention(heads, rows, &starts, &qkv, &mut out);
+        attention::encoder_attention(Scores { heads, bias: None }, rows, &starts, &qkv, &mut out);
         for r in 0..rows {
             let first = r / LEN * LEN;
             let mut expected = vec![f32::NAN; width];
-            attention::reference(heads, part(r, 0), LEN, |t| part(first + t, 1), |t| part(first + t, 2), &mut expected);
+            attention::reference(
+                heads,
+                |_, _| 0.0,
+                part(r, 0),
+                LEN,
+                |t| part(first + t, 1),
+                |t| part(first + t, 2),
+                &mut expected,
+            );
             assert_close(&out[r * width..][..width], &expected, CLOSE);
         }
         let pairs = rows * LEN * width;
         time(criterion, "encoder_attention", model, pairs, || {
-            attention::encoder_attention(heads, rows, &starts, &qkv, &mut out);
+            attention::encoder_attention(Scores { heads, bias: None }, rows, &starts, &qkv, &mut out);
         });
     }
 }
@@ -135,7 +147,15 @@ fn self_attention(criterion: &mut Criterion) {
         let ancestry: Vec<u32> = (0..ROWS * LEN).map(|i| ((i / LEN + i % LEN) % BEAMS) as u32).collect();
         let qkv = values(ROWS * 3 * width, 2);
         let mut out = vec![f32::NAN; ROWS * width];
-        attention::self_attention(CacheType::F32, heads, &rows, &qkv, &cache, &ancestry, &mut out);
+        attention::self_attention(
+            CacheType::F32,
+            Scores { heads, bias: None },
+            &rows,
+            &qkv,
+            &cache,
+            &ancestry,
+            &mut out,
+        );
         for (r, row) in rows.iter().enumerate() {
             let beam = |t: usize| if t == LEN - 1 { row.beam as usize } else { ancestry[r * LEN + t] as usize };
             let part = |t: usize, which: usize| {
@@ -144,11 +164,19 @@ fn self_attention(criterion: &mut Criterion) {
             };
             let mut expected = vec![f32::NAN; width];
             let query = &qkv[3 * r * width..][..width];
-            attention::reference(heads, query, LEN, |t| part(t, 1), |t| part(t, 2), &mut expected);
+            attention::reference(heads, |_, _| 0.0, query, LEN, |t| part(t, 1), |t| part(t, 2), &mut expected);
             assert_close(&out[r * width..][..width], &expected, CLOSE);
         }
         time(criterion, "self_attention", model, ROWS * LEN * width, || {
-            attention::self_attention(CacheType::F32, heads, &rows, &qkv, &cache, &ancestry, &mut out);
+            attention::self_attention(
+                CacheType::F32,
+                Scores { heads, bias: None },
+                &rows,
+                &qkv,
+                &cache,
+                &ancestry,
+                &mut out,
+            );
         });
     }
 }
@@ -180,7 +208,8 @@ fn cross_attention(criterion: &mut Criterion) {
             let part = |t: usize, which: usize| &kv[(2 * (row.slot as usize * LEN + t) + which) * width..][..width];
             let mut expected = vec![f32::NAN; width];
             let query = &queries[r * width..][..width];
-            let mean = attention::reference(heads, query, LEN, |t| part(t, 0), |t| part(t, 1), &mut expected);
+            let mean =
+                attention::reference(heads, |_, _| 0.0, query, LEN, |t| part(t, 0), |t| part(t, 1), &mut expected);
             assert_close(&out[r * width..][..width], &expected, CLOSE);
             assert_close(&weights[r * LEN..][..LEN], &mean, CLOSE);
         }

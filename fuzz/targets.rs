@@ -8,7 +8,7 @@ use beamfuse::cli::fuzzing::{read_lines, read_options};
 use beamfuse::cpu::Cpu;
 use beamfuse::decode::Request;
 use beamfuse::decode::engine::{Engine, Job, Work};
-use beamfuse::model::Marian;
+use beamfuse::model::Transformer;
 use beamfuse::model::config::ModelConfig;
 use beamfuse::model::generation::GenerationConfig;
 use beamfuse::model::weights::Weights;
@@ -53,11 +53,11 @@ pub fn weights(data: &[u8]) {
         if let Ok(weights) = Weights::open(dir.path()) {
             let _ = (weights.parameters(), weights.dtype(), weights.contains("final_logits_bias"));
         }
-        if Marian::open(&*PROBE, dir.path()).is_err() {
+        if Transformer::open(&*PROBE, dir.path()).is_err() {
             return;
         }
         let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
-        let model = Marian::open(&backend, dir.path()).expect("what has opened opens again");
+        let model = Transformer::open(&backend, dir.path()).expect("what has opened opens again");
         let config = model.config().clone();
         let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2).expect("a thread starts");
         let options = DecodeOptions::default()
@@ -102,8 +102,8 @@ pub fn config(data: &[u8]) {
                 && let Ok(options) = DecodeOptions::preset(Preset::Hf, &generation)
                 && options.validate().is_ok()
             {
-                let slot = options.for_slot(7, config.max_position_embeddings);
-                assert!(1 <= slot.max_len && slot.max_len as usize <= config.max_position_embeddings);
+                let slot = options.for_slot(7, config.longest());
+                assert!(1 <= slot.max_len && slot.max_len as usize <= config.longest());
             }
         }
         if let Ok(tokenizer) = Tokenizer::open(dir.path()) {

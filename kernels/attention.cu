@@ -1,5 +1,5 @@
-// Scaled dot-product attention, out = softmax(q K^T * head_dim^-1/2) V per row and head, over three kinds of keys and values, and
-// the store that fills the decoder's caches.
+// Dot-product attention, out = softmax(q K^T * scale + relative) V per row and head, over three kinds of keys and values, and the
+// store that fills the decoder's caches. `relative`, if it is not null, is added by how far the key lies from the query.
 //
 //   attention_encoder: every row attends to all rows of its own sentence, rows starts[i] .. starts[i + 1].
 //   attention_self:    a decoder row attends to positions 0 .. position of its slot; below its own, position t is read from beam
@@ -13,7 +13,8 @@
 // [slots, max_len, beam_size, width] (beam_size 1 for the source). Shapes otherwise: rows [bucket, 4] u32 (slot, beam, position,
 // token); count [1] u32, how many are live; queries [bucket, query_stride]; out [bucket, width] of type T; width = num_heads *
 // head_dim; bias [width] (attention_self that stores: [3 * width]) f32, added to queries, keys and values as they are read, and
-// rounded to T, may be null; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per slot, from
+// rounded to T, may be null; relative [num_heads, 2 * max_distance + 1] f32, may be null: by the key's position less the query's,
+// from -max_distance on, what lies farther counting as lying so far; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per slot, from
 // the first one's src_len on; weights
 // [bucket, max_len] f32, may be null.
 // Parallelisation: a block per row of the bucket, a warp per head, several heads in turn if there are fewer warps. A lane takes a
@@ -34,6 +35,7 @@ struct AttentionArguments {
     const unsigned* count;
     const unsigned* table;  // starts, ancestry or options
     const float* bias;
+    const float* relative;
     T* own_keys;    // where keys and values are, if they are stored
     T* own_values;
     float* weights;
@@ -49,6 +51,8 @@ struct AttentionArguments {
     unsigned option_words;  // from one slot's src_len to the next one's
     unsigned capacity;      // positions that shared memory has room for
     float scale;
+    unsigned max_distance;
+    unsigned distances;     // of a head, 2 * max_distance + 1
     unsigned vectorized;    // head_dim is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
 };
 
@@ -94,10 +98,19 @@ __device__ __forceinline__ T with_bias(T value, const float* bias, unsigned i) {
     return bias != nullptr ? from_float<T>(to_float(value) + bias[i]) : value;
 }
 
-// Turns scores[0 .. len) into the softmax of head `head`, a warp's work. `query`: head_dim floats of shared memory.
+// What a score gains by the positions of its query and its key.
+template <typename T>
+__device__ __forceinline__ float relative_at(const AttentionArguments<T>& a, unsigned head, unsigned position, unsigned key) {
+    const unsigned far = a.max_distance;
+    const unsigned distance = key + far > position ? min(key + far - position, 2 * far) : 0;
+    return a.relative[static_cast<std::size_t>(head) * a.distances + distance];
+}
+
+// Turns scores[0 .. len) into the softmax of head `head` for a query at `position`, a warp's work. `query`: head_dim floats of
+// shared memory.
 template <typename T>
 __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
-                                                const unsigned* places, float* query, float* scores) {
+                                                unsigned position, const unsigned* places, float* query, float* scores) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const T* from = a.queries + static_cast<std::size_t>(row) * a.query_stride + head * a.head_dim;
     const float* bias = a.bias != nullptr ? a.bias + head * a.head_dim : nullptr;
@@ -109,6 +122,7 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, 
         if (places[t] != NOWHERE) {
             const T* key = a.keys + static_cast<std::size_t>(places[t]) * a.kv_stride + head * a.head_dim;
             score = a.scale * (a.vectorized != 0 ? dot<VECTOR<T>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim));
+            if (a.relative != nullptr) score += relative_at(a, head, position, t);
         }
         scores[t] = score;
         largest = fmaxf(largest, score);
@@ -147,9 +161,10 @@ __device__ __forceinline__ void weigh_values(const AttentionArguments<T>& a, uns
     }
 }
 
-// The block's row attends to the places that `place(t)` names for t < len; no place at all gives zeros.
+// The block's row, at `position` of its sequence, attends to the places that `place(t)` names for t < len; no place at all gives
+// zeros.
 template <typename T, typename F>
-__device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned row, unsigned len, F place) {
+__device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned row, unsigned len, unsigned position, F place) {
     const unsigned warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     DYNAMIC_SHARED(float, memory);
     unsigned* places = reinterpret_cast<unsigned*>(memory);
@@ -161,7 +176,7 @@ __device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned 
     float* weights = a.weights != nullptr ? a.weights + static_cast<std::size_t>(row) * a.max_len : nullptr;
     for (unsigned first = 0; first < a.num_heads; first += warps) {
         if (first + warp < a.num_heads) {
-            softmax_of_head(a, row, first + warp, len, places, query, scores);
+            softmax_of_head(a, row, first + warp, len, position, places, query, scores);
             // Two elements of 16 bits move as one.
             constexpr unsigned PAIR = sizeof(T) == 2 ? 2 : 1;
             if (a.vectorized != 0) weigh_values<PAIR>(a, row, first + warp, len, places, scores);
@@ -203,7 +218,7 @@ __device__ void attention_encoder(const AttentionArguments<T>& a) {
     }
     const unsigned first = a.table[low], end = a.table[low + 1];
     if (first > row || end <= row || end > a.bucket || end - first > a.capacity) return show(a, row);
-    attend(a, row, end - first, [=](unsigned t) { return first + t; });
+    attend(a, row, end - first, row - first, [=](unsigned t) { return first + t; });
 }
 
 template <typename T>
@@ -226,7 +241,7 @@ __device__ void attention_self(const AttentionArguments<T>& a) {
     }
     const unsigned* ancestors = a.table + (static_cast<std::size_t>(r.slot) * a.beam_size + r.beam) * a.max_len;
     const unsigned max_len = a.max_len, beam_size = a.beam_size;
-    attend(a, row, r.position + 1, [=](unsigned t) {
+    attend(a, row, r.position + 1, r.position, [=](unsigned t) {
         const unsigned beam = t < r.position ? ancestors[t] : r.beam;
         return beam < beam_size ? (r.slot * max_len + t) * beam_size + beam : NOWHERE;
     });
@@ -241,7 +256,7 @@ __device__ void attention_cross(const AttentionArguments<T>& a) {
     const unsigned len = a.table[static_cast<std::size_t>(slot) * a.option_words];
     if (len > a.max_len) return show(a, row);
     const unsigned first = slot * a.max_len;
-    attend(a, row, len, [=](unsigned t) { return first + t; });
+    attend(a, row, len, 0, [=](unsigned t) { return first + t; });
 }
 
 template <typename T>
@@ -294,9 +309,9 @@ ATTENTION_KERNELS(f32, float)
 ATTENTION_KERNELS(f16, __half)
 ATTENTION_KERNELS(bf16, __nv_bfloat16)
 
-LAYOUT(FIELDS(AttentionArguments<float>, queries, keys, values, rows, count, table, bias, own_keys, own_values, weights,
+LAYOUT(FIELDS(AttentionArguments<float>, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights,
               out, bucket, num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words,
-              capacity, scale, vectorized)
+              capacity, scale, max_distance, distances, vectorized)
        FIELDS(AttentionStoreArguments<float>, from, rows, count, keys, values, bucket, width, from_stride, key_offset,
               slots, max_len, beam_size, vectorized)
        CONSTANT("Row::WORDS", ROW_WORDS))

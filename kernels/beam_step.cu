@@ -144,7 +144,7 @@ LAYOUT(FIELDS(ContrastiveOptions, form, scorer, weight, log_mask, temperature)
        FIELDS(SlotOptions, beam_size, length_penalty, alpha, coverage_penalty, word_reward, stop, min_len, max_len,
               forced_eos, free_first, renormalize, src_len, strategy, cut, patience, finish, banned, prefix_len,
               no_repeat_ngram, ranked, repetition_penalty, penalizes_logits, takes_pad, counts_start, contrast,
-              ensemble, groups, diversity, constraints, sampling)
+              ensemble, groups, diversity, constraints, start, sampling)
        FIELDS(Finished, score, search_log_prob, coverage_penalty, eos_log_prob, length, beam, has_eos, truncated)
        FIELDS(Failure, failed, step, beam, value)
        FIELDS(Constraints, phrases, num_tokens, ends, ids, tokens)

@@ -126,6 +126,18 @@ __device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
     }
 }
 
+template <unsigned N>
+__device__ __forceinline__ void store_floats(float* to, const float (&from)[N]) {
+    constexpr unsigned STEP = N % 4 == 0 ? 4 : 1;
+#pragma unroll
+    for (unsigned first = 0; first < N; first += STEP) {
+        Pack<float, STEP> pack;
+#pragma unroll
+        for (unsigned k = 0; k < STEP; ++k) pack.values[k] = from[first + k];
+        store_pack(to + first, pack);
+    }
+}
+
 // What a row of logits is normalised by: its log-probabilities are log_prob(x). `max` is NaN or infinite where there are none;
 // log_sum is then 0. Their sum alone would not do: beside a maximum of -3.4e38 nothing is left of the logarithm.
 struct Normalizer {

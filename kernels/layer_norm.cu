@@ -1,7 +1,9 @@
-// x[row, :] = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias in place, with h = x[row, :] + (delta[row, :] + delta_bias).
+// The norm of each row in place: x[row, :] = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias, or h / sqrt(mean(h^2) + eps) * gain +
+// bias, with h = x[row, :] + (delta[row, :] + delta_bias). With sum, h is stored there, and is sum[row, :] + (delta[row, :] +
+// delta_bias) where there is a delta.
 //
-// Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T. delta_bias [d_model] f32, may be null: the bias of the
-// product that made delta.
+// Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T; delta and bias may be null. sum [rows, d_model] f32, may be
+// null. delta_bias [d_model] f32, may be null: the bias of the product that made delta.
 // Parallelisation: a warp per row, 16 bytes per lane and load where d_model and the addresses allow; then up to 1024 elements
 // stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache.
 // Numerics: f32; mean first, then the mean of squared differences (biased); a NaN or an infinity makes its whole row NaN. The
@@ -12,6 +14,7 @@
 template <typename T>
 struct LayerNormArguments {
     T* x;
+    float* sum;
     const T* delta;
     const T* gain;
     const T* bias;
@@ -19,36 +22,64 @@ struct LayerNormArguments {
     unsigned rows;
     unsigned d_model;
     float eps;
-    unsigned vectorized;  // d_model is a multiple of VECTOR<T>, and all addresses are of 16 bytes
+    unsigned flags;
 };
+
+constexpr unsigned VECTORIZED = 1;  // d_model is a multiple of VECTOR<T>, and all addresses are of 16 bytes
+constexpr unsigned RMS = 2;         // nothing is subtracted
 
 constexpr unsigned ELEMENTS_PER_LANE = 32;
 
-// N neighbours of h = x + (delta + delta_bias) in f32, from element i of the row that starts at `row`.
+// N neighbours of h in f32, from element i of the row that starts at `row`. The first pass over a row stores them in sum, where
+// there is one, and later ones find them there.
 template <unsigned N, typename T>
-__device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, float (&h)[N]) {
-    const Pack<T, N> x = load_pack<N>(a.x + row + i), delta = load_pack<N>(a.delta + row + i);
+__device__ __forceinline__ void load_sum(const LayerNormArguments<T>& a, std::size_t row, unsigned i, bool first,
+                                         float (&h)[N]) {
+    float base[N];
+    if (a.sum != nullptr && (a.delta != nullptr || !first)) {
+        load_floats<N>(a.sum + row + i, base);
+    } else {
+        const Pack<T, N> x = load_pack<N>(a.x + row + i);
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k) h[k] = to_float(delta.values[k]);
-    if (a.delta_bias != nullptr) {
-        float bias[N];
-        load_floats<N>(a.delta_bias + i, bias);
-#pragma unroll
-        for (unsigned k = 0; k < N; ++k) h[k] += bias[k];
+        for (unsigned k = 0; k < N; ++k) base[k] = to_float(x.values[k]);
     }
+    if (a.delta == nullptr || (a.sum != nullptr && !first)) {
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k) h[k] = to_float(x.values[k]) + h[k];
+        for (unsigned k = 0; k < N; ++k) h[k] = base[k];
+    } else {
+        const Pack<T, N> delta = load_pack<N>(a.delta + row + i);
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) h[k] = to_float(delta.values[k]);
+        if (a.delta_bias != nullptr) {
+            float bias[N];
+            load_floats<N>(a.delta_bias + i, bias);
+#pragma unroll
+            for (unsigned k = 0; k < N; ++k) h[k] += bias[k];
+        }
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) h[k] = base[k] + h[k];
+    }
+    if (a.sum != nullptr && first) store_floats<N>(a.sum + row + i, h);
 }
 
 template <unsigned N, typename T>
 __device__ __forceinline__ void store(const LayerNormArguments<T>& a, std::size_t row, unsigned i, const float (&h)[N],
                                       float mean, float scale) {
-    const Pack<T, N> gain = load_pack<N>(a.gain + i), bias = load_pack<N>(a.bias + i);
-    Pack<T, N> out;
+    const Pack<T, N> gain = load_pack<N>(a.gain + i);
+    Pack<T, N> bias, out;
+    if (a.bias != nullptr) bias = load_pack<N>(a.bias + i);
 #pragma unroll
-    for (unsigned k = 0; k < N; ++k)
-        out.values[k] = from_float<T>((h[k] - mean) * scale * to_float(gain.values[k]) + to_float(bias.values[k]));
+    for (unsigned k = 0; k < N; ++k) {
+        const float value = (h[k] - mean) * scale * to_float(gain.values[k]);
+        out.values[k] = from_float<T>(a.bias != nullptr ? value + to_float(bias.values[k]) : value);
+    }
     store_pack(a.x + row + i, out);
+}
+
+// What is subtracted from a row whose elements add up to `total` over the warp.
+template <typename T>
+__device__ __forceinline__ float mean_of(const LayerNormArguments<T>& a, float total) {
+    return (a.flags & RMS) != 0 ? 0.0f : warp_sum(total) / static_cast<float>(a.d_model);
 }
 
 // A row of at most 32 * ELEMENTS_PER_LANE elements, kept in registers; N neighbours at a time.
@@ -61,11 +92,11 @@ __device__ __forceinline__ void normalize_short(const LayerNormArguments<T>& a, 
     for (unsigned turn = 0; turn < TURNS; ++turn) {
         const unsigned i = (turn * WARP_SIZE + lane) * N;
         if (i >= a.d_model) continue;
-        load_sum<N>(a, row, i, h[turn]);
+        load_sum<N>(a, row, i, true, h[turn]);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) total += h[turn][k];
     }
-    const float mean = warp_sum(total) / static_cast<float>(a.d_model);
+    const float mean = mean_of(a, total);
     float squares = 0.0f;
 #pragma unroll
     for (unsigned turn = 0; turn < TURNS; ++turn) {
@@ -87,20 +118,20 @@ __device__ __forceinline__ void normalize_long(const LayerNormArguments<T>& a, s
     float h[N];
     float total = 0.0f;
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, h);
+        load_sum<N>(a, row, i, true, h);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) total += h[k];
     }
-    const float mean = warp_sum(total) / static_cast<float>(a.d_model);
+    const float mean = mean_of(a, total);
     float squares = 0.0f;
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, h);
+        load_sum<N>(a, row, i, false, h);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) squares += (h[k] - mean) * (h[k] - mean);
     }
     const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(a.d_model) + a.eps);
     for (unsigned i = lane * N; i < a.d_model; i += WARP_SIZE * N) {
-        load_sum<N>(a, row, i, h);
+        load_sum<N>(a, row, i, false, h);
         store<N>(a, row, i, h, mean, scale);
     }
 }
@@ -111,7 +142,7 @@ __device__ void layer_norm(const LayerNormArguments<T>& a) {
     const unsigned index = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
     if (index >= a.rows) return;
     const std::size_t row = static_cast<std::size_t>(index) * a.d_model;
-    if (a.vectorized == 0) normalize_long<1>(a, row, lane);
+    if ((a.flags & VECTORIZED) == 0) normalize_long<1>(a, row, lane);
     else if (a.d_model <= WARP_SIZE * ELEMENTS_PER_LANE) normalize_short<VECTOR<T>>(a, row, lane);
     else normalize_long<VECTOR<T>>(a, row, lane);
 }
@@ -120,4 +151,4 @@ KERNEL(layer_norm_f32, 512, LayerNormArguments<float>, layer_norm)
 KERNEL(layer_norm_f16, 512, LayerNormArguments<__half>, layer_norm)
 KERNEL(layer_norm_bf16, 512, LayerNormArguments<__nv_bfloat16>, layer_norm)
 
-LAYOUT(FIELDS(LayerNormArguments<float>, x, delta, gain, bias, delta_bias, rows, d_model, eps, vectorized))
+LAYOUT(FIELDS(LayerNormArguments<float>, x, sum, delta, gain, bias, delta_bias, rows, d_model, eps, flags))

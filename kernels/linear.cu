@@ -2,9 +2,9 @@
 //
 // Shapes: x, residual [rows, n] of type T; bias [n] f32. bias and residual may be null.
 // Parallelisation: a pack of 16 bytes per thread where n and the addresses allow, else an element.
-// Numerics: f32, rounded once. relu, silu x / (1 + e^-x), gelu in its tanh form and its exact form with erf; NaN stays NaN.
+// Numerics: f32, rounded once.
 // Reference: src/cpu/linear.rs
-#include "common.cuh"
+#include "activation.cuh"
 
 template <typename T>
 struct LinearArguments {
@@ -16,19 +16,6 @@ struct LinearArguments {
     unsigned activation;  // Activation
     unsigned vectorized;  // n is a multiple of VECTOR<T>, and all addresses are of 16 bytes
 };
-
-// Mirrors `Activation` in src/backend.rs.
-enum Activation : unsigned { NONE, RELU, SILU, GELU_TANH, GELU_ERF };
-
-__device__ __forceinline__ float activate(unsigned activation, float x) {
-    switch (activation) {
-        case RELU: return x < 0.0f ? 0.0f : x;  // not fmaxf, which would turn NaN into 0
-        case SILU: return x / (1.0f + expf(-x));
-        case GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-        case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
-        default: return x;
-    }
-}
 
 template <unsigned N, typename T>
 __device__ __forceinline__ void finish(const LinearArguments<T>& a, std::size_t first) {

@@ -45,7 +45,7 @@ __device__ __forceinline__ unsigned load_history(const Search& s, const uint4& r
     const unsigned* ancestry = s.ancestry + (static_cast<std::size_t>(slot) * s.beams + beam) * s.max_len;
     for (unsigned t = threadIdx.x; t < step; t += blockDim.x)
         history[start + t] = s.tokens[history_at(s, slot, t) + (t + 1 < step ? ancestry[t + 1] : beam)];
-    if (threadIdx.x == 0 && start != 0) history[0] = s.decoder_start_id;
+    if (threadIdx.x == 0 && start != 0) history[0] = start_of(s, slot);
     __syncthreads();
     return start + step;
 }

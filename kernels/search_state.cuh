@@ -76,6 +76,7 @@ struct SlotOptions {
     unsigned groups;
     float diversity;
     unsigned constraints;
+    unsigned start;
     SampleOptions sampling;
 };
 
@@ -145,6 +146,12 @@ __device__ __forceinline__ std::size_t history_at(const Search& s, unsigned slot
     return (static_cast<std::size_t>(slot) * s.max_len + step) * s.beams;
 }
 
+// What the decoder of a slot reads at position 0.
+__device__ __forceinline__ unsigned start_of(const Search& s, unsigned slot) {
+    const unsigned own = s.options[slot].start;
+    return own != 0 ? own - 1 : s.decoder_start_id;
+}
+
 // What divides the search score of a hypothesis of `length` tokens.
 __device__ __forceinline__ float length_penalty_at(const SlotOptions& options, unsigned length) {
     if (options.length_penalty == GNMT) return powf((5.0f + static_cast<float>(length)) / 6.0f, options.alpha);
@@ -204,8 +211,9 @@ __device__ inline void rebuild_rows(const Search& s, Key* scratch) {
         s.live_slots[before >> 32] = slot;
         s.first_row[before >> 32] = row;
         const unsigned* tokens = step == 0 ? nullptr : s.tokens + history_at(s, slot, step - 1);
+        const unsigned start = start_of(s, slot);
         for (unsigned beam = 0; beam < live; ++beam)
-            s.rows[row + beam] = make_uint4(slot, beam, step, tokens == nullptr ? s.decoder_start_id : tokens[beam]);
+            s.rows[row + beam] = make_uint4(slot, beam, step, tokens == nullptr ? start : tokens[beam]);
     }
     if (threadIdx.x != 0) return;
     *s.row_count = static_cast<unsigned>(before_all);

@@ -149,18 +149,52 @@ pub struct Heads {
     pub num_heads: usize,
     /// Width of one head; `num_heads * head_dim` is the width of a row.
     pub head_dim: usize,
+    /// Whether a dot product of query and key is multiplied by `head_dim^-1/2`, as everywhere but in T5.
+    pub scaled: bool,
 }
 
 impl Heads {
+    /// Heads whose scores are scaled.
+    pub const fn new(num_heads: usize, head_dim: usize) -> Self {
+        Heads { num_heads, head_dim, scaled: true }
+    }
+
     /// Width of a row, `num_heads * head_dim`.
     pub fn width(self) -> usize {
         self.num_heads * self.head_dim
     }
 
-    /// What a dot product of query and key is multiplied by, `head_dim^-1/2` (Vaswani et al. 2017, eq. 1).
+    /// What a dot product of query and key is multiplied by, `head_dim^-1/2` (Vaswani et al. 2017, eq. 1) or 1.
     pub fn scale(self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+        if self.scaled { 1.0 / (self.head_dim as f32).sqrt() } else { 1.0 }
     }
+}
+
+/// How an attention makes scores of queries and keys: `q . k * heads.scale() + bias`.
+#[derive(Debug)]
+pub struct Scores<'a, B: NetworkOps> {
+    /// The heads.
+    pub heads: Heads,
+    /// Added after the scale.
+    pub bias: Option<&'a B::RelativeBias>,
+}
+
+impl<B: NetworkOps> Clone for Scores<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: NetworkOps> Copy for Scores<'_, B> {}
+
+/// What a row is divided by before its gain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormKind {
+    /// The mean is subtracted; the standard deviation (Ba et al. 2016).
+    #[default]
+    Layer,
+    /// The root of the mean square (Zhang & Sennrich 2019).
+    Rms,
 }
 
 /// The keys and values of one decoder layer's self-attention, shape `[slots, max_len, beam_size, width]` each.

@@ -440,8 +440,10 @@ impl Batch<'_> {
     /// queue is full, waits for room.
     pub fn push(&mut self, tag: u64, sentence: impl Into<Sentence>) {
         let sentence = sentence.into();
-        let source_ids = self.translator.tokenizer.encode_source(&sentence.source);
-        self.push_encoded(tag, sentence, source_ids);
+        match self.translator.source_ids(&sentence) {
+            Ok(source_ids) => self.push_encoded(tag, sentence, source_ids),
+            Err(error) => self.ready.push((tag, Err(error))),
+        }
     }
 
     /// Adds a text whose ids, end of sentence included, the caller has from [`Translator::tokenizer`] already.
@@ -526,6 +528,7 @@ impl Translator {
             Some(_) => options.validate().and_then(|()| self.check_models(options)),
             None => Ok(()),
         };
+        let checked = checked.and_then(|()| self.check_target_language(options, &sentence));
         let is_blank = self.tokenizer.is_blank(&source_ids);
         let request = checked.and_then(|()| match is_blank {
             true if sentence.constraints.is_empty() => Ok(None),

@@ -1,8 +1,9 @@
 //! The ops of a network: embeddings, products, norms, attention.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use super::{Activation, CrossCache, Device, Heads, Rows, SelfCache};
+use super::{Activation, CrossCache, Device, Heads, NormKind, Rows, Scores, SelfCache};
 use crate::Result;
 
 /// What a model's encoder and decoder are made of.
@@ -12,10 +13,14 @@ pub trait NetworkOps: Device {
     type Tensor: Send + Debug;
     /// The weights and bias of a linear layer, prepared for [`NetworkOps::linear`].
     type Matrix: Send + Sync + Debug;
-    /// Gain and bias of a layer norm.
+    /// Gain and bias of a norm.
     type Norm: Send + Sync + Debug;
-    /// Token and position embeddings.
+    /// Token embeddings.
     type Embedding: Send + Sync + Debug;
+    /// A table of positions.
+    type Positions: Send + Sync + Debug;
+    /// What an attention adds to its scores by how far the key lies from the query (Raffel et al. 2020, section 2.1).
+    type RelativeBias: Send + Sync + Debug;
 
     /// Allocates activations; their content is undefined.
     ///
@@ -24,15 +29,40 @@ pub trait NetworkOps: Device {
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
-    /// Prepares a layer norm's gain and bias, `[width]` each; `eps` is added to the variance.
-    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Self::Norm>;
-    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`, and positions `[max_len, width]`.
-    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding>;
+    /// Prepares a norm's gain and bias, `[width]` each; `eps` is added to the variance, or to the mean square.
+    fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Self::Norm>;
+    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`. Where `product` has the same values as
+    /// its weights, a backend that keeps those as they are reads them there instead of holding them twice.
+    fn embeddings(
+        &self,
+        tokens: &[f32],
+        product: Option<&Arc<Self::Matrix>>,
+        scale: f32,
+        width: usize,
+    ) -> Result<Self::Embedding>;
+    /// Prepares a table of `len` positions, `[len, width]`; `values` is not called where nothing is to be computed. `pad_id` is a
+    /// token that no position is added to.
+    fn positions(
+        &self,
+        len: usize,
+        width: usize,
+        pad_id: Option<u32>,
+        values: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Self::Positions>;
+    /// Prepares a bias of scores, `[num_heads, 2 * max_distance + 1]`: by the key's position less the query's, from
+    /// `-max_distance` on; what lies farther counts as lying so far.
+    fn relative_bias(&self, values: &[f32], num_heads: usize, max_distance: usize) -> Result<Self::RelativeBias>;
 
     /// Op `embedding`: `out[r] = token_row(rows[r].token) * scale + position_row(rows[r].position)`, `out` `[rows, width]`.
     ///
     /// Tokens and positions lie within the tables: the caller has checked them.
-    fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Self::Tensor) -> Result<()>;
+    fn embedding(
+        &self,
+        table: &Self::Embedding,
+        positions: Option<&Self::Positions>,
+        rows: &Rows<Self>,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// Op `linear`: `out = activation(x W^T + bias)`, `x` `[rows, in_dim]`, `out` `[rows, out_dim]`.
     ///
@@ -42,6 +72,17 @@ pub trait NetworkOps: Device {
         matrix: &Self::Matrix,
         rows: &Rows<Self>,
         x: &Self::Tensor,
+        activation: Activation,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// Op `gate`: `out = activation(a) * b`, where `both` `[rows, 2 * width]` holds a and b side by side (Shazeer 2020); `out`
+    /// `[rows, width]`.
+    fn gate(
+        &self,
+        width: usize,
+        rows: &Rows<Self>,
+        both: &Self::Tensor,
         activation: Activation,
         out: &mut Self::Tensor,
     ) -> Result<()>;
@@ -60,13 +101,18 @@ pub trait NetworkOps: Device {
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
 
-    /// Op `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` with `h = x[r] + delta[r]`
-    /// (Ba et al. 2016), the variance being that of the whole row, in two passes and in f32. All `[rows, width]`.
+    /// Op `layer_norm`: `x[r] = gain * (h - mean(h)) / sqrt(var(h) + eps) + bias` (Ba et al. 2016), the variance being that of
+    /// the whole row, in two passes and in f32; or `gain * h / sqrt(mean(h^2) + eps) + bias` (Zhang & Sennrich 2019). All
+    /// `[rows, width]`.
+    ///
+    /// `h = x[r] + delta[r]`, or `x[r]` without a delta. With `sum`, a residual path that is not normalised, `h` is stored there,
+    /// and is `sum[r] + delta[r]` where there is a delta.
     fn layer_norm(
         &self,
         norm: &Self::Norm,
         rows: &Rows<Self>,
-        delta: &Self::Tensor,
+        delta: Option<&Self::Tensor>,
+        sum: Option<&mut Self::Buffer<f32>>,
         x: &mut Self::Tensor,
     ) -> Result<()>;
 
@@ -76,7 +122,7 @@ pub trait NetworkOps: Device {
     /// `out` `[rows, width]`.
     fn encoder_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         starts: &Self::Buffer<u32>,
         sentences: usize,
@@ -108,7 +154,7 @@ pub trait NetworkOps: Device {
     /// queries are the first third of `qkv`; `out` `[rows, width]`.
     fn self_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         qkv: &Self::Tensor,
         cache: &SelfCache<Self>,
@@ -132,7 +178,9 @@ pub trait NetworkOps: Device {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// [`NetworkOps::linear`], then [`NetworkOps::layer_norm`]: `x = norm(x + from W^T + bias)`; `delta`, `[rows, width]`, is working memory.
+    /// [`NetworkOps::linear`], then [`NetworkOps::layer_norm`] with `from W^T + bias` as its delta; `delta`, `[rows, width]`, is
+    /// working memory.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
     fn linear_norm(
         &self,
         matrix: &Self::Matrix,
@@ -140,10 +188,11 @@ pub trait NetworkOps: Device {
         rows: &Rows<Self>,
         from: &Self::Tensor,
         delta: &mut Self::Tensor,
+        sum: Option<&mut Self::Buffer<f32>>,
         x: &mut Self::Tensor,
     ) -> Result<()> {
         self.linear(matrix, rows, from, Activation::None, delta)?;
-        self.layer_norm(norm, rows, delta, x)
+        self.layer_norm(norm, rows, Some(delta), sum, x)
     }
 
     /// [`NetworkOps::linear`] into `qkv` `[rows, 3 * width]`, [`NetworkOps::store_self`], [`NetworkOps::self_attention`]. What `qkv` holds
@@ -151,7 +200,7 @@ pub trait NetworkOps: Device {
     #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
     fn attend_to_prefix(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         matrix: &Self::Matrix,
         rows: &Rows<Self>,
         x: &Self::Tensor,
@@ -161,8 +210,8 @@ pub trait NetworkOps: Device {
         out: &mut Self::Tensor,
     ) -> Result<()> {
         self.linear(matrix, rows, x, Activation::None, qkv)?;
-        self.store_self(heads, rows, qkv, cache)?;
-        self.self_attention(heads, rows, qkv, cache, ancestry, out)
+        self.store_self(scores.heads, rows, qkv, cache)?;
+        self.self_attention(scores, rows, qkv, cache, ancestry, out)
     }
 
     /// [`NetworkOps::linear`] into `queries` `[rows, width]`, [`NetworkOps::cross_attention`]. What `queries` holds afterwards is

@@ -116,6 +116,8 @@ pub struct SlotOptions {
     /// Tokens of the phrases that a hypothesis must contain, in all, as [`Search::constraints`](super::Search::constraints) has
     /// them; 0: none. Bans hold where there are some.
     pub constraints: u32,
+    /// What the decoder reads at position 0, plus 1; 0: what the model says.
+    pub start: u32,
     /// How samples are drawn.
     pub sampling: SampleOptions,
 }
@@ -141,6 +143,11 @@ pub struct SampleOptions {
 }
 
 impl SlotOptions {
+    /// What the decoder reads at position 0, where the model says `usual`.
+    pub fn start_or(&self, usual: u32) -> u32 {
+        if self.start == 0 { usual } else { self.start - 1 }
+    }
+
     /// The length penalty that divides the search score of a hypothesis of `length` tokens.
     pub fn length_penalty_at(&self, length: u32) -> f32 {
         match self.length_penalty {

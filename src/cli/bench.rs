@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let texts = arguments.texts()?;
     let info = arguments.model.open(|dir| ModelInfo::open(dir))?;
     let dir = info.dir.clone();
-    arguments.check_lengths(info.config.max_position_embeddings)?;
+    arguments.check_lengths(info.config.longest())?;
     let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);
     let output = arguments.json.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();

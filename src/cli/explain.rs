@@ -110,7 +110,9 @@ impl Page<'_> {
             let weights: Vec<String> = self.options.ensemble.iter().map(f32::to_string).collect();
             add("ensemble, weights", weights.join(", "));
         }
-        let Sentence { source: _, options: _, prefix, contrast_source, constraints, seed } = self.sentence;
+        let Sentence { prefix, contrast_source, constraints, seed, source_lang, target_lang, .. } = self.sentence;
+        source_lang.iter().for_each(|code| add("source language", code.clone()));
+        target_lang.iter().for_each(|code| add("target language", code.clone()));
         prefix.iter().for_each(|text| add("prefix", text.clone()));
         constraints.iter().for_each(|phrase| add("must contain", phrase.clone()));
         contrast_source.iter().for_each(|text| add("contrasted with", text.clone()));

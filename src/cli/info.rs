@@ -68,9 +68,16 @@ fn lines(
         true => format!("beam {}, at most {} tokens", generation.beam_size, generation.max_len),
         false => format!("not reproduced: {}", generation.unsupported.join(", ")),
     };
+    let limits = match config.max_len {
+        Some(most) => format!("{most} tokens per source and per translation"),
+        None => "none: positions go on".to_owned(),
+    };
     let mut lines = vec![
         ("model", info.dir.display().to_string()),
-        ("architecture", format!("marian, d_model {}, {:?}", config.d_model, config.activation).to_lowercase()),
+        (
+            "architecture",
+            format!("{}, d_model {}, {:?}", config.model_type, config.d_model, config.activation).to_lowercase(),
+        ),
         ("encoder", stack(&config.encoder)),
         ("decoder", stack(&config.decoder)),
         ("vocabulary", vocabulary),
@@ -78,7 +85,7 @@ fn lines(
         ("parameters", format!("{} in {}", info.parameters, info.dtype)),
         ("memory", memory(info, arguments)?),
         ("tokenizer", indented(&tokenizer.summary().to_string())),
-        ("limits", format!("{} tokens per source and per translation", config.max_position_embeddings)),
+        ("limits", limits),
         ("hf preset", search),
     ];
     lines.push(("cpu path", indented(&cpu_paths()?)));

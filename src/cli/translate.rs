@@ -44,8 +44,8 @@ pub(super) struct Arguments {
     /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
     #[arg(long, requires = "output", conflicts_with_all = ["explain", "text"])]
     resume: bool,
-    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "target_prefix",
-    /// "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
+    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
+    /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
     /// zstd is decompressed.
     #[arg(long, value_enum, default_value_t, conflicts_with = "text")]
     input_format: InputFormat,
@@ -57,6 +57,12 @@ pub(super) struct Arguments {
     /// more attention than that. In JSON lines --attention does it.
     #[arg(long, value_name = "hard|soft|W", value_parser = reader(str::parse::<Alignment>))]
     alignment: Option<Alignment>,
+    /// The language of sentences that bring no field source_lang, as the model calls it: see "beamfuse info".
+    #[arg(long, value_name = "CODE")]
+    source_lang: Option<String>,
+    /// The language to translate sentences into that bring no field target_lang.
+    #[arg(long, value_name = "CODE")]
+    target_lang: Option<String>,
     /// What the translations of sentences start with that bring no field target_prefix.
     #[arg(long, value_name = "TEXT")]
     target_prefix: Option<String>,
@@ -132,6 +138,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         first: First::Blank,
         alternatives,
         target_prefix: arguments.target_prefix.clone(),
+        source_lang: arguments.source_lang.clone(),
+        target_lang: arguments.target_lang.clone(),
         output,
         format: arguments.format,
         alignment: arguments.alignment,
@@ -233,6 +241,8 @@ struct Work<'a> {
     first: First,
     alternatives: Option<Alternatives>,
     target_prefix: Option<String>,
+    source_lang: Option<String>,
+    target_lang: Option<String>,
     output: Output,
     format: Format,
     alignment: Option<Alignment>,
@@ -273,6 +283,8 @@ impl Work<'_> {
             other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
         }
         sentence.prefix = sentence.prefix.or_else(|| self.target_prefix.clone());
+        sentence.source_lang = sentence.source_lang.or_else(|| self.source_lang.clone());
+        sentence.target_lang = sentence.target_lang.or_else(|| self.target_lang.clone());
         let source = sentence.source.clone();
         let read = || {
             sentence.options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;
@@ -309,9 +321,16 @@ impl stream::Work for Work<'_> {
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut readable = Vec::with_capacity(window.len());
         for (tag, Line { number, bytes, content }) in window {
-            match content.and_then(|item| self.sentence(item)) {
-                Ok((sentence, other)) => {
-                    let ids = self.translator.tokenizer().encode_source(&sentence.source);
+            let encoded = content.and_then(|item| self.sentence(item)).and_then(|(sentence, other)| {
+                let wrong = |error: Error| {
+                    let (kind, message) = (error.kind(), error.to_string());
+                    BadLine { kind, message, source: Some(sentence.source.clone()) }
+                };
+                let ids = self.translator.source_ids(&sentence).map_err(wrong)?;
+                Ok((sentence, other, ids))
+            });
+            match encoded {
+                Ok((sentence, other, ids)) => {
                     let source = sentence.source.clone();
                     let warnings = self.warnings.look_at(number, &source, sentence.prefix.as_deref());
                     self.lines.insert(tag, Tag { number, bytes, source, other, warnings });

@@ -3,19 +3,45 @@
 
 use std::cell::RefCell;
 
-use crate::backend::{CrossCache, Dtype, Heads, Row, SelfCache, SlotOptions};
+use crate::backend::{CrossCache, Dtype, Heads, Row, Scores, SelfCache, SlotOptions};
 use crate::cpu::simd::lanes::{LANES, Simd, dispatch};
 use crate::cpu::simd::{
     self, Isa, Stored, add_body, add_weighted_body, dot_lanes_body, exp_shift_body, max_body, scale_body,
 };
-use crate::cpu::{Cpu, for_each_row};
+use crate::cpu::{Cpu, for_each_row, for_each_row_pair};
+
+/// What is added to scores by how far the key lies from the query.
+#[derive(Clone, Debug)]
+pub struct RelativeBias {
+    /// `[num_heads, 2 * max_distance + 1]`: by the key's position less the query's, from `-max_distance` on.
+    pub values: Vec<f32>,
+    /// What lies farther counts as lying so far.
+    pub max_distance: usize,
+}
+
+impl RelativeBias {
+    /// What head `head` adds for a query and a key at these positions.
+    fn at(&self, head: usize, query: usize, key: usize) -> f32 {
+        let far = self.max_distance;
+        let distance = (key + far).saturating_sub(query).min(2 * far);
+        self.values[head * (2 * far + 1) + distance]
+    }
+}
+
+/// The heads of a row, and the bias of its scores with the position of the query that it is for.
+#[derive(Clone, Copy)]
+struct Scoring<'a> {
+    heads: Heads,
+    bias: Option<(&'a RelativeBias, usize)>,
+}
 
 /// The naive computation for one row, in f64: what all three fast paths are held to.
 ///
-/// `query` and `out` `[width]`; `key(t)` and `value(t)` give the rows of the `len` positions attended to. Returns the
-/// attention, mean over heads.
+/// `query` and `out` `[width]`; `key(t)` and `value(t)` give the rows of the `len` positions attended to; `bias(head, t)` is added
+/// to a score. Returns the attention, mean over heads.
 pub fn reference<'a>(
     heads: Heads,
+    bias: impl Fn(usize, usize) -> f32,
     query: &[f32],
     len: usize,
     key: impl Fn(usize) -> &'a [f32],
@@ -27,7 +53,8 @@ pub fn reference<'a>(
         let part = h * heads.head_dim..(h + 1) * heads.head_dim;
         let score = |t: usize| {
             let products = query[part.clone()].iter().zip(&key(t)[part.clone()]);
-            products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(heads.scale())
+            let product = products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+            product * f64::from(heads.scale()) + f64::from(bias(h, t))
         };
         let scores: Vec<f64> = (0..len).map(score).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -50,7 +77,7 @@ thread_local! {
 
 /// One row's attention over `len` positions; `weights`, where given, receives the mean over heads.
 fn attend<'a, E: Stored + 'a>(
-    heads: Heads,
+    scoring: Scoring<'_>,
     query: &[f32],
     len: usize,
     key: impl Fn(usize) -> &'a [E],
@@ -59,17 +86,18 @@ fn attend<'a, E: Stored + 'a>(
     out: &mut [f32],
 ) {
     SCORES.with_borrow_mut(|scores| {
-        if scores.len() < heads.num_heads * len {
-            scores.resize(heads.num_heads * len, 0.0);
+        let count = scoring.heads.num_heads * len;
+        if scores.len() < count {
+            scores.resize(count, 0.0);
         }
-        let row = Attended { heads, query, key, value };
-        attend_on(Isa::best(), &row, &mut scores[..heads.num_heads * len], len, weights, out);
+        let row = Attended { scoring, query, key, value };
+        attend_on(Isa::best(), &row, &mut scores[..count], len, weights, out);
     });
 }
 
 /// What one row attends to.
 struct Attended<'q, K, V> {
-    heads: Heads,
+    scoring: Scoring<'q>,
     query: &'q [f32],
     key: K,
     value: V,
@@ -96,8 +124,9 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    let Heads { num_heads, head_dim } = row.heads;
-    let scale = s.splat(row.heads.scale());
+    let Scoring { heads, bias } = row.scoring;
+    let Heads { num_heads, head_dim, .. } = heads;
+    let scale = s.splat(heads.scale());
     // Sixteen positions at a time, as keys and values lie in memory.
     for first in (0..len).step_by(LANES) {
         let count = LANES.min(len - first);
@@ -112,7 +141,10 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
             s.store_partial(sums, &mut scores[h * len + first..][..count]);
         }
     }
-    for scores in scores.chunks_exact_mut(len.max(1)) {
+    for (h, scores) in scores.chunks_exact_mut(len.max(1)).enumerate() {
+        if let Some((bias, query)) = bias {
+            scores.iter_mut().enumerate().for_each(|(t, score)| *score += bias.at(h, query, t));
+        }
         let max = max_body(s, scores);
         let sum = exp_shift_body(s, scores, max);
         scale_body(s, scores, 1.0 / sum);
@@ -182,14 +214,16 @@ fn bf16_mut(cache: &mut [f32]) -> &mut [u16] {
 /// Every row attends to all rows of its own sentence; sentence i is rows `starts[i]..starts[i + 1]`.
 ///
 /// `qkv` `[rows, 3 * width]`, `out` `[rows, width]`.
-pub fn encoder_attention(heads: Heads, rows: usize, starts: &[u32], qkv: &[f32], out: &mut [f32]) {
+pub fn encoder_attention(scores: Scores<'_, Cpu>, rows: usize, starts: &[u32], qkv: &[f32], out: &mut [f32]) {
+    let Scores { heads, bias } = scores;
     let width = heads.width();
     let part = |row: usize, which: usize| &qkv[(3 * row + which) * width..][..width];
     for_each_row(out, width, rows, |r, out| {
         let sentence = starts.partition_point(|start| *start as usize <= r) - 1;
         let first = starts[sentence] as usize;
         let len = starts[sentence + 1] as usize - first;
-        attend(heads, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
+        let scoring = Scoring { heads, bias: bias.map(|bias| (bias, r - first)) };
+        attend(scoring, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
     });
 }
 
@@ -221,13 +255,14 @@ pub fn store_self(cached: CacheType, heads: Heads, rows: &[Row], qkv: &[f32], ca
 /// Every row attends to its own prefix, its own position included, through `ancestry` `[slots, beam_size, max_len]`.
 pub fn self_attention(
     cached: CacheType,
-    heads: Heads,
+    scores: Scores<'_, Cpu>,
     rows: &[Row],
     qkv: &[f32],
     cache: &SelfCache<Cpu>,
     ancestry: &[u32],
     out: &mut [f32],
 ) {
+    let Scores { heads, bias } = scores;
     let width = heads.width();
     for_each_row(out, width, rows.len(), |r, out| {
         let Row { slot, beam, position, .. } = rows[r];
@@ -238,15 +273,15 @@ pub fn self_attention(
             self_offset(cache, width, slot, t, beam)
         };
         let query = &qkv[3 * r * width..][..width];
-        let len = position + 1;
+        let (len, scoring) = (position + 1, Scoring { heads, bias: bias.map(|bias| (bias, position)) });
         match cached {
             CacheType::F32 => {
                 let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-                attend(heads, query, len, key, value, None, out);
+                attend(scoring, query, len, key, value, None, out);
             }
             CacheType::Bf16 => {
                 let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
-                attend(heads, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], None, out);
+                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], None, out);
             }
         }
     });
@@ -269,14 +304,15 @@ pub fn cross_attention(
         let slot = rows[r].slot as usize;
         let at = |t: usize| (slot * max_src_len + t) * width;
         let (len, query) = (options[slot].src_len as usize, &queries[r * width..][..width]);
+        let scoring = Scoring { heads, bias: None };
         match cached {
             CacheType::F32 => {
                 let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-                attend(heads, query, len, key, value, weights, out);
+                attend(scoring, query, len, key, value, weights, out);
             }
             CacheType::Bf16 => {
                 let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
-                attend(heads, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], weights, out);
+                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], weights, out);
             }
         }
     };
@@ -288,39 +324,12 @@ pub fn cross_attention(
     }
 }
 
-/// [`for_each_row`] over two outputs at once.
-fn for_each_row_pair(
-    a: &mut [f32],
-    a_width: usize,
-    b: &mut [f32],
-    b_width: usize,
-    rows: usize,
-    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-) {
-    use crate::cpu::ROWS_PER_TASK;
-    use rayon::prelude::*;
-    let (a, b) = (&mut a[..rows * a_width], &mut b[..rows * b_width]);
-    let run = |first: usize, a: &mut [f32], b: &mut [f32]| {
-        for (i, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
-            work(first + i, a, b);
-        }
-    };
-    if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
-        run(0, a, b);
-    } else {
-        a.par_chunks_mut(a_width * ROWS_PER_TASK)
-            .zip(b.par_chunks_mut(b_width * ROWS_PER_TASK))
-            .enumerate()
-            .for_each(|(task, (a, b))| run(task * ROWS_PER_TASK, a, b));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::{Tolerance, assert_close};
 
-    const HEADS: Heads = Heads { num_heads: 3, head_dim: 5 };
+    const HEADS: Heads = Heads::new(3, 5);
     const WIDTH: usize = 15;
     const CLOSE: Tolerance = Tolerance::new(2e-5, 1e-5);
 
@@ -334,21 +343,42 @@ mod tests {
         SlotOptions { src_len, ..bytemuck::Zeroable::zeroed() }
     }
 
+    /// Heads that scale without a bias, and heads that do not, with one that is another at every distance, near ones below others.
+    fn kinds() -> [(Heads, Option<RelativeBias>); 3] {
+        let bias = |max_distance: usize| {
+            let len = HEADS.num_heads * (2 * max_distance + 1);
+            Some(RelativeBias { values: (0..len).map(|i| (i * 37 % 19) as f32 * 0.3 - 2.0).collect(), max_distance })
+        };
+        let unscaled = Heads { scaled: false, ..HEADS };
+        [(HEADS, None), (unscaled, bias(3)), (HEADS, bias(40))]
+    }
+
+    /// By the definition: the distance, clamped.
+    fn bias_at(bias: Option<&RelativeBias>, head: usize, query: usize, key: usize) -> f32 {
+        let Some(bias) = bias else { return 0.0 };
+        let far = bias.max_distance as i64;
+        let distance = (key as i64 - query as i64).clamp(-far, far);
+        bias.values[(head as i64 * (2 * far + 1) + distance + far) as usize]
+    }
+
     #[test]
     fn encoder_attention_equals_reference_and_stays_within_the_sentence() {
         let starts = [0u32, 1, 12, 12, 31];
         let rows = 31;
         let qkv = values(rows * 3 * WIDTH, 1);
-        let mut actual = vec![f32::NAN; rows * WIDTH];
-        encoder_attention(HEADS, rows, &starts, &qkv, &mut actual);
         let part = |r: usize, which: usize| &qkv[(3 * r + which) * WIDTH..][..WIDTH];
-        for sentence in starts.windows(2) {
-            let (first, last) = (sentence[0] as usize, sentence[1] as usize);
-            for r in first..last {
-                let mut expected = [f32::NAN; WIDTH];
-                let (key, value) = (|t| part(first + t, 1), |t| part(first + t, 2));
-                reference(HEADS, part(r, 0), last - first, key, value, &mut expected);
-                assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
+        for (heads, bias) in kinds() {
+            let (bias, mut actual) = (bias.as_ref(), vec![f32::NAN; rows * WIDTH]);
+            encoder_attention(Scores { heads, bias }, rows, &starts, &qkv, &mut actual);
+            for sentence in starts.windows(2) {
+                let (first, last) = (sentence[0] as usize, sentence[1] as usize);
+                for r in first..last {
+                    let mut expected = [f32::NAN; WIDTH];
+                    let (key, value) = (|t| part(first + t, 1), |t| part(first + t, 2));
+                    let bias = |head: usize, t: usize| bias_at(bias, head, r - first, t);
+                    reference(heads, bias, part(r, 0), last - first, key, value, &mut expected);
+                    assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
+                }
             }
         }
     }
@@ -361,10 +391,12 @@ mod tests {
 
     #[test]
     fn self_attention_reads_the_ancestors() {
-        [CacheType::F32, CacheType::Bf16].into_iter().for_each(check_self_attention);
+        for cached in [CacheType::F32, CacheType::Bf16] {
+            kinds().iter().for_each(|(heads, bias)| check_self_attention(cached, *heads, bias.as_ref()));
+        }
     }
 
-    fn check_self_attention(cached: CacheType) {
+    fn check_self_attention(cached: CacheType, heads: Heads, bias: Option<&RelativeBias>) {
         let (slots, beam_size, max_len) = (2, 3, 7);
         let mut cache = SelfCache::<Cpu> {
             keys: vec![f32::NAN; slots * max_len * beam_size * WIDTH],
@@ -389,7 +421,7 @@ mod tests {
         let rows: Vec<Row> = (0..12u32).map(|i| Row { slot: i % 2, beam: i % 3, position: i % 5, token: 0 }).collect();
         let qkv = values(rows.len() * 3 * WIDTH, 3);
         let mut actual = vec![f32::NAN; rows.len() * WIDTH];
-        self_attention(cached, HEADS, &rows, &qkv, &cache, &ancestry, &mut actual);
+        self_attention(cached, Scores { heads, bias }, &rows, &qkv, &cache, &ancestry, &mut actual);
         for (r, row) in rows.iter().enumerate() {
             let stored_row = |t: usize| {
                 let own = t == row.position as usize;
@@ -399,7 +431,9 @@ mod tests {
             let part = |t: usize, which: usize| &stored[(3 * stored_row(t) + which) * WIDTH..][..WIDTH];
             let mut expected = [f32::NAN; WIDTH];
             let query = &qkv[3 * r * WIDTH..][..WIDTH];
-            reference(HEADS, query, row.position as usize + 1, |t| part(t, 1), |t| part(t, 2), &mut expected);
+            let position = row.position as usize;
+            let bias = |head: usize, t: usize| bias_at(bias, head, position, t);
+            reference(heads, bias, query, position + 1, |t| part(t, 1), |t| part(t, 2), &mut expected);
             assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
         }
     }
@@ -438,7 +472,7 @@ mod tests {
             let part = |t: usize, which: usize| &kv[(2 * (first + t) + which) * WIDTH..][..WIDTH];
             let mut expected = [f32::NAN; WIDTH];
             let query = &queries[r * WIDTH..][..WIDTH];
-            let mut mean = reference(HEADS, query, len, |t| part(t, 0), |t| part(t, 1), &mut expected);
+            let mut mean = reference(HEADS, |_, _| 0.0, query, len, |t| part(t, 0), |t| part(t, 1), &mut expected);
             mean.resize(max_src_len, 0.0);
             assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
             assert_close(&weights[r * max_src_len..][..max_src_len], &mean, CLOSE);

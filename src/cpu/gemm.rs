@@ -79,6 +79,19 @@ impl PackedMatrix {
         self.k
     }
 
+    /// Writes the weights of one output, `[k]`.
+    ///
+    /// # Panics
+    /// If there is no such output, or `weights` has another length.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        assert!(output < self.n && weights.len() == self.k, "weights: output {output} of [{}, {}]", self.n, self.k);
+        let packed: &[f32] = bytemuck::cast_slice(&self.lines[..]);
+        let panel = &packed[output / PANEL * self.k * PANEL..][..self.k * PANEL];
+        for (weight, step) in weights.iter_mut().zip(panel.chunks_exact(PANEL)) {
+            *weight = step[output % PANEL];
+        }
+    }
+
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
         std::mem::size_of_val(&self.lines[..])

@@ -33,6 +33,24 @@ impl Matrix {
     }
 }
 
+impl Matrix {
+    /// Whether the weights are held as they were given.
+    pub fn keeps_values(&self) -> bool {
+        matches!(self.packed, Packed::F32(_))
+    }
+
+    /// Writes the weights of one output, `[in_dim]`, where they [are held as they were given](Matrix::keeps_values).
+    ///
+    /// # Panics
+    /// Where they are not.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        match &self.packed {
+            Packed::F32(packed) => packed.weights_of(output, weights),
+            Packed::Bf16(_) | Packed::I8(_) => panic!("linear: rounded weights are not as they were given"),
+        }
+    }
+}
+
 /// Where products keep rows that they round or quantise, shared by all layers of a backend.
 #[derive(Debug, Default)]
 pub struct Scratch(Mutex<RowScratch>);

@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gate;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
@@ -30,8 +31,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::backend::{
-    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
-    SlotOptions, StepKey, TokenStats, Value,
+    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Row, Rows, Scores, Search, SearchOps,
+    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value,
 };
 use crate::error::room;
 use crate::{Error, Result};
@@ -122,6 +123,31 @@ fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize,
     }
 }
 
+/// [`for_each_row`] over two outputs at once.
+fn for_each_row_pair(
+    a: &mut [f32],
+    a_width: usize,
+    b: &mut [f32],
+    b_width: usize,
+    rows: usize,
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let (a, b) = (&mut a[..rows * a_width], &mut b[..rows * b_width]);
+    let run = |first: usize, a: &mut [f32], b: &mut [f32]| {
+        for (i, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
+            work(first + i, a, b);
+        }
+    };
+    if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
+        run(0, a, b);
+    } else {
+        a.par_chunks_mut(a_width * ROWS_PER_TASK)
+            .zip(b.par_chunks_mut(b_width * ROWS_PER_TASK))
+            .enumerate()
+            .for_each(|(task, (a, b))| run(task * ROWS_PER_TASK, a, b));
+    }
+}
+
 impl Device for Cpu {
     type Buffer<V: Value> = Vec<V>;
     type GraphCache = ();
@@ -197,6 +223,8 @@ impl NetworkOps for Cpu {
     type Matrix = linear::Matrix;
     type Norm = layer_norm::Norm;
     type Embedding = embedding::Embedding;
+    type Positions = embedding::Positions;
+    type RelativeBias = attention::RelativeBias;
 
     fn tensor(&self, len: usize) -> Result<Vec<f32>> {
         self.zeros(len)
@@ -209,18 +237,53 @@ impl NetworkOps for Cpu {
         Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
     }
 
-    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<layer_norm::Norm> {
+    fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<layer_norm::Norm> {
         let copy = |values| room::copy("load weights", values);
-        Ok(layer_norm::Norm { gain: copy(gain)?, bias: copy(bias)?, eps })
+        let bias = bias.map_or_else(|| Ok(vec![0.0; gain.len()]), copy)?;
+        Ok(layer_norm::Norm { kind, gain: copy(gain)?, bias, eps })
     }
 
-    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<embedding::Embedding> {
-        let copy = |values| room::copy("load weights", values);
-        Ok(embedding::Embedding { tokens: copy(tokens)?, scale, positions: copy(positions)?, width })
+    fn embeddings(
+        &self,
+        tokens: &[f32],
+        product: Option<&Arc<linear::Matrix>>,
+        scale: f32,
+        width: usize,
+    ) -> Result<embedding::Embedding> {
+        let shared = product.filter(|product| product.keeps_values());
+        let tokens = match shared {
+            Some(product) => embedding::Tokens::Product(product.clone()),
+            None => embedding::Tokens::Own(room::copy("load weights", tokens)?),
+        };
+        Ok(embedding::Embedding { tokens, scale, width })
     }
 
-    fn embedding(&self, table: &embedding::Embedding, rows: &Rows<Self>, out: &mut Vec<f32>) -> Result<()> {
-        embedding::embedding(table, rows.live(), out);
+    fn positions(
+        &self,
+        len: usize,
+        width: usize,
+        pad_id: Option<u32>,
+        values: impl FnOnce() -> Vec<f32>,
+    ) -> Result<embedding::Positions> {
+        let mut table = self.zeros(len * width)?;
+        if self.counted.is_none() {
+            table = values();
+        }
+        Ok(embedding::Positions { table, pad_id })
+    }
+
+    fn relative_bias(&self, values: &[f32], _heads: usize, max_distance: usize) -> Result<attention::RelativeBias> {
+        Ok(attention::RelativeBias { values: values.to_vec(), max_distance })
+    }
+
+    fn embedding(
+        &self,
+        table: &embedding::Embedding,
+        positions: Option<&embedding::Positions>,
+        rows: &Rows<Self>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        embedding::embedding(table, positions, rows.live(), out);
         Ok(())
     }
 
@@ -236,26 +299,45 @@ impl NetworkOps for Cpu {
         Ok(())
     }
 
+    fn gate(
+        &self,
+        width: usize,
+        rows: &Rows<Self>,
+        both: &Vec<f32>,
+        activation: Activation,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        gate::gate(activation, width, rows.live().len(), both, out);
+        Ok(())
+    }
+
     fn logits(&self, matrix: &linear::Matrix, rows: &Rows<Self>, x: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
         linear::linear(matrix, rows.live().len(), x, Activation::None, &self.scratch, out);
         Ok(())
     }
 
-    fn layer_norm(&self, norm: &layer_norm::Norm, rows: &Rows<Self>, delta: &Vec<f32>, x: &mut Vec<f32>) -> Result<()> {
-        layer_norm::layer_norm(norm, rows.live().len(), delta, x);
+    fn layer_norm(
+        &self,
+        norm: &layer_norm::Norm,
+        rows: &Rows<Self>,
+        delta: Option<&Vec<f32>>,
+        sum: Option<&mut Vec<f32>>,
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        layer_norm::layer_norm(norm, rows.live().len(), delta.map(|d| &d[..]), sum.map(|s| &mut s[..]), x);
         Ok(())
     }
 
     fn encoder_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         starts: &Vec<u32>,
         sentences: usize,
         qkv: &Vec<f32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::encoder_attention(heads, rows.live().len(), &starts[..=sentences], qkv, out);
+        attention::encoder_attention(scores, rows.live().len(), &starts[..=sentences], qkv, out);
         Ok(())
     }
 
@@ -271,14 +353,14 @@ impl NetworkOps for Cpu {
 
     fn self_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         qkv: &Vec<f32>,
         cache: &SelfCache<Self>,
         ancestry: &Vec<u32>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        attention::self_attention(CacheType::of(self.dtype), heads, rows.live(), qkv, cache, ancestry, out);
+        attention::self_attention(CacheType::of(self.dtype), scores, rows.live(), qkv, cache, ancestry, out);
         Ok(())
     }
 

@@ -104,7 +104,7 @@ pub fn processors(search: &mut Search<Cpu>) {
             }
         }
         if options.counts_start != 0 {
-            past.insert(0, parts.decoder_start_id);
+            past.insert(0, options.start_or(parts.decoder_start_id));
         }
         let n = options.no_repeat_ngram as usize;
         if n > 0 && past.len() >= n {
@@ -126,7 +126,7 @@ pub fn repetition_penalty(logits: &[f32], search: &mut Search<Cpu>) {
             return;
         }
         past.clear();
-        past.extend((options.counts_start != 0).then_some(parts.decoder_start_id));
+        past.extend((options.counts_start != 0).then_some(options.start_or(parts.decoder_start_id)));
         history(row, &parts, past);
         past.sort_unstable();
         past.dedup();
@@ -170,7 +170,7 @@ pub fn reference(logits: &[f32], search: &Search<Cpu>) -> Vec<RowRules> {
             past.insert(0, search.tokens[(slot * max_len + t) * k + beam]);
             beam = search.parents[(slot * max_len + t) * k + beam] as usize;
         }
-        let start = (options.counts_start != 0).then_some(search.ids.decoder_start_id);
+        let start = (options.counts_start != 0).then_some(options.start_or(search.ids.decoder_start_id));
         let read: Vec<u32> = start.into_iter().chain(past.iter().copied()).collect();
         let words = vocab_size.div_ceil(32);
         let always = &search.always_banned[slot * words..][..words];

@@ -66,6 +66,8 @@ primitives! {
     /// multiply-add), and within `3e-7 * max(|f(x)|, 1)` for the tanh form, whose left tail magnifies rounding.
     /// NaN stays NaN; at -inf the smooth ones are NaN, as 0 * inf is.
     activate = activate_body(activation: Activation, x: &mut [f32]);
+    /// `y *= x`.
+    multiply_in_place = multiply_body(y: &mut [f32], x: &[f32]);
     /// The last pass of layer normalisation: `x = (x - mean) * inv_std * gain + bias`, all slices of one length.
     normalize_in_place = normalize_body(x: &mut [f32], mean: f32, inv_std: f32, gain: &[f32], bias: &[f32]);
     /// Rounds to bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
@@ -262,6 +264,12 @@ pub(in crate::cpu) fn scale_body<S: Simd>(s: S, x: &mut [f32], factor: f32) {
 pub(in crate::cpu) fn add_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
     assert_eq!(x.len(), y.len(), "add_in_place: lengths differ");
     map!(s, y, |v, w = x| s.add(v, w));
+}
+
+#[inline(always)]
+pub(in crate::cpu) fn multiply_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
+    assert_eq!(x.len(), y.len(), "multiply_in_place: lengths differ");
+    map!(s, y, |v, w = x| s.mul(v, w));
 }
 
 #[inline(always)]

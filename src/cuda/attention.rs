@@ -36,6 +36,15 @@ pub struct Cache<'a, T> {
     pub beam_size: usize,
 }
 
+/// What is added to scores by how far the key lies from the query.
+#[derive(Clone, Copy)]
+pub struct Relative<'a> {
+    /// `[num_heads, 2 * max_distance + 1]`: by the key's position less the query's, from `-max_distance` on.
+    pub values: View<'a, f32>,
+    /// What lies farther counts as lying so far.
+    pub max_distance: usize,
+}
+
 impl<T> Cache<'_, T> {
     /// How many slots the cache has.
     fn slots(&self, width: usize) -> Result<usize> {
@@ -61,6 +70,8 @@ pub struct Encoder<'a, T> {
     pub starts: View<'a, u32>,
     /// `[bucket, 3 * width]`: query, key and value side by side.
     pub qkv: View<'a, T>,
+    /// Added to scores.
+    pub relative: Option<Relative<'a>>,
     /// `[bucket, width]`.
     pub out: ViewMut<'a, T>,
 }
@@ -75,6 +86,8 @@ pub struct Own<'a, T> {
     pub cache: Cache<'a, T>,
     /// `[slots, beam_size, max_len]`: the beam that holds each position of a prefix.
     pub ancestry: View<'a, u32>,
+    /// Added to scores.
+    pub relative: Option<Relative<'a>>,
     /// `[bucket, width]`.
     pub out: ViewMut<'a, T>,
 }
@@ -98,6 +111,8 @@ pub struct StoreOwn<'a, T> {
     pub beam_size: usize,
     /// `[slots, beam_size, max_len]`: the beam that holds each position of a prefix.
     pub ancestry: View<'a, u32>,
+    /// Added to scores.
+    pub relative: Option<Relative<'a>>,
     /// `[bucket, width]`.
     pub out: ViewMut<'a, T>,
 }
@@ -131,6 +146,7 @@ struct Arguments {
     count: u64,
     table: u64,
     bias: u64,
+    relative: u64,
     own_keys: u64,
     own_values: u64,
     weights: u64,
@@ -146,6 +162,8 @@ struct Arguments {
     option_words: u32,
     capacity: u32,
     scale: f32,
+    max_distance: u32,
+    distances: u32,
     vectorized: u32,
 }
 
@@ -158,6 +176,7 @@ struct Parts<'a, T> {
     values: View<'a, T>,
     kv_stride: usize,
     table: View<'a, u32>,
+    relative: Option<Relative<'a>>,
     out: &'a ViewMut<'a, T>,
     slots: usize,
     max_len: usize,
@@ -174,6 +193,11 @@ impl<T: Element> Parts<'_, T> {
         check_len(OPERATION, "out", self.rows.bucket * heads.width(), self.out.len())?;
         let rows = self.rows.arguments(OPERATION, context)?;
         let (keys, values) = (context.address(&self.keys)?, context.address(&self.values)?);
+        let max_distance = self.relative.map_or(0, |relative| relative.max_distance);
+        let distances = 2 * max_distance + 1;
+        if let Some(relative) = &self.relative {
+            check_len(OPERATION, "relative", heads.num_heads * distances, relative.values.len())?;
+        }
         let aligned = self.kv_stride.is_multiple_of(pack_size::<T>());
         Ok(Arguments {
             queries: context.address(&self.queries)?,
@@ -183,6 +207,7 @@ impl<T: Element> Parts<'_, T> {
             count: rows.count,
             table: context.address(&self.table)?,
             bias: 0,
+            relative: context.address_or_null(self.relative.as_ref().map(|relative| &relative.values))?,
             own_keys: 0,
             own_values: 0,
             weights: 0,
@@ -198,6 +223,8 @@ impl<T: Element> Parts<'_, T> {
             option_words: OPTION_WORDS as u32,
             capacity: size("positions", self.capacity)?,
             scale: heads.scale(),
+            max_distance: size("max_distance", max_distance)?,
+            distances: size("distances", distances)?,
             vectorized: (aligned && is_vectorizable::<T>(heads.head_dim, &[keys, values])).into(),
         })
     }
@@ -255,6 +282,7 @@ impl<T: Element> Encoder<'_, T> {
             values: self.qkv.slice(2 * width..self.qkv.len())?,
             kv_stride: 3 * width,
             table: self.starts,
+            relative: self.relative,
             out: &self.out,
             slots: self.starts.len() - 1,
             max_len: bucket,
@@ -290,6 +318,7 @@ impl<T: Element> Own<'_, T> {
             values,
             kv_stride: width,
             table: self.ancestry,
+            relative: self.relative,
             out: &self.out,
             slots,
             max_len,
@@ -329,10 +358,10 @@ impl<T: Element> StoreOwn<'_, T> {
 
     /// As [`StoreOwn::launch`], with blocks of at most `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
-        let StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out } = self;
+        let StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, relative, out } = self;
         check_len(OPERATION, "bias", 3 * heads.width(), bias.map_or(3 * heads.width(), |bias| bias.len()))?;
         let cache = Cache { keys: keys.as_view(), values: values.as_view(), max_len, beam_size };
-        let attention = Own { rows, qkv, cache, ancestry, out };
+        let attention = Own { rows, qkv, cache, ancestry, relative, out };
         let Some(mut arguments) = attention.arguments(context, heads)? else { return Ok(()) };
         arguments.bias = context.address_or_null(bias.as_ref())?;
         arguments.own_keys = context.address_mut(&keys)?;
@@ -377,6 +406,7 @@ impl<T: Element> Cross<'_, T> {
             kv_stride: width,
             // From the first slot's source length on.
             table: self.options.slice(SRC_LEN_WORD..self.options.len())?,
+            relative: None,
             out: &self.out,
             slots,
             max_len,
@@ -436,8 +466,9 @@ struct StoreArguments {
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] = &[
     layout!(Arguments as "AttentionArguments" {
-        queries, keys, values, rows, count, table, bias, own_keys, own_values, weights, out, bucket, num_heads,
-        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, vectorized
+        queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
+        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
+        distances, vectorized
     }),
     layout!(StoreArguments as "AttentionStoreArguments" {
         from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,

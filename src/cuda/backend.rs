@@ -6,17 +6,18 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, gather, layer_norm, linear, processors, sample, stats};
+use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, linear, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, CrossCache, Device, Heads, NetworkOps, Part, Row, Rows, Search, SearchOps, SelfCache, SessionShape,
-    SlotOptions, StepKey, TokenStats, Value, words,
+    Activation, CrossCache, Device, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps, SelfCache,
+    SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
 };
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
@@ -42,7 +43,8 @@ impl<T: Element> Cuda<T> {
 /// The weights `[out_dim, in_dim]` of a linear layer, and its bias.
 #[derive(Debug)]
 pub struct Matrix<T> {
-    weights: Buffer<T>,
+    /// Shared where they are a table of embeddings, too.
+    weights: Arc<Buffer<T>>,
     bias: Option<Buffer<f32>>,
     out_dim: usize,
     in_dim: usize,
@@ -55,21 +57,42 @@ pub struct Report {
     gathered: Buffer<u32>,
 }
 
-/// A layer norm's parameters.
+/// A norm's parameters.
 #[derive(Debug)]
 pub struct Norm<T> {
+    kind: NormKind,
     gain: Buffer<T>,
-    bias: Buffer<T>,
+    bias: Option<Buffer<T>>,
     eps: f32,
 }
 
-/// Token and position embeddings.
+/// Token embeddings.
 #[derive(Debug)]
 pub struct Embedding<T> {
-    tokens: Buffer<T>,
+    tokens: Arc<Buffer<T>>,
     scale: f32,
-    positions: Buffer<T>,
     width: usize,
+}
+
+/// A table of positions.
+#[derive(Debug)]
+pub struct Positions<T> {
+    table: Buffer<T>,
+    pad_id: Option<u32>,
+}
+
+/// What is added to an attention's scores by how far the key lies from the query.
+#[derive(Debug)]
+pub struct RelativeBias {
+    values: Buffer<f32>,
+    max_distance: usize,
+}
+
+/// For a launcher.
+fn relative<'a, T: Element>(scores: Scores<'a, Cuda<T>>) -> Option<attention::Relative<'a>> {
+    let relative =
+        |bias: &'a RelativeBias| attention::Relative { values: bias.values.view(), max_distance: bias.max_distance };
+    scores.bias.map(relative)
 }
 
 /// The first `len` elements, to read.
@@ -163,6 +186,31 @@ impl<T: Element> Cuda<T> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
         let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * out_dim)?);
         self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), None, out, out_dim)
+    }
+}
+
+impl<T: Element> Cuda<T> {
+    /// The norm of each row of the bucket, in place; a bias that the delta still lacks comes with it.
+    fn normalize(
+        &self,
+        norm: &Norm<T>,
+        rows: usize,
+        (delta, delta_bias): (Option<&Buffer<T>>, Option<&Buffer<f32>>),
+        sum: Option<&mut Buffer<f32>>,
+        x: &mut Buffer<T>,
+    ) -> Result<()> {
+        let width = norm.gain.len();
+        layer_norm::LayerNorm {
+            x: head_mut(x, rows * width)?,
+            sum: sum.map(|sum| head_mut(sum, rows * width)).transpose()?,
+            delta: delta.map(|delta| head(delta, rows * width)).transpose()?,
+            delta_bias: delta_bias.map(Buffer::view),
+            gain: norm.gain.view(),
+            bias: norm.bias.as_ref().map(Buffer::view),
+            kind: norm.kind,
+            eps: norm.eps,
+        }
+        .launch(&self.context, rows, width)
     }
 }
 
@@ -266,6 +314,8 @@ impl<T: Element> NetworkOps for Cuda<T> {
     type Matrix = Matrix<T>;
     type Norm = Norm<T>;
     type Embedding = Embedding<T>;
+    type Positions = Positions<T>;
+    type RelativeBias = RelativeBias;
 
     fn tensor(&self, len: usize) -> Result<Buffer<T>> {
         self.context.allocate(len)
@@ -273,21 +323,57 @@ impl<T: Element> NetworkOps for Cuda<T> {
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
         let bias = bias.map(|bias| self.context.upload(bias)).transpose()?;
-        Ok(Matrix { weights: self.upload(weights)?, bias, out_dim, in_dim })
+        Ok(Matrix { weights: Arc::new(self.upload(weights)?), bias, out_dim, in_dim })
     }
 
-    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Norm<T>> {
-        Ok(Norm { gain: self.upload(gain)?, bias: self.upload(bias)?, eps })
+    fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Norm<T>> {
+        let bias = bias.map(|bias| self.upload(bias)).transpose()?;
+        Ok(Norm { kind, gain: self.upload(gain)?, bias, eps })
     }
 
-    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Embedding<T>> {
-        Ok(Embedding { tokens: self.upload(tokens)?, scale, positions: self.upload(positions)?, width })
+    fn embeddings(
+        &self,
+        tokens: &[f32],
+        product: Option<&Arc<Matrix<T>>>,
+        scale: f32,
+        width: usize,
+    ) -> Result<Embedding<T>> {
+        let tokens = match product {
+            Some(product) => product.weights.clone(),
+            None => Arc::new(self.upload(tokens)?),
+        };
+        Ok(Embedding { tokens, scale, width })
     }
 
-    fn embedding(&self, table: &Embedding<T>, rows: &Rows<Self>, out: &mut Buffer<T>) -> Result<()> {
+    fn positions(
+        &self,
+        len: usize,
+        width: usize,
+        pad_id: Option<u32>,
+        values: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Positions<T>> {
+        let table = match self.context.is_dry() {
+            true => self.context.allocate(len * width)?,
+            false => self.upload(&values())?,
+        };
+        Ok(Positions { table, pad_id })
+    }
+
+    fn relative_bias(&self, values: &[f32], _heads: usize, max_distance: usize) -> Result<RelativeBias> {
+        Ok(RelativeBias { values: self.context.upload(values)?, max_distance })
+    }
+
+    fn embedding(
+        &self,
+        table: &Embedding<T>,
+        positions: Option<&Positions<T>>,
+        rows: &Rows<Self>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
         embedding::Embedding {
             table: table.tokens.view(),
-            positions: table.positions.view(),
+            positions: positions.map(|positions| positions.table.view()),
+            pad_id: positions.and_then(|positions| positions.pad_id),
             scale: table.scale,
             rows: list(rows),
             out: head_mut(out, rows.bucket * table.width)?,
@@ -316,6 +402,19 @@ impl<T: Element> NetworkOps for Cuda<T> {
         )
     }
 
+    fn gate(
+        &self,
+        width: usize,
+        rows: &Rows<Self>,
+        both: &Buffer<T>,
+        activation: Activation,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        let rows = rows.bucket;
+        let (both, out) = (head(both, 2 * rows * width)?, head_mut(out, rows * width)?);
+        gate::Gate { both, activation, out }.launch(&self.context, rows, width)
+    }
+
     fn logits_stride(&self, vocab_size: usize) -> usize {
         logits_stride(vocab_size)
     }
@@ -328,17 +427,15 @@ impl<T: Element> NetworkOps for Cuda<T> {
         self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), bias, out, stride)
     }
 
-    fn layer_norm(&self, norm: &Norm<T>, rows: &Rows<Self>, delta: &Buffer<T>, x: &mut Buffer<T>) -> Result<()> {
-        let (rows, width) = (rows.bucket, norm.gain.len());
-        layer_norm::LayerNorm {
-            x: head_mut(x, rows * width)?,
-            delta: head(delta, rows * width)?,
-            delta_bias: None,
-            gain: norm.gain.view(),
-            bias: norm.bias.view(),
-            eps: norm.eps,
-        }
-        .launch(&self.context, rows, width)
+    fn layer_norm(
+        &self,
+        norm: &Norm<T>,
+        rows: &Rows<Self>,
+        delta: Option<&Buffer<T>>,
+        sum: Option<&mut Buffer<f32>>,
+        x: &mut Buffer<T>,
+    ) -> Result<()> {
+        self.normalize(norm, rows.bucket, (delta, None), sum, x)
     }
 
     fn linear_norm(
@@ -348,34 +445,28 @@ impl<T: Element> NetworkOps for Cuda<T> {
         rows: &Rows<Self>,
         from: &Buffer<T>,
         delta: &mut Buffer<T>,
+        sum: Option<&mut Buffer<f32>>,
         x: &mut Buffer<T>,
     ) -> Result<()> {
-        let (rows, width) = (rows.bucket, norm.gain.len());
-        self.product(matrix, rows, from, delta)?;
-        layer_norm::LayerNorm {
-            x: head_mut(x, rows * width)?,
-            delta: head(delta, rows * width)?,
-            delta_bias: matrix.bias.as_ref().map(Buffer::view),
-            gain: norm.gain.view(),
-            bias: norm.bias.view(),
-            eps: norm.eps,
-        }
-        .launch(&self.context, rows, width)
+        self.product(matrix, rows.bucket, from, delta)?;
+        self.normalize(norm, rows.bucket, (Some(delta), matrix.bias.as_ref()), sum, x)
     }
 
     fn encoder_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         starts: &Buffer<u32>,
         sentences: usize,
         qkv: &Buffer<T>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
+        let heads = scores.heads;
         attention::Encoder {
             rows: list(rows),
             starts: head(starts, sentences + 1)?,
             qkv: head(qkv, rows.bucket * 3 * heads.width())?,
+            relative: relative(scores),
             out: head_mut(out, rows.bucket * heads.width())?,
         }
         .launch(&self.context, heads)
@@ -413,19 +504,21 @@ impl<T: Element> NetworkOps for Cuda<T> {
 
     fn self_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         qkv: &Buffer<T>,
         cache: &SelfCache<Self>,
         ancestry: &Buffer<u32>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
+        let heads = scores.heads;
         let &SelfCache { ref keys, ref values, max_len, beam_size } = cache;
         attention::Own {
             rows: list(rows),
             qkv: head(qkv, rows.bucket * 3 * heads.width())?,
             cache: attention::Cache { keys: keys.view(), values: values.view(), max_len, beam_size },
             ancestry: ancestry.view(),
+            relative: relative(scores),
             out: head_mut(out, rows.bucket * heads.width())?,
         }
         .launch(&self.context, heads)
@@ -446,7 +539,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
 
     fn attend_to_prefix(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
@@ -455,10 +548,11 @@ impl<T: Element> NetworkOps for Cuda<T> {
         ancestry: &Buffer<u32>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
+        let heads = scores.heads;
         if !rows.one_per_beam {
             self.linear(matrix, rows, x, Activation::None, qkv)?;
             self.store_self(heads, rows, qkv, cache)?;
-            return self.self_attention(heads, rows, qkv, cache, ancestry, out);
+            return self.self_attention(scores, rows, qkv, cache, ancestry, out);
         }
         self.product(matrix, rows.bucket, x, qkv)?;
         attention::StoreOwn {
@@ -470,6 +564,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
             max_len: cache.max_len,
             beam_size: cache.beam_size,
             ancestry: ancestry.view(),
+            relative: relative(scores),
             out: head_mut(out, rows.bucket * heads.width())?,
         }
         .launch(&self.context, heads)

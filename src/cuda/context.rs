@@ -189,6 +189,11 @@ impl Context {
         Ok(free.into_iter().chain(limited).min())
     }
 
+    /// Whether the device keeps and computes nothing, and only counts.
+    pub fn is_dry(&self) -> bool {
+        self.0.device.is_dry()
+    }
+
     /// Allocates a copy of `values`.
     ///
     /// # Errors

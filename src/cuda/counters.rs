@@ -67,7 +67,7 @@ impl Counters {
     }
 
     /// What a graph of the work enqueued so far would hold.
-    pub(super) fn nodes(&self) -> u64 {
+    pub fn nodes(&self) -> u64 {
         self.launches + self.gemms + self.copies
     }
 }

@@ -75,6 +75,11 @@ pub trait Device: Send + Sync {
     /// [`Error::OutOfMemory`]; a graph is being captured.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
+    /// Whether nothing is kept or computed.
+    fn is_dry(&self) -> bool {
+        false
+    }
+
     /// Bytes that can be allocated after all that is enqueued has run; none if the device does not know.
     ///
     /// # Errors

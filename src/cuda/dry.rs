@@ -29,6 +29,10 @@ impl Device for DryDevice {
         "dry"
     }
 
+    fn is_dry(&self) -> bool {
+        true
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let room = (bytes as u64).next_multiple_of(ALIGNMENT) + ALIGNMENT;
         Ok(ALIGNMENT + self.allocated.fetch_add(room, Ordering::Relaxed))

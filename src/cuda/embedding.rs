@@ -8,19 +8,23 @@ use super::element::{Element, symbol};
 use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
+use crate::backend::{Row, words};
 use crate::{Error, Result};
 
 const OPERATION: &str = "embedding";
 const THREADS: u32 = 128;
 
-/// `out[i] = table[rows[i].token] * scale + positions[rows[i].position]` for the live rows.
+/// `out[i] = table[rows[i].token] * scale + positions[rows[i].position]` for the live rows, the latter where there are positions and
+/// the token is not `pad_id`.
 ///
 /// A token or position outside its table gives a row of NaN.
 pub struct Embedding<'a, T> {
     /// `[vocab_size, d_model]`.
     pub table: View<'a, T>,
     /// `[max_positions, d_model]`.
-    pub positions: View<'a, T>,
+    pub positions: Option<View<'a, T>>,
+    /// A token that no position is added to.
+    pub pad_id: Option<u32>,
     /// Multiplies the token's row.
     pub scale: f32,
     /// The rows.
@@ -43,12 +47,15 @@ struct Arguments {
     max_positions: u32,
     scale: f32,
     bucket: u32,
+    pad_id: u32,
+    row_words: u32,
     vectorized: u32,
 }
 
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "EmbeddingArguments" {
-    table, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, vectorized
+    table, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id, row_words,
+    vectorized
 })];
 
 impl<T: Element> Embedding<'_, T> {
@@ -64,14 +71,15 @@ impl<T: Element> Embedding<'_, T> {
     pub(crate) fn launch_with(self, context: &Context, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "out", self.rows.bucket * d_model, self.out.len())?;
         let vocab_size = table_rows("table", self.table.len(), d_model)?;
-        let max_positions = table_rows("positions", self.positions.len(), d_model)?;
+        let max_positions =
+            self.positions.map_or(Ok(0), |positions| table_rows("positions", positions.len(), d_model))?;
         let rows = self.rows.arguments(OPERATION, context)?;
         if rows.bucket == 0 {
             return Ok(());
         }
         let mut arguments = Arguments {
             table: context.address(&self.table)?,
-            positions: context.address(&self.positions)?,
+            positions: context.address_or_null(self.positions.as_ref())?,
             rows: rows.entries,
             count: rows.count,
             out: context.address_mut(&self.out)?,
@@ -80,6 +88,8 @@ impl<T: Element> Embedding<'_, T> {
             max_positions: to_u32(OPERATION, "max_positions", max_positions)?,
             scale: self.scale,
             bucket: rows.bucket,
+            pad_id: self.pad_id.unwrap_or(u32::MAX),
+            row_words: words::<Row>() as u32,
             vectorized: 0,
         };
         let Arguments { table, positions, out, .. } = arguments;
@@ -105,7 +115,6 @@ fn table_rows(tensor: &'static str, len: usize, d_model: usize) -> Result<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Row;
     use crate::cuda::testing::{DeviceRows, device_tests};
     use crate::validate::kernels::embedding as cases;
     use crate::validate::probe::assert_all_pass;
@@ -115,7 +124,14 @@ mod tests {
         let rows = DeviceRows::upload(context, &[Row::default()], 1)?;
         let mut out = context.allocate(4)?;
         let (table, positions) = (table.view(), table.view());
-        let embedding = Embedding { table, positions, scale: 1.0, rows: rows.list(), out: out.view_mut() };
+        let embedding = Embedding {
+            table,
+            positions: Some(positions),
+            pad_id: None,
+            scale: 1.0,
+            rows: rows.list(),
+            out: out.view_mut(),
+        };
         let error = embedding.launch(context, 4).unwrap_err();
         assert_eq!(error.to_string(), "embedding: table: expected rows of 4 elements, got 6 elements");
         Ok(())

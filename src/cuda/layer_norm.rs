@@ -1,4 +1,4 @@
-//! Launcher of `kernels/layer_norm.cu`: residual add and layer norm.
+//! Launcher of `kernels/layer_norm.cu`: residual add, and layer norm or RMS norm.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,24 +8,29 @@ use super::element::{Element, symbol};
 use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::Result;
+use crate::backend::NormKind;
 
 const OPERATION: &str = "layer_norm";
 /// Four rows a block.
 const THREADS: u32 = 128;
 
-/// `x = (h - mean(h)) / sqrt(var(h) + eps) * gain + bias` per row, in place, with `h = x + (delta + delta_bias)`.
+/// The norm of each row, in place; see [`crate::backend::NetworkOps::layer_norm`]. To the delta `delta_bias` is added.
 pub struct LayerNorm<'a, T> {
     /// `[rows, d_model]`, replaced.
     pub x: ViewMut<'a, T>,
+    /// `[rows, d_model]`: takes what is normalised; where there is a delta, it is added to this.
+    pub sum: Option<ViewMut<'a, f32>>,
     /// `[rows, d_model]`.
-    pub delta: View<'a, T>,
+    pub delta: Option<View<'a, T>>,
     /// `[d_model]`: the bias of the product that made `delta`, if that has not been added.
     pub delta_bias: Option<View<'a, f32>>,
     /// `[d_model]`.
     pub gain: View<'a, T>,
     /// `[d_model]`.
-    pub bias: View<'a, T>,
-    /// Added to the variance.
+    pub bias: Option<View<'a, T>>,
+    /// What a row is divided by.
+    pub kind: NormKind,
+    /// Added to the variance, or to the mean square.
     pub eps: f32,
 }
 
@@ -34,6 +39,7 @@ pub struct LayerNorm<'a, T> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Arguments {
     x: u64,
+    sum: u64,
     delta: u64,
     gain: u64,
     bias: u64,
@@ -41,12 +47,16 @@ struct Arguments {
     rows: u32,
     d_model: u32,
     eps: f32,
-    vectorized: u32,
+    flags: u32,
 }
+
+/// Bits of `flags`.
+const VECTORIZED: u32 = 1;
+const RMS: u32 = 2;
 
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] =
-    &[layout!(Arguments as "LayerNormArguments" { x, delta, gain, bias, delta_bias, rows, d_model, eps, vectorized })];
+    &[layout!(Arguments as "LayerNormArguments" { x, sum, delta, gain, bias, delta_bias, rows, d_model, eps, flags })];
 
 impl<T: Element> LayerNorm<'_, T> {
     /// Enqueues the kernel for `rows` rows of `d_model` elements.
@@ -60,29 +70,33 @@ impl<T: Element> LayerNorm<'_, T> {
     /// As [`LayerNorm::launch`], with blocks of `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "x", rows * d_model, self.x.len())?;
-        check_len(OPERATION, "delta", rows * d_model, self.delta.len())?;
+        check_len(OPERATION, "sum", rows * d_model, self.sum.as_ref().map_or(rows * d_model, ViewMut::len))?;
+        check_len(OPERATION, "delta", rows * d_model, self.delta.map_or(rows * d_model, |delta| delta.len()))?;
         check_len(OPERATION, "gain", d_model, self.gain.len())?;
-        check_len(OPERATION, "bias", d_model, self.bias.len())?;
+        check_len(OPERATION, "bias", d_model, self.bias.map_or(d_model, |bias| bias.len()))?;
         check_len(OPERATION, "delta_bias", d_model, self.delta_bias.map_or(d_model, |bias| bias.len()))?;
         if rows * d_model == 0 {
             return Ok(());
         }
         let mut arguments = Arguments {
             x: context.address_mut(&self.x)?,
-            delta: context.address(&self.delta)?,
+            sum: self.sum.as_ref().map_or(Ok(0), |sum| context.address_mut(sum))?,
+            delta: context.address_or_null(self.delta.as_ref())?,
             gain: context.address(&self.gain)?,
-            bias: context.address(&self.bias)?,
+            bias: context.address_or_null(self.bias.as_ref())?,
             delta_bias: context.address_or_null(self.delta_bias.as_ref())?,
             rows: to_u32(OPERATION, "rows", rows)?,
             d_model: to_u32(OPERATION, "d_model", d_model)?,
             eps: self.eps,
-            vectorized: 0,
+            flags: if self.kind == NormKind::Rms { RMS } else { 0 },
         };
-        let Arguments { x, delta, gain, bias, delta_bias, .. } = arguments;
-        arguments.vectorized = is_vectorizable::<T>(d_model, &[x, delta, gain, bias, delta_bias]).into();
+        let Arguments { x, sum, delta, gain, bias, delta_bias, .. } = arguments;
+        if is_vectorizable::<T>(d_model, &[x, sum, delta, gain, bias, delta_bias]) {
+            arguments.flags |= VECTORIZED;
+        }
         let grid = [arguments.rows.div_ceil(threads / 32), 1, 1];
         // SAFETY: mirrors `layer_norm_<dtype>(LayerNormArguments)`. A warp touches its own row, which is less than `rows`; each
-        // tensor has the length checked above or is null; `x` is borrowed mutably.
+        // tensor has the length checked above or is null; `x` and `sum` are borrowed mutably.
         unsafe {
             context.launch(&Launch { symbol: symbol!("layer_norm", T), grid, block: threads, shared: 0 }, &arguments)
         }
@@ -103,19 +117,30 @@ mod tests {
     fn bad_values_stay_in_their_row(context: &Context) -> Result<()> {
         let d_model = 64;
         let mut values: Vec<f32> = Values::new(5).elements(3 * d_model, 0.0, 1.0);
-        let mut good = values[..d_model].to_vec();
+        let good = values[..d_model].to_vec();
         values[d_model + 63] = f32::NAN;
         values[2 * d_model] = f32::INFINITY;
-        let mut x = context.upload(&values)?;
         let delta = context.upload(&vec![0.0f32; values.len()])?;
         let (gain, bias) = (context.upload(&vec![1.0f32; d_model])?, context.upload(&vec![0.0f32; d_model])?);
-        let (delta, gain, bias) = (delta.view(), gain.view(), bias.view());
-        LayerNorm { x: x.view_mut(), delta, delta_bias: None, gain, bias, eps: EPS }.launch(context, 3, d_model)?;
-        let out = context.download(x.view())?;
-        let norm = cpu::Norm { gain: vec![1.0; d_model], bias: vec![0.0; d_model], eps: EPS };
-        cpu::reference(&norm, 1, &vec![0.0; d_model], &mut good);
-        check::assert_close(&out[..d_model], &good, tolerance::<f32>(2e-5));
-        assert!(out[d_model..].iter().all(|value| value.is_nan()), "{:?}", &out[d_model..]);
+        let (delta, gain, bias) = (Some(delta.view()), gain.view(), Some(bias.view()));
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            let mut good = good.clone();
+            let mut x = context.upload(&values)?;
+            let (x_view, delta_bias) = (x.view_mut(), None);
+            LayerNorm { x: x_view, sum: None, delta, delta_bias, gain, bias, kind, eps: EPS }
+                .launch(context, 3, d_model)?;
+            let out = context.download(x.view())?;
+            let norm = cpu::Norm { kind, gain: vec![1.0; d_model], bias: vec![0.0; d_model], eps: EPS };
+            cpu::reference(&norm, 1, None, None, &mut good);
+            check::assert_close(&out[..d_model], &good, tolerance::<f32>(2e-5));
+            let bad = &out[d_model..];
+            // The root of an infinite mean square is infinite: what is finite becomes 0.
+            let shows = |row: &[f32], at: usize| match kind {
+                NormKind::Layer => row.iter().all(|value| value.is_nan()),
+                NormKind::Rms => row[at].is_nan(),
+            };
+            assert!(shows(&bad[..d_model], 63) && shows(&bad[d_model..], 0), "{bad:?}");
+        }
         Ok(())
     }
 
@@ -124,7 +149,8 @@ mod tests {
         let (delta, gain) = (context.upload(&[1.0f32; 12])?, context.upload(&[1.0f32; 4])?);
         let bias = gain.view().slice(0..3)?;
         let (x, delta, gain) = (x.view_mut(), delta.view(), gain.view());
-        let case = LayerNorm { x, delta, delta_bias: None, gain, bias, eps: 0.0 };
+        let (delta, bias, kind) = (Some(delta), Some(bias), NormKind::Layer);
+        let case = LayerNorm { x, sum: None, delta, delta_bias: None, gain, bias, kind, eps: 0.0 };
         let error = case.launch(context, 3, 4).unwrap_err();
         assert_eq!(error.to_string(), "layer_norm: bias: expected 4 elements, got 3 elements");
         Ok(())

@@ -13,7 +13,6 @@ use crate::backend::{
     Finished, LengthPenaltyKind, MAX_CONSTRAINT_TOKENS, MAX_SCORERS, Row, SampleOptions, SamplePick, Schedule,
     SlotOptions, StopKind, Strategy, TokenPlace, TokenStats, words,
 };
-use crate::cpu::philox::Purpose;
 
 /// A struct as a launcher has it.
 pub(super) struct Layout {
@@ -61,7 +60,7 @@ const LAYOUTS: &[Layout] = &[
         beam_size, length_penalty, alpha, coverage_penalty, word_reward, stop, min_len, max_len, forced_eos,
         free_first, renormalize, src_len, strategy, cut, patience, finish, banned, prefix_len, no_repeat_ngram,
         ranked, repetition_penalty, penalizes_logits, takes_pad, counts_start, contrast, ensemble, groups, diversity,
-        constraints, sampling
+        constraints, start, sampling
     }),
     layout!(SamplePick as "SamplePick" {
         token, log_prob, ranked_log_prob
@@ -92,6 +91,9 @@ const LAYOUTS: &[Layout] = &[
     }),
 ];
 
+/// What random numbers of the kernels are for; a test holds them to the CPU's, which this module may not name.
+const PURPOSES: [u32; 3] = [0, 1, 2];
+
 /// Numbers that both sides must agree on.
 const CONSTANTS: &[(&str, u32)] = &[
     ("LengthPenaltyKind::Gnmt", LengthPenaltyKind::Gnmt as u32),
@@ -111,9 +113,9 @@ const CONSTANTS: &[(&str, u32)] = &[
     ("Activation::Silu", Activation::Silu as u32),
     ("Activation::GeluTanh", Activation::GeluTanh as u32),
     ("Activation::GeluErf", Activation::GeluErf as u32),
-    ("Purpose::Coin", Purpose::Coin as u32),
-    ("Purpose::Noise", Purpose::Noise as u32),
-    ("Purpose::Draw", Purpose::Draw as u32),
+    ("Purpose::Coin", PURPOSES[0]),
+    ("Purpose::Noise", PURPOSES[1]),
+    ("Purpose::Draw", PURPOSES[2]),
     ("gather::MAX_PARTS", super::gather::MAX_PARTS as u32),
     ("gemm::TILE", super::gemm::TILE),
     ("Row::WORDS", words::<Row>() as u32),
@@ -129,7 +131,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 16] {
+fn launchers() -> [&'static [Layout]; 17] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -137,6 +139,7 @@ fn launchers() -> [&'static [Layout]; 16] {
         super::contrastive::LAYOUTS,
         super::embedding::LAYOUTS,
         super::ensemble::LAYOUTS,
+        super::gate::LAYOUTS,
         super::gather::LAYOUTS,
         super::gemm::LAYOUTS,
         super::layer_norm::LAYOUTS,
@@ -222,17 +225,26 @@ pub(super) fn check(entries: &[Entry]) -> Result<(), String> {
     }
 }
 
-#[cfg(all(test, emulated))]
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::philox::Purpose;
+    #[cfg(emulated)]
     use crate::cuda::emulated;
 
     #[test]
+    fn random_numbers_are_for_the_same_purposes_as_on_the_cpu() {
+        assert_eq!(PURPOSES, [Purpose::Coin, Purpose::Noise, Purpose::Draw].map(|purpose| purpose as u32));
+    }
+
+    #[test]
+    #[cfg(emulated)]
     fn kernels_and_launchers_agree() {
         assert_eq!(check(&emulated::layout_entries()), Ok(()));
     }
 
     #[test]
+    #[cfg(emulated)]
     fn every_kernel_exports_the_layout_of_its_arguments() {
         let known = theirs(&emulated::layout_entries());
         let kernels = emulated::argument_types();
@@ -244,6 +256,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(emulated)]
     fn every_difference_is_found_and_named() {
         let entries = emulated::layout_entries();
         for i in 0..entries.len() {

@@ -36,6 +36,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;

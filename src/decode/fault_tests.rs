@@ -18,6 +18,7 @@ const MAX_LEN: usize = 40;
 /// A small model that lies on a device as a real one does: a token's embedding at its position, projected to logits.
 struct Mini<B: Backend> {
     table: B::Embedding,
+    positions: B::Positions,
     output: B::Matrix,
 }
 
@@ -40,9 +41,10 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 impl<B: Backend> Mini<B> {
     fn new(backend: &B) -> Result<Self> {
-        let table = backend.embeddings(&numbers(VOCAB * WIDTH, 1), 1.0, &numbers(MAX_LEN * WIDTH, 2), WIDTH)?;
+        let table = backend.embeddings(&numbers(VOCAB * WIDTH, 1), None, 1.0, WIDTH)?;
+        let positions = backend.positions(MAX_LEN, WIDTH, None, || numbers(MAX_LEN * WIDTH, 2))?;
         let bias = numbers(VOCAB, 3);
-        Ok(Mini { table, output: backend.matrix(&numbers(VOCAB * WIDTH, 4), Some(&bias), VOCAB, WIDTH)? })
+        Ok(Mini { table, positions, output: backend.matrix(&numbers(VOCAB * WIDTH, 4), Some(&bias), VOCAB, WIDTH)? })
     }
 }
 
@@ -80,7 +82,7 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         let rows: Vec<Row> =
             sources.iter().flat_map(|&(slot, ids)| ids.iter().enumerate().map(move |at| row(slot, at))).collect();
         state.sources.set(backend, &rows)?;
-        backend.embedding(&self.table, &state.sources, &mut state.x)
+        backend.embedding(&self.table, Some(&self.positions), &state.sources, &mut state.x)
     }
 
     fn step(
@@ -91,7 +93,7 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         _: &B::Buffer<u32>,
         _: &B::Buffer<u32>,
     ) -> Result<()> {
-        backend.embedding(&self.table, rows, &mut state.x)?;
+        backend.embedding(&self.table, Some(&self.positions), rows, &mut state.x)?;
         backend.logits(&self.output, rows, &state.x, &mut state.logits)
     }
 

@@ -22,6 +22,8 @@ pub struct SentenceIds {
     pub constraints: Vec<Constraint>,
     /// The seed of its samples. Without one: [`DecodeOptions::seed_of`] its source.
     pub seed: Option<u64>,
+    /// What the decoder reads first, if that is not the model's own.
+    pub start: Option<u32>,
 }
 
 impl From<Vec<u32>> for SentenceIds {
@@ -79,7 +81,7 @@ impl Request {
 
     /// The same for a sentence that has been checked.
     pub(crate) fn unchecked(options: &DecodeOptions, sentence: SentenceIds, limits: Limits) -> Self {
-        let SentenceIds { source, contrast_source, mut prefix, constraints: listed, seed } = sentence;
+        let SentenceIds { source, contrast_source, mut prefix, constraints: listed, seed, start } = sentence;
         let forced = options.forced_bos.filter(|forced| prefix.first() != Some(forced));
         prefix.splice(0..0, forced);
         let mut constraints: Vec<Constraint> = Vec::with_capacity(listed.len());
@@ -93,6 +95,7 @@ impl Request {
             prefix_len: prefix.len(),
             constraint_tokens: constraints.iter().map(|constraint| constraint.ids.len()).sum(),
             amateur: limits.amateur,
+            start,
             seed: seed.unwrap_or_else(|| options.seed_of(&source)),
         };
         Request {

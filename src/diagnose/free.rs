@@ -65,7 +65,7 @@ pub(super) fn prefix_switch(
     greedy: &[(Vec<u32>, Vec<f32>)],
     options: &DecodeOptions,
 ) -> Result<()> {
-    let table = d.translator.config().max_position_embeddings;
+    let table = d.translator.config().longest();
     let cut = |line: usize, share: f64| (share * (d.pairs[line].reference_ids.len() - 1) as f64) as usize;
     let (mut prefixes, mut most) = (Vec::new(), Vec::new());
     for &line in &d.probed {

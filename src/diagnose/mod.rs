@@ -65,7 +65,7 @@ impl TestSet {
     /// Encodes sources and their references.
     pub fn new(translator: &Translator, sources: &[String], references: &[String]) -> Self {
         let mut set = TestSet::default();
-        let limit = translator.config().max_position_embeddings;
+        let limit = translator.config().longest();
         for (at, (source, reference)) in sources.iter().zip(references).enumerate() {
             let tokenizer = translator.tokenizer();
             let (source_ids, reference_ids) = (tokenizer.encode_source(source), tokenizer.encode_target(reference));

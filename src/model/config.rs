@@ -1,51 +1,14 @@
-//! `config.json`, read as transformers reads it for Marian models.
+//! `config.json`, read as transformers reads it.
+
+mod family;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::backend::{Activation, Heads, SpecialIds};
 use crate::{Error, Result, read};
 
-/// The architecture of a Marian model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
-    /// Width of a row.
-    pub d_model: usize,
-    /// Source vocabulary size.
-    pub vocab_size: usize,
-    /// Target vocabulary size.
-    pub decoder_vocab_size: usize,
-    /// Rows of the position table: the longest sequence, end of sentence included.
-    pub max_position_embeddings: usize,
-    /// The encoder.
-    pub encoder: StackConfig,
-    /// The decoder.
-    pub decoder: StackConfig,
-    /// Activation of the feed-forward layers.
-    pub activation: Activation,
-    /// Whether token embeddings are multiplied by sqrt(d_model).
-    pub scale_embedding: bool,
-    /// Whether source and target share one embedding table.
-    pub share_embeddings: bool,
-    /// Whether the output projection is the target embedding table.
-    pub tie_word_embeddings: bool,
-    /// Ids with a meaning of their own.
-    pub ids: SpecialIds,
-    /// Flags that stand in the file and that transformers ignores for Marian models, as `name = value`.
-    pub ignored: Vec<String>,
-}
-
-/// The size of the encoder or of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StackConfig {
-    /// Number of layers.
-    pub layers: usize,
-    /// Shape of its attentions.
-    pub heads: Heads,
-    /// Width of the feed-forward layer.
-    pub ffn_dim: usize,
-}
+pub use family::{FAMILIES, ModelConfig, NormConfig, NormPlacement, PositionConfig, RelativeConfig, StackConfig};
 
 /// The fields of one JSON object, with errors that name file and field.
 pub(super) struct Fields<'a> {
@@ -91,6 +54,13 @@ impl<'a> Fields<'a> {
         Ok(self.integer(field, Some(default), 1..=most)? as usize)
     }
 
+    /// A number above 0.
+    fn positive(&self, field: &str, default: f64) -> Result<f32> {
+        let value = self.get(field).map_or(Some(default), Value::as_f64).map(|value| value as f32);
+        let value = value.filter(|value| *value > 0.0 && value.is_finite());
+        value.ok_or_else(|| self.error(field, "a number above 0"))
+    }
+
     pub(super) fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {
             None => Ok(default),
@@ -125,116 +95,6 @@ const MAX_LAYERS: u64 = 1 << 10;
 /// The most values of a position table, which is computed where the checkpoint has none: 1 GiB.
 const MAX_POSITION_VALUES: usize = 1 << 28;
 
-/// Flags that would change the computation in Marian itself, but that transformers' Marian model never reads, with the value that
-/// goes without saying.
-const IGNORED: [(&str, bool); 5] = [
-    ("normalize_before", false),
-    ("normalize_embedding", false),
-    ("add_final_layer_norm", false),
-    ("add_bias_logits", false),
-    ("static_position_embeddings", true),
-];
-
-impl ModelConfig {
-    /// Reads `config.json` of a model directory.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a missing or malformed field, and for a value that asks for a computation this crate does not do.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let fields = Fields::read(&path)?;
-        if fields.get("model_type").and_then(Value::as_str) != Some("marian") {
-            return Err(fields.error("model_type", "\"marian\""));
-        }
-        refuse_unknown_computations(&fields)?;
-        let d_model = fields.size("d_model", 1024, MAX_WIDTH)?;
-        let vocab_size = fields.size("vocab_size", 58101, MAX_VOCAB)?;
-        let decoder_vocab_size = fields.size("decoder_vocab_size", vocab_size as u64, MAX_VOCAB)?;
-        let share_embeddings = fields.flag("share_encoder_decoder_embeddings", true)?;
-        if share_embeddings && decoder_vocab_size != vocab_size {
-            return Err(fields.error("decoder_vocab_size", format!("{vocab_size}, as embeddings are shared")));
-        }
-        let max_position_embeddings = fields.size("max_position_embeddings", 1024, MAX_WIDTH)?;
-        if max_position_embeddings * d_model > MAX_POSITION_VALUES {
-            let expected = format!("at most {} for d_model {d_model}", MAX_POSITION_VALUES / d_model);
-            return Err(fields.error("max_position_embeddings", expected));
-        }
-        // The defaults are transformers', where they are the sizes of the first OPUS-MT model.
-        let pad_id = fields.id("pad_token_id", 58100, decoder_vocab_size)?;
-        let ids = SpecialIds {
-            eos_id: fields.id("eos_token_id", 0, decoder_vocab_size.min(vocab_size))?,
-            pad_id,
-            decoder_start_id: fields.id("decoder_start_token_id", 58100, decoder_vocab_size)?,
-        };
-        Ok(ModelConfig {
-            d_model,
-            vocab_size,
-            decoder_vocab_size,
-            max_position_embeddings,
-            encoder: StackConfig::read(&fields, "encoder", d_model)?,
-            decoder: StackConfig::read(&fields, "decoder", d_model)?,
-            activation: activation(&fields)?,
-            scale_embedding: fields.flag("scale_embedding", false)?,
-            share_embeddings,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
-            ids,
-            ignored: ignored_flags(&fields)?,
-        })
-    }
-
-    /// What token embeddings are multiplied by.
-    pub fn embedding_scale(&self) -> f32 {
-        if self.scale_embedding { (self.d_model as f32).sqrt() } else { 1.0 }
-    }
-}
-
-impl StackConfig {
-    fn read(fields: &Fields<'_>, side: &str, d_model: usize) -> Result<Self> {
-        let heads_field = format!("{side}_attention_heads");
-        let num_heads = fields.size(&heads_field, 16, MAX_WIDTH)?;
-        if !d_model.is_multiple_of(num_heads) {
-            return Err(fields.error(&heads_field, format!("a divisor of d_model {d_model}")));
-        }
-        Ok(StackConfig {
-            layers: fields.size(&format!("{side}_layers"), 12, MAX_LAYERS)?,
-            heads: Heads { num_heads, head_dim: d_model / num_heads },
-            ffn_dim: fields.size(&format!("{side}_ffn_dim"), 4096, MAX_WIDTH)?,
-        })
-    }
-}
-
-fn activation(fields: &Fields<'_>) -> Result<Activation> {
-    match fields.get("activation_function").map(|v| v.as_str().unwrap_or_default()) {
-        None | Some("gelu") => Ok(Activation::GeluErf),
-        Some("swish" | "silu") => Ok(Activation::Silu),
-        Some("relu") => Ok(Activation::Relu),
-        Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-        Some(_) => Err(fields.error("activation_function", "swish, silu, relu, gelu, gelu_new or gelu_pytorch_tanh")),
-    }
-}
-
-fn refuse_unknown_computations(fields: &Fields<'_>) -> Result<()> {
-    if fields.get("quantization_config").is_some() {
-        return Err(fields.error("quantization_config", "none: weights in f32, f16 or bf16"));
-    }
-    for (field, needed) in [("is_encoder_decoder", true), ("tie_encoder_decoder", false)] {
-        if fields.flag(field, needed)? != needed {
-            return Err(fields.error(field, needed.to_string()));
-        }
-    }
-    Ok(())
-}
-
-fn ignored_flags(fields: &Fields<'_>) -> Result<Vec<String>> {
-    let mut ignored = Vec::new();
-    for (field, expected) in IGNORED {
-        if fields.flag(field, expected)? != expected {
-            ignored.push(format!("{field} = {}", !expected));
-        }
-    }
-    Ok(ignored)
-}
-
 /// What `config.json` says about training and no other part reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingDefaults {
@@ -261,7 +121,8 @@ impl TrainingDefaults {
             value.map(|rate| rate as f32).ok_or_else(|| fields.error(field, "a number from 0 to below 1"))
         };
         Ok(TrainingDefaults {
-            dropout: rate("dropout", 0.1)?,
+            // T5's name for it.
+            dropout: rate(if fields.contains("dropout") { "dropout" } else { "dropout_rate" }, 0.1)?,
             init_std: rate("init_std", 0.02)?,
             attention_dropout: rate("attention_dropout", 0.0)?,
             activation_dropout: rate("activation_dropout", 0.0)?,

@@ -1,21 +1,21 @@
 //! The decoder step: embed, layers, logits. The same code runs a search step, one row per live beam, and a teacher-forced
 //! pass, one row per position: keys and values are stored before any row attends.
 
-use super::{DecoderLayer, FeedForwardBuffers, Marian, MarianState};
+use super::{DecoderLayer, Stream, SublayerBuffers, Transformer, TransformerState};
 use crate::Result;
-use crate::backend::{Backend, CrossCache, Rows, SelfCache};
+use crate::backend::{Backend, CrossCache, Rows, Scores, SelfCache};
 use crate::model::config::ModelConfig;
 
 /// The buffers of a decoder step.
 #[derive(Debug)]
 pub(super) struct Buffers<B: Backend> {
-    x: B::Tensor,
-    /// `[rows, 3 * d_model]`
+    stream: Stream<B>,
+    /// `[rows, 3 * width]`
     qkv: B::Tensor,
     query: B::Tensor,
     context: B::Tensor,
-    feed_forward: FeedForwardBuffers<B>,
-    /// `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    sublayer: SublayerBuffers<B>,
+    /// `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`](crate::backend::NetworkOps::logits_stride) apart.
     pub(super) logits: B::Buffer<f32>,
     /// `[rows, max_src_len]`
     pub(super) attention: B::Buffer<f32>,
@@ -23,62 +23,42 @@ pub(super) struct Buffers<B: Backend> {
 
 impl<B: Backend> Buffers<B> {
     pub(super) fn open(backend: &B, config: &ModelConfig, rows: usize, max_src_len: usize) -> Result<Self> {
-        let width = config.d_model;
+        let width = config.decoder.heads.width();
         Ok(Buffers {
-            x: backend.tensor(rows * width)?,
+            stream: Stream::open(backend, config, rows)?,
             qkv: backend.tensor(rows * 3 * width)?,
             query: backend.tensor(rows * width)?,
             context: backend.tensor(rows * width)?,
-            feed_forward: FeedForwardBuffers {
-                hidden: backend.tensor(rows * config.decoder.ffn_dim)?,
-                out: backend.tensor(rows * width)?,
-            },
+            sublayer: SublayerBuffers::open(backend, config, config.decoder.ffn_dim, rows)?,
             logits: backend.zeros::<f32>(rows * backend.logits_stride(config.decoder_vocab_size))?,
             attention: backend.zeros::<f32>(rows * max_src_len)?,
         })
     }
 }
 
-impl<B: Backend> Marian<B> {
+impl<B: Backend> Transformer<B> {
     /// Runs the decoder for `rows`.
     pub(super) fn decode_rows(
         &self,
         backend: &B,
-        state: &mut MarianState<B>,
+        state: &mut TransformerState<B>,
         rows: &Rows<B>,
         ancestry: &B::Buffer<u32>,
         options: &B::Buffer<u32>,
     ) -> Result<()> {
+        let (stack, config) = (&self.decoder, self.config.decoder);
         let buffers = &mut state.decoder;
-        backend.embedding(&self.target_embedding, rows, &mut buffers.x)?;
-        let last = self.decoder.len() - 1;
-        for (i, (layer, (own, cross))) in self.decoder.iter().zip(&mut state.caches).enumerate() {
-            self.attend_to_prefix(backend, layer, rows, own, ancestry, buffers)?;
+        stack.embed(backend, (rows, state.positions.as_ref()), &mut buffers.stream)?;
+        stack.begin(backend, rows, &mut buffers.stream)?;
+        let last = stack.layers.len() - 1;
+        for (i, (layer, (own, cross))) in stack.layers.iter().zip(&mut state.caches).enumerate() {
+            let scores = Scores { heads: config.heads, bias: stack.relative(i) };
+            attend_to_prefix(backend, layer, scores, rows, own, ancestry, buffers)?;
             self.attend_to_source(backend, layer, rows, cross, options, i == last, buffers)?;
-            layer.feed_forward.apply(
-                backend,
-                rows,
-                self.config.activation,
-                &mut buffers.feed_forward,
-                &mut buffers.x,
-            )?;
+            let (shape, Buffers { stream, sublayer, .. }) = ((self.config.activation, config.ffn_dim), &mut *buffers);
+            layer.feed_forward.apply(backend, rows, shape, sublayer, stream)?;
         }
-        backend.logits(&self.output, rows, &buffers.x, &mut buffers.logits)
-    }
-
-    fn attend_to_prefix(
-        &self,
-        backend: &B,
-        layer: &DecoderLayer<B>,
-        rows: &Rows<B>,
-        cache: &mut SelfCache<B>,
-        ancestry: &B::Buffer<u32>,
-        buffers: &mut Buffers<B>,
-    ) -> Result<()> {
-        let Buffers { x, qkv, context, feed_forward, .. } = buffers;
-        let (attention, heads) = (&layer.attention, self.config.decoder.heads);
-        backend.attend_to_prefix(heads, &attention.qkv, rows, x, qkv, cache, ancestry, context)?;
-        backend.linear_norm(&attention.out, &attention.norm, rows, context, &mut feed_forward.out, x)
+        backend.logits(&self.output, rows, &buffers.stream.x, &mut buffers.logits)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the step's own operands; a struct would only rename them")]
@@ -92,10 +72,25 @@ impl<B: Backend> Marian<B> {
         is_last: bool,
         buffers: &mut Buffers<B>,
     ) -> Result<()> {
-        let Buffers { x, query, context, feed_forward, attention, .. } = buffers;
+        let Buffers { stream, query, context, sublayer, attention, .. } = buffers;
         let (cross, heads) = (&layer.cross, self.config.decoder.heads);
         let weights = is_last.then_some(attention);
-        backend.attend_to_source(heads, &cross.query, rows, x, query, cache, options, weights, context)?;
-        backend.linear_norm(&cross.out, &cross.norm, rows, context, &mut feed_forward.out, x)
+        backend.attend_to_source(heads, &cross.query, rows, &stream.x, query, cache, options, weights, context)?;
+        stream.add(backend, (&cross.out, &cross.norm), rows, context, &mut sublayer.delta)
     }
+}
+
+fn attend_to_prefix<B: Backend>(
+    backend: &B,
+    layer: &DecoderLayer<B>,
+    scores: Scores<'_, B>,
+    rows: &Rows<B>,
+    cache: &mut SelfCache<B>,
+    ancestry: &B::Buffer<u32>,
+    buffers: &mut Buffers<B>,
+) -> Result<()> {
+    let Buffers { stream, qkv, context, sublayer, .. } = buffers;
+    let attention = &layer.attention;
+    backend.attend_to_prefix(scores, &attention.qkv, rows, &stream.x, qkv, cache, ancestry, context)?;
+    stream.add(backend, (&attention.out, &attention.norm), rows, context, &mut sublayer.delta)
 }

@@ -280,7 +280,7 @@ fn max_len(fields: &Fields<'_>, model: &ModelConfig) -> Result<usize> {
     let max_length = fields.integer("max_length", Some(DEFAULT_LENGTH), 2..=MAX_LENGTH)? as usize;
     // The default counts new tokens, even where the file spells it out; with the start token it may not exceed the table.
     Ok(match max_length == DEFAULT_LENGTH as usize {
-        true => max_length.min(model.max_position_embeddings.saturating_sub(1)).max(1),
+        true => max_length.min(model.longest().saturating_sub(1)).max(1),
         false => max_length - 1,
     })
 }

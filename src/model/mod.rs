@@ -4,19 +4,23 @@ pub mod config;
 mod decoder;
 mod encoder;
 pub mod generation;
+mod load;
+pub mod names;
+pub mod positions;
 pub mod size;
+#[cfg(test)]
+mod tests;
 pub mod weights;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Activation, Backend, CrossCache, Row, Rows, SelfCache, SessionShape, SpecialIds};
-use crate::error::room;
 use crate::{Error, Result};
-use config::{ModelConfig, StackConfig};
+use config::{ModelConfig, NormPlacement, PositionConfig};
 use weights::Weights;
 
-/// What the decode loop asks of a model; [`Marian`] is one, tests script others.
+/// What the decode loop asks of a model; [`Transformer`] is one, tests script others.
 pub trait Seq2Seq<B: Backend>: Send + Sync {
     /// Device memory for the sentences being decoded.
     type State: Send;
@@ -61,20 +65,33 @@ pub trait Seq2Seq<B: Backend>: Send + Sync {
     fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
 }
 
-/// A Marian model (Junczys-Dowmunt et al. 2018): a post-norm transformer with sinusoidal positions.
+/// An encoder-decoder transformer, as its [`ModelConfig`] describes it.
 #[derive(Debug)]
-pub struct Marian<B: Backend> {
+pub struct Transformer<B: Backend> {
     config: ModelConfig,
-    /// One and the same where the sides share it.
-    source_embedding: Arc<B::Embedding>,
-    target_embedding: Arc<B::Embedding>,
-    encoder: Vec<EncoderLayer<B>>,
-    decoder: Vec<DecoderLayer<B>>,
-    /// The vocabulary projection; its bias is `final_logits_bias`.
-    output: B::Matrix,
+    encoder: Stack<B, EncoderLayer<B>>,
+    decoder: Stack<B, DecoderLayer<B>>,
+    /// The vocabulary projection.
+    output: Arc<B::Matrix>,
 }
 
-/// Query, key and value in one product, `[3 * d_model, d_model]`, and the output projection.
+/// One side of a model.
+#[derive(Debug)]
+struct Stack<B: Backend, L> {
+    /// One and the same where the sides share it.
+    embedding: Arc<B::Embedding>,
+    /// Those of the checkpoint, or computed once; none where there are none, or they go on and a session has them.
+    positions: Option<Arc<B::Positions>>,
+    /// The norm behind the embedding.
+    embed_norm: Option<B::Norm>,
+    /// Where norms stand before sublayers, the first one's; each sublayer ends in the norm of the next.
+    first_norm: Option<B::Norm>,
+    layers: Vec<L>,
+    /// What self-attention adds to its scores: one for all layers, one for each, or none.
+    relative: Vec<B::RelativeBias>,
+}
+
+/// Query, key and value in one product, `[3 * width, d_model]`, the output projection, and the norm that follows.
 #[derive(Debug)]
 struct SelfAttention<B: Backend> {
     qkv: B::Matrix,
@@ -85,7 +102,7 @@ struct SelfAttention<B: Backend> {
 #[derive(Debug)]
 struct CrossAttention<B: Backend> {
     query: B::Matrix,
-    /// Key and value in one product, `[2 * d_model, d_model]`.
+    /// Key and value in one product, `[2 * width, d_model]`.
     kv: B::Matrix,
     out: B::Matrix,
     norm: B::Norm,
@@ -93,6 +110,7 @@ struct CrossAttention<B: Backend> {
 
 #[derive(Debug)]
 struct FeedForward<B: Backend> {
+    /// Both halves in one product where it is gated.
     up: B::Matrix,
     down: B::Matrix,
     norm: B::Norm,
@@ -111,10 +129,7 @@ struct DecoderLayer<B: Backend> {
     feed_forward: FeedForward<B>,
 }
 
-/// What PyTorch's layer norm adds to the variance where nothing else is said.
-pub const LAYER_NORM_EPS: f32 = 1e-5;
-
-impl<B: Backend> Marian<B> {
+impl<B: Backend> Transformer<B> {
     /// Loads `config.json` and the weights of a model directory.
     ///
     /// # Errors
@@ -129,7 +144,7 @@ impl<B: Backend> Marian<B> {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that does not fit, and a device without memory.
     pub fn new(backend: &B, config: &ModelConfig, weights: &Weights) -> Result<Self> {
-        Loader { backend, weights, config }.model()
+        load::Loader::new(backend, weights, config).model()
     }
 
     /// The architecture.
@@ -138,151 +153,82 @@ impl<B: Backend> Marian<B> {
     }
 }
 
-/// Builds the model's parts from its tensors.
-struct Loader<'a, B: Backend> {
-    backend: &'a B,
-    weights: &'a Weights,
-    config: &'a ModelConfig,
-}
-
-impl<B: Backend> Loader<'_, B> {
-    fn model(&self) -> Result<Marian<B>> {
-        let config = self.config;
-        let (d_model, source_size, target_size) = (config.d_model, config.vocab_size, config.decoder_vocab_size);
-        let source = self.weights.get(&source_table(self.weights, config), &[source_size, d_model])?;
-        let own_target = match config.share_embeddings {
-            true => None,
-            false => Some(self.weights.get("model.decoder.embed_tokens.weight", &[target_size, d_model])?),
-        };
-        let target = own_target.as_deref().unwrap_or(&source);
-        let own_output = match config.tie_word_embeddings {
-            true => None,
-            false => Some(self.weights.get("lm_head.weight", &[target_size, d_model])?),
-        };
-        let bias = match self.weights.contains("final_logits_bias") {
-            true => self.weights.get("final_logits_bias", &[1, target_size])?,
-            false => vec![0.0; target_size],
-        };
-        let (source_positions, target_positions) = (self.positions("encoder")?, self.positions("decoder")?);
-        let embedding = |tokens: &[f32], positions: &[f32]| {
-            let table = self.backend.embeddings(tokens, config.embedding_scale(), positions, d_model)?;
-            Ok::<_, Error>(Arc::new(table))
-        };
-        let source_embedding = embedding(&source, &source_positions)?;
-        let target_embedding = match own_target.is_none() && source_positions == target_positions {
-            true => source_embedding.clone(),
-            false => embedding(target, &target_positions)?,
-        };
-        Ok(Marian {
-            config: config.clone(),
-            source_embedding,
-            target_embedding,
-            encoder: (0..config.encoder.layers).map(|i| self.encoder_layer(i)).collect::<Result<_>>()?,
-            decoder: (0..config.decoder.layers).map(|i| self.decoder_layer(i)).collect::<Result<_>>()?,
-            output: self.backend.matrix(own_output.as_deref().unwrap_or(target), Some(&bias), target_size, d_model)?,
-        })
+impl<B: Backend, L> Stack<B, L> {
+    fn relative(&self, layer: usize) -> Option<&B::RelativeBias> {
+        self.relative.get(layer).or(self.relative.first())
     }
 
-    /// The position table: from the checkpoint, else computed.
-    fn positions(&self, side: &str) -> Result<Vec<f32>> {
-        let name = &format!("model.{side}.embed_positions.weight");
-        let (len, width) = (self.config.max_position_embeddings, self.config.d_model);
-        match self.weights.contains(name) {
-            true => self.weights.get(name, &[len, width]),
-            false => Ok(sinusoidal_positions(len, width)),
+    /// Embeds rows into a stream.
+    fn embed(
+        &self,
+        backend: &B,
+        (rows, positions): (&Rows<B>, Option<&B::Positions>),
+        stream: &mut Stream<B>,
+    ) -> Result<()> {
+        backend.embedding(&self.embedding, self.positions.as_deref().or(positions), rows, &mut stream.x)
+    }
+
+    /// What comes between the embedding and the first layer.
+    fn begin(&self, backend: &B, rows: &Rows<B>, stream: &mut Stream<B>) -> Result<()> {
+        let Stream { x, sum } = stream;
+        if let Some(norm) = &self.embed_norm {
+            backend.layer_norm(norm, rows, None, None, x)?;
+        }
+        match &self.first_norm {
+            None => Ok(()),
+            Some(norm) => backend.layer_norm(norm, rows, None, sum.as_mut(), x),
         }
     }
-
-    /// Several linear layers over the same input as one: weights and biases stacked.
-    fn linear(&self, prefix: &str, names: &[&str], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
-        let rows = out_dim * names.len();
-        let (mut weights, mut bias) = (room::vec("load weights", rows * in_dim)?, room::vec("load weights", rows)?);
-        for name in names {
-            weights.extend(self.weights.get(&format!("{prefix}.{name}.weight"), &[out_dim, in_dim])?);
-            bias.extend(self.weights.get(&format!("{prefix}.{name}.bias"), &[out_dim])?);
-        }
-        self.backend.matrix(&weights, Some(&bias), rows, in_dim)
-    }
-
-    fn norm(&self, name: &str) -> Result<B::Norm> {
-        let width = self.config.d_model;
-        let gain = self.weights.get(&format!("{name}.weight"), &[width])?;
-        let bias = self.weights.get(&format!("{name}.bias"), &[width])?;
-        self.backend.norm(&gain, &bias, LAYER_NORM_EPS)
-    }
-
-    fn self_attention(&self, layer: &str) -> Result<SelfAttention<B>> {
-        let (prefix, width) = (format!("{layer}.self_attn"), self.config.d_model);
-        Ok(SelfAttention {
-            qkv: self.linear(&prefix, &["q_proj", "k_proj", "v_proj"], width, width)?,
-            out: self.linear(&prefix, &["out_proj"], width, width)?,
-            norm: self.norm(&format!("{layer}.self_attn_layer_norm"))?,
-        })
-    }
-
-    fn cross_attention(&self, layer: &str) -> Result<CrossAttention<B>> {
-        let (prefix, width) = (format!("{layer}.encoder_attn"), self.config.d_model);
-        Ok(CrossAttention {
-            query: self.linear(&prefix, &["q_proj"], width, width)?,
-            kv: self.linear(&prefix, &["k_proj", "v_proj"], width, width)?,
-            out: self.linear(&prefix, &["out_proj"], width, width)?,
-            norm: self.norm(&format!("{layer}.encoder_attn_layer_norm"))?,
-        })
-    }
-
-    fn feed_forward(&self, layer: &str, stack: StackConfig) -> Result<FeedForward<B>> {
-        let width = self.config.d_model;
-        Ok(FeedForward {
-            up: self.linear(layer, &["fc1"], stack.ffn_dim, width)?,
-            down: self.linear(layer, &["fc2"], width, stack.ffn_dim)?,
-            norm: self.norm(&format!("{layer}.final_layer_norm"))?,
-        })
-    }
-
-    fn encoder_layer(&self, index: usize) -> Result<EncoderLayer<B>> {
-        let layer = format!("model.encoder.layers.{index}");
-        Ok(EncoderLayer {
-            attention: self.self_attention(&layer)?,
-            feed_forward: self.feed_forward(&layer, self.config.encoder)?,
-        })
-    }
-
-    fn decoder_layer(&self, index: usize) -> Result<DecoderLayer<B>> {
-        let layer = format!("model.decoder.layers.{index}");
-        Ok(DecoderLayer {
-            attention: self.self_attention(&layer)?,
-            cross: self.cross_attention(&layer)?,
-            feed_forward: self.feed_forward(&layer, self.config.decoder)?,
-        })
-    }
 }
 
-/// Where the source embeddings stand: shared ones have a name of their own, but some files keep only a copy.
-pub fn source_table(weights: &Weights, config: &ModelConfig) -> String {
-    let names: &[&str] = match config.share_embeddings {
-        true => &["model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"],
-        false => &["model.encoder.embed_tokens.weight"],
-    };
-    names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]).to_string()
-}
-
-/// Marian's position table `[len, width]`: the sine half, then the cosine half (Vaswani et al. 2017, section 3.5, give them
-/// interleaved).
-pub fn sinusoidal_positions(len: usize, width: usize) -> Vec<f32> {
-    let sines = width.div_ceil(2);
-    let angle = |position: usize, i: usize| position as f64 / 10_000f64.powf(2.0 * i as f64 / width as f64);
-    let value = |position: usize, column: usize| match column.checked_sub(sines) {
-        None => angle(position, column).sin(),
-        Some(i) => angle(position, i).cos(),
-    };
-    (0..len * width).map(|at| value(at / width, at % width) as f32).collect()
-}
-
-/// A feed-forward sublayer in place: `x = norm(x + down(activation(up(x))))`.
+/// Rows on their way through a stack.
 #[derive(Debug)]
-struct FeedForwardBuffers<B: Backend> {
+struct Stream<B: Backend> {
+    /// What the next sublayer reads, `[rows, d_model]`.
+    x: B::Tensor,
+    /// What sublayers add to where norms stand before them, in f32 on any device: it grows from layer to layer.
+    sum: Option<B::Buffer<f32>>,
+}
+
+impl<B: Backend> Stream<B> {
+    fn open(backend: &B, config: &ModelConfig, rows: usize) -> Result<Self> {
+        let len = rows * config.d_model;
+        let sum = (config.norm.placement == NormPlacement::Pre).then(|| backend.zeros::<f32>(len)).transpose()?;
+        Ok(Stream { x: backend.tensor(len)?, sum })
+    }
+
+    /// Adds a sublayer's output, `from W^T + bias`, and normalises; `delta` is working memory.
+    fn add(
+        &mut self,
+        backend: &B,
+        (matrix, norm): (&B::Matrix, &B::Norm),
+        rows: &Rows<B>,
+        from: &B::Tensor,
+        delta: &mut B::Tensor,
+    ) -> Result<()> {
+        backend.linear_norm(matrix, norm, rows, from, delta, self.sum.as_mut(), &mut self.x)
+    }
+}
+
+/// Working memory of a stack's sublayers.
+#[derive(Debug)]
+struct SublayerBuffers<B: Backend> {
+    /// Inner rows of a feed-forward layer, `[rows, ffn_dim]`.
     hidden: B::Tensor,
-    out: B::Tensor,
+    /// Both halves of a gated one, `[rows, 2 * ffn_dim]`.
+    both: Option<B::Tensor>,
+    /// A sublayer's output, `[rows, d_model]`.
+    delta: B::Tensor,
+}
+
+impl<B: Backend> SublayerBuffers<B> {
+    fn open(backend: &B, config: &ModelConfig, ffn_dim: usize, rows: usize) -> Result<Self> {
+        Ok(SublayerBuffers {
+            hidden: backend.tensor(rows * ffn_dim)?,
+            both: config.gated.then(|| backend.tensor(rows * 2 * ffn_dim)).transpose()?,
+            delta: backend.tensor(rows * config.d_model)?,
+        })
+    }
 }
 
 impl<B: Backend> FeedForward<B> {
@@ -290,32 +236,41 @@ impl<B: Backend> FeedForward<B> {
         &self,
         backend: &B,
         rows: &Rows<B>,
-        activation: Activation,
-        buffers: &mut FeedForwardBuffers<B>,
-        x: &mut B::Tensor,
+        (activation, ffn_dim): (Activation, usize),
+        buffers: &mut SublayerBuffers<B>,
+        stream: &mut Stream<B>,
     ) -> Result<()> {
-        backend.linear(&self.up, rows, x, activation, &mut buffers.hidden)?;
-        backend.linear_norm(&self.down, &self.norm, rows, &buffers.hidden, &mut buffers.out, x)
+        let SublayerBuffers { hidden, both, delta } = buffers;
+        match both {
+            None => backend.linear(&self.up, rows, &stream.x, activation, hidden)?,
+            Some(both) => {
+                backend.linear(&self.up, rows, &stream.x, Activation::None, both)?;
+                backend.gate(ffn_dim, rows, both, activation, hidden)?;
+            }
+        }
+        stream.add(backend, (&self.down, &self.norm), rows, hidden, delta)
     }
 }
 
-/// The state of a [`Marian`] session: caches, and the buffers of a decoder step and of the encoder.
+/// The state of a [`Transformer`]'s session: caches, and the buffers of a decoder step and of the encoder.
 #[derive(Debug)]
-pub struct MarianState<B: Backend> {
+pub struct TransformerState<B: Backend> {
     shape: SessionShape,
     caches: Vec<(SelfCache<B>, CrossCache<B>)>,
+    /// As many as the session needs, where a model's positions go on.
+    positions: Option<B::Positions>,
     decoder: decoder::Buffers<B>,
     encoder: encoder::Buffers<B>,
 }
 
-impl<B: Backend> MarianState<B> {
+impl<B: Backend> TransformerState<B> {
     /// Allocates the state for a session of this shape.
     ///
     /// # Errors
     /// The device has no memory left.
     pub fn open(backend: &B, config: &ModelConfig, shape: SessionShape) -> Result<Self> {
         let SessionShape { slots, beam_size, max_len, max_src_len, .. } = shape;
-        let width = config.d_model;
+        let width = config.decoder.heads.width();
         let caches = (0..config.decoder.layers).map(|_| {
             let (own, cross) = (slots * max_len * beam_size * width, slots * max_src_len * width);
             Ok((
@@ -323,17 +278,27 @@ impl<B: Backend> MarianState<B> {
                 CrossCache { keys: backend.tensor(cross)?, values: backend.tensor(cross)?, max_src_len },
             ))
         });
-        Ok(MarianState {
+        let caches = caches.collect::<Result<_>>()?;
+        let positions = match config.positions {
+            PositionConfig::Fairseq { first, pad_id } => {
+                let (len, width) = (max_len.max(max_src_len), config.d_model);
+                let values = || positions::fairseq_sinusoids(first..first + len, width);
+                Some(backend.positions(len, width, Some(pad_id), values)?)
+            }
+            PositionConfig::None | PositionConfig::Table { .. } | PositionConfig::Marian => None,
+        };
+        Ok(TransformerState {
             shape,
-            caches: caches.collect::<Result<_>>()?,
+            caches,
+            positions,
             decoder: decoder::Buffers::open(backend, config, shape.rows, max_src_len)?,
             encoder: encoder::Buffers::open(backend, config, encoder::rows_at_once(shape), slots)?,
         })
     }
 }
 
-impl<B: Backend> Seq2Seq<B> for Marian<B> {
-    type State = MarianState<B>;
+impl<B: Backend> Seq2Seq<B> for Transformer<B> {
+    type State = TransformerState<B>;
 
     #[expect(clippy::misnamed_getters, reason = "to the decode loop the vocabulary is the target's")]
     fn vocab_size(&self) -> usize {
@@ -345,14 +310,14 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
     }
 
     fn max_len(&self) -> usize {
-        self.config.max_position_embeddings
+        self.config.longest()
     }
 
-    fn open(&self, backend: &B, shape: SessionShape) -> Result<MarianState<B>> {
-        MarianState::open(backend, &self.config, shape)
+    fn open(&self, backend: &B, shape: SessionShape) -> Result<TransformerState<B>> {
+        TransformerState::open(backend, &self.config, shape)
     }
 
-    fn encode(&self, backend: &B, state: &mut MarianState<B>, sources: &[(u32, &[u32])]) -> Result<()> {
+    fn encode(&self, backend: &B, state: &mut TransformerState<B>, sources: &[(u32, &[u32])]) -> Result<()> {
         let limit = encoder::rows_at_once(state.shape);
         let mut rest = sources;
         while !rest.is_empty() {
@@ -373,7 +338,7 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
     fn step(
         &self,
         backend: &B,
-        state: &mut MarianState<B>,
+        state: &mut TransformerState<B>,
         rows: &Rows<B>,
         ancestry: &B::Buffer<u32>,
         options: &B::Buffer<u32>,
@@ -381,11 +346,11 @@ impl<B: Backend> Seq2Seq<B> for Marian<B> {
         self.decode_rows(backend, state, rows, ancestry, options)
     }
 
-    fn logits<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
+    fn logits<'a>(&self, state: &'a TransformerState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.logits
     }
 
-    fn attention<'a>(&self, state: &'a MarianState<B>) -> &'a B::Buffer<f32> {
+    fn attention<'a>(&self, state: &'a TransformerState<B>) -> &'a B::Buffer<f32> {
         &state.decoder.attention
     }
 }

@@ -1,59 +1,92 @@
 //! How many values a model holds, from its configuration alone: what loading it will take, before anything is loaded.
 
-use super::config::{ModelConfig, StackConfig};
+use super::config::{ModelConfig, NormPlacement, PositionConfig, StackConfig};
+use crate::backend::NormKind;
 
 /// Values by how backends store them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightCounts {
     /// Of the linear layers, the vocabulary projection among them.
     pub matrices: u64,
-    /// Outputs of the linear layers, each with its bias.
+    /// Outputs of the linear layers.
     pub outputs: u64,
-    /// Gains and biases of the layer norms.
+    /// Their biases.
+    pub biases: u64,
+    /// Gains and biases of the norms.
     pub norms: u64,
-    /// Token and position embeddings; a table that both sides share counts once.
+    /// Token embeddings that are no vocabulary projection, and position tables; what both sides share counts once.
     pub embeddings: u64,
+    /// Token embeddings that are the vocabulary projection, too: held twice only where that is stored in another way.
+    pub tied_embeddings: u64,
+    /// Biases of attention by distance.
+    pub relative: u64,
 }
 
 impl WeightCounts {
-    /// Those of a model as [`Marian`](super::Marian) holds it.
+    /// Those of a model as [`Transformer`](super::Transformer) holds it.
     pub fn of(config: &ModelConfig) -> Self {
         let width = config.d_model as u64;
         let mut counts = WeightCounts::default();
         for (stack, attentions) in [(&config.encoder, 1), (&config.decoder, 2)] {
             for _ in 0..stack.layers {
-                counts.add_layer(width, stack, attentions);
+                counts.add_layer(config, stack, attentions);
+            }
+            let others = u64::from(config.embed_norm) + u64::from(config.norm.placement == NormPlacement::Pre);
+            counts.norms += others * norm(config);
+            if let Some(relative) = config.relative {
+                let tables = if relative.per_layer { stack.layers as u64 } else { 1 };
+                counts.relative += tables * stack.heads.num_heads as u64 * (2 * relative.max_distance as u64 + 1);
             }
         }
-        counts.add_matrix(config.decoder_vocab_size as u64, width);
-        let table = |tokens: usize| (tokens + config.max_position_embeddings) as u64 * width;
-        let target = if config.share_embeddings { 0 } else { table(config.decoder_vocab_size) };
-        counts.embeddings = table(config.vocab_size) + target;
+        counts.add_matrix(config.decoder_vocab_size as u64, width, config.output_bias);
+        let table = |tokens: usize| tokens as u64 * width;
+        let source = if config.share_embeddings { 0 } else { table(config.vocab_size) };
+        let target = table(config.decoder_vocab_size);
+        let (own, tied) = if config.tie_word_embeddings { (0, target) } else { (target, 0) };
+        // Both sides' positions may be equal, and then are one table; those that a checkpoint holds are taken to differ.
+        let tables = match config.positions {
+            PositionConfig::Marian => 1,
+            PositionConfig::Table { .. } => 2,
+            PositionConfig::None | PositionConfig::Fairseq { .. } => 0,
+        };
+        counts.embeddings = source + own + tables * table(config.max_len.unwrap_or(0));
+        counts.tied_embeddings = tied;
         counts
     }
 
-    fn add_layer(&mut self, width: u64, stack: &StackConfig, attentions: u64) {
+    fn add_layer(&mut self, config: &ModelConfig, stack: &StackConfig, attentions: u64) {
+        let (d_model, width, ffn_dim) = (config.d_model as u64, stack.heads.width() as u64, stack.ffn_dim as u64);
         for _ in 0..attentions {
-            // Query, key, value and output.
-            self.add_matrix(4 * width, width);
+            // Query, key and value, and the output.
+            self.add_matrix(3 * width, d_model, config.biases);
+            self.add_matrix(d_model, width, config.biases);
         }
-        self.add_matrix(stack.ffn_dim as u64, width);
-        self.add_matrix(width, stack.ffn_dim as u64);
-        self.norms += (attentions + 1) * 2 * width;
+        self.add_matrix(if config.gated { 2 * ffn_dim } else { ffn_dim }, d_model, config.biases);
+        self.add_matrix(d_model, ffn_dim, config.biases);
+        self.norms += (attentions + 1) * norm(config);
     }
 
-    fn add_matrix(&mut self, outputs: u64, inputs: u64) {
+    fn add_matrix(&mut self, outputs: u64, inputs: u64, biased: bool) {
         self.matrices += outputs * inputs;
         self.outputs += outputs;
+        self.biases += if biased { outputs } else { 0 };
     }
 
     /// Bytes on a device that stores values in `element` bytes each, biases in f32.
     pub fn on_device(&self, element: u64) -> u64 {
-        (self.matrices + self.norms + self.embeddings) * element + self.outputs * 4
+        (self.matrices + self.norms + self.embeddings) * element + (self.biases + self.relative) * 4
     }
 
     /// Bytes on the CPU, about, with linear layers in `element` bytes a value.
     pub fn on_cpu(&self, element: u64) -> u64 {
-        self.matrices * element + (self.outputs + self.norms + self.embeddings) * 4
+        let tied = if element == 4 { 0 } else { self.tied_embeddings };
+        let floats = self.outputs + self.biases + self.norms + self.embeddings + tied + self.relative;
+        self.matrices * element + floats * 4
     }
+}
+
+/// Values of a norm.
+fn norm(config: &ModelConfig) -> u64 {
+    let parts = if config.norm.kind == NormKind::Layer { 2 } else { 1 };
+    parts * config.d_model as u64
 }

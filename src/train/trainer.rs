@@ -156,7 +156,7 @@ impl Trainer {
         if let Some(deviation) = options.from_scratch {
             model.parameters_mut().initialize(options.seed, deviation)?;
         }
-        let longest = model.config().max_position_embeddings.min(options.batch_tokens);
+        let longest = model.config().longest().min(options.batch_tokens);
         let read = |corpus: &Corpus| Data::read(corpus, translator.tokenizer(), longest, places.skip_bad);
         let data = read(&places.data)?;
         let validation = places.validation.as_ref().map(read).transpose()?;

@@ -121,7 +121,7 @@ impl Translator {
         if !sentence.constraints.is_empty() {
             return Err(Error::conflict("constraints", "", "alternatives"));
         }
-        let source_ids = self.tokenizer.encode_source(&sentence.source);
+        let source_ids = self.source_ids(&sentence)?;
         let (pending, request) = self.pending(sentence, source_ids, options);
         Ok(Opened { pending, whole: request? })
     }

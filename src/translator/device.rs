@@ -12,7 +12,7 @@ use crate::backend::{Backend, Dtype};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Context, Cuda, Element};
 use crate::decode::engine::Engine;
-use crate::model::Marian;
+use crate::model::Transformer;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
 use crate::{Error, Result};
@@ -162,9 +162,9 @@ fn models<B: Backend>(
     options: &EngineOptions,
     config: &ModelConfig,
     weights: &Weights,
-) -> Result<Vec<Marian<B>>> {
-    let first = Marian::new(backend, config, weights);
-    std::iter::once(first).chain(options.companions().map(|dir| Marian::open(backend, dir))).collect()
+) -> Result<Vec<Transformer<B>>> {
+    let first = Transformer::new(backend, config, weights);
+    std::iter::once(first).chain(options.companions().map(|dir| Transformer::open(backend, dir))).collect()
 }
 
 /// A worker per device, each with its own copy of the models.

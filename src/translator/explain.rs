@@ -29,7 +29,7 @@ impl Translator {
         options.validate()?;
         self.check_models(options)?;
         let sentence = sentence.into();
-        let source_ids = self.tokenizer.encode_source(&sentence.source);
+        let source_ids = self.source_ids(&sentence)?;
         let (mut pending, request) = self.pending(sentence, source_ids, options);
         let Some(request) = request? else {
             let expected = "a text that is not blank".into();

@@ -6,7 +6,7 @@ use super::Device;
 use crate::backend::{Backend, Device as _, Dtype, Search, SessionShape, Stages};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda};
-use crate::model::MarianState;
+use crate::model::TransformerState;
 use crate::model::config::ModelConfig;
 use crate::model::size::WeightCounts;
 use crate::{Error, Result};
@@ -117,7 +117,8 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
         let (expected, got) = ("at least one model".into(), "none".into());
         return Err(Error::Input { operation: "plan memory", expected, got });
     };
-    let states: Vec<_> = models.iter().map(|config| MarianState::open(dry, config, shape)).collect::<Result<_>>()?;
+    let states: Vec<_> =
+        models.iter().map(|config| TransformerState::open(dry, config, shape)).collect::<Result<_>>()?;
     let scorers = dry.allocated();
     let mut search = Search::open(dry, shape, own.decoder_vocab_size, own.ids)?;
     if models.len() > 1 {
@@ -127,7 +128,7 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
     drop((states, search));
     let SessionShape { slots, beam_size, max_len, max_src_len, rows, .. } = shape;
     let positions = |config: &ModelConfig| config.decoder.layers * slots * (beam_size * max_len + max_src_len);
-    let caches = |config: &ModelConfig| (2 * positions(config) * config.d_model) as u64 * element;
+    let caches = |config: &ModelConfig| (2 * positions(config) * config.decoder.heads.width()) as u64 * element;
     let logits = |config: &ModelConfig| (rows * dry.logits_stride(config.decoder_vocab_size)) as u64 * 4;
     let caches = models.iter().map(|config| caches(config)).sum();
     let logits = models.iter().map(|config| logits(config)).sum();
@@ -141,7 +142,7 @@ mod tests {
     use crate::cuda::Element;
     use crate::decode::session::Admission;
     use crate::decode::{DecodeOptions, Limits, Request, Session};
-    use crate::model::Marian;
+    use crate::model::Transformer;
 
     fn demo() -> std::path::PathBuf {
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/m30k-en-de")
@@ -150,12 +151,19 @@ mod tests {
     const SIZE: SearchSize = SearchSize { slots: 7, beam_size: 3, length: 20 };
 
     fn a_plan_is_what_is_allocated<T: Element>() {
-        let config = ModelConfig::open(&demo()).expect("the demo model is there");
+        let families = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
+        let names = ["nllb-legacy", "mbart-en-ro", "plbart", "fsmt", "flan-t5", "umt5", "t5-silu"];
+        names.iter().for_each(|name| allocates_as_planned::<T>(&families.join(name)));
+        allocates_as_planned::<T>(&demo());
+    }
+
+    fn allocates_as_planned<T: Element>(dir: &std::path::Path) {
+        let config = ModelConfig::open(dir).expect("the model is there");
         let plan = MemoryPlan::new(&[&config], Device::Emulated, T::DTYPE, SIZE).expect("a type of the device");
         let context = cuda::open_emulated().expect("there is an emulator");
         let backend = Cuda::<T>::new(context.clone());
-        let model = Marian::open(&backend, &demo()).expect("it fits");
-        assert_eq!(context.counters().live_bytes, plan.weights);
+        let model = Transformer::open(&backend, dir).expect("it fits");
+        assert_eq!(context.counters().live_bytes, plan.weights, "{}", dir.display());
         let models = [model];
         let session = Session::open(&backend, &models, SIZE.shape()).expect("it fits");
         assert_eq!(context.counters().live_bytes, plan.total());
@@ -190,7 +198,7 @@ mod tests {
 
         let context = cuda::open_emulated().expect("there is an emulator");
         let backend = Cuda::<f16>::new(context.clone());
-        let models = dirs.map(|dir| Marian::open(&backend, &dir).expect("it fits"));
+        let models = dirs.map(|dir| Transformer::open(&backend, &dir).expect("it fits"));
         assert_eq!(context.counters().live_bytes, both.weights);
         let mut session = Session::open(&backend, &models, SIZE.shape()).expect("it fits");
         let options = DecodeOptions { beam_size: SIZE.beam_size, ensemble: vec![0.5, 0.5], ..DecodeOptions::default() };

@@ -6,7 +6,7 @@ use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source}
 use crate::backend::{ContrastiveForm, SpecialIds};
 use crate::decode::{Constraint, DecodeOptions, Limits, Request, SentenceIds};
 use crate::model::config::ModelConfig;
-use crate::text::Tokenizer;
+use crate::text::{Languages, TargetPlace, Tokenizer};
 use crate::{Error, Result};
 
 impl EngineOptions {
@@ -72,6 +72,55 @@ impl Translator {
         Ok(())
     }
 
+    /// The ids that the model reads of a sentence: its own, or its text's under its languages.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a language that the model does not know.
+    pub fn source_ids(&self, sentence: &Sentence) -> Result<Vec<u32>> {
+        if let Some(ids) = &sentence.source_ids {
+            return Ok(ids.clone());
+        }
+        let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
+        Ok(self.tokenizer.encode_source_as(&sentence.source, source, self.target_language(sentence)?))
+    }
+
+    /// The id of the language of this code, or of the default where none is asked for.
+    fn language(
+        &self,
+        option: &'static str,
+        code: Option<&str>,
+        default: impl Fn(&Languages) -> Option<u32>,
+    ) -> Result<Option<u32>> {
+        match (self.tokenizer.languages(), code) {
+            (None, None) => Ok(None),
+            (None, Some(code)) => {
+                let (expected, got) = ("no language: the model knows none".into(), format!("{code:?}"));
+                Err(Error::Option { option, expected, got })
+            }
+            (Some(languages), None) => Ok(default(languages)),
+            (Some(languages), Some(code)) => languages.id(option, code).map(Some),
+        }
+    }
+
+    fn target_language(&self, sentence: &Sentence) -> Result<Option<u32>> {
+        self.language("target-lang", sentence.target_lang.as_deref(), |languages| languages.target)
+    }
+
+    /// Checks that a model which is told its target language has one, where a text is translated.
+    pub(super) fn check_target_language(&self, options: &DecodeOptions, sentence: &Sentence) -> Result<()> {
+        let Some(languages) = self.tokenizer.languages() else { return Ok(()) };
+        let is_said = languages.place == TargetPlace::Source
+            || options.forced_bos.is_some()
+            || sentence.source_ids.is_some()
+            || self.target_language(sentence)?.is_some();
+        if is_said {
+            return Ok(());
+        }
+        let some: Vec<&str> = languages.all().iter().take(3).map(|language| language.code.as_str()).collect();
+        let expected = format!("one of the model's {} languages, such as {}", languages.all().len(), some.join(", "));
+        Err(Error::Option { option: "target-lang", expected, got: "none".into() })
+    }
+
     /// What requests under these options have to know of the models.
     pub(super) fn limits(&self, options: &DecodeOptions) -> Limits {
         let amateur = match options.contrastive {
@@ -82,31 +131,40 @@ impl Translator {
         Limits { table: self.engine.max_len(), amateur }
     }
 
-    /// The search for a sentence whose source has these ids.
+    /// The search for a sentence whose source has these ids. The target language is what the decoder reads or generates first, as
+    /// its model has it.
     pub(super) fn request(&self, options: &DecodeOptions, source: Vec<u32>, sentence: &Sentence) -> Result<Request> {
         let limits = self.limits(options);
+        let target = self.target_language(sentence)?;
+        let place = self.tokenizer.languages().map(|languages| languages.place);
+        let first = target.filter(|_| place == Some(TargetPlace::FirstToken));
+        let start = target.filter(|_| place == Some(TargetPlace::DecoderStart));
         let mut contrast_source = Vec::new();
         if options.contrastive == Some(ContrastiveForm::Source) {
             let Some(other) = &sentence.contrast_source else {
                 let expected = "another source to contrast the sentence with".into();
                 return Err(Error::Input { operation: "contrast sources", expected, got: "none".into() });
             };
-            contrast_source = self.tokenizer.encode_source(other);
+            let other = Sentence { source: other.clone(), source_ids: None, ..sentence.clone() };
+            contrast_source = self.source_ids(&other)?;
             cut_source(options, &mut contrast_source, limits.table, &self.tokenizer);
         }
         let prefix = sentence.prefix.as_ref().map_or_else(Vec::new, |text| {
-            let mut prefix = self.tokenizer.encode_target(text);
+            let mut prefix = self.tokenizer.encode_target_as(text, first);
             // Its end of sentence.
             prefix.pop();
             prefix
         });
         let constraints = sentence.constraints.iter().map(|text| self.constraint(text)).collect::<Result<_>>()?;
-        let ids = SentenceIds { source, contrast_source, prefix, constraints, seed: sentence.seed };
-        Request::new(options, ids, limits)
+        let ids = SentenceIds { source, contrast_source, prefix, constraints, seed: sentence.seed, start };
+        match first {
+            None => Request::new(options, ids, limits),
+            Some(_) => Request::new(&DecodeOptions { forced_bos: first, ..options.clone() }, ids, limits),
+        }
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {
-        let mut ids = self.tokenizer.encode_target(text);
+        let mut ids = self.tokenizer.encode_target_as(text, None);
         ids.pop();
         if ids.contains(&self.tokenizer.unk_id()) {
             let expected = "phrases that the model's pieces can spell".into();

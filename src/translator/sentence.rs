@@ -31,10 +31,29 @@ pub struct Sentence<O = Box<DecodeOptions>> {
     /// How to search for its translations, instead of the options of all.
     #[serde(default = "Option::default")]
     pub options: Option<O>,
+    /// The language of the text, for a multilingual model; without one the tokenizer's default.
+    #[serde(default)]
+    pub source_lang: Option<String>,
+    /// The language to translate into, for a multilingual model; without one the tokenizer's default.
+    #[serde(default)]
+    pub target_lang: Option<String>,
+    /// The ids that the model is to read instead of the text's, with all that stands around a sentence.
+    #[serde(default)]
+    pub source_ids: Option<Vec<u32>>,
 }
 
 /// The fields of a sentence in JSON.
-pub const SENTENCE_FIELDS: [&str; 6] = ["source", "seed", "contrast_source", "target_prefix", "constraints", "options"];
+pub const SENTENCE_FIELDS: [&str; 9] = [
+    "source",
+    "seed",
+    "contrast_source",
+    "target_prefix",
+    "constraints",
+    "options",
+    "source_lang",
+    "target_lang",
+    "source_ids",
+];
 
 impl<O> Default for Sentence<O> {
     fn default() -> Self {
@@ -45,6 +64,9 @@ impl<O> Default for Sentence<O> {
             prefix: None,
             constraints: Vec::new(),
             options: None,
+            source_lang: None,
+            target_lang: None,
+            source_ids: None,
         }
     }
 }
@@ -90,7 +112,8 @@ impl Translator {
     /// # Errors
     /// As [`Translator::options`].
     pub fn sentence(&self, sentence: Sentence<Overrides>, set: &Overrides, of_all: &DecodeOptions) -> Result<Sentence> {
-        let Sentence { source, seed, contrast_source, prefix, constraints, options } = sentence;
+        let Sentence { source, seed, contrast_source, prefix, constraints, options, .. } = sentence;
+        let Sentence { source_lang, target_lang, source_ids, .. } = sentence;
         let own = options.map(|own| {
             let own = self.unchecked_options(&own.over(set))?;
             // What the models and files of all sentences say.
@@ -99,7 +122,9 @@ impl Translator {
             own.validate()?;
             Ok::<_, Error>(Box::new(own))
         });
-        Ok(Sentence { source, seed, contrast_source, prefix, constraints, options: own.transpose()? })
+        let options = own.transpose()?;
+        let ids_and_languages = Sentence { source_lang, target_lang, source_ids, ..Sentence::default() };
+        Ok(Sentence { source, seed, contrast_source, prefix, constraints, options, ..ids_and_languages })
     }
 
     /// The id of a piece of the target vocabulary, which `option` names.

@@ -16,12 +16,13 @@ type Shape = (usize, usize, bool);
 
 /// The matrix products of a model, each once.
 fn shapes(config: &ModelConfig) -> Vec<Shape> {
-    let width = config.d_model;
-    let mut shapes = vec![(3 * width, width, false), (2 * width, width, false), (width, width, false)];
+    let d_model = config.d_model;
+    let mut shapes = vec![(config.decoder_vocab_size, d_model, true)];
     for stack in [&config.encoder, &config.decoder] {
-        shapes.extend([(stack.ffn_dim, width, false), (width, stack.ffn_dim, false)]);
+        let (width, up) = (stack.heads.width(), if config.gated { 2 * stack.ffn_dim } else { stack.ffn_dim });
+        shapes.extend([3 * width, 2 * width, width, up].map(|outputs| (outputs, d_model, false)));
+        shapes.extend([(d_model, width, false), (d_model, stack.ffn_dim, false)]);
     }
-    shapes.push((config.decoder_vocab_size, width, true));
     shapes.sort_unstable();
     shapes.dedup();
     shapes

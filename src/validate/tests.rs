@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cuda::kernel_ops;
+use crate::model::config::ModelConfig;
 
 /// Kernels that `bench --kernels` does not measure: what measures the ceiling, and what stands in for
 /// cuBLASLt, and copies of a few words.
@@ -138,5 +139,26 @@ fn every_kernel_can_be_measured() -> Result<()> {
     ops.extend(NOT_MEASURED);
     let missing: Vec<&&str> = kernel_ops().iter().filter(|op| !ops.contains(*op)).collect();
     assert!(missing.is_empty(), "not measured: {missing:?}");
+    Ok(())
+}
+
+/// Every operation of every family, on a device that keeps the residual path of pre-norm models in f32.
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn models_of_every_family_decode_in_lockstep() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
+    for name in ["nllb-legacy", "mbart-en-ro", "fsmt", "flan-t5", "umt5", "t5-silu"] {
+        let dir = root.join(name);
+        let vocab_size = ModelConfig::open(&dir)?.vocab_size as u32;
+        let eos_id = ModelConfig::open(&dir)?.ids.eos_id;
+        let source =
+            |i: u32| (0..4 + 3 * i).map(|t| 3 + (i * 31 + t * 17) % (vocab_size - 3)).chain([eos_id]).collect();
+        let sources: Vec<Vec<u32>> = (0..4).map(source).collect();
+        let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain, beat: &Beat::default() };
+        let sound = lockstep::check::<f32>(open(Device::Emulated)?, decode)?;
+        assert!(sound.failures.is_empty() && sound.compared > 200, "{name}: {sound:?}");
+        let sound = lockstep::check::<half::f16>(open(Device::Emulated)?, decode)?;
+        assert!(sound.failures.is_empty() && sound.compared > 100, "{name}: {sound:?}");
+    }
     Ok(())
 }

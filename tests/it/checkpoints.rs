@@ -2,7 +2,7 @@
 
 use crate::common;
 use beamfuse::cpu::Cpu;
-use beamfuse::model::Marian;
+use beamfuse::model::Transformer;
 
 #[test]
 fn marian_loads_from_every_form() {
@@ -15,7 +15,7 @@ fn marian_loads_from_every_form() {
             let file = file.expect("the test data is there");
             std::fs::copy(file.path(), dir.path().join(file.file_name())).expect("copied");
         }
-        let model = Marian::open(&backend, dir.path()).unwrap_or_else(|error| panic!("{form}: {error}"));
+        let model = Transformer::open(&backend, dir.path()).unwrap_or_else(|error| panic!("{form}: {error}"));
         assert_eq!(model.config().d_model, 8);
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use beamfuse::cpu::Cpu;
-use beamfuse::model::Marian;
+use beamfuse::model::Transformer;
 use beamfuse::model::config::ModelConfig;
 use beamfuse::model::generation::GenerationConfig;
 use beamfuse::text::Tokenizer;
@@ -31,7 +31,7 @@ fn checkpoints_open() {
         for (name, part) in ["config.json", "model.safetensors"].iter().zip(split(&data, 2)) {
             std::fs::write(dir.path().join(name), part).expect("a file");
         }
-        let model = Marian::open(&backend, dir.path());
+        let model = Transformer::open(&backend, dir.path());
         assert!(model.is_ok(), "{}: {:?}", path.display(), model.err());
     }
 }

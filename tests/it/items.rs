@@ -187,6 +187,7 @@ fn sentence(vocab: usize) -> impl Strategy<Value = Sentence> {
             prefix: prefix.map(str::to_owned),
             constraints: phrases.map(str::to_owned).collect(),
             options: Some(Box::new(options)),
+            ..Sentence::default()
         }
     })
 }

@@ -39,6 +39,7 @@ mod streams;
 mod tokenizer;
 #[cfg(feature = "train")]
 mod train;
+mod translations;
 mod validate;
 mod variants;
 mod warnings;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::common::tiny::{D_MODEL, Tensor, Tiny, VOCAB};
 use beamfuse::cpu::Cpu;
-use beamfuse::model::Marian;
+use beamfuse::model::Transformer;
 use beamfuse::{DecodeOptions, Error, Preset, Translator};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn assert_error(error: &Error, kind: &str, parts: &[&str]) {
 #[track_caller]
 fn weights_refused(tiny: &Tiny, kind: &str, parts: &[&str]) {
     let cpu = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
-    let Err(error) = Marian::open(&cpu, tiny.dir()) else { panic!("it opened") };
+    let Err(error) = Transformer::open(&cpu, tiny.dir()) else { panic!("it opened") };
     assert_error(&error, kind, parts);
 }
 
@@ -149,7 +149,7 @@ fn damaged_header_bytes_never_panic() {
             damaged[at] = byte;
             write(&tiny, "model.safetensors", damaged);
             // It may still be valid, by luck.
-            let _ = Marian::open(&cpu, tiny.dir());
+            let _ = Transformer::open(&cpu, tiny.dir());
         }
     }
 }
@@ -181,7 +181,7 @@ fn lying_headers() {
         ("not an object", json!([1]), 16),
     ] {
         let tiny = with_header(&header, data);
-        let Err(error) = Marian::open(&cpu, tiny.dir()) else { panic!("{what}: it opened") };
+        let Err(error) = Transformer::open(&cpu, tiny.dir()) else { panic!("{what}: it opened") };
         assert_eq!(error.kind(), "safetensors", "{what}: {error}");
         assert!(error.to_string().contains("model.safetensors"), "{what}: {error}");
     }
@@ -241,7 +241,7 @@ fn extra_tensors_do_no_harm() {
 #[test]
 fn wrong_configurations() {
     for (field, value) in [
-        ("model_type", json!("bart")),
+        ("model_type", json!("whisper")),
         ("model_type", Value::Null),
         ("model_type", json!(7)),
         ("activation_function", json!("swiglu")),
@@ -277,7 +277,9 @@ fn wrong_configurations() {
         }
         refused(&tiny, "config", &parts);
     }
-    refused_by_the_command_too(&configured("model_type", json!("bart")), "config", &["model_type", "marian"]);
+    let known = ["marian", "m2m_100", "bart", "mbart", "pegasus", "plbart", "fsmt", "t5", "mt5", "umt5"];
+    let parts = [&["model_type", "nllb-moe"][..], &known].concat();
+    refused_by_the_command_too(&configured("model_type", json!("nllb-moe")), "config", &parts);
     refused_by_the_command_too(&configured("d_model", json!(1u64 << 40)), "config", &["d_model"]);
     let mut tiny = Tiny::new();
     tiny.config.remove("decoder_start_token_id");

@@ -67,17 +67,22 @@ fn parse_json(text: &str) -> Result<Item, BadLine> {
     let bad = |message: String, source: Option<String>| BadLine { kind: "json", message, source };
     let mut other: Fields = serde_json::from_str(text)
         .map_err(|error| bad(format!("read line: expected a JSON object, got {}", reason(text, &error)), None))?;
-    let Some(source) = other.shift_remove("source") else {
-        return Err(bad("read line: expected a field \"source\", got none".into(), None));
+    let source: String = match other.shift_remove("source") {
+        Some(source) => field("source", "a string", &source).map_err(|message| bad(message, None))?,
+        None if other.contains_key("source_ids") => String::new(),
+        None => return Err(bad("read line: expected a field \"source\", got none".into(), None)),
     };
-    let source: String = field("source", "a string", &source).map_err(|message| bad(message, None))?;
     let bad = |message| bad(message, Some(source.clone()));
     let given = |name: &str| other.get(name).filter(|value| value.get() != "null");
     let text = |name| given(name).map(|value| field(name, "a string", value)).transpose();
     let seed = given("seed").map(|value| field("seed", "an integer of 64 bits, 0 or more", value));
     let constraints = given("constraints").map(|value| field("constraints", "an array of strings", value));
+    let ids = given("source_ids").map(|value| field("source_ids", "an array of token ids", value));
     let options = given("options").map(|value| field("options", "an object of options", value));
     let sentence = Sentence {
+        source_lang: text("source_lang").map_err(bad)?,
+        target_lang: text("target_lang").map_err(bad)?,
+        source_ids: ids.transpose().map_err(bad)?,
         seed: seed.transpose().map_err(bad)?,
         prefix: text("target_prefix").map_err(bad)?,
         contrast_source: text("contrast_source").map_err(bad)?,

@@ -14,7 +14,7 @@ fn sweep(context: &Context, check: fn(&mut Probe<'_>) -> Result<()>) -> Result<(
 
 /// A row's bits must depend neither on the rows beside it nor on the block size, and a cache's unused part must not be read.
 fn a_row_is_the_same_alone(context: &Context) -> Result<()> {
-    let heads = Heads { num_heads: 5, head_dim: 24 };
+    let heads = Heads::new(5, 24);
     let prefixes = Prefixes::<f32>::store(context, heads, Distribution::Outliers, 128)?;
     let (width, ancestry) = (heads.width(), context.upload(&ancestry())?);
     let queries: Vec<f32> = Values::new(8).elements(6 * 3 * width, 0.0, 1.0);
@@ -23,7 +23,7 @@ fn a_row_is_the_same_alone(context: &Context) -> Result<()> {
         let (list, qkv) = (DeviceRows::upload(context, rows, rows.len())?, context.upload(queries)?);
         let mut out = context.allocate::<f32>(rows.len() * width)?;
         let (cache, ancestry) = (prefixes.cache(), ancestry.view());
-        Own { rows: list.list(), qkv: qkv.view(), cache, ancestry, out: out.view_mut() }
+        Own { rows: list.list(), qkv: qkv.view(), cache, ancestry, relative: None, out: out.view_mut() }
             .launch_with(context, heads, threads)?;
         context.download(out.view())
     };
@@ -36,12 +36,12 @@ fn a_row_is_the_same_alone(context: &Context) -> Result<()> {
 }
 
 fn a_length_beyond_shared_memory_is_refused(context: &Context) -> Result<()> {
-    let heads = Heads { num_heads: 2, head_dim: 4 };
+    let heads = Heads::new(2, 4);
     let launch = |bucket: usize| {
         let rows = DeviceRows::upload(context, &vec![Row::default(); bucket], 0)?;
         let starts = context.upload(&[0u32, 0])?;
         let (qkv, mut out) = (context.allocate::<f32>(bucket * 24)?, context.allocate(bucket * 8)?);
-        Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), out: out.view_mut() }
+        Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), relative: None, out: out.view_mut() }
             .launch(context, heads)
     };
     launch(6142)?;
@@ -51,14 +51,15 @@ fn a_length_beyond_shared_memory_is_refused(context: &Context) -> Result<()> {
 }
 
 fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
-    let heads = Heads { num_heads: 2, head_dim: 4 };
+    let heads = Heads::new(2, 4);
     let rows = DeviceRows::upload(context, &[Row::default()], 1)?;
     let (keys, ancestry) = (context.zeros::<f32>(2 * 3 * 8)?, context.zeros(6)?);
     let (qkv, mut out) = (context.zeros::<f32>(24)?, context.allocate(8)?);
     let mut launch = |heads: Heads, keys_len: usize, ancestry_len: usize| {
         let cache = Cache { keys: keys.view().slice(0..keys_len)?, values: keys.view(), max_len: 3, beam_size: 1 };
         let ancestry = ancestry.view().slice(0..ancestry_len)?;
-        Own { rows: rows.list(), qkv: qkv.view(), cache, ancestry, out: out.view_mut() }.launch(context, heads)
+        Own { rows: rows.list(), qkv: qkv.view(), cache, ancestry, relative: None, out: out.view_mut() }
+            .launch(context, heads)
     };
     launch(heads, 48, 6)?;
     let mut refused = |heads: Heads, keys_len: usize, ancestry_len: usize| {
@@ -66,8 +67,15 @@ fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
     };
     assert_eq!(refused(heads, 47, 6), "attention: values: expected 47 elements, got 48 elements");
     assert_eq!(refused(heads, 48, 5), "attention: ancestry: expected 6 elements, got 5 elements");
-    let wide = Heads { num_heads: 1, head_dim: 257 };
+    let wide = Heads::new(1, 257);
     assert!(refused(wide, 48, 6).starts_with("attention: heads: expected heads of 1 to 256 elements"));
+    let values = context.zeros::<f32>(9)?;
+    let starts = context.upload(&[0u32, 1])?;
+    let relative = Some(Relative { values: values.view(), max_distance: 2 });
+    let error = Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), relative, out: out.view_mut() }
+        .launch(context, heads)
+        .unwrap_err();
+    assert_eq!(error.to_string(), "attention: relative: expected 10 elements, got 9 elements");
     Ok(())
 }
 

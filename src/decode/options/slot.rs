@@ -16,6 +16,8 @@ pub(in crate::decode) struct Own {
     pub constraint_tokens: usize,
     /// The scorer that it is contrasted with, where it is.
     pub amateur: usize,
+    /// What the decoder reads first, if that is not the model's own.
+    pub start: Option<u32>,
     /// The seed of its samples.
     pub seed: u64,
 }
@@ -53,6 +55,7 @@ impl DecodeOptions {
             src_len: own.src_len as u32,
             prefix_len: own.prefix_len as u32,
             constraints: own.constraint_tokens as u32,
+            start: own.start.map_or(0, |start| start + 1),
             banned: u32::from(self.bans.is_some() || self.no_repeat_ngram > 0 || forces),
             no_repeat_ngram: u32::try_from(self.no_repeat_ngram).unwrap_or(u32::MAX),
             ranked: u32::from(!is_alone || penalizes),

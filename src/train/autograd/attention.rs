@@ -41,33 +41,36 @@ impl<'a, T> View<'a, T> {
     }
 }
 
-/// Queries, keys and values.
+/// Queries, keys and values, and what is added to scores.
 #[derive(Clone, Copy)]
 struct Inputs<'a, T> {
     query: View<'a, T>,
     key: View<'a, T>,
     value: View<'a, T>,
+    /// `[num_heads, 2 * furthest + 1]`, by the key's position less the query's; empty without one.
+    bias: &'a [T],
 }
 
 impl<'a, T> Inputs<'a, T> {
     /// From one product `[rows, 3 * width]`.
-    fn own(qkv: &'a [T], width: usize) -> Self {
+    fn own(qkv: &'a [T], width: usize, bias: &'a [T]) -> Self {
         let view = |part: usize| View { values: qkv, stride: 3 * width, offset: part * width };
-        Inputs { query: view(0), key: view(1), value: view(2) }
+        Inputs { query: view(0), key: view(1), value: view(2), bias }
     }
 
     /// From queries `[rows, width]` and one product `[source rows, 2 * width]`.
     fn cross(query: &'a [T], kv: &'a [T], width: usize) -> Self {
         let view = |part: usize| View { values: kv, stride: 2 * width, offset: part * width };
-        Inputs { query: View { values: query, stride: width, offset: 0 }, key: view(0), value: view(1) }
+        Inputs { query: View { values: query, stride: width, offset: 0 }, key: view(0), value: view(1), bias: &[] }
     }
 }
 
-/// The gradients of queries, keys and values, `[rows, width]` each.
+/// The gradients of queries, keys and values, `[rows, width]` each, and of what is added to scores.
 struct Gradients<T> {
     query: Vec<T>,
     key: Vec<T>,
     value: Vec<T>,
+    bias: Vec<T>,
 }
 
 /// Splits a slice into consecutive parts of the given lengths.
@@ -90,11 +93,17 @@ impl Attention {
         self.keys[sentence]..self.keys[sentence + 1]
     }
 
-    /// The probabilities with which `row` of a querying sentence attends to the rows from `keys.start` on.
+    /// Where in the bias that which a key adds to a query's score stands, by their positions.
+    fn bias_at(&self, bias: usize, head: usize, query: usize, key: usize) -> usize {
+        let distances = bias / self.heads.num_heads;
+        head * distances + (key + distances / 2).saturating_sub(query).min(distances - 1)
+    }
+
+    /// The probabilities with which `row`, at `position` of a querying sentence, attends to the rows from `keys.start` on.
     fn probabilities<T: Real>(
         &self,
         inputs: Inputs<'_, T>,
-        row: usize,
+        (row, position): (usize, usize),
         head: usize,
         keys: Range<usize>,
         out: &mut Vec<T>,
@@ -104,6 +113,10 @@ impl Attention {
         let query = inputs.query.head(row, head, head_dim);
         out.clear();
         out.extend(keys.map(|key| T::dot(query, inputs.key.head(key, head, head_dim)) * scale));
+        if !inputs.bias.is_empty() {
+            let at = |key: usize| self.bias_at(inputs.bias.len(), head, position, key);
+            out.iter_mut().enumerate().for_each(|(key, score)| *score += inputs.bias[at(key)]);
+        }
         let max = T::largest(out);
         let sum = T::exp_shift(out, max);
         out.iter_mut().for_each(|p| *p /= sum);
@@ -132,7 +145,8 @@ impl Attention {
             for (row, out) in self.query_rows(sentence).zip(out.chunks_exact_mut(width)) {
                 for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
                     let keys = self.seen(sentence, row);
-                    self.probabilities(inputs, row, head, keys.clone(), &mut probabilities);
+                    let place = (row, row - self.queries[sentence]);
+                    self.probabilities(inputs, place, head, keys.clone(), &mut probabilities);
                     self.drop_weights(row, head, &mut probabilities);
                     for (key, p) in keys.zip(&probabilities) {
                         T::axpy(*p, inputs.value.head(key, head, head_dim), out);
@@ -147,7 +161,12 @@ impl Attention {
         let width = self.heads.width();
         let (sentences, groups) = (self.queries.len() - 1, self.keys.len() - 1);
         let zeros = |starts: &[usize]| vec![T::ZERO; starts[starts.len() - 1] * width];
-        let mut sums = Gradients { query: zeros(&self.queries), key: zeros(&self.keys), value: zeros(&self.keys) };
+        let mut sums = Gradients {
+            query: zeros(&self.queries),
+            key: zeros(&self.keys),
+            value: zeros(&self.keys),
+            bias: vec![T::ZERO; inputs.bias.len()],
+        };
         // The querying sentences of each group, which share its keys.
         let first = |group: usize| self.key_of.partition_point(|key| *key < group);
         let querying = |group: usize| first(group)..first(group + 1);
@@ -160,33 +179,39 @@ impl Attention {
         let keys = split(&mut sums.key, (0..groups).map(|g| self.key_rows(g).len() * width));
         let values = split(&mut sums.value, (0..groups).map(|g| self.key_rows(g).len() * width));
         let parts = queries.into_par_iter().zip(keys).zip(values).enumerate();
-        parts.for_each(|(group, ((query, key), value))| {
-            for sentence in querying(group) {
-                let first_row = self.queries[querying(group).start];
-                self.sentence_backward(inputs, gradient, sentence, first_row, [query, key, value]);
-            }
-        });
+        let biases: Vec<Vec<T>> = parts
+            .map(|(group, ((query, key), value))| {
+                let mut bias = vec![T::ZERO; inputs.bias.len()];
+                for sentence in querying(group) {
+                    let first_row = self.queries[querying(group).start];
+                    self.sentence_backward(inputs, gradient, sentence, first_row, [query, key, value, &mut bias]);
+                }
+                bias
+            })
+            .collect();
+        biases.iter().for_each(|bias| T::axpy(T::ONE, bias, &mut sums.bias));
         sums
     }
 
-    /// Adds one querying sentence's gradients: to its queries, whose slice starts at `first_row`, and to its group's keys and
-    /// values.
+    /// Adds one querying sentence's gradients: to its queries, whose slice starts at `first_row`, to its group's keys and values,
+    /// and to the bias.
     fn sentence_backward<T: Real>(
         &self,
         inputs: Inputs<'_, T>,
         gradient: &[T],
         sentence: usize,
         first_row: usize,
-        [to_query, to_key, to_value]: [&mut [T]; 3],
+        [to_query, to_key, to_value, to_bias]: [&mut [T]; 4],
     ) {
-        let Heads { num_heads, head_dim } = self.heads;
+        let Heads { num_heads, head_dim, .. } = self.heads;
         let width = self.heads.width();
         let scale = T::from_f64(f64::from(self.heads.scale()));
         let (mut probabilities, mut kept, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
         for row in self.query_rows(sentence) {
             for head in 0..num_heads {
                 let keys = self.seen(sentence, row);
-                self.probabilities(inputs, row, head, keys.clone(), &mut probabilities);
+                let position = row - self.queries[sentence];
+                self.probabilities(inputs, (row, position), head, keys.clone(), &mut probabilities);
                 let gradient = &gradient[row * width + head * head_dim..][..head_dim];
                 slopes.clear();
                 slopes.extend(keys.clone().map(|key| T::dot(gradient, inputs.value.head(key, head, head_dim))));
@@ -198,7 +223,12 @@ impl Attention {
                 for (i, key) in keys.enumerate() {
                     let at = i * width + head * head_dim;
                     T::axpy(kept[i], gradient, &mut to_value[at..at + head_dim]);
-                    let slope = probabilities[i] * (slopes[i] - mean) * scale;
+                    let slope = probabilities[i] * (slopes[i] - mean);
+                    if !to_bias.is_empty() {
+                        let at = self.bias_at(to_bias.len(), head, position, i);
+                        to_bias[at] += slope;
+                    }
+                    let slope = slope * scale;
                     T::axpy(slope, inputs.key.head(key, head, head_dim), to_query);
                     T::axpy(slope, inputs.query.head(row, head, head_dim), &mut to_key[at..at + head_dim]);
                 }
@@ -226,7 +256,7 @@ impl CustomOp1 for Attention {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = (layout.shape().dims2()?.0, self.heads.width());
         by_dtype!(candle_core::backend::BackendStorage::dtype(qkv), T => {
-            let out = self.forward(Inputs::own(values::<T>(qkv, layout)?, width));
+            let out = self.forward(Inputs::own(values::<T>(qkv, layout)?, width, &[]));
             Ok((storage(out), Shape::from((rows, width))))
         })
     }
@@ -235,7 +265,7 @@ impl CustomOp1 for Attention {
         let width = self.heads.width();
         by_dtype!(qkv.dtype(), T => {
             let out = with_values::<T, _, 2>([qkv, gradient], |[qkv, gradient]| {
-                let Gradients { query, key, value } = self.backward(Inputs::own(qkv, width), gradient);
+                let Gradients { query, key, value, .. } = self.backward(Inputs::own(qkv, width, &[]), gradient);
                 side_by_side(&[&query, &key, &value], width)
             })?;
             Ok(Some(tensor(out, qkv.dims())?))
@@ -273,10 +303,50 @@ impl CustomOp2 for Attention {
         let width = self.heads.width();
         by_dtype!(query.dtype(), T => {
             let (to_query, to_kv) = with_values::<T, _, 3>([query, kv, gradient], |[q, kv, gradient]| {
-                let Gradients { query, key, value } = self.backward(Inputs::cross(q, kv, width), gradient);
+                let Gradients { query, key, value, .. } = self.backward(Inputs::cross(q, kv, width), gradient);
                 (query, side_by_side(&[&key, &value], width))
             })?;
             Ok((Some(tensor(to_query, query.dims())?), Some(tensor(to_kv, kv.dims())?)))
+        })
+    }
+}
+
+/// Self-attention over `[rows, 3 * width]` whose scores are moved by distance: bias `[num_heads, 2 * furthest + 1]`.
+pub(super) struct Biased(pub Attention);
+
+impl CustomOp2 for Biased {
+    fn name(&self) -> &'static str {
+        "biased_self_attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = (layout.shape().dims2()?.0, self.0.heads.width());
+        by_dtype!(candle_core::backend::BackendStorage::dtype(qkv), T => {
+            let inputs = Inputs::own(values::<T>(qkv, layout)?, width, values::<T>(bias, bias_layout)?);
+            Ok((storage(self.0.forward(inputs)), Shape::from((rows, width))))
+        })
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        bias: &Tensor,
+        _result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let width = self.0.heads.width();
+        by_dtype!(qkv.dtype(), T => {
+            let (to_qkv, to_bias) = with_values::<T, _, 3>([qkv, bias, gradient], |[qkv, bias, gradient]| {
+                let Gradients { query, key, value, bias } = self.0.backward(Inputs::own(qkv, width, bias), gradient);
+                (side_by_side(&[&query, &key, &value], width), bias)
+            })?;
+            Ok((Some(tensor(to_qkv, qkv.dims())?), Some(tensor(to_bias, bias.dims())?)))
         })
     }
 }

@@ -101,8 +101,7 @@ impl Batch {
             ("target", &self.targets, config.decoder_vocab_size),
             ("target", &self.inputs, config.decoder_vocab_size),
         ] {
-            let (limit, length) =
-                (config.max_position_embeddings, rows.sentences().map(|s| s.len()).max().unwrap_or(0));
+            let (limit, length) = (config.longest(), rows.sentences().map(|s| s.len()).max().unwrap_or(0));
             if length > limit {
                 return Err(Error::InputTooLong { side, length, limit });
             }

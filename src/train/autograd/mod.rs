@@ -1,4 +1,4 @@
-//! The autograd model of [`crate::model::Marian`] on candle-core: the same computation, over all positions of given targets at
+//! The autograd model of [`crate::model::Transformer`] on candle-core: the same computation, over all positions of given targets at
 //! once, with a gradient for every parameter.
 //!
 //! Sentences lie side by side without padding, so that nothing is computed for it and no mask is needed. Everything but the matrix
@@ -38,7 +38,7 @@ impl AutogradModel {
     /// Loads `config.json` and the weights of a model directory; computes in f32.
     ///
     /// # Errors
-    /// Those of [`crate::model::Marian::open`].
+    /// Those of [`crate::model::Transformer::open`].
     pub fn open(dir: &Path) -> Result<Self> {
         let config = ModelConfig::open(dir)?;
         Self::new(config, &Weights::open(dir)?, DType::F32)

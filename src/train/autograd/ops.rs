@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use rayon::prelude::*;
 
 use super::real::{Real, by_dtype, owned, storage, tensor, values, with_values};
-use crate::backend::{Activation, TokenPlace};
+use crate::backend::{Activation, NormKind, TokenPlace};
 use crate::cpu::philox::{Purpose, philox};
 
 /// Rows that one task takes. Sums over rows are made task by task, so that they do not depend on the number of threads.
@@ -75,12 +75,12 @@ impl CustomOp3 for Linear {
 
 /// `table[id] * scale + positions[position]`: table `[vocabulary, width]`, positions `[longest, width]`.
 ///
-/// The row of `pad_id` gets no gradient: the decoder starts from it, and like padding it stays what it is.
+/// The row of `pad_id`, where there is one, gets no gradient: the decoder starts from it, and like padding it stays what it is.
 pub(super) struct Embed {
     pub ids: Arc<[u32]>,
     pub places: Arc<[TokenPlace]>,
     pub scale: f64,
-    pub pad_id: u32,
+    pub pad_id: Option<u32>,
 }
 
 impl CustomOp2 for Embed {
@@ -118,7 +118,7 @@ impl CustomOp2 for Embed {
         let to_table = by_dtype!(table.dtype(), T => {
             let sum = with_values::<T, _, 1>([gradient], |[gradient]| {
                 let mut sum = vec![T::ZERO; vocabulary * width];
-                for (row, &id) in gradient.chunks_exact(width).zip(self.ids.iter()).filter(|(_, id)| **id != self.pad_id) {
+                for (row, &id) in gradient.chunks_exact(width).zip(self.ids.iter()).filter(|(_, id)| Some(**id) != self.pad_id) {
                     T::axpy(<T as WithDType>::from_f64(self.scale), row, &mut sum[id as usize * width..][..width]);
                 }
                 sum
@@ -129,21 +129,42 @@ impl CustomOp2 for Embed {
     }
 }
 
-/// `(x - mean) / sqrt(variance + eps) * gain + bias` over each row; x `[rows, width]`, gain and bias `[width]`.
+/// `(x - mean) / sqrt(variance + eps) * gain + bias` over each row; x `[rows, width]`, gain and bias `[width]`. Without a bias
+/// nothing is subtracted, either: the RMS norm.
 pub(super) struct LayerNorm {
     pub eps: f64,
+    pub kind: NormKind,
 }
 
 impl LayerNorm {
     /// Writes `(x - mean) / sqrt(variance + eps)` and returns the factor.
     fn normalize<T: Real>(&self, x: &[T], out: &mut [T]) -> f64 {
         let width = x.len() as f64;
-        let mean = x.iter().map(|x| x.to_f64()).sum::<f64>() / width;
+        let mean = match self.kind {
+            NormKind::Layer => x.iter().map(|x| x.to_f64()).sum::<f64>() / width,
+            NormKind::Rms => 0.0,
+        };
         let variance = x.iter().map(|x| (x.to_f64() - mean).powi(2)).sum::<f64>() / width;
         let factor = 1.0 / (variance + self.eps).sqrt();
         let (shift, scale) = (T::from_f64(mean), T::from_f64(factor));
         out.iter_mut().zip(x).for_each(|(out, x)| *out = (*x - shift) * scale);
         factor
+    }
+
+    /// The norm of each row.
+    fn apply<T: Real>(&self, x: &[T], gain: &[T], bias: Option<&[T]>) -> Vec<T> {
+        let width = gain.len();
+        let mut out = vec![T::ZERO; x.len()];
+        let task = width * ROWS_PER_TASK;
+        out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
+            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                self.normalize(x, out);
+                for i in 0..width {
+                    out[i] = out[i] * gain[i] + bias.map_or(T::ZERO, |bias| bias[i]);
+                }
+            }
+        });
+        out
     }
 
     /// The gradients of x, of the gain and of the bias.
@@ -165,7 +186,10 @@ impl LayerNorm {
                         scaled[i] = gradient[i] * gain[i];
                     }
                     let count = T::from_f64(width as f64);
-                    let mean = scaled.iter().fold(T::ZERO, |sum, x| sum + *x) / count;
+                    let mean = match self.kind {
+                        NormKind::Layer => scaled.iter().fold(T::ZERO, |sum, x| sum + *x) / count,
+                        NormKind::Rms => T::ZERO,
+                    };
                     let along = T::dot(&scaled, &normal) / count;
                     for i in 0..width {
                         to_x[i] = factor * (scaled[i] - mean - normal[i] * along);
@@ -197,21 +221,10 @@ impl CustomOp3 for LayerNorm {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (_, width) = x_layout.shape().dims2()?;
         by_dtype!(x.dtype(), T => {
             let (x, gain, bias) =
                 (values::<T>(x, x_layout)?, values::<T>(gain, gain_layout)?, values::<T>(bias, bias_layout)?);
-            let mut out = vec![T::ZERO; x.len()];
-            let task = width * ROWS_PER_TASK;
-            out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    self.normalize(x, out);
-                    for i in 0..width {
-                        out[i] = out[i] * gain[i] + bias[i];
-                    }
-                }
-            });
-            Ok((storage(out), x_layout.shape().clone()))
+            Ok((storage(self.apply(x, gain, Some(bias))), x_layout.shape().clone()))
         })
     }
 
@@ -228,6 +241,40 @@ impl CustomOp3 for LayerNorm {
             let (to_x, to_gain, to_bias) =
                 with_values::<T, _, 3>([x, gain, gradient], |[x, gain, gradient]| self.gradients(x, gain, gradient))?;
             Ok((Some(tensor(to_x, x.dims())?), Some(tensor(to_gain, &[width])?), Some(tensor(to_bias, &[width])?)))
+        })
+    }
+}
+
+impl CustomOp2 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        gain: &CpuStorage,
+        gain_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        by_dtype!(x.dtype(), T => {
+            let (x, gain) = (values::<T>(x, x_layout)?, values::<T>(gain, gain_layout)?);
+            Ok((storage(self.apply(x, gain, None)), x_layout.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        gain: &Tensor,
+        _result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let width = gain.dims1()?;
+        by_dtype!(x.dtype(), T => {
+            let (to_x, to_gain, _) =
+                with_values::<T, _, 3>([x, gain, gradient], |[x, gain, gradient]| self.gradients(x, gain, gradient))?;
+            Ok((Some(tensor(to_x, x.dims())?), Some(tensor(to_gain, &[width])?)))
         })
     }
 }

@@ -3,11 +3,14 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::model::{LinearLayer, Norm};
+use super::model::{LinearLayer, Norm, Positions};
 use super::real::zeros;
+use crate::backend::NormKind;
 use crate::cpu::philox::{Purpose, open_uniform, philox, uniform};
 use crate::model::config::ModelConfig;
-use crate::model::sinusoidal_positions;
+use crate::model::config::PositionConfig;
+use crate::model::names::{Naming, Side};
+use crate::model::positions::marian_sinusoids;
 use crate::model::weights::{Tensors, Weights};
 use crate::{Error, Result};
 
@@ -210,13 +213,18 @@ fn normal([first, second, ..]: [u32; 4]) -> f32 {
 pub(super) struct Loader<'a> {
     weights: &'a Weights,
     config: &'a ModelConfig,
+    naming: Naming,
     dtype: DType,
     list: Vec<Parameter>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(weights: &'a Weights, config: &'a ModelConfig, dtype: DType) -> Self {
-        Loader { weights, config, dtype, list: Vec::new() }
+        Loader { weights, config, naming: config.names.of(weights), dtype, list: Vec::new() }
+    }
+
+    pub fn naming(&self) -> Naming {
+        self.naming
     }
 
     pub fn config(&self) -> &'a ModelConfig {
@@ -243,56 +251,106 @@ impl<'a> Loader<'a> {
         Ok(tensor)
     }
 
-    pub fn linear(&mut self, prefix: &str, names: &[&str], out: usize, inner: usize) -> Result<LinearLayer> {
-        let named = |kind: &str| names.iter().map(|name| format!("{prefix}.{name}.{kind}")).collect();
-        Ok(LinearLayer {
-            weight: self.variable(named("weight"), &[out, inner], 0..0)?,
-            bias: self.variable(named("bias"), &[out], 0..0)?,
-        })
+    /// Linear layers over the same input as one.
+    pub fn linear(
+        &mut self,
+        side: Side,
+        layer: usize,
+        names: &[&str],
+        out: usize,
+        inner: usize,
+    ) -> Result<LinearLayer> {
+        let naming = self.naming;
+        let named = |kind: &str| -> Vec<String> {
+            names.iter().map(|name| format!("{}.{kind}", naming.layer(side, layer, name))).collect()
+        };
+        let weight = self.variable(named("weight"), &[out, inner], 0..0)?;
+        let bias = self.config.biases.then(|| self.variable(named("bias"), &[out], 0..0)).transpose()?;
+        Ok(LinearLayer { weight, bias })
     }
 
-    pub fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
-        Ok(Norm {
-            gain: self.variable(vec![format!("{name}.weight")], &[width], 0..0)?,
-            bias: self.variable(vec![format!("{name}.bias")], &[width], 0..0)?,
-        })
+    pub fn norm(&mut self, name: &str) -> Result<Norm> {
+        let (width, norm) = (self.config.d_model, self.config.norm);
+        let gain = self.variable(vec![format!("{name}.weight")], &[width], 0..0)?;
+        let bias = match norm.kind {
+            NormKind::Layer => Some(self.variable(vec![format!("{name}.bias")], &[width], 0..0)?),
+            NormKind::Rms => None,
+        };
+        Ok(Norm { kind: norm.kind, gain, bias, eps: norm.eps })
     }
 
     /// A table with a row per token.
-    pub fn table(&mut self, name: &str, size: usize) -> Result<Tensor> {
+    fn table(&mut self, name: String, size: usize) -> Result<Tensor> {
         let width = self.config.d_model;
         let pad = self.config.ids.pad_id as usize;
-        let frozen = if pad < size { pad * width..(pad + 1) * width } else { 0..0 };
-        self.variable(vec![name.to_owned()], &[size, width], frozen)
+        let is_frozen = self.config.freezes_padding && pad < size;
+        let frozen = if is_frozen { pad * width..(pad + 1) * width } else { 0..0 };
+        self.variable(vec![name], &[size, width], frozen)
     }
 
-    pub fn source_table(&mut self) -> Result<Tensor> {
-        self.table(&crate::model::source_table(self.weights, self.config), self.config.vocab_size)
+    /// Both sides' embeddings, and the vocabulary projection's weights.
+    pub fn tables(&mut self) -> Result<[Tensor; 3]> {
+        let (config, naming, weights) = (self.config, self.naming, self.weights);
+        let own_output = naming.own_output(weights, config);
+        let name = |side| naming.tokens(weights, side, config.share_embeddings, own_output.is_none());
+        let source = self.table(name(Side::Encoder), config.vocab_size)?;
+        let target = match config.share_embeddings {
+            true => source.clone(),
+            false => self.table(name(Side::Decoder), config.decoder_vocab_size)?,
+        };
+        let output = match own_output {
+            None => target.clone(),
+            Some(name) => self.table(name.to_owned(), config.decoder_vocab_size)?,
+        };
+        Ok([source, target, output])
     }
 
-    /// `final_logits_bias`, which is not trained, as in transformers.
-    pub fn output_bias(&self) -> Result<Tensor> {
-        let size = self.config.decoder_vocab_size;
-        match self.weights.contains("final_logits_bias") {
-            true => self.constant(self.weights.get("final_logits_bias", &[1, size])?, &[size]),
-            false => zeros(&[size], self.dtype).map_err(Error::autograd),
+    /// The projection's bias, which is not trained, as in transformers.
+    pub fn output_bias(&self) -> Result<Option<Tensor>> {
+        let (name, size) = (self.naming.names().output_bias, self.config.decoder_vocab_size);
+        match self.weights.contains(name) {
+            _ if !self.config.output_bias => Ok(None),
+            true => self.constant(self.weights.get(name, &[1, size])?, &[size]).map(Some),
+            false => zeros(&[size], self.dtype).map(Some).map_err(Error::autograd),
         }
     }
 
-    /// The position table: from the checkpoint, else computed; not trained.
-    pub fn positions(&self, side: &str) -> Result<Tensor> {
-        let name = &format!("model.{side}.embed_positions.weight");
-        let (len, width) = (self.config.max_position_embeddings, self.config.d_model);
-        let values = match self.weights.contains(name) {
-            true => self.weights.get(name, &[len, width])?,
-            false => sinusoidal_positions(len, width),
-        };
-        self.constant(values, &[len, width])
+    /// What is added to a side's token embeddings. A learned table is trained; Marian's is not, be it from the checkpoint or computed.
+    pub fn positions(&mut self, side: Side) -> Result<Positions> {
+        let (name, width) = (self.naming.positions(side), self.config.d_model);
+        let len = self.config.longest();
+        match self.config.positions {
+            PositionConfig::None => Ok(Positions::None),
+            PositionConfig::Fairseq { first, pad_id } => Ok(Positions::Fairseq { first, pad_id }),
+            PositionConfig::Table { offset } => {
+                let table = self.variable(vec![name], &[len + offset, width], 0..0)?;
+                Ok(Positions::Learned { table, offset })
+            }
+            PositionConfig::Marian => {
+                let values = match self.weights.contains(&name) {
+                    true => self.weights.get(&name, &[len, width])?,
+                    false => marian_sinusoids(len, width),
+                };
+                self.constant(values, &[len, width]).map(Positions::Constant)
+            }
+        }
+    }
+
+    /// The tables that self-attention's biases by distance come from.
+    pub fn relative(&mut self, side: Side, layers: usize, num_heads: usize) -> Result<Vec<Tensor>> {
+        let Some(relative) = self.config.relative else { return Ok(Vec::new()) };
+        let layers = if relative.per_layer { layers } else { 1 };
+        let naming = self.naming;
+        (0..layers)
+            .map(|layer| self.variable(vec![naming.relative(side, layer)], &[relative.buckets, num_heads], 0..0))
+            .collect()
     }
 
     /// The parameters; the checkpoint's tensors that are not trained are kept beside them, but for copies of those that are.
     pub fn finish(self) -> Result<Parameters> {
-        let constant = |name: &str| name == "final_logits_bias" || name.ends_with(".embed_positions.weight");
+        let trained = |name: &str| self.list.iter().any(|p| p.parts.iter().any(|(part, _)| part == name));
+        let constant =
+            |name: &str| name == "final_logits_bias" || (name.ends_with("embed_positions.weight") && !trained(name));
         let mut others = Vec::new();
         for (name, shape) in self.weights.tensors().filter(|(name, _)| constant(name)) {
             others.push((name.to_owned(), shape.to_vec(), self.weights.get(name, shape)?));

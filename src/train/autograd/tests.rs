@@ -6,7 +6,7 @@ use super::*;
 use crate::backend::{Device as _, Dtype, Row, SessionShape, SlotOptions, TokenPlace};
 use crate::check::{Tolerance, assert_close, assert_same_bits};
 use crate::cpu::Cpu;
-use crate::model::{Marian, Seq2Seq};
+use crate::model::{Seq2Seq, Transformer};
 use crate::train::ops::weighted_nll;
 
 fn path(name: &str) -> PathBuf {
@@ -33,7 +33,7 @@ fn batch_of(pairs: &[(Vec<u32>, Vec<u32>)], start_id: u32) -> Batch {
 /// The CPU backend's logits of every target position.
 fn backend_logits(dir: &Path, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<f32> {
     let backend = Cpu::new(1, Dtype::F32).expect("a CPU");
-    let model = Marian::open(&backend, dir).expect("a model");
+    let model = Transformer::open(&backend, dir).expect("a model");
     let rows: usize = pairs.iter().map(|(_, t)| t.len()).sum();
     let longest = |len: fn(&(Vec<u32>, Vec<u32>)) -> usize| pairs.iter().map(len).max().expect("pairs");
     let shape = SessionShape {
@@ -78,21 +78,28 @@ fn logits_equal_the_cpu_backends() {
     assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 0.0));
 }
 
-/// Every architecture that the model code knows, in small.
-const VARIANTS: [&str; 9] = [
-    "different-stacks",
-    "gelu-bf16",
-    "gelu-new",
-    "odd-width",
-    "own-positions",
-    "relu-unscaled",
-    "separate-untied",
-    "swish-scaled",
-    "untied",
+/// Every architecture that the model code knows, in small, below tests/data.
+const VARIANTS: [&str; 16] = [
+    "variants/different-stacks",
+    "variants/gelu-bf16",
+    "variants/gelu-new",
+    "variants/odd-width",
+    "variants/own-positions",
+    "variants/relu-unscaled",
+    "variants/separate-untied",
+    "variants/swish-scaled",
+    "variants/untied",
+    "families/nllb-legacy",
+    "families/mbart-en-ro",
+    "families/plbart",
+    "families/fsmt",
+    "families/flan-t5",
+    "families/umt5",
+    "families/t5-silu",
 ];
 
 fn variant(name: &str, dtype: DType) -> AutogradModel {
-    let dir = path("tests/data/variants").join(name);
+    let dir = path("tests/data").join(name);
     let config = ModelConfig::open(&dir).expect("a configuration");
     AutogradModel::new(config, &Weights::open(&dir).expect("weights"), dtype).expect("a model")
 }
@@ -114,11 +121,12 @@ fn logits_of_every_architecture_equal_the_cpu_backends() {
         let model = variant(name, DType::F32);
         let pairs: Vec<(Vec<u32>, Vec<u32>)> =
             small_groups().into_iter().flat_map(|(s, t)| t.into_iter().map(move |t| (s.clone(), t))).collect();
-        let expected = backend_logits(&path("tests/data/variants").join(name), &pairs);
+        let expected = backend_logits(&path("tests/data").join(name), &pairs);
         // Targets that share a source see what they would see alone.
         for batch in [small_batch(&model), batch_of(&pairs, model.config().ids.decoder_start_id)] {
             let logits = model.logits(&batch, None).expect("logits");
-            assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 0.0));
+            // The families' weights are large, and so are their logits.
+            assert_close(&values(&logits), &expected, Tolerance::new(1e-4, 2e-5));
         }
         assert_same_bits(
             &values(&model.logits_only(&small_batch(&model)).expect("logits")),
@@ -153,6 +161,9 @@ fn every_parameter_has_a_gradient() {
     for name in VARIANTS {
         let model = variant(name, DType::F64);
         let gradients = gradients(&model, Some(DROPOUT));
+        let all = gradients.iter().map(|g| g.sqr().and_then(|g| g.sum_all()?.to_scalar::<f64>()).expect("a number"));
+        // What rounding leaves of a gradient that is zero is small beside the others.
+        let nothing = 1e-12 * all.sum::<f64>().sqrt().max(1.0);
         for (parameter, gradient) in model.parameters().iter().zip(gradients.iter()) {
             let flat: Vec<f64> = gradient.flatten_all().and_then(|g| g.to_vec1()).expect("values");
             let mut rest = flat.as_slice();
@@ -160,7 +171,7 @@ fn every_parameter_has_a_gradient() {
                 let (own, after) = rest.split_at(shape.iter().product());
                 let norm = own.iter().map(|g| g * g).sum::<f64>().sqrt();
                 match has_no_effect(part) {
-                    true => assert!(norm < 1e-12, "{name}: {part}: {norm}"),
+                    true => assert!(norm < nothing, "{name}: {part}: {norm}"),
                     false => assert!(norm > 1e-6, "{name}: {part}: {norm}"),
                 }
                 rest = after;
@@ -206,7 +217,7 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn the_padding_row_stays_out_of_the_embedding_gradient() {
-    let model = variant("untied", DType::F64);
+    let model = variant("variants/untied", DType::F64);
     let gradients = gradients(&model, None);
     let (table, gradient) = model.parameters().iter().zip(gradients.iter()).next().expect("a table");
     assert_eq!(table.name(), "model.shared.weight");
@@ -241,7 +252,7 @@ fn dropout_depends_on_the_token_alone_and_has_its_rate() {
 
 #[test]
 fn each_rate_drops_at_its_own_places() {
-    let model = variant("swish-scaled", DType::F32);
+    let model = variant("variants/swish-scaled", DType::F32);
     let value =
         |rates| loss(&model, Some(Dropout { rates, ..DROPOUT })).to_scalar::<f32>().expect("a number").to_bits();
     let whole = loss(&model, None).to_scalar::<f32>().expect("a number").to_bits();
@@ -276,7 +287,7 @@ fn dropped_weights_of_attention_depend_on_their_token_alone() {
 
 #[test]
 fn a_copy_has_the_same_values_in_variables_of_its_own() {
-    let model = variant("separate-untied", DType::F32);
+    let model = variant("variants/separate-untied", DType::F32);
     let mut copy = model.copy().expect("a copy");
     let batch = small_batch(&model);
     let logits = |model: &AutogradModel| values(&model.logits_only(&batch).expect("logits"));
@@ -296,7 +307,7 @@ fn a_copy_has_the_same_values_in_variables_of_its_own() {
 
 #[test]
 fn a_batch_that_does_not_fit_is_refused() {
-    let model = variant("untied", DType::F32);
+    let model = variant("variants/untied", DType::F32);
     let refusal = |source: Vec<u32>, target: Vec<u32>| {
         model.logits(&batch_of(&[(source, target)], 2), None).map(drop).unwrap_err().to_string()
     };

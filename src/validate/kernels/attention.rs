@@ -5,7 +5,7 @@ use crate::Result;
 use crate::backend::{Activation, Heads, Row, SlotOptions};
 use crate::check::Tolerance;
 use crate::cpu::attention::reference;
-use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store, StoreOwn};
+use crate::cuda::attention::{Cache, Cross, Encoder, Own, Relative, Store, StoreOwn};
 use crate::cuda::linear::Epilogue;
 use crate::cuda::testing::{DeviceRows, Values, stored, tolerance};
 use crate::cuda::{Buffer, Context, Element, View, ViewMut};
@@ -13,15 +13,9 @@ use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
 
 /// Head shapes: odd and even, one element, a warp, more than a warp, the widest.
-const HEADS: [Heads; 6] = [
-    Heads { num_heads: 1, head_dim: 1 },
-    Heads { num_heads: 3, head_dim: 7 },
-    Heads { num_heads: 4, head_dim: 32 },
-    Heads { num_heads: 9, head_dim: 16 },
-    Heads { num_heads: 2, head_dim: 72 },
-    Heads { num_heads: 1, head_dim: 256 },
-];
-const LARGE: [Heads; 2] = [Heads { num_heads: 8, head_dim: 64 }, Heads { num_heads: 16, head_dim: 64 }];
+const HEADS: [Heads; 6] =
+    [Heads::new(1, 1), Heads::new(3, 7), Heads::new(4, 32), Heads::new(9, 16), Heads::new(2, 72), Heads::new(1, 256)];
+const LARGE: [Heads; 2] = [Heads::new(8, 64), Heads::new(16, 64)];
 const BLOCKS: [u32; 4] = [32, 96, 160, 256];
 
 /// In every storage type.
@@ -70,19 +64,50 @@ fn idle_rows(distribution: Distribution, some: usize) -> usize {
     if distribution == Distribution::Equal { 0 } else { some }
 }
 
-type Run = fn(&mut Case<'_>, Heads, Distribution, u32) -> Result<()>;
+type Run = fn(&mut Case<'_>, Scoring, Distribution, u32) -> Result<()>;
+
+/// The largest distance that a bias tells apart, where there is one: within all sequences, within none, beyond them.
+const FAR: [Option<usize>; 4] = [None, Some(0), Some(5), Some(70)];
+
+/// The heads of a case and its bias.
+#[derive(Clone, Copy)]
+struct Scoring {
+    heads: Heads,
+    far: Option<usize>,
+}
+
+impl Scoring {
+    /// The bias, `[num_heads, 2 * far + 1]`; empty without one.
+    fn bias(self) -> Vec<f32> {
+        let len = self.far.map_or(0, |far| self.heads.num_heads * (2 * far + 1));
+        Values::new(17).elements(len, 0.0, 2.0)
+    }
+
+    /// What the bias adds for a head and two positions, by the definition.
+    fn at(self, bias: &[f32], head: usize, query: usize, key: usize) -> f32 {
+        let Some(far) = self.far.map(|far| far as i64) else { return 0.0 };
+        let distance = (key as i64 - query as i64).clamp(-far, far);
+        bias[(head as i64 * (2 * far + 1) + distance + far) as usize]
+    }
+
+    fn relative(self, bias: &Buffer<f32>) -> Option<Relative<'_>> {
+        self.far.map(|max_distance| Relative { values: bias.view(), max_distance })
+    }
+}
 
 /// Head shapes by block sizes by distributions.
 fn sweep<T: Element>(probe: &mut Probe<'_>, variant: &'static str, run: Run) -> Result<()> {
     let heads = probe.grid().shapes(&HEADS, &LARGE);
-    for [shape, block, distribution] in
-        probe.grid().combine([heads.len(), BLOCKS.len(), Distribution::FINITE.len() + 1])
+    for [shape, block, distribution, far] in
+        probe.grid().combine([heads.len(), BLOCKS.len(), Distribution::FINITE.len() + 1, FAR.len()])
     {
         let distribution = Distribution::FINITE.get(distribution).copied().unwrap_or(Distribution::NotANumber);
-        let (heads, threads) = (heads[shape], BLOCKS[block]);
-        let Heads { num_heads, head_dim } = heads;
-        let what = format!("{num_heads} heads of {head_dim}, {distribution}, {threads} threads");
-        probe.case(variant, T::DTYPE, what, |case| run(case, heads, distribution, threads))?;
+        let (heads, threads, far) = (heads[shape], BLOCKS[block], FAR[far]);
+        let scores = Scoring { heads, far };
+        let Heads { num_heads, head_dim, .. } = heads;
+        let bias = far.map_or_else(String::new, |far| format!(", biased to distance {far}"));
+        let what = format!("{num_heads} heads of {head_dim}{bias}, {distribution}, {threads} threads");
+        probe.case(variant, T::DTYPE, what, |case| run(case, scores, distribution, threads))?;
     }
     Ok(())
 }
@@ -103,17 +128,20 @@ fn part(values: &[f32], width: usize, parts: usize, r: usize, which: usize) -> &
 
 // ---- Encoder ----
 
-fn encoder<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+fn encoder<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+    let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     let starts = [0u32, 1, 12, 12, 47];
     let live = 47;
     let bucket = live + idle_rows(distribution, 6);
     let mut qkv: Vec<T> = distribution.draw(&mut Values::new(width as u64), live * 3 * width, 0.0, 1.0);
-    // A sentence whose scores lie beyond what exp can take, and for each row all alike.
-    for row in qkv[..12 * 3 * width].chunks_mut(3 * width).skip(1) {
+    // A sentence whose scores lie beyond what exp can take, and for each row all alike; a bias would be lost in them.
+    let extreme = if scores.far.is_some() { 0 } else { 12 };
+    for row in qkv[..extreme * 3 * width].chunks_mut(3 * width).skip(1) {
         row[..width].fill(T::from_f32(32.0));
         row[width..2 * width].fill(T::from_f32(16.0));
     }
+    let bias = scores.bias();
     // Beyond the live rows lies what would show.
     qkv.resize(bucket * 3 * width, T::from_f32(f32::NAN));
     let plain = stored(&qkv);
@@ -124,13 +152,16 @@ fn encoder<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribu
             let key = |t: usize| part(&plain, width, 3, first + t, 1);
             let value = |t: usize| part(&plain, width, 3, first + t, 2);
             let query = part(&plain, width, 3, r, 0);
-            reference(heads, query, end - first, key, value, &mut expected[r * width..][..width]);
+            let bias = |head: usize, t: usize| scores.at(&bias, head, r - first, t);
+            reference(heads, bias, query, end - first, key, value, &mut expected[r * width..][..width]);
         }
     }
     let rows = DeviceRows::upload(context, &vec![Row::default(); bucket], live)?;
     let (qkv, starts) = (context.upload(&qkv)?, context.upload(&starts)?);
     let mut out = untouched::<T>(context, bucket * width)?;
-    let kernel = Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), out: out.view_mut() };
+    let bias = context.upload(&bias)?;
+    let relative = scores.relative(&bias);
+    let kernel = Encoder { rows: rows.list(), starts: starts.view(), qkv: qkv.view(), relative, out: out.view_mut() };
     case.launch(4 * live * width * size_of::<T>(), |context| kernel.launch_with(context, heads, threads))?;
     case.close("out", &stored(&context.download(out.view())?), &expected, tolerance::<T>(2e-5));
     Ok(())
@@ -198,7 +229,8 @@ pub fn ancestry() -> Vec<u32> {
 }
 
 /// What the store kernel leaves: each key and value at its place, and nothing anywhere else.
-fn store<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+fn store<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+    let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     let (max_len, stride) = (5, 3 * width + 3);
     // The last is not live; the one before names a slot that is not there.
@@ -233,7 +265,8 @@ fn store<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distributi
     Ok(())
 }
 
-fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+fn own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+    let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     let prefixes = Prefixes::<T>::store(context, heads, distribution, threads)?;
     let mut rows =
@@ -241,7 +274,7 @@ fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution
     rows.truncate(6 + idle_rows(distribution, 1));
     let live = 6;
     let queries: Vec<T> = Values::new(5).elements(rows.len() * 3 * width, 0.0, 1.0);
-    let plain = stored(&queries);
+    let (plain, bias) = (stored(&queries), scores.bias());
     let mut expected = vec![UNTOUCHED; rows.len() * width];
     for (r, own) in rows.iter().enumerate().take(live) {
         let at = |t: usize| {
@@ -251,7 +284,9 @@ fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution
         let (key, value) =
             (|t: usize| part(&prefixes.qkv, width, 3, at(t), 1), |t: usize| part(&prefixes.qkv, width, 3, at(t), 2));
         let query = part(&plain, width, 3, r, 0);
-        reference(heads, query, own.position as usize + 1, key, value, &mut expected[r * width..][..width]);
+        let position = own.position as usize;
+        let bias = |head: usize, t: usize| scores.at(&bias, head, position, t);
+        reference(heads, bias, query, position + 1, key, value, &mut expected[r * width..][..width]);
     }
     let positions: usize = rows[..live].iter().map(|row| row.position as usize + 1).sum();
     // A slot and an ancestor that are not there.
@@ -263,13 +298,16 @@ fn own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution
     let ancestry = context.upload(&ancestry)?;
     let mut out = untouched::<T>(context, rows.len() * width)?;
     let (cache, ancestry) = (prefixes.cache(), ancestry.view());
-    let kernel = Own { rows: list.list(), qkv: qkv.view(), cache, ancestry, out: out.view_mut() };
+    let bias = context.upload(&bias)?;
+    let relative = scores.relative(&bias);
+    let kernel = Own { rows: list.list(), qkv: qkv.view(), cache, ancestry, relative, out: out.view_mut() };
     case.launch(2 * positions * width * size_of::<T>(), |context| kernel.launch_with(context, heads, threads))?;
     case.close("out", &stored(&context.download(out.view())?), &expected, tolerance::<T>(2e-5));
     Ok(())
 }
 
-fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+fn store_own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+    let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     // The last is not live.
     let rows = [row(2, 1, 40), row(0, 0, 6), row(1, 2, 32), row(0, 1, 6), row(0, 2, 6), row(1, 0, 32)];
@@ -279,6 +317,8 @@ fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distri
     let bias = context.upload(&numbers.elements::<f32>(3 * width, 0.0, 1.0))?;
     let (list, ancestry) = (DeviceRows::upload(context, &rows, live)?, context.upload(&ancestry())?);
     let positions: usize = rows[..live].iter().map(|row| row.position as usize + 1).sum();
+    let relative = context.upload(&scores.bias())?;
+    let relative = scores.relative(&relative);
     let mut run = |fused: bool| {
         let Prefixes { mut keys, mut values, .. } =
             Prefixes::<T>::store(context, heads, Distribution::Outliers, threads)?;
@@ -287,7 +327,7 @@ fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distri
         if fused {
             let (qkv, bias, out) = (qkv.view(), Some(bias.view()), out.view_mut());
             let (keys, values) = (keys.view_mut(), values.view_mut());
-            let kernel = StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, out };
+            let kernel = StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, relative, out };
             let bytes = 2 * positions * width * size_of::<T>();
             case.launch(bytes, |context| kernel.launch_with(context, heads, threads))?;
         } else {
@@ -298,7 +338,8 @@ fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distri
             Store { rows, from, stride, key_offset, keys: to_keys, values: to_values, max_len, beam_size }
                 .launch(context, width)?;
             let cache = Cache { keys: keys.view(), values: values.view(), max_len, beam_size };
-            Own { rows, qkv: qkv.view(), cache, ancestry, out: out.view_mut() }.launch_with(context, heads, threads)?;
+            Own { rows, qkv: qkv.view(), cache, ancestry, relative, out: out.view_mut() }
+                .launch_with(context, heads, threads)?;
         }
         let parts = [context.download(out.view())?, context.download(keys.view())?, context.download(values.view())?];
         Ok::<_, crate::Error>(parts.map(|part| stored(&part)))
@@ -310,7 +351,8 @@ fn store_own<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distri
     Ok(())
 }
 
-fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distribution, threads: u32) -> Result<()> {
+fn cross<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+    let heads = scores.heads;
     let (context, width, max_len) = (case.context, heads.width(), 67);
     let lengths = [67u32, 1, 33];
     let source: Vec<Row> = (0..SLOTS).flat_map(|s| (0..lengths[s] as usize).map(move |t| row(s, 0, t))).collect();
@@ -328,7 +370,7 @@ fn cross<T: Element>(case: &mut Case<'_>, heads: Heads, distribution: Distributi
         let (key, value) =
             (|t: usize| part(&plain_kv, width, 2, first + t, 0), |t: usize| part(&plain_kv, width, 2, first + t, 1));
         let (query, len) = (part(&plain, width, 1, r, 0), lengths[own.slot as usize] as usize);
-        let mut mean = reference(heads, query, len, key, value, &mut expected[r * width..][..width]);
+        let mut mean = reference(heads, |_, _| 0.0, query, len, key, value, &mut expected[r * width..][..width]);
         mean.resize(max_len, 0.0);
         expected_weights[r * max_len..][..max_len].copy_from_slice(&mean);
     }

@@ -15,6 +15,8 @@ const POSITIONS: usize = 7;
 const SCALE: f32 = 5.5;
 const WIDTHS: [usize; 5] = [1, 37, 64, 512, 1048];
 const BLOCKS: [u32; 3] = [32, 128, 1024];
+/// Whether there are positions, and which token has none.
+const KINDS: [Option<Option<u32>>; 3] = [Some(None), Some(Some(6)), None];
 /// Rows of the largest case.
 const MANY: usize = 8192;
 
@@ -28,13 +30,14 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
 /// In one.
 pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
     let counts = probe.grid().shapes(&[7], &[MANY]);
-    for [count, width, block, distribution] in
-        probe.grid().combine([counts.len(), WIDTHS.len(), BLOCKS.len(), Distribution::ALL.len()])
+    for [count, width, block, distribution, kind] in
+        probe.grid().combine([counts.len(), WIDTHS.len(), BLOCKS.len(), Distribution::ALL.len(), KINDS.len()])
     {
         let (rows, width, threads) = (counts[count], WIDTHS[width], BLOCKS[block]);
         let distribution = Distribution::ALL[distribution];
-        let what = format!("{rows} rows of {width}, {distribution}, {threads} threads");
-        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, width], distribution, threads))?;
+        let kind = KINDS[kind];
+        let what = format!("{rows} rows of {width}, {distribution}, {threads} threads, positions {kind:?}");
+        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, width], distribution, threads, kind))?;
     }
     Ok(())
 }
@@ -44,6 +47,7 @@ fn run<T: Element>(
     [count, width]: [usize; 2],
     distribution: Distribution,
     threads: u32,
+    kind: Option<Option<u32>>,
 ) -> Result<()> {
     let mut values = Values::new(width as u64);
     let tokens: Vec<T> = distribution.draw(&mut values, VOCAB * width, 0.0, 1.0);
@@ -58,19 +62,24 @@ fn run<T: Element>(
     let mut rows: Vec<Row> = (0..count).map(place).collect();
     let live = if distribution == Distribution::Equal { count } else { count - 1 };
     let mut expected = vec![UNTOUCHED; count * width];
-    let table = cpu::Embedding { tokens: stored(&tokens), scale: SCALE, positions: stored(&positions), width };
-    cpu::reference(&table, &rows[..live], &mut expected);
-    // Rows that name a position and a token that are not there.
+    let plain = kind.map(|pad_id| cpu::Positions { table: stored(&positions), pad_id });
+    // A row that names a position that is not there, which shows where it is read.
+    if kind.is_some() {
+        rows[3].token = 0;
+    }
+    cpu::reference(&stored(&tokens), SCALE, width, plain.as_ref(), &rows[..live], &mut expected);
+    // And a token that is not there.
     rows[3].position = POSITIONS as u32;
     rows[4].token = VOCAB as u32;
-    expected[3 * width..5 * width].fill(f32::NAN);
+    expected[if kind.is_some() { 3 } else { 4 } * width..5 * width].fill(f32::NAN);
 
     let context = case.context;
     let rows = DeviceRows::upload(context, &rows, live)?;
     let (tokens, positions) = (context.upload(&tokens)?, context.upload(&positions)?);
     let mut out = context.upload(&vec![T::from_f32(UNTOUCHED); expected.len()])?;
-    let (table, positions) = (tokens.view(), positions.view());
-    let kernel = Embedding { table, positions, scale: SCALE, rows: rows.list(), out: out.view_mut() };
+    let (table, positions) = (tokens.view(), kind.map(|_| positions.view()));
+    let (scale, pad_id) = (SCALE, kind.flatten());
+    let kernel = Embedding { table, positions, pad_id, scale, rows: rows.list(), out: out.view_mut() };
     case.launch(3 * count * width * size_of::<T>(), |context| kernel.launch_with(context, width, threads))?;
     case.close("out", &stored(&context.download(out.view())?), &expected, tolerance::<T>(1e-6));
     Ok(())

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod contrastive;
 pub mod embedding;
 pub mod ensemble;
+pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
@@ -36,6 +37,7 @@ pub struct Op {
 pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
     Op { name: "linear", check: linear::check },
+    Op { name: "gate", check: gate::check },
     Op { name: "gemm", check: gemm::check },
     Op { name: "layer_norm", check: layer_norm::check },
     Op { name: "attention", check: attention::check },

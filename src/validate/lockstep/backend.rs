@@ -2,14 +2,15 @@
 //! both: so every operation is compared on equal inputs, and the first difference is where the error is.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, with_self};
 use super::log::Log;
 use crate::Result;
 use crate::backend::{
-    Activation, ContrastiveForm, CrossCache, Device, Dtype, Heads, NetworkOps, Row, Rows, SamplePick, Search,
-    SearchOps, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
+    Activation, ContrastiveForm, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Row, Rows, SamplePick, Scores,
+    Search, SearchOps, SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
@@ -32,8 +33,8 @@ type Floats = Both<Vec<f32>, Buffer<f32>>;
 /// A linear layer on both.
 #[derive(Debug)]
 pub struct Matrix<C, D> {
-    cpu: C,
-    device: D,
+    cpu: Arc<C>,
+    device: Arc<D>,
     out_dim: usize,
     in_dim: usize,
     /// The largest Euclidean length of a row of weights, bias included.
@@ -41,7 +42,17 @@ pub struct Matrix<C, D> {
     largest_bias: f64,
 }
 
-/// A layer norm, or embeddings, on both; and their width.
+/// A norm on both.
+#[derive(Debug)]
+pub struct Norms<C, D> {
+    cpu: C,
+    device: D,
+    width: usize,
+    /// What the sums' errors are multiplied by, at least 1.
+    largest_gain: f64,
+}
+
+/// Something else that is prepared on both, and its width where it has one.
 #[derive(Debug)]
 pub struct Sides<C, D> {
     cpu: C,
@@ -127,8 +138,8 @@ impl<T: Element> Lockstep<T> {
         // magnitudes, which is at most the product of lengths (Cauchy).
         let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
         let rounding = tolerance::<E>(1e-6);
-        // The product is stored, rounded to half a unit in the last place, before the bias is added.
-        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { 0.5 * rounding.rel * (largest_sum + largest_bias) };
+        // The product is stored, rounded, before the bias is added.
+        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { rounding.rel * (largest_sum + largest_bias) };
         let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
@@ -218,6 +229,13 @@ impl<T: Element> Lockstep<T> {
     }
 }
 
+/// How scores are made on either side.
+fn sides<T: Element>(scores: Scores<'_, Lockstep<T>>) -> (Scores<'_, Cpu>, Scores<'_, Cuda<T>>) {
+    let Scores { heads, bias } = scores;
+    let (cpu, device) = (bias.map(|bias| &bias.cpu), bias.map(|bias| &bias.device));
+    (Scores { heads, bias: cpu }, Scores { heads, bias: device })
+}
+
 impl<T: Element> Device for Lockstep<T> {
     type Buffer<V: Value> = Both<Vec<V>, Buffer<V>>;
     type GraphCache = ();
@@ -274,8 +292,10 @@ impl<T: Element> Device for Lockstep<T> {
 impl<T: Element> NetworkOps for Lockstep<T> {
     type Tensor = Tensor<T>;
     type Matrix = Matrix<<Cpu as NetworkOps>::Matrix, <Cuda<T> as NetworkOps>::Matrix>;
-    type Norm = Sides<<Cpu as NetworkOps>::Norm, <Cuda<T> as NetworkOps>::Norm>;
+    type Norm = Norms<<Cpu as NetworkOps>::Norm, <Cuda<T> as NetworkOps>::Norm>;
     type Embedding = Sides<<Cpu as NetworkOps>::Embedding, <Cuda<T> as NetworkOps>::Embedding>;
+    type Positions = Sides<<Cpu as NetworkOps>::Positions, <Cuda<T> as NetworkOps>::Positions>;
+    type RelativeBias = Sides<<Cpu as NetworkOps>::RelativeBias, <Cuda<T> as NetworkOps>::RelativeBias>;
 
     fn tensor(&self, len: usize) -> Result<Tensor<T>> {
         // NaN on both: rows of slots that a scorer does not listen to read places that nothing was stored at.
@@ -289,31 +309,63 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         Ok(Matrix {
             longest: lengths.fold(0.0, f64::max),
             largest_bias: bias.map_or(0.0, largest),
-            cpu: self.cpu.matrix(&weights, bias, out_dim, in_dim)?,
-            device: self.device.matrix(&weights, bias, out_dim, in_dim)?,
+            cpu: Arc::new(self.cpu.matrix(&weights, bias, out_dim, in_dim)?),
+            device: Arc::new(self.device.matrix(&weights, bias, out_dim, in_dim)?),
             out_dim,
             in_dim,
         })
     }
 
-    fn norm(&self, gain: &[f32], bias: &[f32], eps: f32) -> Result<Self::Norm> {
-        let (gain, bias) = (rounded::<T>(gain), rounded::<T>(bias));
-        let (cpu, device) = (self.cpu.norm(&gain, &bias, eps)?, self.device.norm(&gain, &bias, eps)?);
-        Ok(Sides { cpu, device, width: gain.len() })
+    fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Self::Norm> {
+        let (gain, bias) = (rounded::<T>(gain), bias.map(rounded::<T>));
+        let cpu = self.cpu.norm(kind, &gain, bias.as_deref(), eps)?;
+        let device = self.device.norm(kind, &gain, bias.as_deref(), eps)?;
+        Ok(Norms { cpu, device, width: gain.len(), largest_gain: largest(&gain).max(1.0) })
     }
 
-    fn embeddings(&self, tokens: &[f32], scale: f32, positions: &[f32], width: usize) -> Result<Self::Embedding> {
-        let (tokens, positions) = (rounded::<T>(tokens), rounded::<T>(positions));
-        let cpu = self.cpu.embeddings(&tokens, scale, &positions, width)?;
-        Ok(Sides { cpu, device: self.device.embeddings(&tokens, scale, &positions, width)?, width })
+    fn embeddings(
+        &self,
+        tokens: &[f32],
+        product: Option<&Arc<Self::Matrix>>,
+        scale: f32,
+        width: usize,
+    ) -> Result<Self::Embedding> {
+        let tokens = rounded::<T>(tokens);
+        let cpu = self.cpu.embeddings(&tokens, product.map(|product| &product.cpu), scale, width)?;
+        let device = self.device.embeddings(&tokens, product.map(|product| &product.device), scale, width)?;
+        Ok(Sides { cpu, device, width })
     }
 
-    fn embedding(&self, table: &Self::Embedding, rows: &Rows<Self>, out: &mut Tensor<T>) -> Result<()> {
+    fn positions(
+        &self,
+        len: usize,
+        width: usize,
+        pad_id: Option<u32>,
+        values: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Self::Positions> {
+        let values = rounded::<T>(&values());
+        let cpu = self.cpu.positions(len, width, pad_id, || values.clone())?;
+        Ok(Sides { cpu, device: self.device.positions(len, width, pad_id, || values)?, width })
+    }
+
+    fn relative_bias(&self, values: &[f32], num_heads: usize, max_distance: usize) -> Result<Self::RelativeBias> {
+        let cpu = self.cpu.relative_bias(values, num_heads, max_distance)?;
+        let device = self.device.relative_bias(values, num_heads, max_distance)?;
+        Ok(Sides { cpu, device, width: values.len() / num_heads.max(1) })
+    }
+
+    fn embedding(
+        &self,
+        table: &Self::Embedding,
+        positions: Option<&Self::Positions>,
+        rows: &Rows<Self>,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
         self.log().begin_pass();
         with_rows(rows, |cpu_rows, rows| {
             let (cpu, device) = &mut *out.get_mut();
-            self.cpu.embedding(&table.cpu, cpu_rows, cpu)?;
-            self.device.embedding(&table.device, rows, device)?;
+            self.cpu.embedding(&table.cpu, positions.map(|positions| &positions.cpu), cpu_rows, cpu)?;
+            self.device.embedding(&table.device, positions.map(|positions| &positions.device), rows, device)?;
             let cpu = &mut cpu[..cpu_rows.live().len() * table.width];
             let tolerance = tolerance::<T>(1e-6 * largest(cpu).max(1.0));
             self.settle("embedding", (cpu, device.view()), tolerance)
@@ -359,31 +411,68 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         })
     }
 
-    fn layer_norm(&self, norm: &Self::Norm, rows: &Rows<Self>, delta: &Tensor<T>, x: &mut Tensor<T>) -> Result<()> {
+    fn layer_norm(
+        &self,
+        norm: &Self::Norm,
+        rows: &Rows<Self>,
+        delta: Option<&Tensor<T>>,
+        sum: Option<&mut Floats>,
+        x: &mut Tensor<T>,
+    ) -> Result<()> {
         with_rows(rows, |cpu_rows, rows| {
-            let (delta, (cpu, device)) = (&*delta.get(), &mut *x.get_mut());
-            self.cpu.layer_norm(&norm.cpu, cpu_rows, &delta.0, cpu)?;
-            self.device.layer_norm(&norm.device, rows, &delta.1, device)?;
-            let cpu = &mut cpu[..cpu_rows.live().len() * norm.width];
-            self.settle("layer_norm", (cpu, device.view()), tolerance::<T>(LAYER_NORM))
+            let (delta, (cpu, device)) = (delta.map(|delta| delta.get()), &mut *x.get_mut());
+            let mut sum = sum.map(|sum| sum.get_mut());
+            let cpu_sum = sum.as_mut().map(|sum| &mut sum.0);
+            self.cpu.layer_norm(&norm.cpu, cpu_rows, delta.as_ref().map(|delta| &delta.0), cpu_sum, cpu)?;
+            let own_sum = sum.as_mut().map(|sum| &mut sum.1);
+            self.device.layer_norm(&norm.device, rows, delta.as_ref().map(|delta| &delta.1), own_sum, device)?;
+            let len = cpu_rows.live().len() * norm.width;
+            if let Some((cpu, device)) = sum.as_deref_mut().map(|both| (&mut both.0[..len], &both.1)) {
+                let tolerance = crate::cuda::testing::tolerance::<f32>(1e-6 * largest(cpu).max(1.0));
+                self.settle("layer_norm's sum", (cpu, device.view()), tolerance)?;
+            }
+            let tolerance = tolerance::<T>(LAYER_NORM * norm.largest_gain);
+            self.settle("layer_norm", (&mut cpu[..len], device.view()), tolerance)
         })?;
-        self.log().end_sublayer();
+        if delta.is_some() {
+            self.log().end_sublayer();
+        }
         Ok(())
+    }
+
+    fn gate(
+        &self,
+        width: usize,
+        rows: &Rows<Self>,
+        both: &Tensor<T>,
+        activation: Activation,
+        out: &mut Tensor<T>,
+    ) -> Result<()> {
+        with_rows(rows, |cpu_rows, rows| {
+            let (both, (cpu, device)) = (&*both.get(), &mut *out.get_mut());
+            self.cpu.gate(width, cpu_rows, &both.0, activation, cpu)?;
+            self.device.gate(width, rows, &both.1, activation, device)?;
+            let cpu = &mut cpu[..cpu_rows.live().len() * width];
+            let tolerance = tolerance::<T>(1e-5 * largest(cpu).max(1.0));
+            self.settle("gate", (cpu, device.view()), tolerance)
+        })
     }
 
     fn encoder_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         starts: &Words,
         sentences: usize,
         qkv: &Tensor<T>,
         out: &mut Tensor<T>,
     ) -> Result<()> {
+        let heads = scores.heads;
+        let (cpu_scores, own_scores) = sides(scores);
         with_rows(rows, |cpu_rows, rows| {
             let (starts, qkv, (cpu, device)) = (&*starts.get(), &*qkv.get(), &mut *out.get_mut());
-            self.cpu.encoder_attention(heads, cpu_rows, &starts.0, sentences, &qkv.0, cpu)?;
-            self.device.encoder_attention(heads, rows, &starts.1, sentences, &qkv.1, device)?;
+            self.cpu.encoder_attention(cpu_scores, cpu_rows, &starts.0, sentences, &qkv.0, cpu)?;
+            self.device.encoder_attention(own_scores, rows, &starts.1, sentences, &qkv.1, device)?;
             let live = cpu_rows.live().len();
             let tolerance = tolerance::<T>(ATTENTION * largest(&qkv.0[..live * 3 * heads.width()]).max(1.0));
             self.settle("encoder_attention", (&mut cpu[..live * heads.width()], device.view()), tolerance)
@@ -421,18 +510,20 @@ impl<T: Element> NetworkOps for Lockstep<T> {
 
     fn self_attention(
         &self,
-        heads: Heads,
+        scores: Scores<'_, Self>,
         rows: &Rows<Self>,
         qkv: &Tensor<T>,
         cache: &SelfCache<Self>,
         ancestry: &Words,
         out: &mut Tensor<T>,
     ) -> Result<()> {
+        let heads = scores.heads;
+        let (cpu_scores, own_scores) = sides(scores);
         with_self(cache, |cpu_cache, cache| {
             with_rows(rows, |cpu_rows, rows| {
                 let (ancestry, qkv, (cpu, device)) = (&*ancestry.get(), &*qkv.get(), &mut *out.get_mut());
-                self.cpu.self_attention(heads, cpu_rows, &qkv.0, cpu_cache, &ancestry.0, cpu)?;
-                self.device.self_attention(heads, rows, &qkv.1, cache, &ancestry.1, device)?;
+                self.cpu.self_attention(cpu_scores, cpu_rows, &qkv.0, cpu_cache, &ancestry.0, cpu)?;
+                self.device.self_attention(own_scores, rows, &qkv.1, cache, &ancestry.1, device)?;
                 let live = cpu_rows.live().len();
                 let tolerance = tolerance::<T>(ATTENTION * largest(&qkv.0[..live * 3 * heads.width()]).max(1.0));
                 self.settle("self_attention", (&mut cpu[..live * heads.width()], device.view()), tolerance)

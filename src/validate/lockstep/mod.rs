@@ -20,7 +20,7 @@ use crate::backend::{ContrastiveForm, Device as _, SessionShape};
 use crate::cuda::{Context, Element};
 use crate::decode::session::{Admission, Receive, Session};
 use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
-use crate::model::{Marian, Seq2Seq, config::ModelConfig};
+use crate::model::{Seq2Seq, Transformer, config::ModelConfig};
 
 /// Sentences decoded at once: fewer than there are, so that slots are refilled at different steps.
 const SLOTS: usize = 3;
@@ -69,10 +69,10 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     let log = Log::new(name.clone(), config.encoder.layers, decode.beat.clone());
     let device = context.clone();
     let backend = Lockstep::<T>::new(context, log)?;
-    let mut models = vec![Marian::open(&backend, decode.dir)?];
+    let mut models = vec![Transformer::open(&backend, decode.dir)?];
     if decode.requests != Requests::Plain {
         // A companion with the same weights: each operation is compared on its own, so it need not be another one.
-        models.push(Marian::open(&backend, decode.dir)?);
+        models.push(Transformer::open(&backend, decode.dir)?);
     }
     let requests = requests(&models[0], decode)?;
     let translated = translate(&backend, &models, &requests)?;
@@ -94,7 +94,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
 }
 
 /// A request for each source.
-fn requests<T: Element>(model: &Marian<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
+fn requests<T: Element>(model: &Transformer<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
     let Decode { sources, requests, .. } = decode;
     let plain = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
     let request = |options: &DecodeOptions, sentence: SentenceIds| {
@@ -154,7 +154,11 @@ fn mixed(
 }
 
 /// Runs all sentences through a session; returns how many ended well.
-fn translate<T: Element>(backend: &Lockstep<T>, models: &[Marian<Lockstep<T>>], requests: &[Request]) -> Result<usize> {
+fn translate<T: Element>(
+    backend: &Lockstep<T>,
+    models: &[Transformer<Lockstep<T>>],
+    requests: &[Request],
+) -> Result<usize> {
     let longest = requests.iter().map(|request| request.options.max_len as usize).max().unwrap_or(1);
     let sources = requests.iter().map(|request| request.source.len().max(request.contrast_source.len()));
     let shape = SessionShape {

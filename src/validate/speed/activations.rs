@@ -2,10 +2,11 @@
 
 use super::{BEAMS, Bench, FFN, HEADS, LEN, Moves, SpeedRow};
 use crate::Result;
-use crate::backend::{Activation, Row, SlotOptions};
+use crate::backend::{Activation, NormKind, Row, SlotOptions};
 use crate::cuda::Element;
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::embedding::Embedding;
+use crate::cuda::gate::Gate;
 use crate::cuda::layer_norm::LayerNorm;
 use crate::cuda::linear::Epilogue;
 use crate::cuda::testing::DeviceRows;
@@ -16,6 +17,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         for rows in self.effort.rows.clone() {
             self.embedding::<T>(rows)?;
             self.linear::<T>(rows)?;
+            self.gate::<T>(rows)?;
             self.layer_norm::<T>(rows)?;
             self.encoder_attention::<T>(rows)?;
             self.decoder_attention::<T>(rows)?;
@@ -31,7 +33,15 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let mut out = context.allocate::<T>(rows * width)?;
         let seconds = self.time(|| {
             let (table, positions) = (table.view(), positions.view());
-            Embedding { table, positions, scale: 16.0, rows: list.list(), out: out.view_mut() }.launch(context, width)
+            Embedding {
+                table,
+                positions: Some(positions),
+                pad_id: None,
+                scale: 16.0,
+                rows: list.list(),
+                out: out.view_mut(),
+            }
+            .launch(context, width)
         })?;
         // The positions' rows are few, and read from the cache.
         let moved = (Moves::ReadsAndWrites, 2 * rows * width * size_of::<T>());
@@ -49,13 +59,34 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         self.add(("linear", "epilogue", T::DTYPE.name()), format!("{rows} x {FFN}"), moved, seconds)
     }
 
+    fn gate<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let context = self.context;
+        let (both, mut out) = (self.numbers::<T>(2 * rows * FFN)?, context.allocate::<T>(rows * FFN)?);
+        let seconds = self.time(|| {
+            let (both, out) = (both.view(), out.view_mut());
+            Gate { both, activation: Activation::GeluTanh, out }.launch(context, rows, FFN)
+        })?;
+        let moved = (Moves::ReadsAndWrites, 3 * rows * FFN * size_of::<T>());
+        self.add(("gate", "", T::DTYPE.name()), format!("{rows} x {FFN}"), moved, seconds)
+    }
+
     fn layer_norm<T: Element>(&mut self, rows: usize) -> Result<()> {
         let (context, width) = (self.context, HEADS.width());
         let (mut x, delta) = (self.numbers::<T>(rows * width)?, self.numbers::<T>(rows * width)?);
         let (gain, bias) = (self.numbers::<T>(width)?, self.numbers::<T>(width)?);
         let seconds = self.time(|| {
             let (x, delta, gain, bias) = (x.view_mut(), delta.view(), gain.view(), bias.view());
-            LayerNorm { x, delta, delta_bias: None, gain, bias, eps: 1e-5 }.launch(context, rows, width)
+            LayerNorm {
+                x,
+                sum: None,
+                delta: Some(delta),
+                delta_bias: None,
+                gain,
+                bias: Some(bias),
+                kind: NormKind::Layer,
+                eps: 1e-5,
+            }
+            .launch(context, rows, width)
         })?;
         let moved = (Moves::ReadsAndWrites, 3 * rows * width * size_of::<T>());
         self.add(("layer_norm", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
@@ -72,7 +103,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let mut out = context.allocate::<T>(live * width)?;
         let seconds = self.time(|| {
             let (starts, qkv) = (starts.view(), qkv.view());
-            Encoder { rows: list.list(), starts, qkv, out: out.view_mut() }.launch(context, HEADS)
+            Encoder { rows: list.list(), starts, qkv, relative: None, out: out.view_mut() }.launch(context, HEADS)
         })?;
         let moved = (Moves::ReadsAndWrites, 4 * live * width * size_of::<T>());
         let shape = format!("{live} rows in sentences of {LEN}, {width}");
@@ -112,7 +143,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let seconds = self.time(|| {
             let cache = Cache { keys: keys.view(), values: values.view(), max_len: LEN, beam_size: BEAMS };
             let (ancestry, qkv) = (ancestry.view(), qkv.view());
-            Own { rows: list.list(), qkv, cache, ancestry, out: out.view_mut() }.launch(context, HEADS)
+            Own { rows: list.list(), qkv, cache, ancestry, relative: None, out: out.view_mut() }.launch(context, HEADS)
         })?;
         let shape = format!("{rows} rows at position {LEN}, {width}");
         self.add(("attention", "self", dtype), shape.clone(), (Moves::Reads, (2 * LEN + 2) * row_bytes), seconds)?;

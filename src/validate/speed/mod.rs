@@ -97,7 +97,7 @@ pub fn open(device: Device) -> Result<Context> {
 }
 
 /// The head shape of OPUS-MT base, its feed-forward width, and the tokens of a source and of a prefix.
-const HEADS: Heads = Heads { num_heads: 8, head_dim: 64 };
+const HEADS: Heads = Heads::new(8, 64);
 const FFN: usize = 2048;
 const LEN: usize = 32;
 const BEAMS: usize = 4;
