@@ -374,7 +374,11 @@ fn tokenizer_room(dir: &Path) -> usize {
         ends || name.contains("vocab") || name.contains("token")
     };
     let bytes = files.filter(|file| file.file_name().to_str().is_some_and(is_tokenizer));
-    let bytes: u64 = bytes.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    // What is larger is refused when it is read, by name.
+    let bytes = bytes
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .filter(|bytes| *bytes <= crate::files::MAX_VOCABULARY);
+    let bytes: u64 = bytes.sum();
     usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 20)
 }
 

@@ -183,7 +183,7 @@ mod tests {
 
     fn set(flags: &[String]) -> Overrides {
         let matches = command().no_binary_name(true).try_get_matches_from(flags).expect("they are flags");
-        SearchArguments::from_arg_matches(&matches).and_then(|a| Ok(a.overrides().expect("an object"))).expect("flags")
+        SearchArguments::from_arg_matches(&matches).map(|a| a.overrides().expect("an object")).expect("flags")
     }
 
     /// Options that only a preset, a sentence or a program sets.

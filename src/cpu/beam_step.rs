@@ -101,12 +101,12 @@ fn rebuild_rows(search: &mut Search<Cpu>) {
     let rows: &mut [Row] = bytemuck::cast_slice_mut(&mut search.rows.entries);
     let options: &[SlotOptions] = bytemuck::cast_slice(&search.options);
     let mut count = 0;
-    for slot in 0..slots {
+    for (slot, options) in options[..slots].iter().enumerate() {
         search.scratch.first_row[slot] = count;
         let step = search.step[slot] as usize;
         for beam in 0..search.live[slot] as usize {
             let token = match step {
-                0 => options[slot].start_or(search.ids.decoder_start_id),
+                0 => options.start_or(search.ids.decoder_start_id),
                 _ => search.tokens[(slot * max_len + step - 1) * beam_size + beam],
             };
             rows[count] = Row { slot: slot as u32, beam: beam as u32, position: step as u32, token };

@@ -443,7 +443,8 @@ fn whatever_comes_and_goes_on_a_device_a_result_is_what_it_is_alone() {
     let crowd = engine(&context, 1);
     let ask = |engine: &Engine, i: usize| {
         let beam_size = [2, 1, 4, 20][i % 4];
-        let options = DecodeOptions { beam_size, attention: i % 5 == 0, min_length: i % 9, ..DecodeOptions::default() };
+        let options =
+            DecodeOptions { beam_size, attention: i.is_multiple_of(5), min_length: i % 9, ..DecodeOptions::default() };
         let request = searched(&options, source(1 + i % 11));
         match i % 6 {
             0 => engine.ask_watched(request, Terms::new()),

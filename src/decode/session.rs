@@ -122,16 +122,32 @@ struct Leaving<B: Backend> {
     behind: u64,
 }
 
+/// The reports of steps, and the results of slots.
+type Readbacks<B> = (Vec<<B as Device>::Readback>, Vec<<B as Device>::Readback>);
+
+/// What a session of this shape reads back into: the reports of steps that are looked at later, and the results of slots.
+///
+/// Where results are on the way for a while, as many may be at once as there are slots, rarely more. With attention they are
+/// large: then only as many are allocated as turn out to be needed.
+///
+/// # Errors
+/// The device has no memory left.
+pub fn readbacks<B: Backend>(backend: &B, shape: SessionShape) -> Result<Readbacks<B>> {
+    let (reports, records) = match B::READBACK_DEPTH {
+        0 => (0, 0),
+        depth => (depth + 1, if shape.keep_attention { 0 } else { shape.slots }),
+    };
+    let of = |count: usize, words: usize| (0..count).map(|_| backend.readback(words)).collect::<Result<Vec<_>>>();
+    Ok((of(reports, shape.slots)?, of(records, Record::most_words(shape))?))
+}
+
 impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
     /// Allocates a session with all slots free. `models` are those that every call is given, in the same order.
     ///
     /// # Errors
     /// The device has no memory left.
     pub fn open(backend: &B, models: &[M], shape: SessionShape) -> Result<Self> {
-        // Where results are on the way for a while, as many may be at once as there are slots, rarely more. With attention they
-        // are large: then only as many are allocated as turn out to be needed.
-        let records = if B::READBACK_DEPTH == 0 || shape.keep_attention { 0 } else { shape.slots };
-        let record = |_| backend.readback(Record::most_words(shape));
+        let (spare_reports, spare_records) = readbacks(backend, shape)?;
         let model = &models[0];
         let first = Scorer { model: 0, state: model.open(backend, shape)?, options: None };
         Ok(Session {
@@ -143,8 +159,8 @@ impl<B: Backend, M: Seq2Seq<B>> Session<B, M> {
             steps: 0,
             reports: VecDeque::new(),
             leaving: VecDeque::new(),
-            spare_reports: Vec::new(),
-            spare_records: (0..records).map(record).collect::<Result<_>>()?,
+            spare_reports,
+            spare_records,
             spare_observations: Vec::new(),
             live: vec![0; shape.slots],
         })

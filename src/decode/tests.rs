@@ -31,7 +31,10 @@ pub(super) struct Scripted {
 
 /// See [`Scripted::hook`].
 #[derive(Clone)]
-pub(super) struct Hook(pub(super) Arc<dyn Fn(&[u64], bool) + Send + Sync>);
+pub(super) struct Hook(pub(super) Arc<Called>);
+
+/// Hears of each step.
+type Called = dyn Fn(&[u64], bool) + Send + Sync;
 
 impl std::fmt::Debug for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -175,11 +175,11 @@ impl<'a> Client<'a> {
         if done > metadata.size {
             return wrong(&expected, "more".into());
         }
-        if let Some(sum) = sum(&mut file, &metadata.etag).map_err(io("read", part))? {
-            if sum != metadata.etag {
-                let kind = if is_sha256(&metadata.etag) { "SHA-256" } else { "SHA-1 as git's" };
-                return wrong(&format!("{kind} {}", metadata.etag), sum);
-            }
+        if let Some(sum) = sum(&mut file, &metadata.etag).map_err(io("read", part))?
+            && sum != metadata.etag
+        {
+            let kind = if is_sha256(&metadata.etag) { "SHA-256" } else { "SHA-1 as git's" };
+            return wrong(&format!("{kind} {}", metadata.etag), sum);
         }
         file.sync_all().map_err(io("write", part))?;
         Ok(())

@@ -313,10 +313,9 @@ pub mod fuzzing {
 
     /// The files that would be fetched of a repository with this list, and of a checkpoint with this index.
     pub fn files(list: &[u8], index: &[u8]) -> Vec<String> {
-        let names = serde_json::from_slice::<Revision>(list).map(|revision| {
-            super::is_commit(&revision.sha)
-                .then(|| revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
-                .unwrap_or_default()
+        let names = serde_json::from_slice::<Revision>(list).map(|revision| match super::is_commit(&revision.sha) {
+            true => revision.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
+            false => std::collections::BTreeSet::new(),
         });
         let wanted = names.ok().and_then(|names| Wanted::choose(&names, false).ok());
         let shards = serde_json::from_slice::<Index>(index).ok().and_then(|index| index.shards().ok());

@@ -21,6 +21,8 @@ pub(super) struct Loader<'a, B: Backend> {
 /// final one.
 struct Norms<N>(std::vec::IntoIter<N>);
 
+type NormsOf<B> = (Norms<<B as crate::backend::NetworkOps>::Norm>, Option<<B as crate::backend::NetworkOps>::Norm>);
+
 impl<N> Norms<N> {
     fn take(&mut self) -> Result<N> {
         let missing = || Error::Tensor { name: "norm".into(), expected: "one".into(), got: "none".into() };
@@ -154,7 +156,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// The norms that sublayers end in, and the one that comes before the first.
-    fn norms(&self, side: Side, stack: StackConfig) -> Result<(Norms<B::Norm>, Option<B::Norm>)> {
+    fn norms(&self, side: Side, stack: StackConfig) -> Result<NormsOf<B>> {
         let within = self.naming.within(side);
         let cross = (side == Side::Decoder).then_some(within.cross.norm);
         let names: Vec<&str> =

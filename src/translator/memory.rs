@@ -124,8 +124,9 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
     if models.len() > 1 {
         search.reserve(dry, Stages { ranked: true, ..Stages::default() })?;
     }
+    let readbacks = crate::decode::session::readbacks(dry, shape)?;
     let total = dry.allocated();
-    drop((states, search));
+    drop((states, search, readbacks));
     let SessionShape { slots, beam_size, max_len, max_src_len, rows, .. } = shape;
     let positions = |config: &ModelConfig| config.decoder.layers * slots * (beam_size * max_len + max_src_len);
     let caches = |config: &ModelConfig| (2 * positions(config) * config.decoder.heads.width()) as u64 * element;

@@ -24,7 +24,12 @@ fn shards_share_the_cases_out() -> Result<()> {
         let beat = Beat::default();
         let mut probe = Probe::new(&context, Grid::Full, "op", &beat).of(shard);
         let mut run = Vec::new();
-        (0..10).try_for_each(|i| probe.case("", Dtype::F32, i, |_| Ok(run.push(i))))?;
+        (0..10).try_for_each(|i| {
+            probe.case("", Dtype::F32, i, |_| {
+                run.push(i);
+                Ok(())
+            })
+        })?;
         Ok(run)
     };
     assert_eq!(cases("1/3")?, [0, 3, 6, 9]);

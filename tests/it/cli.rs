@@ -223,7 +223,7 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--format", "xml"], "--format"),
         (vec!["--no-such-option"], "--no-such-option"),
         (vec!["--alignment", "1.5"], "option alignment: expected hard, soft, or a weight from 0 to below 1, got 1.5"),
-        (vec!["--alignment", "hard", "--format", "jsonl"], "option alignment: expected format text or nbest"),
+        (vec!["--alignment", "hard", "--format", "jsonl"], "option alignment cannot be combined with format jsonl"),
         (vec!["--explain", &missing, "A dog runs.", "Two dogs run."], "option explain: expected one sentence, got 2"),
         (vec!["--explain", &kept, "A dog runs."], "option explain: expected a file other than the output"),
         (vec!["--input", &kept, "A dog runs."], "--input"),

@@ -165,7 +165,7 @@ fn files_that_cannot_be_diagnosed_are_refused_before_any_work() {
         (vec!["-s", none, "-r", none], format!("expected at least one line in {none}, got none")),
         (vec!["-s", two, "-r", blank], "got line 2: the reference is empty".to_owned()),
         (vec!["-s", two, "-r", long], "got line 2: the reference has".to_owned()),
-        (vec!["-s", two, "-r", two, "--html", two], "option output".to_owned()),
+        (vec!["-s", two, "-r", two, "--html", two], "option html: expected a file other than the source".to_owned()),
         (
             vec!["-s", two, "-r", two, "--sweep-lines", "0"],
             "option sweep-lines: expected 1 to 1000000, got 0".to_owned(),

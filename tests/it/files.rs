@@ -69,6 +69,7 @@ impl Inputs {
         match option {
             "model" | "amateur" | "ensemble" | "oracle" | "teacher" => Some(self.model.dir().display().to_string()),
             "data" | "validation" => Some(self.name("tsv")),
+            "spm-model" => Some(self.model.dir().join("source.spm").display().to_string()),
             "reference" | "target" | "validation-target" | "hypotheses" | "compare" => Some(self.name("de")),
             "input" | "source" | "validation-source" | "bad-texts" | "shortlist" | "train-log" => Some(self.name("en")),
             _ => None,
@@ -338,7 +339,7 @@ fn a_full_disk_leaves_whole_lines_and_what_was_there() {
         assert!(format != "text" || partial.len() > 300, "{partial:?}");
         let args = [&streamed(&en, &out, format, &model)[..], &["--resume"]].concat();
         run(&args, b"");
-        assert_eq!(std::fs::read_to_string(&out).expect("there").is_empty(), false);
+        assert!(!std::fs::read_to_string(&out).expect("there").is_empty());
         std::fs::write(&out, "kept\n").expect("written");
         // Redirected, the file is not ours to name, and half a line in it would look whole.
         let redirected = format!("ulimit -f 1; exec \"$0\" \"$@\" >'{}'", inputs.name("redirected"));

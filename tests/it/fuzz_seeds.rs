@@ -81,7 +81,7 @@ fn tokenizers_open() {
 fn a_position_table_beyond_reason_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let config = r#"{"model_type": "marian", "d_model": 65536, "vocab_size": 3, "max_position_embeddings": 65536,
-                     "pad_token_id": 1, "eos_token_id": 0}"#;
+                     "pad_token_id": 1, "eos_token_id": 0, "decoder_start_token_id": 1}"#;
     std::fs::write(dir.path().join("config.json"), config).expect("a file");
     match ModelConfig::open(dir.path()) {
         Err(Error::Config { field, expected, .. }) => {

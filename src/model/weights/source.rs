@@ -114,7 +114,9 @@ impl<'a, S: Source + ?Sized> Cursor<'a, S> {
 impl<S: Source + ?Sized> Read for Cursor<'_, S> {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
         let count = bytes.len().min(self.source.len().saturating_sub(self.at));
-        self.source.fill(self.at, &mut bytes[..count])?;
+        if count > 0 {
+            self.source.fill(self.at, &mut bytes[..count])?;
+        }
         self.at += count;
         Ok(count)
     }
