@@ -21,6 +21,5 @@ echo "the core needs $count crates"
 features=$(sed -n '/^\[features\]/,/^\[dependencies\]/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml | grep -vx default)
 for feature in "" $features; do
     echo "features: ${feature:-none}"
-    said=$(cargo check --locked --lib --bins --no-default-features --features "$feature" 2>&1) || { echo "$said" >&2; exit 1; }
-    if grep -E "^warning: (unused|.*never|unreachable)" <<<"$said"; then exit 1; fi
+    cargo check --quiet --locked --lib --bins --no-default-features --features "$feature"
 done
