@@ -144,8 +144,12 @@ impl Trainer {
     /// does not continue this one, or a directory that another process trains in. Nothing has been written then.
     pub fn open(places: Places, options: TrainOptions) -> Result<Self> {
         options.validate()?;
-        if !places.resume {
-            refuse_run(&places.output)?;
+        match places.resume {
+            false => refuse_run(&places.output)?,
+            // Before the directory is made that holds the lock.
+            true => {
+                drop(File::open(state_file(&places.output)).map_err(files::io("open", &state_file(&places.output)))?)
+            }
         }
         if options.keep == Keep::Best && options.patience > 0 && places.validation.is_none() {
             let (expected, got) = ("a validation set".into(), "none".into());

@@ -193,7 +193,7 @@ fn what_cannot_be_done_is_refused_before_any_output() {
     let (kept, empty_model) = (path("kept"), path("model"));
     std::fs::write(&kept, "kept\n").expect("a file");
     std::fs::create_dir(&empty_model).expect("a directory");
-    let (missing, folder) = (path("missing"), dir.path().to_str().expect("UTF-8").to_string());
+    let missing = path("missing");
     for (args, reason) in [
         (vec!["--beam-size", "0"], "option beam-size: expected 1 to 64, got 0"),
         (vec!["--beam-size", "65"], "option beam-size"),
@@ -228,7 +228,7 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--explain", &kept, "A dog runs."], "option explain: expected a file other than the output"),
         (vec!["--input", &kept, "A dog runs."], "--input"),
         (vec!["--input", &missing], "missing"),
-        (vec!["--input", &folder], "is a directory"),
+        (vec!["--input", &empty_model], "is a directory"),
         (vec!["--model", &missing], "expected an existing directory or a hub id"),
         (vec!["--model", &empty_model], "config.json"),
     ] {

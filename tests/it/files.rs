@@ -147,6 +147,9 @@ fn no_output_is_ever_an_input_by_whatever_name() {
             {
                 base.push((other, inputs.value(other).expect("a file")));
             }
+            if input_name == "teacher" {
+                base.push(("objective", "distill".to_owned()));
+            }
             // The file itself, or one of the model's.
             let file =
                 if Path::new(&value).is_dir() { Path::new(&value).join("config.json") } else { value.clone().into() };
