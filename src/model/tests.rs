@@ -198,7 +198,7 @@ fn check<B: Backend>(golden: &Golden, backend: &B, values: &impl Fn(&B::Tensor) 
     let model = Transformer::open(backend, &golden.dir)?;
     let config = model.config();
     let name = golden.name();
-    // The searches that transformers 4.57 does with FSMT read each later token at the first position, unlike its own forward pass.
+    // The scores that `generate` of transformers 4.57 gives with FSMT are not those of the model's own forward pass.
     let generate = if config.model_type == "fsmt" { Vec::new() } else { golden.of_kind("generate") };
     let requests: Vec<Request> = generate.iter().map(|item| golden.request(item, config)).collect();
     for ((item, found), request) in generate.iter().zip(search(backend, &model, 3, &requests)?).zip(&requests) {
