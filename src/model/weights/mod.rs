@@ -4,6 +4,8 @@
 //! nothing is copied before [`Weights::get`] asks for it.
 
 #[cfg(feature = "pytorch")]
+mod cursor;
+#[cfg(feature = "pytorch")]
 mod pickle;
 #[cfg(feature = "pytorch")]
 mod pytorch;

@@ -13,8 +13,9 @@ use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::Entry;
+use super::cursor::Cursor;
 use super::pickle::{self, Malformed, Pickle, Value};
-use super::source::{Cursor, Source};
+use super::source::Source;
 use crate::{Error, Result};
 
 /// How a zip archive begins.
