@@ -109,8 +109,6 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     #[test]
@@ -124,33 +122,42 @@ mod tests {
         assert!(weak.upgrade().is_none());
     }
 
+    /// Returns once `count` callers wait for a turn.
+    fn until_waiting(pool: &Pool, count: usize) {
+        while pool.waiting.load(Ordering::Relaxed) < count {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
-    fn turns_follow_one_another_and_the_one_who_has_the_threads_knows_who_waits() {
+    fn turns_are_taken_in_the_order_of_asking_and_who_has_the_threads_knows_who_waits() {
         let pool = Pool::start(2).expect("starts");
-        let inside = AtomicUsize::new(0);
-        let counts = Mutex::new([0usize; 3]);
-        let until = Instant::now() + Duration::from_millis(200);
-        let work = |own: usize| {
-            while Instant::now() < until {
-                pool.run(|| {
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
-                    // As a worker does: until another one waits, or for good.
-                    while !pool.is_wanted() && Instant::now() < until {
-                        std::thread::yield_now();
-                    }
-                    // Work within work is part of the turn.
-                    pool.run(|| counts.lock().expect("no panic")[own] += 1);
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
+        let (inside, order) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let turn = |own: usize, wait_for: usize| {
+            pool.run(|| {
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                until_waiting(&pool, wait_for);
+                assert_eq!(pool.is_wanted(), wait_for > 0);
+                // Work within work is part of the turn.
+                pool.run(|| order.lock().expect("no panic").push(own));
+                inside.fetch_sub(1, Ordering::SeqCst);
+            });
         };
         std::thread::scope(|scope| {
-            let work = &work;
-            (0..3).for_each(|own| drop(scope.spawn(move || work(own))));
+            let (pool, turn) = (&pool, &turn);
+            // The first one keeps the threads until two others wait, then asks again, behind them.
+            scope.spawn(move || {
+                turn(0, 2);
+                turn(0, 0);
+            });
+            while pool.line().next == 0 {
+                std::thread::yield_now();
+            }
+            scope.spawn(move || turn(1, 2));
+            until_waiting(pool, 1);
+            scope.spawn(move || turn(2, 1));
         });
-        let counts = counts.into_inner().expect("no panic");
-        let (least, most) = (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
-        assert!(least > 3 && most <= least + 2, "{counts:?}");
+        assert_eq!(order.into_inner().expect("no panic"), [0, 1, 2, 0]);
     }
 
     #[test]
