@@ -10,6 +10,8 @@ pub mod cpu;
 pub mod cuda;
 pub mod decode;
 pub mod diagnose;
+#[cfg(feature = "documents")]
+pub mod document;
 pub mod error;
 #[doc(hidden)]
 pub mod files;

@@ -240,6 +240,11 @@ impl Translator {
         self.engine.workers()
     }
 
+    /// The most ids that a source, or a target, may have, what stands around a sentence included.
+    pub fn max_len(&self) -> usize {
+        self.engine.max_len()
+    }
+
     /// What waits for a slot.
     pub fn load(&self) -> Load {
         self.engine.load()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
@@ -21,6 +21,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("model", &["error", "files", "read", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
     ("translator", &["error", "counts", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
+    ("document", &["error", "decode", "translator"]),
     (
         "train",
         &[
@@ -60,6 +61,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
             "validate",
             "train",
             "diagnose",
+            "document",
         ],
     ),
 ];

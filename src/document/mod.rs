@@ -1,0 +1,198 @@
+//! Documents: texts of several sentences.
+//!
+//! A translation model reads one sentence at a time, and drops what stands behind it. A [`Plan`] says which sentences a document has,
+//! and makes a document of their translations. Both steps are pure and do not wait, so that a server may submit the sentences in between
+//! in its own way:
+//!
+//! ```no_run
+//! # fn main() -> beamfuse::Result<()> {
+//! use beamfuse::document::{Plan, Reading, Rendered, Rules};
+//! use beamfuse::{DecodeOptions, Sentence, Translator};
+//!
+//! let translator = Translator::open("models/m30k-en-de")?;
+//! // What all sentences share: languages, or a seed.
+//! let like = Sentence::default();
+//! let plan = Plan::text("A dog runs. Two cats sleep.", Rules::of(Some("en")), &Reading::new(&translator, &like));
+//! let options = DecodeOptions::default();
+//! let mut translations = Vec::new();
+//! for sentence in plan.sentences(&like) {
+//!     let terms = beamfuse::Terms::new();
+//!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
+//! }
+//! let rendered = |translation: &beamfuse::Translation| Some(Rendered::new(&translation.hypotheses[0]));
+//! let rendered: Vec<Option<Rendered<'_>>> = translations.iter().map(rendered).collect();
+//! println!("{}", plan.assemble(&rendered));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`translate`] does all that with a [`Translator`]. Other hypotheses than the best make other documents.
+
+mod cut;
+mod marks;
+mod rules;
+mod split;
+mod translate;
+
+use std::ops::Range;
+
+use crate::translator::{Sentence, TextHypothesis, Translator};
+
+pub use rules::Rules;
+pub use split::{Piece, PieceKind, split};
+pub use translate::{Translated, translate};
+
+/// How a model reads: what a plan asks to know which sentences are too long.
+pub struct Reading<'a> {
+    encode: Box<dyn Fn(&str) -> Vec<u32> + 'a>,
+    limit: usize,
+}
+
+impl<'a> Reading<'a> {
+    /// As this translator reads sentences like that one, whose languages may add tokens.
+    pub fn new(translator: &'a Translator, like: &'a Sentence) -> Self {
+        // A language that the model lacks is the error of each sentence.
+        let encode = |text: &str| translator.source_ids(&with_text(like, text)).unwrap_or_default();
+        Reading { encode: Box::new(encode), limit: translator.max_len() }
+    }
+
+    /// As a model that reads at most `limit` ids a sentence, which `encode` gives.
+    pub fn by(encode: impl Fn(&str) -> Vec<u32> + 'a, limit: usize) -> Self {
+        Reading { encode: Box::new(encode), limit }
+    }
+
+    fn fits(&self, text: &str) -> bool {
+        // A token has a byte at least, but for some around the sentence: most sentences need not be encoded to be known to fit.
+        text.len() + 16 <= self.limit || (self.encode)(text).len() <= self.limit
+    }
+}
+
+impl std::fmt::Debug for Reading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+fn with_text(like: &Sentence, text: &str) -> Sentence {
+    Sentence { source: text.to_owned(), ..like.clone() }
+}
+
+/// Something to translate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// What the model reads.
+    pub text: String,
+    /// Whether it is part of a sentence that the model cannot read as a whole.
+    pub cut: bool,
+}
+
+/// What a document consists of.
+#[derive(Debug)]
+pub struct Plan {
+    source: String,
+    parts: Vec<Part>,
+    segments: Vec<Segment>,
+}
+
+/// The parts of a document, which follow one another without a gap.
+#[derive(Debug)]
+enum Part {
+    /// Stays as it is.
+    Kept(Range<usize>),
+    /// The next segment stands for this.
+    Segment(Range<usize>),
+}
+
+impl Plan {
+    /// A plan for plain text: its sentences, see [`split`]; those that the model cannot read are [cut](Segment::cut) at a clause mark or
+    /// a space. All else stays as it is.
+    pub fn text(text: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
+        let mut plan = Plan { source: text.to_owned(), parts: Vec::new(), segments: Vec::new() };
+        for Piece { range, kind } in split(text, rules) {
+            if kind != PieceKind::Sentence {
+                plan.parts.push(Part::Kept(range));
+                continue;
+            }
+            let sentence = &text[range.clone()];
+            let mut at = range.start;
+            for part in reading.parts(sentence) {
+                let segment = Segment { text: sentence[part.clone()].to_owned(), cut: part.len() < sentence.len() };
+                let part = range.start + part.start..range.start + part.end;
+                plan.parts.push(Part::Kept(at..part.start));
+                at = part.end;
+                plan.parts.push(Part::Segment(part));
+                plan.segments.push(segment);
+            }
+        }
+        plan
+    }
+
+    /// The segments as sentences to submit, with all else as `like` has it.
+    pub fn sentences(&self, like: &Sentence) -> impl Iterator<Item = Sentence> {
+        self.segments.iter().map(|segment| with_text(like, &segment.text))
+    }
+
+    /// The document, with a translation for each segment; where there is none, its source stays.
+    ///
+    /// What stands between the segments is as it was. Only where nothing does, because the source's writing puts no space behind a full
+    /// stop, a space comes between translations that need it.
+    pub fn assemble(&self, translations: &[Option<Rendered<'_>>]) -> String {
+        let mut document = String::with_capacity(self.source.len());
+        let mut translations = translations.iter();
+        // Whether nothing stands behind a segment whose writing needs no space there.
+        let mut open = false;
+        for part in &self.parts {
+            let (Part::Kept(range) | Part::Segment(range)) = part;
+            let source = &self.source[range.clone()];
+            let Part::Segment(_) = part else {
+                document.push_str(source);
+                open &= source.is_empty();
+                continue;
+            };
+            let translation = translations.next().and_then(Option::as_ref);
+            let text = translation.map_or(source, |translation| translation.text);
+            if open && needs_space(&document, text) {
+                document.push(' ');
+            }
+            document.push_str(text);
+            open = source.ends_with(is_wide);
+        }
+        document
+    }
+}
+
+impl Reading<'_> {
+    fn parts(&self, sentence: &str) -> Vec<Range<usize>> {
+        if self.fits(sentence) { vec![0..sentence.len()] } else { cut::cut(sentence, |part| self.fits(part)) }
+    }
+}
+
+/// Whether a space must stand between two texts that did not have one in writing without spaces.
+fn needs_space(before: &str, text: &str) -> bool {
+    let is_narrow = |c: char| !is_wide(c) && !c.is_whitespace();
+    before.ends_with(is_narrow) && text.starts_with(is_narrow)
+}
+
+/// Whether a character is of a writing that puts no space between sentences: Chinese, Japanese, and their punctuation.
+fn is_wide(c: char) -> bool {
+    matches!(c, '\u{2e80}'..='\u{30ff}' | '\u{31f0}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{fe30}'..='\u{fe4f}'
+        | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// A segment's translation, to be put into the document.
+#[derive(Clone, Copy, Debug)]
+pub struct Rendered<'a> {
+    text: &'a str,
+}
+
+impl<'a> Rendered<'a> {
+    /// A hypothesis for the segment.
+    pub fn new(hypothesis: &'a TextHypothesis) -> Self {
+        Rendered { text: &hypothesis.text }
+    }
+
+    /// A text alone.
+    pub fn text(text: &'a str) -> Self {
+        Rendered { text }
+    }
+}
