@@ -62,8 +62,7 @@ impl<'a> Reading<'a> {
     }
 
     fn fits(&self, text: &str) -> bool {
-        // A token has a byte at least, but for some around the sentence: most sentences need not be encoded to be known to fit.
-        text.len() + 16 <= self.limit || (self.encode)(text).len() <= self.limit
+        (self.encode)(text).len() <= self.limit
     }
 }
 
@@ -74,7 +73,7 @@ impl std::fmt::Debug for Reading<'_> {
 }
 
 fn with_text(like: &Sentence, text: &str) -> Sentence {
-    Sentence { source: text.to_owned(), ..like.clone() }
+    Sentence { source: text.to_owned(), source_ids: None, ..like.clone() }
 }
 
 /// Something to translate.
@@ -127,7 +126,7 @@ impl Plan {
         plan
     }
 
-    /// The segments as sentences to submit, with all else as `like` has it.
+    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids.
     pub fn sentences(&self, like: &Sentence) -> impl Iterator<Item = Sentence> {
         self.segments.iter().map(|segment| with_text(like, &segment.text))
     }
@@ -194,5 +193,46 @@ impl<'a> Rendered<'a> {
     /// A text alone.
     pub fn text(text: &'a str) -> Self {
         Rendered { text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model that reads one token a word, and the end of the sentence, up to 6.
+    fn plan(text: &str) -> Plan {
+        let encode = |text: &str| vec![1; text.split_whitespace().count() + 1];
+        Plan::text(text, Rules::of(Some("en")), &Reading::by(encode, 6))
+    }
+
+    fn assembled(plan: &Plan, translations: &[&str]) -> String {
+        plan.assemble(&translations.iter().map(|text| Some(Rendered::text(text))).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_stands_between_segments_stays() {
+        let text = " - A dog runs.  Mr. Cat sleeps!\r\n\n2) A bird 😀\n";
+        let plan = plan(text);
+        let segments: Vec<&str> = plan.segments().iter().map(|segment| segment.text.as_str()).collect();
+        assert_eq!(segments, ["A dog runs.", "Mr. Cat sleeps!", "A bird"]);
+        assert_eq!(assembled(&plan, &["x", "y", "z"]), " - x  y\r\n\n2) z 😀\n");
+        assert_eq!((plan.assemble(&[]), assembled(&plan, &segments)), (text.to_owned(), text.to_owned()));
+        assert_eq!(plan.assemble(&[None, Some(Rendered::text("y"))]), " - A dog runs.  y\r\n\n2) A bird 😀\n");
+    }
+
+    #[test]
+    fn a_long_sentence_is_cut_and_says_so() {
+        let plan = plan("One two three, four five six seven eight.  A dog.");
+        let segments: Vec<(&str, bool)> = plan.segments().iter().map(|s| (s.text.as_str(), s.cut)).collect();
+        assert_eq!(segments, [("One two three,", true), ("four five six seven eight.", true), ("A dog.", false)]);
+        assert_eq!(assembled(&plan, &["x", "y", "z"]), "x y  z");
+    }
+
+    #[test]
+    fn writing_without_spaces_gets_them_in_translation() {
+        let plan = plan("犬が走る。猫が寝る。\n鳥。");
+        assert_eq!(assembled(&plan, &["A dog.", "A cat.", "A bird."]), "A dog. A cat.\nA bird.");
+        assert_eq!(assembled(&plan, &["狗。", "猫。", "鸟。"]), "狗。猫。\n鸟。");
     }
 }
