@@ -438,6 +438,43 @@ mod tests {
         assert_eq!(schedule_warning(&["{\"loss\": 1}".into(), "cut off".into()]), None);
     }
 
+    /// The simulation of docs/diagnose.md, small.
+    #[test]
+    fn own_samples_as_references_hardly_ever_fire() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let translator = Translator::open(root.join("models/m30k-en-de-amateur")).expect("the amateur");
+        let read = |name: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(root.join("tests/data").join(name)).expect("test data");
+            text.lines().take(60).map(str::to_owned).collect()
+        };
+        let set = TestSet::new(&translator, &read("own/own.en"), &read("metrics/own.reference.de"));
+        let lines: Vec<usize> = (0..set.pairs.len()).collect();
+        let search = DecodeOptions::default().with(|o| o.beam_size = 1);
+        let probed = (spread(lines.len(), 20), Vec::new());
+        let bench = Bench::new(&translator, &set.pairs, &search, probed, 5, &mut |_| ()).expect("a bench");
+        let drawn = null::draw(&translator, &set.pairs, &lines, (6, 1.0), 1).expect("samples");
+        let mut sums: Vec<Vec<Sums>> = drawn.sets.iter().map(|set| bench.sums(set).expect("sums")).collect();
+        let fired = |sums: &[Vec<Sums>]| {
+            let sets: Vec<&[Sums]> = sums.iter().map(Vec::as_slice).collect();
+            let options = BootstrapOptions { resamples: 99, ..BootstrapOptions::default() };
+            let statistics = statistics(sets[0]);
+            let compared = inference::compare(&statistics, &sets, &options).expect("lines");
+            test(&statistics, &sets, 199, 1).iter().filter(|t| inference::fires(t, &statistics, &compared)).count()
+        };
+        let mut false_alarms = 0;
+        for _ in 0..sums.len() {
+            false_alarms += usize::from(fired(&sums) > 0);
+            sums.rotate_left(1);
+        }
+        // At 5% each, three or more of six have a probability of 0.2%.
+        assert!(false_alarms <= 2, "{false_alarms} of {}", sums.len());
+        // The test set's own references, which are not the amateur's, do differ.
+        let gold: Vec<Reference> = set.pairs.iter().map(Pair::gold).collect();
+        let gold = bench.sums(&gold).expect("sums");
+        sums[0] = gold;
+        assert!(fired(&sums) > 0);
+    }
+
     #[test]
     fn lines_are_spread_evenly() {
         assert_eq!(spread(10, 5), [0, 2, 4, 6, 8]);
