@@ -11,7 +11,7 @@ use crate::cli::input::read_all;
 use crate::cli::model_dir::{ModelArguments, ModelName};
 use crate::cli::output::{Output, json, print};
 use crate::cli::search_options::SearchArguments;
-use crate::cli::{Ending, complain};
+use crate::cli::{Ending, complain, note};
 use crate::counts;
 use crate::diagnose::{self, Call, Digest, Network, Options, Oracle, Provenance, TestSet};
 use crate::files::io;
@@ -112,7 +112,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         search,
     };
     let report = diagnose::run((&name(&dir), &translator), oracle.as_ref(), &set, &options, settings, &mut |stage| {
-        complain(&format!("diagnose: {stage}"))
+        note(&format!("diagnose: {stage}"))
     })?;
     outputs.write(&report)?;
     print(&report.to_string())?;
