@@ -29,8 +29,10 @@ fn head(name: &str, lines: usize) -> String {
 #[test]
 fn every_metric_is_there_and_the_same_again() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (source, reference) =
-        (write(dir.path(), "s", &head("own/own.en", 6)), write(dir.path(), "r", &head("metrics/own.reference.de", 6)));
+    let (source, reference) = (
+        write(dir.path(), "s", &head("own/own.en", 12)),
+        write(dir.path(), "r", &head("metrics/own.reference.de", 12)),
+    );
     let model = demo_model();
     let run = |name: &str, batch: &str| {
         let files = ["json", "csv", "html"].map(|kind| dir.path().join(format!("{name}.{kind}")));
@@ -49,7 +51,7 @@ fn every_metric_is_there_and_the_same_again() {
             "--sweep-lines",
             "2",
             "--probe-lines",
-            "3",
+            "12",
             "--json",
             text(&files[0]),
             "--csv",
@@ -126,9 +128,9 @@ fn every_metric_is_there_and_the_same_again() {
     assert!(found["value"].is_null(), "{found}");
     assert!(figure("distractor gap") > 1.0 && figure("first rise") > 0.0 && figure("accuracy") > 0.3);
     assert_eq!(report["sweep"].as_array().map(Vec::len), Some(18));
-    // Six lines get numbers and no verdict.
+    // Twelve lines get numbers and no verdict.
     let verdict = &report["verdict"];
-    assert!(verdict["withheld"].as_str().is_some_and(|why| why.contains("6 lines are too few")), "{verdict}");
+    assert!(verdict["withheld"].as_str().is_some_and(|why| why.contains("12 lines are too few")), "{verdict}");
     assert_eq!(verdict["findings"].as_array().map(Vec::len), Some(0));
     assert!(shown.contains("too few for a verdict") && !shown.contains("FOUND"), "{shown}");
     // What references have a part in is compared with the null, and with the plain one.
