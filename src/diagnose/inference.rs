@@ -110,10 +110,9 @@ fn pick(key: u64, counter: [u32; 4], count: usize) -> usize {
 
 /// The differences after a permutation of each line's references among the sets.
 fn permuted(statistics: &[&Statistic], sets: &[&[Sums]], (seed, number): (u64, usize)) -> Vec<f64> {
-    let lines = sets[0].len();
     let mut totals = vec![Sums::default(); sets.len()];
     let mut order: Vec<usize> = (0..sets.len()).collect();
-    for line in 0..lines {
+    for (line, _) in sets[0].iter().enumerate() {
         for at in (1..order.len()).rev() {
             order.swap(at, pick(seed, [number as u32, line as u32, at as u32, 0x7065_726d], at + 1));
         }
