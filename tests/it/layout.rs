@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
     ("counts", &["error"]),
     ("files", &["error"]),
     ("input", &["error"]),
+    ("batch", &["error", "files", "input"]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
@@ -20,7 +21,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("plot", &[]),
     ("model", &["error", "files", "read", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
-    ("translator", &["error", "counts", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
+    ("translator", &["error", "counts", "files", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     (
         "train",
         &[
@@ -45,6 +46,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
         "cli",
         &[
             "error",
+            "batch",
             "counts",
             "files",
             "input",
