@@ -10,7 +10,7 @@ use crate::batch::{Compression, Compressor, Counts, Part};
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
 use crate::cli::warnings::Warning;
-use crate::cli::{Ending, complain, interrupt, stdout};
+use crate::cli::{Ending, interrupt, note, stdout};
 use crate::files::{Aside, Place, io};
 use crate::{Error, Result, Score, TextHypothesis, Translation};
 
@@ -124,7 +124,7 @@ impl Output {
         if let Sink::Aside(mut aside) = self.sink {
             let (partial, _) = aside.parts();
             let partial = partial.display();
-            complain(&format!("the lines so far are in {partial}; the same command with --resume continues"));
+            note(&format!("the lines so far are in {partial}; the same command with --resume continues"));
         }
         Ok(Ending::Interrupted)
     }

@@ -12,7 +12,7 @@ use super::{Arguments, Form, Format, InputFormat, Lines, Plain, Reading, Setup};
 use crate::batch::{Compression, Counts, Input, Job, Shard, State, Unit, digest_model, plan, verify as check};
 use crate::cli::output::Output;
 use crate::cli::values::reader;
-use crate::cli::{Ending, complain, interrupt};
+use crate::cli::{Ending, complain, interrupt, note};
 use crate::files::{Stamp, io};
 use crate::{Error, Result};
 
@@ -67,7 +67,7 @@ pub(super) fn verify(arguments: &Arguments) -> Result<Ending> {
     let inputs = arguments.input.as_deref().map(|input| parts(arguments, input)).transpose()?;
     let (parts, problems) = check(directory, inputs.as_deref())?;
     problems.iter().for_each(|problem| complain(&format!("{}: {}", problem.name, problem.message)));
-    complain(&format!("{parts} parts looked at, {} problems", problems.len()));
+    note(&format!("{parts} parts looked at, {} problems", problems.len()));
     Ok(if problems.is_empty() { Ending::Complete } else { Ending::Failed })
 }
 
@@ -119,13 +119,13 @@ pub(super) fn run(arguments: &Arguments, input: &Path) -> Result<Ending> {
     interrupt::listen();
     for (unit, part, input) in &open {
         if interrupt::asked() || !run.make(unit, part, input)? {
-            complain("the parts so far are whole; the same command with --resume continues");
+            note("the parts so far are whole; the same command with --resume continues");
             return Ok(Ending::Interrupted);
         }
     }
     let Run { counts: Counts { rows, failed }, unread, .. } = run;
     let (made, before) = (open.len() - unread.len(), mine.len() - open.len());
-    complain(&format!("{made} parts made, {before} were there; {rows} rows in all, {failed} of them with errors"));
+    note(&format!("{made} parts made, {before} were there; {rows} rows in all, {failed} of them with errors"));
     match unread.first() {
         None if failed > 0 => Ok(Ending::BadLines),
         None => Ok(Ending::Complete),
