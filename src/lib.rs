@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod batch;
 pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::builder::PossibleValue;
 use serde::Serialize;
+use serde_json::Value;
 
+use crate::batch::{digest_file, digest_model};
 use crate::cli::counts::{count, finite};
 use crate::cli::input::read_all;
 use crate::counts;
@@ -127,6 +129,20 @@ impl ControlArguments {
                 got: format!("\"{name}\""),
             }),
         }
+    }
+
+    /// What the models and files of all sentences are, for a record of what was done: each by its digest.
+    pub(super) fn identity(&self) -> Result<Vec<(&'static str, Value)>> {
+        let model = |dir: &PathBuf| digest_model(dir).map(Value::from);
+        let file = |path: &PathBuf| digest_file(path).map(|(digest, _)| Value::from(digest));
+        let mut identity =
+            vec![("ensemble_weights", self.weights().into()), ("suppress", self.suppress.clone().into())];
+        identity.push(("ensemble", self.ensemble.iter().map(model).collect::<Result<Vec<_>>>()?.into()));
+        for (name, path) in [("bad_texts", &self.bad_texts), ("shortlist", &self.shortlist)] {
+            identity.push((name, path.as_ref().map(file).transpose()?.into()));
+        }
+        identity.push(("amateur", self.amateur.as_ref().map(model).transpose()?.into()));
+        Ok(identity)
     }
 
     /// What never comes.

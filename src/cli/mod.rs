@@ -147,8 +147,14 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    ExitCode::from(main_with(std::env::args_os()))
+}
+
+/// Runs a command with these arguments, its own name first; gives the exit code. Wrong arguments, and requests for help, end the
+/// process.
+pub fn main_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
     let mut command = command();
-    let matches = command.get_matches_mut();
+    let matches = command.try_get_matches_from_mut(arguments).unwrap_or_else(|error| error.exit());
     if let (Some(("train", given)), Some(train)) = (matches.subcommand(), command.find_subcommand("train")) {
         train::check_objective(train, given).unwrap_or_else(|error| error.exit());
     }
@@ -159,12 +165,12 @@ pub fn main() -> ExitCode {
     let claimed = claimed.map_or(Ok(()), |(subcommand, matches)| claims::check(subcommand, matches));
     let ending = claimed.and_then(|()| arguments.run());
     match ending {
-        Ok(Ending::Complete) => ExitCode::SUCCESS,
-        Ok(Ending::BadLines | Ending::Failed) => ExitCode::from(1),
-        Ok(Ending::Interrupted) => ExitCode::from(130),
+        Ok(Ending::Complete) => 0,
+        Ok(Ending::BadLines | Ending::Failed) => 1,
+        Ok(Ending::Interrupted) => 130,
         Err(error) => {
             complain(&error.to_string());
-            ExitCode::from(2)
+            2
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::batch::{Compression, Compressor, Counts, Part};
 use crate::cli::alignment::Alignment;
 use crate::cli::input::Fields;
 use crate::cli::warnings::Warning;
@@ -19,19 +20,8 @@ enum Sink {
     Direct(PathBuf, File),
     /// A file, under another name until it is whole.
     Aside(Aside),
-}
-
-impl Sink {
-    fn file(&mut self) -> (&Path, &mut File) {
-        match self {
-            Sink::Direct(path, file) => (path, file),
-            // Under the name that it has.
-            Sink::Aside(aside) => {
-                let (path, file) = aside.parts();
-                (path, file)
-            }
-        }
-    }
+    /// A part of a job, and the name that it has until it is committed.
+    Part(PathBuf, Box<Compressor<Part>>),
 }
 
 /// Lines that are waiting, at most about so many bytes.
@@ -65,6 +55,13 @@ impl Output {
         Output { sink: Sink::Aside(aside), waiting: Vec::new() }
     }
 
+    /// A part of a job, which appears when it is [committed](Output::commit).
+    pub(super) fn part(mut part: Part, compression: Compression) -> Self {
+        let path = part.parts().0.to_path_buf();
+        let compressor = Box::new(Compressor::new(compression, part));
+        Output { sink: Sink::Part(path, compressor), waiting: Vec::new() }
+    }
+
     fn open(path: Option<&Path>, aside: impl FnOnce(&Path) -> Result<Aside>) -> Result<Self> {
         let path = path.unwrap_or(Path::new("-"));
         let sink = match path.as_os_str() == "-" {
@@ -87,7 +84,16 @@ impl Output {
 
     /// Writes the lines that are waiting. If that fails, half a line is taken back where the file allows it: it would look whole.
     pub(super) fn flush(&mut self) -> Result<()> {
-        let (path, file) = self.sink.file();
+        let (path, file) = match &mut self.sink {
+            Sink::Direct(path, file) => (&**path, file),
+            // Under the name that it has.
+            Sink::Aside(aside) => aside.parts(),
+            Sink::Part(path, compressor) => {
+                compressor.write_all(&self.waiting).map_err(io("write", path))?;
+                self.waiting.clear();
+                return Ok(());
+            }
+        };
         let mut at = 0;
         while at < self.waiting.len() {
             let source = match file.write(&self.waiting[at..]) {
@@ -128,7 +134,16 @@ impl Output {
         self.flush()?;
         match self.sink {
             Sink::Aside(aside) => aside.finish(),
-            Sink::Direct(..) => Ok(()),
+            Sink::Direct(..) | Sink::Part(..) => Ok(()),
+        }
+    }
+
+    /// Writes the lines that are waiting, and commits a part.
+    pub(super) fn commit(mut self, counts: Counts) -> Result<()> {
+        self.flush()?;
+        match self.sink {
+            Sink::Part(path, compressor) => compressor.finish().map_err(io("write", &path))?.commit(counts),
+            Sink::Aside(..) | Sink::Direct(..) => self.finish(),
         }
     }
 }

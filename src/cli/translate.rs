@@ -1,5 +1,7 @@
 //! `translate`: lines of text or JSON in, translations out.
 
+mod job;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::value::to_raw_value;
 
+use crate::batch::{self, Counts};
 use crate::cli::alignment::Alignment;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite};
@@ -35,15 +38,19 @@ use crate::{DecodeOptions, Error, Overrides, Result};
 pub(super) struct Arguments {
     /// Sentences to translate, instead of input.
     text: Vec<String>,
-    /// Input file [default: standard input].
-    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
+    /// Input file [default: standard input]; a directory, or a pattern in quotes such as 'data/*.jsonl.gz', makes each of its files a
+    /// part of the output, which is a directory then.
+    #[arg(long, short, value_name = "FILE|DIR", conflicts_with = "text")]
     input: Option<PathBuf>,
-    /// Output file [default: standard output].
-    #[arg(long, short, value_name = "FILE")]
+    /// Output file [default: standard output], or directory.
+    #[arg(long, short, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
-    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
+    /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it; in a
+    /// directory with the parts that are not there.
     #[arg(long, requires = "output", conflicts_with_all = ["explain", "text"])]
     resume: bool,
+    #[command(flatten)]
+    job: job::JobArguments,
     /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
     /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
     /// zstd is decompressed.
@@ -94,9 +101,20 @@ const LINES_PER_SLOT: usize = 16;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     arguments.validate()?;
+    if arguments.job.verify {
+        return job::verify(&arguments);
+    }
+    match arguments.input.as_deref().filter(|input| batch::is_many(input)) {
+        Some(input) => job::run(&arguments, input),
+        None => run_one(&arguments),
+    }
+}
+
+fn run_one(arguments: &Arguments) -> Result<Ending> {
+    arguments.job.refuse()?;
     let input = arguments.input.as_deref();
     // Sentences given as arguments are plain text whatever the output's format.
-    let mut lines = match arguments.text.is_empty() {
+    let lines = match arguments.text.is_empty() {
         false => Lines::from_texts(&arguments.text)?,
         true => Lines::open(input, arguments.form())?,
     };
@@ -105,60 +123,86 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
             "\"{file}\" is translated as text, and is the name of a file: --input {file} translates its lines"
         ));
     }
-    let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
-    let mut set = arguments.search.overrides()?;
-    if arguments.alignment.is_some() {
-        set.set("attention", true);
-    }
-    let mut options = arguments.search.resolve(&translator)?;
-    options.attention |= arguments.alignment.is_some();
-    let alternatives = arguments.alternatives(&options)?;
+    let setup = Setup::new(arguments)?;
     let page = arguments.explain.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     let unit = if arguments.format == Format::Nbest { Unit::List } else { Unit::Line };
     let start = resume::start(arguments.output.as_deref(), arguments.resume, unit)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
-    let size = LINES_PER_SLOT * arguments.model.batch_size;
     let bytes = lines.size();
-    let windows = match arguments.search.control.pairs_lines() {
-        true => {
-            let mut paired = Paired::new(lines);
-            Windows::start(resume::behind(done, move || paired.next()), size)
-        }
-        false => Windows::start(resume::behind(done, move || lines.next()), size),
-    }?;
-    let mut work = Work {
-        translator: &translator,
-        batch: translator.batch(&options)?,
-        lines: HashMap::new(),
-        ready: Vec::new(),
-        options: &options,
-        set,
-        control: &arguments.search.control,
-        first: First::Blank,
-        alternatives,
-        target_prefix: arguments.target_prefix.clone(),
-        source_lang: arguments.source_lang.clone(),
-        target_lang: arguments.target_lang.clone(),
-        output,
-        format: arguments.format,
-        alignment: arguments.alignment,
-        progress: Progress::new(bytes),
-        warnings: Warnings::new(translator.tokenizer()),
-        bad_lines: false,
-    };
-    stream::run(windows, &mut work)?;
-    work.warnings.lines().for_each(|line| work.progress.note(&line));
-    let Work { first, output, bad_lines, .. } = work;
-    let ending = output.end(bad_lines)?;
+    let (output, counts, first) = setup.stream(resume::behind(done, setup.reading(lines)), bytes, output)?;
+    let ending = output.end(counts.failed > 0)?;
     let Some(page) = page.filter(|_| ending != Ending::Interrupted) else { return Ok(ending) };
     match first {
-        First::Sentence(first) => explain(*first, &options, &translator, page)?,
+        First::Sentence(first) => explain(*first, &setup.options, &setup.translator, page)?,
         // It has its error.
         First::Failed => {}
         First::Blank => return Err(nothing_to_explain()),
     }
     Ok(ending)
+}
+
+/// Lines, one by one.
+type Reading = Box<dyn FnMut() -> Result<Option<Line>> + Send>;
+
+/// The model, and what all lines have in common.
+struct Setup<'a> {
+    arguments: &'a Arguments,
+    translator: Translator,
+    options: DecodeOptions,
+    /// What the flags set, over which a sentence's own options stand.
+    set: Overrides,
+    alternatives: Option<Alternatives>,
+}
+
+impl<'a> Setup<'a> {
+    fn new(arguments: &'a Arguments) -> Result<Self> {
+        let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
+        let mut set = arguments.search.overrides()?;
+        if arguments.alignment.is_some() {
+            set.set("attention", true);
+        }
+        let mut options = arguments.search.resolve(&translator)?;
+        options.attention |= arguments.alignment.is_some();
+        let alternatives = arguments.alternatives(&options)?;
+        Ok(Setup { arguments, translator, options, set, alternatives })
+    }
+
+    /// The lines as they are translated: beside each other where the options contrast them.
+    fn reading(&self, mut lines: Lines) -> Reading {
+        match self.arguments.search.control.pairs_lines() {
+            true => {
+                let mut paired = Paired::new(lines);
+                Box::new(move || paired.next())
+            }
+            false => Box::new(move || lines.next()),
+        }
+    }
+
+    /// Translates lines, of so many bytes where that is known, until they or an interrupt end.
+    fn stream(
+        &self,
+        next: impl FnMut() -> Result<Option<Line>> + Send + 'static,
+        bytes: Option<u64>,
+        output: Output,
+    ) -> Result<(Output, Counts, First)> {
+        let windows = Windows::start(next, LINES_PER_SLOT * self.arguments.model.batch_size)?;
+        let mut work = Work {
+            setup: self,
+            batch: self.translator.batch(&self.options)?,
+            lines: HashMap::new(),
+            ready: Vec::new(),
+            first: First::Blank,
+            output,
+            progress: Progress::new(bytes),
+            warnings: Warnings::new(self.translator.tokenizer()),
+            counts: Counts::default(),
+        };
+        stream::run(windows, &mut work)?;
+        work.warnings.lines().for_each(|line| work.progress.note(&line));
+        let Work { first, output, counts, .. } = work;
+        Ok((output, counts, first))
+    }
 }
 
 impl Arguments {
@@ -228,27 +272,18 @@ fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator,
 }
 
 struct Work<'a> {
-    translator: &'a Translator,
+    setup: &'a Setup<'a>,
     batch: Batch<'a>,
     /// What comes back with each line under way.
     lines: HashMap<u64, Tag>,
     /// Lines that the batch has no part in: that could not be read, or that want alternatives.
     ready: Vec<(u64, Done)>,
-    options: &'a DecodeOptions,
-    /// What the flags set, over which a sentence's own options stand.
-    set: Overrides,
-    control: &'a ControlArguments,
     first: First,
-    alternatives: Option<Alternatives>,
-    target_prefix: Option<String>,
-    source_lang: Option<String>,
-    target_lang: Option<String>,
     output: Output,
-    format: Format,
-    alignment: Option<Alignment>,
     progress: Progress,
     warnings: Warnings<'a>,
-    bad_lines: bool,
+    /// Lines written.
+    counts: Counts,
 }
 
 struct Tag {
@@ -282,14 +317,15 @@ impl Work<'_> {
             // Strings become JSON whatever they hold.
             other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
         }
-        sentence.prefix = sentence.prefix.or_else(|| self.target_prefix.clone());
-        sentence.source_lang = sentence.source_lang.or_else(|| self.source_lang.clone());
-        sentence.target_lang = sentence.target_lang.or_else(|| self.target_lang.clone());
+        let Setup { arguments, translator, options, set, .. } = self.setup;
+        sentence.prefix = sentence.prefix.or_else(|| arguments.target_prefix.clone());
+        sentence.source_lang = sentence.source_lang.or_else(|| arguments.source_lang.clone());
+        sentence.target_lang = sentence.target_lang.or_else(|| arguments.target_lang.clone());
         let source = sentence.source.clone();
         let read = || {
             sentence.options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;
-            let sentence = self.translator.sentence(sentence, &self.set, self.options)?;
-            sentence.options.as_deref().map_or(Ok(()), |options| self.control.check(options))?;
+            let sentence = translator.sentence(sentence, set, options)?;
+            sentence.options.as_deref().map_or(Ok(()), |options| arguments.search.control.check(options))?;
             Ok::<_, Error>(sentence)
         };
         match read() {
@@ -303,7 +339,7 @@ impl Work<'_> {
         let (tags, sentences): (Vec<u64>, Vec<Sentence>) =
             sentences.into_iter().map(|(tag, sentence, _)| (tag, sentence)).unzip();
         let told = |error: &Error| (error.kind(), error.to_string());
-        let found = match self.translator.alternatives(sentences, &wanted, self.options) {
+        let found = match self.setup.translator.alternatives(sentences, &wanted, &self.setup.options) {
             Ok(found) => found.into_iter().map(|result| result.map_err(|error| told(&error))).collect(),
             // What concerns them all.
             Err(error) => vec![Err(told(&error)); tags.len()],
@@ -326,7 +362,7 @@ impl stream::Work for Work<'_> {
                     let (kind, message) = (error.kind(), error.to_string());
                     BadLine { kind, message, source: Some(sentence.source.clone()) }
                 };
-                let ids = self.translator.source_ids(&sentence).map_err(wrong)?;
+                let ids = self.setup.translator.source_ids(&sentence).map_err(wrong)?;
                 Ok((sentence, other, ids))
             });
             match encoded {
@@ -348,7 +384,7 @@ impl stream::Work for Work<'_> {
         }
         // The longest first: slots that free up towards the end of a window then wait for short sentences only.
         readable.sort_by_key(|(_, _, ids)| std::cmp::Reverse(ids.len()));
-        match self.alternatives {
+        match self.setup.alternatives {
             Some(wanted) => self.find_alternatives(readable, wanted),
             None => readable.into_iter().for_each(|(tag, sentence, ids)| self.batch.push_encoded(tag, sentence, ids)),
         }
@@ -378,20 +414,22 @@ impl stream::Work for Work<'_> {
         for field in ["hypotheses", "error", "source_truncated", "warnings"] {
             other.shift_remove(field);
         }
+        let Arguments { format, alignment, .. } = *self.setup.arguments;
+        self.counts.rows += 1;
         match result {
-            Ok(translation) => self.output.line(&match self.format {
-                Format::Text => text_line(&translation.hypotheses[0], self.alignment),
+            Ok(translation) => self.output.line(&match format {
+                Format::Text => text_line(&translation.hypotheses[0], alignment),
                 Format::Jsonl => translation_json(&translation, &other, &warnings)?,
-                Format::Nbest => n_best(number, &translation, self.alignment),
+                Format::Nbest => n_best(number, &translation, alignment),
             }),
             Err((kind, message)) => {
-                self.bad_lines = true;
+                self.counts.failed += 1;
                 // Nothing to draw.
                 if number == 1 {
                     self.first = First::Failed;
                 }
                 self.progress.complain(&format!("line {number}: {message}"));
-                self.output.line(&match self.format {
+                self.output.line(&match format {
                     Format::Text | Format::Nbest => String::new(),
                     Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
                 })

@@ -87,7 +87,7 @@ impl Translator {
             options.validate()?;
             self.check_models(options)?;
         }
-        let source_ids = self.tokenizer.encode_source(&sentence.source);
+        let source_ids = self.source_ids(&sentence)?;
         let (pending, request) = self.pending(sentence, source_ids, options);
         let search = match request? {
             None => Handle::ready(Ok(vec![Hypothesis::empty()])),

@@ -11,6 +11,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("counts", &["error"]),
     ("files", &["error"]),
     ("input", &["error"]),
+    ("batch", &["error", "files", "input"]),
     ("backend", &["error"]),
     ("cpu", &["error", "check", "backend"]),
     ("cuda", &["error", "check", "backend"]),
@@ -46,6 +47,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
         "cli",
         &[
             "error",
+            "batch",
             "counts",
             "files",
             "input",

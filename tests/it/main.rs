@@ -3,6 +3,8 @@
 mod common;
 
 mod alternatives;
+#[cfg(unix)]
+mod batch;
 mod bench;
 mod checkpoints;
 mod cli;

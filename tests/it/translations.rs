@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use beamfuse::{DecodeOptions, LengthPenalty, MaxLength, Sentence, Stop, Translator};
+use beamfuse::{DecodeOptions, LengthPenalty, MaxLength, Sentence, Stop, Terms, Translator};
 use serde_json::{Value, json};
 
+use crate::common;
 use crate::common::command::run;
 
 fn dir(name: &str) -> PathBuf {
@@ -118,4 +119,13 @@ fn the_command_line_takes_languages_and_ids() {
     let of_all = ["--source-lang", source.expect("a code"), "--target-lang", target.expect("a code")];
     let of_all = translate(&of_all, |item| json!({"source": item["source"]}));
     assert_eq!(of_all[0], expected[0]);
+}
+
+#[test]
+fn a_sentence_that_is_submitted_is_read_by_its_own_ids() {
+    let options = DecodeOptions::default().with(|options| options.beam_size = 1);
+    let expected = common::translator().translate(&["A dog runs."], &options).expect("valid options").remove(0);
+    let sentence = Sentence { source_ids: Some(expected.source_ids.clone()), ..Sentence::default() };
+    let handle = common::translator().submit(sentence, &options, Terms::new()).expect("accepted");
+    assert_eq!(handle.wait().expect("translated").hypotheses, expected.hypotheses);
 }

@@ -1,0 +1,1 @@
+"""Classes in the shape of other engines'."""

@@ -1,0 +1,431 @@
+//! The translator: opened, asked, closed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use beamfuse::hub::{Hub, ModelId};
+use beamfuse::{Bans, DecodeOptions, Dtype, EngineOptions, Error, Overrides, Preset, Sentence, Terms, Translator};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::errors::{Failure, raised};
+use crate::pending::{LOOK_EVERY, Pending, forked};
+use crate::results::{Score, Translation};
+
+/// A model, its tokenizer and the threads that decode.
+#[pyclass(frozen, module = "beamfuse._native")]
+pub(crate) struct Engine {
+    /// None once it is closed.
+    translator: RwLock<Option<Arc<Translator>>>,
+    directory: PathBuf,
+    process: u32,
+    pieces: OnceLock<Pieces>,
+}
+
+/// Ids by piece: those of the source's vocabulary and those of the target's.
+struct Pieces {
+    source: HashMap<String, u32>,
+    target: HashMap<String, u32>,
+}
+
+/// What options come to for one model.
+#[pyclass(frozen, module = "beamfuse._native")]
+pub(crate) struct Options {
+    set: Overrides,
+    of_all: DecodeOptions,
+}
+
+#[pymethods]
+impl Options {
+    /// All of them as JSON.
+    fn json(&self) -> PyResult<String> {
+        to_json(&self.of_all)
+    }
+}
+
+/// A sentence as Python gives it: a text, or JSON, as bytes.
+type Item = Result<Sentence<Overrides>, Failure>;
+
+/// A hypothesis in pieces: tokens, ids, score, attention.
+type InPieces = (Vec<String>, Vec<u32>, f32, Vec<f32>, Option<Vec<Vec<f32>>>);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (model, device, dtype, threads, workers, slots, memory_budget, amateur, ensemble))]
+    #[expect(clippy::too_many_arguments, reason = "they are the arguments of the class in Python")]
+    fn new(
+        py: Python<'_>,
+        model: PathBuf,
+        device: &str,
+        dtype: &str,
+        threads: usize,
+        workers: usize,
+        slots: usize,
+        memory_budget: Option<u64>,
+        amateur: Option<PathBuf>,
+        ensemble: Vec<PathBuf>,
+    ) -> PyResult<Self> {
+        let options = EngineOptions::default().with(|options| {
+            (options.threads, options.workers, options.slots) = (threads, workers, slots);
+            options.memory_budget = memory_budget;
+            (options.amateur, options.ensemble) = (amateur, ensemble);
+        });
+        let dtype = dtype_of(dtype)?;
+        let device = device.parse().map_err(raised)?;
+        let options = options.with(|options| (options.device, options.dtype) = (device, dtype));
+        let open = || {
+            let directory = find(&model)?;
+            Ok::<_, Error>((Translator::open_with(&directory, &options)?, directory))
+        };
+        let (translator, directory) = py.detach(open).map_err(raised)?;
+        let translator = RwLock::new(Some(Arc::new(translator)));
+        Ok(Engine { translator, directory, process: std::process::id(), pieces: OnceLock::new() })
+    }
+
+    /// What options, a JSON object, come to.
+    fn options(&self, json: &str) -> PyResult<Options> {
+        let set: Overrides = read_options(json)?;
+        let of_all = self.translator()?.options(&set).map_err(raised)?;
+        Ok(Options { set, of_all })
+    }
+
+    /// As options, with tokens and sequences that are never generated.
+    fn options_with_bans(&self, json: &str, tokens: Vec<u32>, sequences: Vec<Vec<u32>>) -> PyResult<Options> {
+        let Options { set, mut of_all } = self.options(json)?;
+        let size = self.translator()?.config().decoder_vocab_size;
+        let bans = Bans::new(size, &tokens, None, &sequences).map_err(raised)?;
+        of_all.bans = Some(Arc::new(bans));
+        Ok(Options { set, of_all })
+    }
+
+    /// Translates all; an error is raised, or, with `collect`, stands in the place of its sentence.
+    fn translate<'py>(
+        &self,
+        py: Python<'py>,
+        items: Vec<Bound<'py, PyAny>>,
+        options: &Options,
+        collect: bool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let translator = self.translator()?;
+        let items: Vec<Item> = items.iter().map(read_item).collect::<PyResult<_>>()?;
+        let results = py.detach(|| translate(&translator, items, options))?;
+        gather(py, results, collect, |py, found| Ok(Py::new(py, Translation(Arc::new(found)))?.into_any()))
+    }
+
+    /// Asks for one translation without waiting, not even for room in the queue.
+    fn submit(&self, item: &Bound<'_, PyAny>, options: &Options) -> PyResult<Pending> {
+        let translator = self.translator()?;
+        let sentence = translator.sentence(read_item(item)??, &options.set, &options.of_all).map_err(raised)?;
+        translator.submit(sentence, &options.of_all, Terms::new()).map(Pending::new).map_err(raised)
+    }
+
+    /// Scores (source, target) texts.
+    fn score(&self, py: Python<'_>, pairs: Vec<(String, String)>, collect: bool) -> PyResult<Vec<Py<PyAny>>> {
+        let translator = self.translator()?;
+        let scored = py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(translator.score(chunk))))?;
+        self.gather_scores(py, &translator, scored, collect)
+    }
+
+    /// Scores (source, target) pieces, without end of sentence behind the target.
+    fn score_pieces(&self, py: Python<'_>, pairs: Vec<(Vec<String>, Vec<String>)>) -> PyResult<Vec<Py<PyAny>>> {
+        let translator = self.translator()?;
+        let pieces = self.pieces(&translator);
+        let (unknown, end) = (translator.tokenizer().unk_id(), translator.tokenizer().eos_id());
+        let ids = |pieces: &HashMap<String, u32>, tokens: &[String]| -> Vec<u32> {
+            tokens.iter().map(|token| pieces.get(token).copied().unwrap_or(unknown)).collect()
+        };
+        let to_ids = |(source, target): &(Vec<String>, Vec<String>)| {
+            let mut target = ids(&pieces.target, target);
+            target.push(end);
+            (ids(&pieces.source, source), target)
+        };
+        let pairs: Vec<(Vec<u32>, Vec<u32>)> = pairs.iter().map(to_ids).collect();
+        let scored =
+            py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(translator.score_ids(chunk))))?;
+        self.gather_scores(py, &translator, scored, false)
+    }
+
+    /// Translates (source, prefix) pieces; pieces that the vocabulary lacks become the unknown one.
+    fn translate_pieces(
+        &self,
+        py: Python<'_>,
+        sentences: Vec<(Vec<String>, Vec<String>)>,
+        options: &Options,
+    ) -> PyResult<Vec<Vec<InPieces>>> {
+        let translator = self.translator()?;
+        let pieces = self.pieces(&translator);
+        let unknown = translator.tokenizer().unk_id();
+        let ids = |pieces: &HashMap<String, u32>, tokens: Vec<String>| -> Vec<u32> {
+            tokens.into_iter().map(|token| pieces.get(&token).copied().unwrap_or(unknown)).collect()
+        };
+        let to_ids = |(source, prefix)| (ids(&pieces.source, source), ids(&pieces.target, prefix));
+        let sentences: Vec<(Vec<u32>, Vec<u32>)> = sentences.into_iter().map(to_ids).collect();
+        let of_all = options.of_all.clone();
+        let found = py.detach(|| {
+            in_chunks(&translator, sentences, move |translator, chunk| translator.continue_ids(chunk, &of_all))
+        })?;
+        let piece = |id: &u32| translator.tokenizer().target_piece(*id).to_owned();
+        let told = |hypothesis: beamfuse::Hypothesis| {
+            let tokens = hypothesis.token_ids.iter().map(piece).collect();
+            (tokens, hypothesis.token_ids, hypothesis.score, hypothesis.token_log_probs, hypothesis.attention)
+        };
+        found
+            .into_iter()
+            .map(|found| Ok(found?.into_iter().map(told).collect()))
+            .collect::<Result<_, Failure>>()
+            .map_err(PyErr::from)
+    }
+
+    /// The target's id of a piece; None if there is none.
+    fn piece_id(&self, piece: &str) -> PyResult<Option<u32>> {
+        let translator = self.translator()?;
+        Ok(self.pieces(&translator).target.get(piece).copied())
+    }
+
+    /// The id of the end of sentence, and of the unknown piece.
+    fn special_ids(&self) -> PyResult<(u32, u32)> {
+        let translator = self.translator()?;
+        Ok((translator.tokenizer().eos_id(), translator.tokenizer().unk_id()))
+    }
+
+    /// The pieces that the model reads of a text, with what stands around it.
+    fn encode(&self, text: &str) -> PyResult<Vec<String>> {
+        let translator = self.translator()?;
+        let ids = translator.tokenizer().encode_source(text);
+        Ok(ids.into_iter().map(|id| translator.tokenizer().source_piece(id).to_owned()).collect())
+    }
+
+    /// The options of a preset as JSON.
+    fn preset(&self, name: &str) -> PyResult<String> {
+        let preset: Preset = serde_json::from_value(name.into())
+            .map_err(|error| Failure::new("option", format!("option preset: {error}")))?;
+        to_json(&self.translator()?.preset(preset).map_err(raised)?)
+    }
+
+    /// The model's directory.
+    #[getter]
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The device that it runs on.
+    #[getter]
+    fn device(&self) -> PyResult<String> {
+        Ok(self.translator()?.device().device.to_string())
+    }
+
+    /// Sessions that decode side by side.
+    #[getter]
+    fn workers(&self) -> PyResult<usize> {
+        Ok(self.translator()?.workers())
+    }
+
+    /// Whether it has been closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.translator.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// The model's version: a digest of its files.
+    fn version(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| beamfuse::batch::digest_model(&self.directory)).map_err(raised)
+    }
+
+    /// Gives model and threads back, once what is under way has ended.
+    fn close(&self, py: Python<'_>) {
+        let taken = self.translator.write().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| give_back(taken, self.process));
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let taken = self.translator.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        give_back(taken, self.process);
+    }
+}
+
+/// In a fork the threads that an end would wait for are not there: what they had stays.
+fn give_back(translator: Option<Arc<Translator>>, process: u32) {
+    if std::process::id() != process {
+        std::mem::forget(translator);
+    }
+}
+
+impl Engine {
+    fn translator(&self) -> PyResult<Arc<Translator>> {
+        if std::process::id() != self.process {
+            return Err(forked().into());
+        }
+        let translator = self.translator.read().unwrap_or_else(PoisonError::into_inner);
+        translator.clone().ok_or_else(|| Failure::new("closed", "translate: the translator has been closed").into())
+    }
+
+    fn pieces(&self, translator: &Translator) -> &Pieces {
+        self.pieces.get_or_init(|| {
+            let tokenizer = translator.tokenizer();
+            let source = 0..tokenizer.source_vocab_size() as u32;
+            let target = 0..tokenizer.target_vocab_size() as u32;
+            Pieces {
+                source: source.map(|id| (tokenizer.source_piece(id).to_owned(), id)).collect(),
+                target: target.map(|id| (tokenizer.target_piece(id).to_owned(), id)).collect(),
+            }
+        })
+    }
+
+    fn gather_scores(
+        &self,
+        py: Python<'_>,
+        translator: &Translator,
+        scored: Vec<Result<beamfuse::Score, Failure>>,
+        collect: bool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        gather(py, scored, collect, |py, beamfuse::Score { token_ids, token_log_probs, log_prob }| {
+            let tokens = token_ids.iter().map(|id| translator.tokenizer().target_piece(*id).to_owned()).collect();
+            Ok(Py::new(py, Score { token_ids, tokens, token_log_probs, log_prob })?.into_any())
+        })
+    }
+}
+
+/// A directory, or a model of the hub, downloaded.
+fn find(model: &Path) -> beamfuse::Result<PathBuf> {
+    let text = model.to_string_lossy();
+    let is_id = text.matches('/').count() == 1 && !text.starts_with(['.', '/', '~']);
+    match model.is_dir() {
+        true => Ok(model.to_path_buf()),
+        false if is_id && !model.exists() => Hub::from_env()?.fetch(&ModelId::parse(&text)?, &mut ()),
+        false => {
+            let expected = "an existing directory or a hub id owner/name".into();
+            Err(Error::Option { option: "model", expected, got: text.into_owned() })
+        }
+    }
+}
+
+fn dtype_of(name: &str) -> PyResult<Dtype> {
+    let all = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
+    let refuse = || Failure::new("option", format!("option dtype: expected f32, f16, bf16 or i8, got {name}"));
+    Ok(all.into_iter().find(|dtype| dtype.name() == name).ok_or_else(refuse)?)
+}
+
+fn read_options(json: &str) -> Result<Overrides, Failure> {
+    serde_json::from_str(json).map_err(|error| Failure::new("input", format!("read options: {error}")))
+}
+
+fn to_json(value: &DecodeOptions) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|error| Failure::new("json", format!("write options: {error}")).into())
+}
+
+/// Reads a sentence. What is neither a text nor JSON is a mistake of the program; what is wrong within is an error of the sentence.
+fn read_item(item: &Bound<'_, PyAny>) -> PyResult<Item> {
+    if let Ok(text) = item.cast::<PyString>() {
+        let plain = |source: String| Sentence { source, ..Sentence::default() };
+        let refuse =
+            |error: PyErr| Failure::new("utf8", format!("read text: expected text that UTF-8 can hold: {error}"));
+        return Ok(text.extract().map(plain).map_err(refuse));
+    }
+    match item.cast::<PyBytes>() {
+        Ok(json) => Ok(serde_json::from_slice(json.as_bytes())
+            .map_err(|error| Failure::new("input", format!("read sentence: {error}")))),
+        Err(_) => Err(PyTypeError::new_err(format!("expected a text or a dict, got {}", item.get_type().name()?))),
+    }
+}
+
+/// Translates with the longest first, so that slots that free up at the end wait for short ones only; signals end it.
+fn translate(
+    translator: &Translator,
+    items: Vec<Item>,
+    options: &Options,
+) -> PyResult<Vec<Result<beamfuse::Translation, Failure>>> {
+    let mut batch = translator.batch(&options.of_all).map_err(raised)?;
+    let mut results: Vec<Option<Result<beamfuse::Translation, Failure>>> = items.iter().map(|_| None).collect();
+    let mut waiting: Vec<(usize, Sentence)> = Vec::with_capacity(items.len());
+    for (at, item) in items.into_iter().enumerate() {
+        let sentence = item.and_then(|item| Ok(translator.sentence(item, &options.set, &options.of_all)?));
+        match sentence {
+            Ok(sentence) => waiting.push((at, sentence)),
+            Err(failure) => results[at] = Some(Err(failure)),
+        }
+    }
+    // Taken from the end.
+    waiting.sort_by_key(|(at, sentence)| (sentence.source.len(), std::cmp::Reverse(*at)));
+    let mut looked = Instant::now();
+    loop {
+        // Fewer than the queue takes: a push then does not wait, and signals are seen.
+        while batch.outstanding() < MOST_UNDER_WAY
+            && let Some((at, sentence)) = waiting.pop()
+        {
+            batch.push(at as u64, sentence);
+        }
+        match batch.next_within(LOOK_EVERY) {
+            Some((at, result)) => results[at as usize] = Some(result.map_err(Failure::from)),
+            None if batch.outstanding() == 0 => break,
+            None => {}
+        }
+        if looked.elapsed() >= LOOK_EVERY {
+            Python::attach(|py| py.check_signals())?;
+            looked = Instant::now();
+        }
+    }
+    let missing = || Err(Failure::new("engine_stopped", "translate: the engine has stopped"));
+    Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+}
+
+/// Sentences of one call that are under way at most.
+const MOST_UNDER_WAY: usize = 1024;
+
+/// Items that are worked on between two looks whether anyone still wants the rest.
+const CHUNK: usize = 32;
+
+/// Does work that waits on a thread of its own, while this one looks for signals.
+fn in_chunks<T: Send + 'static, O: Send + 'static>(
+    translator: &Arc<Translator>,
+    items: Vec<T>,
+    work: impl Fn(&Translator, &[T]) -> beamfuse::Result<Vec<beamfuse::Result<O>>> + Send + 'static,
+) -> PyResult<Vec<Result<O, Failure>>> {
+    let (sender, receiver) = channel();
+    let given_up = Arc::new(AtomicBool::new(false));
+    let (translator, stop) = (translator.clone(), given_up.clone());
+    let run = move || {
+        for chunk in items.chunks(CHUNK) {
+            let done = work(&translator, chunk);
+            if stop.load(Ordering::Relaxed) || sender.send(done).is_err() {
+                return;
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("beamfuse-wait".into()).spawn(run);
+    started.map_err(|error| Failure::new("io", format!("start thread: {error}")))?;
+    let mut results = Vec::new();
+    loop {
+        match receiver.recv_timeout(LOOK_EVERY) {
+            Ok(done) => results.extend(done.map_err(raised)?.into_iter().map(|result| result.map_err(Failure::from))),
+            Err(RecvTimeoutError::Disconnected) => return Ok(results),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(signal) = Python::attach(|py| py.check_signals()) {
+            given_up.store(true, Ordering::Relaxed);
+            return Err(signal);
+        }
+    }
+}
+
+/// Results as objects: the first error is raised, or each stands in its place.
+fn gather<T>(
+    py: Python<'_>,
+    results: Vec<Result<T, Failure>>,
+    collect: bool,
+    object: impl Fn(Python<'_>, T) -> PyResult<Py<PyAny>>,
+) -> PyResult<Vec<Py<PyAny>>> {
+    let each = results.into_iter().map(|result| match result {
+        Ok(found) => object(py, found),
+        Err(failure) if collect => Ok(failure.exception(py)?.unbind()),
+        Err(failure) => Err(failure.into()),
+    });
+    each.collect()
+}
