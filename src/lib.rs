@@ -17,11 +17,16 @@ pub mod files;
 pub mod hub;
 #[cfg(any(feature = "cli", feature = "train"))]
 mod input;
+#[cfg(feature = "cli")]
+mod jsonl;
 pub mod metrics;
 pub mod model;
 #[cfg(feature = "report")]
 pub mod plot;
 pub mod read;
+#[cfg(feature = "serve")]
+#[doc(hidden)]
+pub mod serve;
 pub mod text;
 #[cfg(feature = "train")]
 pub mod train;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
-use crate::cli::model_dir::{ModelArguments, ModelName};
-use crate::cli::output::{Output, json, print};
+use crate::cli::model_dir::{EngineArguments, ModelArguments, ModelName};
+use crate::cli::output::{Output, print};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, complain};
 use crate::counts;
 use crate::diagnose::{self, Options, TestSet};
+use crate::jsonl::json;
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
 use crate::translator::EngineOptions;
@@ -118,7 +119,7 @@ fn check_counts((source, lines): (&Path, usize), (reference, count): (&Path, usi
 }
 
 fn open_oracle(path: &Path, arguments: &Arguments) -> Result<(PathBuf, Translator)> {
-    let ModelArguments { device, threads, dtype, batch_size, .. } = &arguments.model;
+    let EngineArguments { device, threads, dtype, batch_size, .. } = &arguments.model.engine;
     let dir = ModelName { model: Some(path.to_path_buf()), revision: None }.resolve()?;
     let options = EngineOptions {
         device: *device,

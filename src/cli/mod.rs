@@ -21,6 +21,11 @@ mod progress;
 mod resume;
 mod score;
 mod search_options;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(not(feature = "serve"))]
+#[path = "serve/left_out.rs"]
+mod serve;
 mod stdout;
 mod stream;
 #[cfg(feature = "train")]
@@ -53,6 +58,7 @@ struct Arguments {
 enum Command {
     Translate(Box<translate::Arguments>),
     Score(score::Arguments),
+    Serve(Box<serve::Arguments>),
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Diagnose(Box<diagnose::Arguments>),
@@ -81,8 +87,8 @@ pub mod fuzzing {
     use std::path::Path;
     use std::sync::OnceLock;
 
-    use super::input::{Fields, Form, Lines};
-    use super::output::error_json;
+    use super::input::{Form, Lines};
+    use crate::jsonl::{Fields, error_json};
     use crate::{DecodeOptions, Error, Overrides, Result, Translator};
 
     /// One line of input, read and turned into output.
@@ -166,6 +172,7 @@ impl Arguments {
         match self.command {
             Command::Translate(arguments) => translate::run(*arguments),
             Command::Score(arguments) => score::run(arguments),
+            Command::Serve(arguments) => serve::run(*arguments),
             Command::Eval(arguments) => eval::run(*arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Diagnose(arguments) => diagnose::run(&arguments),

@@ -11,18 +11,19 @@ use crate::cli::alignment::Alignment;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite};
 use crate::cli::explain::Page;
-use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
+use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
+use crate::cli::output::{Output, n_best, text_line};
 use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
-use crate::cli::warnings::{Warning, Warnings};
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, complain, interrupt};
 use crate::counts;
+use crate::jsonl::{BadLine, Fields, Warning, error_json, translation_json};
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Overrides, Result};
 
@@ -118,7 +119,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let start = resume::start(arguments.output.as_deref(), arguments.resume, unit)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
-    let size = LINES_PER_SLOT * arguments.model.batch_size;
+    let size = LINES_PER_SLOT * arguments.model.engine.batch_size;
     let bytes = lines.size();
     let windows = match arguments.search.control.pairs_lines() {
         true => {

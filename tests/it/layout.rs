@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("error", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
@@ -40,6 +40,8 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
         ],
     ),
     ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
+    ("jsonl", &["error", "text", "decode", "translator"]),
+    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
@@ -57,9 +59,11 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
             "translator",
             "metrics",
             "plot",
+            "jsonl",
             "validate",
             "train",
             "diagnose",
+            "serve",
         ],
     ),
 ];

@@ -1,0 +1,6 @@
+//! `beamfuse serve`: a real process, spoken to through sockets.
+
+mod faults;
+mod results;
+mod server;
+mod statuses;
