@@ -11,6 +11,8 @@ pub mod cuda;
 pub mod decode;
 pub mod diagnose;
 pub mod error;
+#[cfg(feature = "cli")]
+mod explain;
 #[doc(hidden)]
 pub mod files;
 #[cfg(feature = "hub")]

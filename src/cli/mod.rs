@@ -10,7 +10,6 @@ mod control_options;
 mod counts;
 mod diagnose;
 mod eval;
-mod explain;
 mod info;
 mod input;
 mod interrupt;

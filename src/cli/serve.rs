@@ -13,7 +13,7 @@ use crate::counts;
 use crate::serve::{Config, Ended, Limits, Source};
 use crate::{Error, Overrides, Result};
 
-/// Serve translations over HTTP: LibreTranslate's interface and one of its own, see docs/serve.md.
+/// Serve translations over HTTP: the interfaces of LibreTranslate and DeepL, and one of its own, see docs/serve.md.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 ended by a signal, with all work answered; 1 an engine has failed for good; 2 wrong \
@@ -27,6 +27,12 @@ pub(super) struct Arguments {
     /// Address to listen on; port 0 takes any that is free.
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = crate::serve::DEFAULT_LISTEN)]
     listen: SocketAddr,
+    /// File of keys: a JSON array of objects with name and sha256, and, if wanted, admin, models, characters_per_minute and sentences.
+    #[arg(long, value_name = "FILE", conflicts_with = "anonymous")]
+    api_keys: Option<PathBuf>,
+    /// Origin whose pages may ask, such as https://example.org, or * for all; may be given several times [default: none].
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
     /// Serve whoever can reach the address, without keys.
     #[arg(long)]
     anonymous: bool,
@@ -106,6 +112,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     config.engine.queue = QUEUE;
     config.options = arguments.options.unwrap_or_default();
     config.limits = arguments.limits.limits();
+    config.api_keys = arguments.api_keys;
+    config.cors_origins = arguments.cors_origin;
     config.anonymous = arguments.anonymous;
     config.trust_proxy = arguments.trust_proxy;
     config.log = !arguments.no_log;

@@ -2,23 +2,45 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
+
+use super::keys::Key;
 
 /// Who asks: owners get equal shares of the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     /// A number below 2^63, the same for all requests of one caller.
     pub owner: u64,
+    /// The key that was shown.
+    pub key: Option<Arc<Key>>,
 }
 
 impl Caller {
     /// The caller at an address.
     pub fn at(address: IpAddr) -> Self {
-        let mut hasher = DefaultHasher::new();
-        address.hash(&mut hasher);
-        Caller { owner: hasher.finish() >> 1 }
+        Caller { owner: owner(address), key: None }
     }
+
+    /// The caller with a key, from wherever.
+    pub fn with(key: Arc<Key>) -> Self {
+        Caller { owner: owner(&key.name), key: Some(key) }
+    }
+}
+
+fn owner(who: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    who.hash(&mut hasher);
+    hasher.finish() >> 1
+}
+
+/// The key that a header shows: `Bearer`, or as DeepL's clients do it.
+pub(super) fn shown_key(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    let is_known = ["bearer", "deepl-auth-key"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    is_known.then_some(key.trim())
 }
 
 /// The address that a request comes from: behind a proxy that is trusted, the last one that X-Forwarded-For names, since any before

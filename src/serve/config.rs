@@ -28,6 +28,10 @@ pub struct Config {
     pub options: Overrides,
     /// What a request may ask for.
     pub limits: Limits,
+    /// The file of keys; without one nobody needs a key.
+    pub api_keys: Option<PathBuf>,
+    /// Origins whose pages may ask: `https://example.org`, or `*` for all.
+    pub cors_origins: Vec<String>,
     /// Whether an address that others can reach is served without keys.
     pub anonymous: bool,
     /// Whether the last address of X-Forwarded-For is taken for the caller's.
@@ -96,6 +100,8 @@ impl Config {
             engine: EngineOptions::default(),
             options: Overrides::default(),
             limits: Limits::default(),
+            api_keys: None,
+            cors_origins: Vec::new(),
             anonymous: false,
             trust_proxy: false,
             log: true,
@@ -121,8 +127,9 @@ impl Config {
         if self.models.is_empty() {
             return refuse("model", "at least one", "none".to_owned());
         }
-        if !self.listen.ip().is_loopback() && !self.anonymous {
-            let expected = "an address of this machine alone, or --anonymous to serve whoever can reach it";
+        if !self.listen.ip().is_loopback() && !self.anonymous && self.api_keys.is_none() {
+            let expected =
+                "an address of this machine alone, or --api-keys, or --anonymous to serve whoever can reach it";
             return refuse("listen", expected, self.listen.to_string());
         }
         self.engine.validate()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::jsonl::BadLine;
@@ -27,6 +27,8 @@ pub(super) enum Style {
     Native,
     /// `{"error": text}`.
     LibreTranslate,
+    /// `{"message": text}`.
+    DeepL,
 }
 
 impl Failure {
@@ -55,14 +57,19 @@ impl Failure {
         Failure { retry_after: is_later.then_some(Duration::from_secs(1)), ..failure }
     }
 
-    pub fn response(&self, style: Style, request_id: &str) -> Response<Body> {
-        let body = match style {
+    /// What is said of it.
+    pub fn json(&self, style: Style, request_id: &str) -> Value {
+        match style {
             Style::Native => {
                 json!({ "error": { "kind": self.kind, "message": self.message, "request_id": request_id } })
             }
             Style::LibreTranslate => json!({ "error": self.message }),
-        };
-        let mut response = Response::new(Body::from(body.to_string()));
+            Style::DeepL => json!({ "message": self.message }),
+        }
+    }
+
+    pub fn response(&self, style: Style, request_id: &str) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.json(style, request_id).to_string()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {

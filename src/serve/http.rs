@@ -15,8 +15,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::Server;
-use super::caller::Caller;
+use super::caller::{self, Caller};
 use super::failure::Failure;
+use super::keys;
+use super::models::Route;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,9 @@ pub(super) struct Call {
 /// What the log says of a request: no text, no key, no address.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Notes {
+    /// The name of the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +93,37 @@ impl Call {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).characters.unwrap_or(0)
     }
 
+    /// Finds out who asks: by a key in a header, else by one that the body has. Where there are keys, one is needed.
+    pub fn sign_in(&mut self, in_body: Option<&str>) -> Result<(), Failure> {
+        let Some(keys) = &self.server.keys else { return Ok(()) };
+        let Some(shown) = caller::shown_key(&self.parts.headers).or(in_body) else {
+            let message = "sign in: expected a key, got none";
+            return Err(Failure::new(StatusCode::UNAUTHORIZED, "key", message));
+        };
+        let Some(key) = keys::find(keys, shown) else {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "key",
+                "sign in: expected a key of this service, got another",
+            ));
+        };
+        self.note(|notes| notes.key = Some(key.name.clone()));
+        self.caller = Caller::with(key);
+        Ok(())
+    }
+
+    /// The model for a request, if its key is good for it.
+    pub fn route(&self, name: Option<&str>, source: Option<&str>, target: Option<&str>) -> Result<Route, Failure> {
+        let route = self.server.models.route(name, source, target)?;
+        match &self.caller.key {
+            Some(key) if !key.may_use(&route.model.name) => {
+                let message = format!("sign in: expected a key for the model {}, got one for others", route.model.name);
+                Err(Failure::new(StatusCode::FORBIDDEN, "key", message))
+            }
+            _ => Ok(route),
+        }
+    }
+
     /// When the answer is of no more use.
     pub fn deadline(&self, asked_ms: Option<u64>) -> Result<Instant, Failure> {
         let header = match self.parts.headers.get(DEADLINE) {
@@ -133,12 +169,10 @@ impl Call {
         let query = self.parts.uri.query().unwrap_or_default().as_bytes().to_vec();
         let mut fields = pairs(&query);
         let content = self.content_type()?;
-        if self.parts.method == Method::GET {
-            return Ok(fields);
-        }
         let body = self.bytes().await?;
         match content {
             _ if body.is_empty() => {}
+            Content::Other if self.parts.method == Method::GET => {}
             Content::Json => fields.extend(parse::<Map<String, Value>>(&body)?),
             Content::Form => fields.extend(pairs(&body)),
             Content::Other => {

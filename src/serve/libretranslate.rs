@@ -5,60 +5,12 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
+use super::given::Given;
 use super::http::{Call, json_text};
 use super::models::{Code, Route};
 use super::text::Parts;
 use super::work::{self, Conditions, Outcomes};
 use crate::{DecodeOptions, Priority, Sentence, Translation};
-
-/// The fields of a request that are text or numbers, and how to read them.
-pub(super) struct Given(pub Map<String, Value>);
-
-impl Given {
-    pub fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
-        match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong(name, "a string", other)),
-        }
-    }
-
-    pub fn needed(&self, name: &str) -> Result<&str, Failure> {
-        self.text(name)?
-            .ok_or_else(|| Failure::bad("input", format!("read the request: expected a field \"{name}\", got none")))
-    }
-
-    /// A text or several, and whether they came as an array.
-    pub fn texts(&self, name: &str) -> Result<(Vec<String>, bool), Failure> {
-        match self.0.get(name) {
-            Some(Value::String(text)) => Ok((vec![text.clone()], false)),
-            Some(Value::Array(values)) => {
-                let text = |value: &Value| match value {
-                    Value::String(text) => Ok(text.clone()),
-                    other => Err(wrong(name, "strings", other)),
-                };
-                Ok((values.iter().map(text).collect::<Result<_, _>>()?, true))
-            }
-            Some(other) if !other.is_null() => Err(wrong(name, "a string or an array of strings", other)),
-            _ => Err(Failure::bad("input", format!("read the request: expected a field \"{name}\", got none"))),
-        }
-    }
-
-    /// A number, which a form says in digits.
-    pub fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
-        let read = match self.0.get(name) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Number(number)) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
-            Some(Value::String(text)) => text.trim().parse().ok(),
-            Some(_) => None,
-        };
-        read.map(Some).ok_or_else(|| wrong(name, "a whole number, 0 or more", &self.0[name]))
-    }
-}
-
-fn wrong(name: &str, expected: &str, got: &Value) -> Failure {
-    Failure::bad("input", format!("read the request: {name}: expected {expected}, got {got}"))
-}
 
 /// Texts translated line by line, and the first error if there is one: such a request fails as a whole.
 pub(super) async fn translate_texts(
@@ -110,6 +62,7 @@ pub(super) async fn translate_texts(
 /// POST /translate
 pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure> {
     let given = Given(call.fields().await?);
+    call.sign_in(given.text("api_key")?)?;
     let (texts, is_array) = given.texts("q")?;
     let (source, target) = (given.needed("source")?, given.needed("target")?);
     match given.text("format")?.unwrap_or("text") {
@@ -120,7 +73,7 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         }
     }
     let alternatives = given.count("alternatives")?.unwrap_or(0);
-    let route = call.server.models.route(None, Some(source), Some(target))?;
+    let route = call.route(None, Some(source), Some(target))?;
     let mut options = route.model.options.clone();
     // The alternatives come behind the best one.
     options.n_best = (alternatives + 1).min(call.server.config.limits.beam);
@@ -172,11 +125,11 @@ pub(super) async fn settings(call: Call) -> Result<Response<Body>, Failure> {
     let first = all.first().map(|model| &model.languages);
     let (source, target) = (first.and_then(|l| l.sources.first()), first.and_then(|l| l.targets.first()));
     let settings = json!({
-        "apiKeys": false,
+        "apiKeys": call.server.keys.is_some(),
         "charLimit": call.server.config.limits.item_characters,
         "filesTranslation": false,
         "frontendTimeout": 500,
-        "keyRequired": false,
+        "keyRequired": call.server.keys.is_some(),
         "language": { "source": named(source), "target": named(target) },
         "suggestions": false,
         "supportedFilesFormat": [],
@@ -192,7 +145,9 @@ pub(super) async fn refused(call: Call) -> Result<Response<Body>, Failure> {
 
 /// POST /detect
 pub(super) async fn detect(mut call: Call) -> Result<Response<Body>, Failure> {
-    Given(call.fields().await?).texts("q")?;
+    let given = Given(call.fields().await?);
+    call.sign_in(given.text("api_key")?)?;
+    given.texts("q")?;
     let all = call.server.models.all();
     let mut sources = all.iter().flat_map(|model| &model.languages.sources).map(|code| &code.tag.language);
     let first = sources.next().cloned();

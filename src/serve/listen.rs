@@ -63,7 +63,10 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             signal = signals.recv() => match signal {
-                Some(Signal::Reload) => drop(tokio::spawn(reload(server.clone()))),
+                Some(Signal::Reload) => {
+                    let server = server.clone();
+                    tokio::spawn(async move { server.reload().await });
+                }
                 Some(Signal::Stop) | None => break,
             },
             _ = look.tick() => {
@@ -114,17 +117,6 @@ async fn end(server: &Server, phases: &watch::Sender<Phase>, phase: Phase) {
         log::event("phase", &format!("{phase:?}").to_lowercase());
     }
     phases.send_replace(phase);
-}
-
-/// Opens the models anew beside those that are served, and lets them take their place if all is well.
-async fn reload(server: Arc<Server>) {
-    let work = server.clone();
-    let opened = tokio::task::spawn_blocking(move || work.models.reload()).await;
-    let told = match opened {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic.to_string()),
-    };
-    server.note_reload(&told);
 }
 
 async fn accept(server: Arc<Server>, listener: TcpListener, connections: Arc<Semaphore>) {

@@ -8,17 +8,22 @@
 mod admission;
 mod caller;
 mod config;
+mod deepl;
 mod failure;
+mod given;
 mod http;
+mod keys;
 mod libretranslate;
 mod listen;
 mod log;
 mod metrics;
 mod models;
 mod native;
+mod page;
 mod patient;
 mod routes;
 mod status;
+mod stream;
 mod text;
 mod work;
 
@@ -41,6 +46,8 @@ pub use listen::Ended;
 struct Server {
     config: Config,
     models: Models,
+    /// None where nobody needs one.
+    keys: Option<Vec<Arc<keys::Key>>>,
     admission: Arc<Admission>,
     metrics: Metrics,
     phase: watch::Receiver<Phase>,
@@ -69,9 +76,15 @@ impl Server {
         *self.phase.borrow()
     }
 
-    /// Says how a reload went.
-    fn note_reload(&self, result: &Result<Vec<Arc<Model>>, String>) {
-        let reason = match result {
+    /// Opens the models anew beside those that are served, and lets them take their place if all is well.
+    async fn reload(self: &Arc<Self>) -> Result<Vec<Arc<Model>>, String> {
+        let work = self.clone();
+        let opened = tokio::task::spawn_blocking(move || work.models.reload()).await;
+        let result = match opened {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        };
+        let reason = match &result {
             Ok(models) => {
                 self.metrics.set_models(models);
                 log::event("reload", "all models have been opened anew");
@@ -83,6 +96,7 @@ impl Server {
             }
         };
         self.metrics.reloads.get_or_create(&metrics::Reason { reason }).inc();
+        result
     }
 }
 
@@ -92,6 +106,7 @@ impl Server {
 /// What is wrong with the options, the models or the address.
 pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<Ended> {
     config.validate()?;
+    let keys = config.api_keys.as_deref().map(keys::read).transpose()?;
     let io = |operation, path: &str| {
         let path = path.into();
         move |source| Error::Io { operation, path, source }
@@ -106,8 +121,11 @@ pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<E
     let models = Models::open(&config)?;
     let (phases, phase) = watch::channel(Phase::Serving);
     let admission = Arc::new(Admission::new(config.limits.max_wait));
-    let server = Arc::new(Server { models, admission, metrics: Metrics::new(), phase, config });
-    server.models.each(|model| server.metrics.add_model(model));
+    let server = Arc::new(Server { models, keys, admission, metrics: Metrics::new(), phase, config });
+    for model in server.models.all() {
+        server.metrics.add_model(&model);
+        server.admission.start_from(model.first.0, model.first.1);
+    }
     let ended = runtime.block_on(listen::serve(server, listener, phases, || ready(address)));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended

@@ -1,7 +1,7 @@
 //! The models that are served, by name and by language pair.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -67,21 +67,19 @@ pub(super) struct Models {
     options: Overrides,
     sources: Vec<Source>,
     current: RwLock<Vec<Arc<Model>>>,
+    /// Reloads come one after another.
+    reloading: Mutex<()>,
 }
 
 impl Models {
     pub fn open(config: &Config) -> Result<Self> {
         let Config { engine, options, models: sources, .. } = config.clone();
         let current = sources.iter().map(|source| Model::open(source, &engine, &options)).collect::<Result<_>>()?;
-        Ok(Models { engine, options, sources, current: RwLock::new(current) })
+        Ok(Models { engine, options, sources, current: RwLock::new(current), reloading: Mutex::default() })
     }
 
     pub fn all(&self) -> Vec<Arc<Model>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn each(&self, look: impl FnMut(&Arc<Model>)) {
-        self.all().iter().for_each(look);
     }
 
     /// Whether every engine takes work.
@@ -91,6 +89,7 @@ impl Models {
 
     /// Opens all models anew beside the old ones and takes their place; a failure leaves all as they were.
     pub fn reload(&self) -> Result<Vec<Arc<Model>>> {
+        let _alone = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let opened: Result<Vec<Arc<Model>>> =
             self.sources.iter().map(|source| Model::open(source, &self.engine, &self.options)).collect();
         let opened = opened?;

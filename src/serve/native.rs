@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::failure::Failure;
-use super::http::{Call, json, json_text};
+use super::http::{Call, json, json_text, typed};
 use super::models::{Model, Route};
+use super::stream::{self, Place, Stream};
 use super::text::Parts;
 use super::work::{self, Conditions, Outcomes, wrong};
+use crate::explain::Page;
 use crate::jsonl::{BadLine, Fields, Warning, error_json, field, read_sentence, score_json, translation_json};
 use crate::{DecodeOptions, Error, Overrides, Priority, Score, Sentence, Translation};
 
@@ -29,6 +31,7 @@ pub(super) struct Request {
     /// Whether each line of an item is translated by itself.
     #[serde(default)]
     segment: bool,
+    stream: Option<Stream>,
     #[serde(default)]
     priority: RequestPriority,
     deadline_ms: Option<u64>,
@@ -78,7 +81,7 @@ impl Request {
     }
 
     pub fn route(&self, call: &Call) -> Result<Route, Failure> {
-        call.server.models.route(self.model.as_deref(), self.source_lang.as_deref(), self.target_lang.as_deref())
+        call.route(self.model.as_deref(), self.source_lang.as_deref(), self.target_lang.as_deref())
     }
 }
 
@@ -140,6 +143,9 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     let mut items: Vec<Item> = request.items.iter().map(read).collect();
     let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
     let sentences = items.iter_mut().flat_map(|item| std::mem::take(&mut item.sentences)).collect();
+    if let Some(stream) = request.stream {
+        return streamed(&call, &route.model, stream, sentences, &counts, conditions).await;
+    }
     let mut results = work::translate(&call, &route.model, sentences, conditions).await?;
     fail_whole(&results)?;
     let usage = usage(&call, &results, |t| (t.source_ids.len(), t.hypotheses.iter().map(|h| h.token_ids.len()).sum()));
@@ -149,6 +155,45 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         answers.push(translated(&route.model, item, own)?);
     }
     finish(&route.model, answers, usage)
+}
+
+/// The same as events.
+async fn streamed(
+    call: &Call,
+    model: &Arc<Model>,
+    stream: Stream,
+    sentences: Outcomes<Sentence>,
+    counts: &[usize],
+    conditions: Conditions,
+) -> Result<Response<Body>, Failure> {
+    if stream == Stream::Tokens {
+        let of = |sentence: &Sentence| stream::check_tokens(sentence.options.as_deref().unwrap_or(&model.options));
+        sentences.iter().flatten().try_for_each(of)?;
+    }
+    let place = |(index, count): (usize, &usize)| (0..*count).map(move |segment| Place { index, segment });
+    let places = counts.iter().enumerate().flat_map(place).collect();
+    let (started, costs) = work::start(call, model, sentences, conditions, stream == Stream::Tokens).await?;
+    Ok(stream::answer(call, model, stream, started, places, costs, conditions.deadline))
+}
+
+/// POST /v1/explain: the search for one item, as a page.
+pub(super) async fn explain(mut call: Call) -> Result<Response<Body>, Failure> {
+    let request: Request = call.json().await?;
+    let route = request.route(&call)?;
+    let conditions = request.conditions(&call)?;
+    let (set, options) = options(&route.model, request.options.as_ref())?;
+    let [item] = request.items.as_slice() else {
+        let message = format!("explain: expected one item, got {}", request.items.len());
+        return Err(Failure::bad("input", message));
+    };
+    let mut item = Item::read(item, &route, &set, options.as_ref(), false);
+    let sentence = item.sentences.remove(0).map_err(|bad| Failure::from(&bad))?;
+    let model = &route.model;
+    let explanation = work::explain(&call, model, sentence.clone(), conditions).await?;
+    let options = sentence.options.as_deref().unwrap_or(&model.options);
+    let tokenizer = model.translator.tokenizer();
+    let page = Page { explanation: &explanation, options, sentence: &sentence, tokenizer };
+    Ok(typed("text/html; charset=utf-8", page.to_string()))
 }
 
 /// More items than a request may have are not even read.
@@ -228,7 +273,7 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
     let request: Request = call.json().await?;
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
-    if request.options.is_some() || request.segment {
+    if request.options.is_some() || request.segment || request.stream.is_some() {
         let message = "score: expected items alone, got options of a search";
         return Err(Failure::bad("option", message));
     }

@@ -9,11 +9,12 @@ use tokio::task::spawn_blocking;
 use super::admission::{Admitted, Asked, cost};
 use super::failure::Failure;
 use super::http::Call;
+use super::keys::UnderWay;
 use super::metrics::{ByModel, Outcome, Reason};
 use super::models::Model;
 use super::{Phase, Server, reached};
 use crate::jsonl::BadLine;
-use crate::translator::{ScoreHandle, TranslationHandle};
+use crate::translator::{Explanation, ScoreHandle, TranslationHandle};
 use crate::{Error, Priority, Result, Score, Sentence, Terms, Translation};
 
 /// On which terms a request is served.
@@ -47,6 +48,30 @@ pub(super) async fn translate(
     sentences: Outcomes<Sentence>,
     conditions: Conditions,
 ) -> Result<Outcomes<Translation>, Failure> {
+    let (started, costs) = start(call, model, sentences, conditions, false).await?;
+    let translations = collect(call, model, started, costs, conditions).await?;
+    let tokens = translations.iter().flatten().map(|translation| count_tokens(&call.server, model, translation)).sum();
+    call.note(|notes| notes.output_tokens = Some(tokens));
+    Ok(translations)
+}
+
+/// Counts a translation's tokens; how many it has.
+pub(super) fn count_tokens(server: &Server, model: &Model, translation: &Translation) -> u64 {
+    let by_model = ByModel { model: model.name.clone() };
+    server.metrics.source_tokens.get_or_create(&by_model).inc_by(translation.source_ids.len() as u64);
+    let tokens: usize = translation.hypotheses.iter().map(|hypothesis| hypothesis.token_ids.len()).sum();
+    server.metrics.output_tokens.get_or_create(&by_model).inc_by(tokens as u64);
+    tokens as u64
+}
+
+/// Hands sentences to the engine, told step by step if `watched`; with what each costs.
+pub(super) async fn start(
+    call: &Call,
+    model: &Arc<Model>,
+    sentences: Outcomes<Sentence>,
+    conditions: Conditions,
+    watched: bool,
+) -> Result<(Started<TranslationHandle>, Vec<u64>), Failure> {
     let characters = |sentence: &Sentence| sentence.source.chars().count();
     check_size(call, sentences.iter().map(|sentence| sentence.as_ref().map_or(0, characters)))?;
     let most = call.server.config.limits.beam;
@@ -66,20 +91,32 @@ pub(super) async fn translate(
             Ok(sentence)
         })
         .collect();
-    let start =
-        move |model: &Model, sentence: Sentence| model.translator.submit(sentence, &model.options, conditions.terms());
-    let handles = submit::<Sentence, TranslationHandle>(call, model, sentences, &costs, conditions, start).await?;
-    let translations = collect(call, model, handles, costs, conditions).await?;
-    let tokens = |count: fn(&Translation) -> usize| {
-        translations.iter().flatten().map(|translation| count(translation) as u64).sum::<u64>()
+    let begin = move |model: &Model, sentence: Sentence| match watched {
+        true => model.translator.stream(sentence, &model.options, conditions.terms()),
+        false => model.translator.submit(sentence, &model.options, conditions.terms()),
     };
-    let metrics = &call.server.metrics;
-    let by_model = ByModel { model: model.name.clone() };
-    metrics.source_tokens.get_or_create(&by_model).inc_by(tokens(|t| t.source_ids.len()));
-    let output = tokens(|t| t.hypotheses.iter().map(|h| h.token_ids.len()).sum());
-    metrics.output_tokens.get_or_create(&by_model).inc_by(output);
-    call.note(|notes| notes.output_tokens = Some(output));
-    Ok(translations)
+    let started = submit::<Sentence, TranslationHandle>(call, model, sentences, &costs, conditions, begin).await?;
+    Ok((started, costs))
+}
+
+/// The search for one sentence, told step by step.
+pub(super) async fn explain(
+    call: &Call,
+    model: &Arc<Model>,
+    sentence: Sentence,
+    conditions: Conditions,
+) -> Result<Explanation, Failure> {
+    check_size(call, std::iter::once(sentence.source.chars().count()))?;
+    check_beam(model, &sentence, call.server.config.limits.beam)?;
+    let beams = sentence.options.as_deref().unwrap_or(&model.options).beam_size;
+    let costs = [cost(beams, sentence.source.chars().count())];
+    let search = move |model: &Model, sentence: Sentence| {
+        let options = sentence.options.as_deref().unwrap_or(&model.options).clone();
+        model.translator.explain_on(sentence, &options, conditions.terms())
+    };
+    let started = submit::<Sentence, Explanation>(call, model, vec![Ok(sentence)], &costs, conditions, search).await?;
+    let first = started.handles.into_iter().next();
+    first.unwrap_or_else(|| Err(wrong(&Error::Cancelled, None))).map_err(|bad| Failure::from(&bad))
 }
 
 /// Scores targets under their sources; the results stand in their order.
@@ -143,10 +180,17 @@ fn check_beam(model: &Model, sentence: &Sentence, most: usize) -> Result<()> {
 }
 
 /// Sentences under way, with what holds their room.
-struct Started<H> {
-    handles: Outcomes<H>,
-    admitted: Admitted,
-    begun: Instant,
+pub(super) struct Started<H> {
+    pub handles: Outcomes<H>,
+    pub room: Room,
+    pub begun: Instant,
+}
+
+/// Room that a request has taken; dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub admitted: Admitted,
+    _under_way: Option<UnderWay>,
 }
 
 /// Admits a request and hands its sentences to the engine, on a thread that may take its time: a long text takes long to tokenize.
@@ -166,12 +210,17 @@ async fn submit<S: Send + 'static, H: Send + 'static>(
         return Err(Failure::draining());
     }
     let begun = Instant::now();
+    let sentences = items.iter().flatten().count();
+    let charged = call.caller.key.as_ref().map(|key| key.charge(call.characters() as u64, sentences));
+    let under_way = charged.transpose().inspect_err(|_| {
+        rejected("rate");
+    })?;
     let asked = Asked {
         owner: conditions.owner,
         priority: conditions.priority,
         cost: costs.iter().sum(),
         bytes: 4 * call.characters(),
-        sentences: items.iter().flatten().count(),
+        sentences,
     };
     server.admission.measure(model.translator.load().waiting);
     let patience = conditions.deadline.saturating_duration_since(begun);
@@ -199,7 +248,7 @@ async fn submit<S: Send + 'static, H: Send + 'static>(
         Ok(handles)
     };
     match spawn_blocking(submit).await {
-        Ok(Ok(handles)) => Ok(Started { handles, admitted, begun }),
+        Ok(Ok(handles)) => Ok(Started { handles, room: Room { admitted, _under_way: under_way }, begun }),
         Ok(Err(error)) => {
             rejected("overloaded");
             Err(error.into())
@@ -216,7 +265,7 @@ async fn collect<T, H: Future<Output = Result<T>> + Unpin>(
     costs: Vec<u64>,
     conditions: Conditions,
 ) -> Result<Outcomes<T>, Failure> {
-    let Started { handles, mut admitted, begun } = started;
+    let Started { handles, mut room, begun } = started;
     let server = call.server.clone();
     let mut results = Vec::with_capacity(handles.len());
     let mut watched = Watched { server: &server, is_done: false };
@@ -226,21 +275,28 @@ async fn collect<T, H: Future<Output = Result<T>> + Unpin>(
             Ok(handle) => {
                 let result = within(&server, conditions.deadline, handle).await?;
                 if result.is_ok() {
-                    admitted.finish(cost);
-                    let by_model = ByModel { model: model.name.clone() };
-                    server.metrics.sentence_seconds.get_or_create(&by_model).observe(begun.elapsed().as_secs_f64());
+                    room.admitted.finish(cost);
                 }
                 result.map_err(|error| wrong(&error, None))
             }
         };
-        let outcome = result.as_ref().map_or_else(|bad| bad.kind, |_| "done");
-        server.metrics.sentences.get_or_create(&Outcome { model: model.name.clone(), outcome }).inc();
+        count(&server, model, &result, begun);
         results.push(result);
     }
     watched.is_done = true;
     let failed = results.iter().filter(|result| result.is_err()).count();
     call.note(|notes| notes.failed = (failed > 0).then_some(failed));
     Ok(results)
+}
+
+/// Counts a sentence by what it has come to.
+pub(super) fn count<T>(server: &Server, model: &Model, result: &Result<T, BadLine>, begun: Instant) {
+    let outcome = result.as_ref().map_or_else(|bad| bad.kind, |_| "done");
+    server.metrics.sentences.get_or_create(&Outcome { model: model.name.clone(), outcome }).inc();
+    if result.is_ok() {
+        let by_model = ByModel { model: model.name.clone() };
+        server.metrics.sentence_seconds.get_or_create(&by_model).observe(begun.elapsed().as_secs_f64());
+    }
 }
 
 /// Waits for a result, for as long as the deadline and the service's end allow.

@@ -26,6 +26,19 @@ impl Translator {
     /// # Errors
     /// [`Error::Option`] for the options, [`Error::Input`] for a blank text, and what a translation may fail with.
     pub fn explain(&self, sentence: impl Into<Sentence>, options: &DecodeOptions) -> Result<Explanation> {
+        self.explain_on(sentence, options, Terms::new())
+    }
+
+    /// As [`Translator::explain`], on other terms than [`Terms::new`].
+    ///
+    /// # Errors
+    /// As [`Translator::explain`], and [`Error::DeadlineExceeded`].
+    pub fn explain_on(
+        &self,
+        sentence: impl Into<Sentence>,
+        options: &DecodeOptions,
+        terms: Terms,
+    ) -> Result<Explanation> {
         options.validate()?;
         self.check_models(options)?;
         let sentence = sentence.into();
@@ -36,7 +49,7 @@ impl Translator {
             return Err(Error::Input { operation: "explain", expected, got: format!("\"{}\"", pending.source) });
         };
         let max_length = request.options.max_len as usize;
-        let Trace { steps, hypotheses } = self.engine.ask(Explain(request), Terms::new())?.wait()?;
+        let Trace { steps, hypotheses } = self.engine.ask(Explain(request), terms)?.wait()?;
         let source_pieces = pending.source_ids.iter().map(|id| self.tokenizer.source_piece(*id).to_string()).collect();
         // All that finished, in the search's own order.
         pending.options = None;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 22] = [
+const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("error", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
@@ -41,7 +41,8 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ),
     ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("jsonl", &["error", "text", "decode", "translator"]),
-    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl"]),
+    ("explain", &["error", "text", "decode", "translator"]),
+    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl", "explain"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
@@ -60,6 +61,7 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
             "metrics",
             "plot",
             "jsonl",
+            "explain",
             "validate",
             "train",
             "diagnose",

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     process: Child,
     pub address: SocketAddr,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 /// An answer.
@@ -46,13 +47,9 @@ impl Answer {
 impl Server {
     /// Starts the demo model on a free port.
     pub fn start(options: &[&str]) -> Self {
-        Self::start_with(options, &[])
-    }
-
-    pub fn start_with(options: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = command(&[]);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "2"]).args(options);
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        command.stdin(Stdio::null());
         let mut process = command.spawn().expect("the binary starts");
         let mut first = String::new();
         let mut stdout = BufReader::new(process.stdout.take().expect("a pipe"));
@@ -64,7 +61,7 @@ impl Server {
             let said: Vec<String> = log.iter().collect();
             panic!("no address in {first:?}; {said:?}");
         };
-        Server { process, address, log }
+        Server { process, address, log: Mutex::new(log) }
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -109,7 +106,8 @@ impl Server {
     /// Waits for the end; the exit code and what has been logged.
     pub fn end(mut self) -> (Option<i32>, Vec<String>) {
         let code = self.process.wait().expect("it ends").code();
-        (code, self.log.iter().collect())
+        let log = self.log.lock().expect("no panic").iter().collect();
+        (code, log)
     }
 
     /// A sample of a metric: the line's number.
