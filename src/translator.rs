@@ -240,14 +240,14 @@ impl Translator {
         self.engine.workers()
     }
 
+    /// The most ids that a source, or a target, may have, what stands around a sentence included.
+    pub fn max_len(&self) -> usize {
+        self.engine.max_len()
+    }
+
     /// Whether it takes work: false once its engine has failed too often, or its devices are lost.
     pub fn is_running(&self) -> bool {
         self.engine.is_running()
-    }
-
-    /// The most tokens of a source, and of a translation, end of sentence included.
-    pub fn max_tokens(&self) -> usize {
-        self.engine.max_len()
     }
 
     /// What waits for a slot.

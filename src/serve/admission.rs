@@ -12,8 +12,10 @@ use crate::Priority;
 /// Bytes of text that may wait altogether.
 const MOST_BYTES: usize = 64 << 20;
 
-/// How often the rate is looked at.
+/// How long the rate is measured: for so many sentences and so long at least, and for no longer than this once some have ended.
 const WINDOW: Duration = Duration::from_millis(250);
+const WINDOW_SENTENCES: usize = 16;
+const LONG_WINDOW: Duration = Duration::from_secs(2);
 
 /// Part of a new measurement in the rate.
 const NEW: f64 = 0.2;
@@ -31,7 +33,7 @@ struct State {
     owners: [HashMap<u64, u64>; 2],
     bytes: usize,
     sentences: usize,
-    /// Cost worked off per second; none before the first measurement.
+    /// Cost worked off per second; none before the engine has been full for the first time.
     rate: Option<f64>,
     window: Window,
 }
@@ -41,6 +43,7 @@ struct State {
 struct Window {
     start: Instant,
     done: u64,
+    sentences: usize,
     /// Whether there was more to do than the engine could take at once, all the time.
     is_full: bool,
 }
@@ -74,7 +77,7 @@ pub(super) fn cost(beams: usize, characters: usize) -> u64 {
 
 impl Admission {
     pub fn new(max_wait: Duration) -> Self {
-        let window = Window { start: Instant::now(), done: 0, is_full: false };
+        let window = Window { start: Instant::now(), done: 0, sentences: 0, is_full: false };
         let state = State { owners: Default::default(), bytes: 0, sentences: 0, rate: None, window };
         Admission { max_wait, state: Mutex::new(state) }
     }
@@ -107,11 +110,6 @@ impl Admission {
     pub fn measure(&self, waiting: usize) {
         self.state().measure(Instant::now(), waiting > 0);
     }
-
-    /// Takes what a first sentence took for the rate, until there is more to go by.
-    pub fn start_from(&self, cost: u64, time: Duration) {
-        self.state().rate.get_or_insert(cost as f64 / time.as_secs_f64().max(1e-6));
-    }
 }
 
 impl State {
@@ -129,17 +127,19 @@ impl State {
     fn measure(&mut self, now: Instant, is_full: bool) {
         let time = now.duration_since(self.window.start);
         self.window.is_full &= is_full;
-        if time < WINDOW {
+        let Window { done, sentences, is_full: was_full, .. } = self.window;
+        let shows_little = was_full && (done == 0 || (sentences < WINDOW_SENTENCES && time < LONG_WINDOW));
+        if time < WINDOW || shows_little {
             return;
         }
-        let seen = self.window.done as f64 / time.as_secs_f64();
+        let seen = done as f64 / time.as_secs_f64();
         self.rate = match self.rate {
-            Some(rate) if self.window.is_full => Some(rate + NEW * (seen - rate)),
+            Some(rate) if was_full => Some(rate + NEW * (seen - rate)),
             // With slots to spare it shows only that the engine can do so much.
             Some(rate) => Some(rate.max(seen)),
-            None => (seen > 0.0).then_some(seen),
+            None => was_full.then_some(seen),
         };
-        self.window = Window { start: now, done: 0, is_full };
+        self.window = Window { start: now, done: 0, sentences: 0, is_full };
     }
 
     fn release(&mut self, owner: u64, priority: Priority, cost: u64) {
@@ -162,6 +162,7 @@ impl Admitted {
         let mut state = self.admission.state();
         state.sentences = state.sentences.saturating_sub(1);
         state.window.done += cost;
+        state.window.sentences += 1;
         state.release(self.owner, self.priority, cost);
     }
 }
@@ -185,7 +186,7 @@ mod tests {
 
     fn at_rate_100() -> Arc<Admission> {
         let admission = Arc::new(Admission::new(Duration::from_secs(5)));
-        admission.start_from(100, Duration::from_secs(1));
+        admission.state().rate = Some(100.0);
         admission
     }
 
@@ -232,17 +233,19 @@ mod tests {
     fn the_rate_follows_a_full_engine_and_only_grows_by_an_idle_one() {
         let mut state = Admission::new(LONG).state.into_inner().expect("no panic");
         let mut now = state.window.start;
-        let mut after = |state: &mut State, done, is_full| {
+        let mut after = |state: &mut State, done, sentences, is_full| {
             now += Duration::from_millis(500);
-            state.window.done = done;
-            state.window.is_full = is_full;
+            (state.window.done, state.window.sentences, state.window.is_full) = (done, sentences, is_full);
             state.measure(now, is_full);
             state.rate
         };
-        assert_eq!(after(&mut state, 0, false), None);
-        assert_eq!(after(&mut state, 50, false), Some(100.0));
-        assert_eq!(after(&mut state, 10, false), Some(100.0));
-        assert_eq!(after(&mut state, 25, true), Some(90.0));
-        assert_eq!(after(&mut state, 200, false), Some(400.0));
+        assert_eq!(after(&mut state, 50, 20, false), None);
+        assert_eq!(after(&mut state, 0, 0, true), None, "nothing has ended yet");
+        assert_eq!(after(&mut state, 50, 20, false), None);
+        assert_eq!(after(&mut state, 50, 20, true), Some(100.0));
+        assert_eq!(after(&mut state, 10, 20, false), Some(100.0));
+        assert_eq!(after(&mut state, 25, 20, true), Some(90.0));
+        assert_eq!(after(&mut state, 1, 1, true), Some(90.0), "too few to go by");
+        assert_eq!(after(&mut state, 200, 20, false), Some(200.0));
     }
 }

@@ -243,7 +243,8 @@ fn pairs(form: &[u8]) -> Map<String, Value> {
 async fn collect(mut body: Body, limit: usize, declared: Option<u64>) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let mut seen = 0;
-    loop {
+    // Much more is not even begun with.
+    while declared.is_none_or(|declared| declared <= 8 * limit as u64) {
         let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
         let Some(frame) = frame else { break };
         let frame =
@@ -252,7 +253,7 @@ async fn collect(mut body: Body, limit: usize, declared: Option<u64>) -> Result<
         seen += data.len();
         if seen <= limit && declared.is_none_or(|declared| declared <= limit as u64) {
             bytes.extend_from_slice(&data);
-        } else if seen > 8 * limit || declared.is_some_and(|declared| declared > 8 * limit as u64) {
+        } else if seen > 8 * limit {
             break;
         }
     }

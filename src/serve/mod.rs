@@ -124,7 +124,6 @@ pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<E
     let server = Arc::new(Server { models, keys, admission, metrics: Metrics::new(), phase, config });
     for model in server.models.all() {
         server.metrics.add_model(&model);
-        server.admission.start_from(model.first.0, model.first.1);
     }
     let ended = runtime.block_on(listen::serve(server, listener, phases, || ready(address)));
     runtime.shutdown_timeout(Duration::from_secs(1));

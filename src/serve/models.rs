@@ -2,12 +2,10 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde_json::Value;
 
-use super::admission::cost;
 use super::config::{Config, Source};
 use super::failure::Failure;
 use crate::jsonl::Watch;
@@ -28,8 +26,6 @@ pub(super) struct Model {
     pub set: Overrides,
     pub options: DecodeOptions,
     pub languages: Languages,
-    /// What the first sentence took.
-    pub first: (u64, Duration),
 }
 
 /// The languages that a model translates from and into: all pairs of them.
@@ -144,34 +140,23 @@ impl Model {
         let languages = Languages::of(name, dir, &translator);
         let version = version(dir)?;
         let watch = Watch::new(translator.tokenizer());
-        let mut model = Model {
-            name: name.clone(),
-            version,
-            translator,
-            watch,
-            set,
-            options,
-            languages,
-            first: (0, Duration::ZERO),
-        };
-        model.first = model.probe()?;
+        let model = Model { name: name.clone(), version, translator, watch, set, options, languages };
+        model.probe()?;
         Ok(Arc::new(model))
     }
 
-    /// Translates a sentence, so that what cannot work is seen before anybody asks for it; its cost and the time that it took.
-    fn probe(&self) -> Result<(u64, Duration)> {
-        let text = "1 2 3";
+    /// Translates a sentence, so that what cannot work is seen before anybody asks for it.
+    fn probe(&self) -> Result<()> {
         let code = |codes: &[Code], tells: bool| codes.first().filter(|_| tells).map(|code| code.own.clone());
         let Languages { sources, targets, tells_source, tells_target } = &self.languages;
         let sentence = crate::Sentence {
-            source: text.to_owned(),
+            source: "1 2 3".to_owned(),
             source_lang: code(sources, *tells_source),
             target_lang: code(targets, *tells_target),
             ..crate::Sentence::default()
         };
-        let start = Instant::now();
         self.translator.submit(sentence, &self.options, crate::Terms::new())?.wait()?;
-        Ok((cost(self.options.beam_size, text.len()), start.elapsed()))
+        Ok(())
     }
 
     /// The languages of a request, if it has them.

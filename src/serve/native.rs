@@ -340,7 +340,7 @@ pub(super) async fn models(call: Call) -> Result<Response<Body>, Failure> {
             version: &model.version,
             source_languages: model.languages.sources.iter().map(|code| code.own.as_str()).collect(),
             target_languages: model.languages.targets.iter().map(|code| code.own.as_str()).collect(),
-            max_tokens: model.translator.max_tokens(),
+            max_tokens: model.translator.max_len(),
             device: model.translator.device().device.to_string(),
             dtype: format!("{:?}", call.server.config.engine.dtype).to_lowercase(),
         })

@@ -157,6 +157,7 @@ async fn segment(
     work::count(&shared.server, &shared.model, &result, shared.begun);
     if result.is_ok() {
         shared.room.lock().unwrap_or_else(PoisonError::into_inner).admitted.finish(cost);
+        shared.server.admission.measure(shared.model.translator.load().waiting);
     }
     let Place { index, segment } = place;
     let data = match result {

@@ -276,6 +276,7 @@ async fn collect<T, H: Future<Output = Result<T>> + Unpin>(
                 let result = within(&server, conditions.deadline, handle).await?;
                 if result.is_ok() {
                     room.admitted.finish(cost);
+                    server.admission.measure(model.translator.load().waiting);
                 }
                 result.map_err(|error| wrong(&error, None))
             }
