@@ -23,7 +23,7 @@ pub(super) struct Entry<'a> {
 
 /// Seconds since 1970.
 pub(super) fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| rounded(time))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, rounded)
 }
 
 /// Seconds, to the microsecond.

@@ -138,9 +138,9 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
-    let read = |raw: &Box<RawValue>| Item::read(raw, &route, &set, options.as_ref(), request.segment);
+    let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), request.segment);
     check_items(&call, request.items.len())?;
-    let mut items: Vec<Item> = request.items.iter().map(read).collect();
+    let mut items: Vec<Item> = request.items.iter().map(|raw| read(raw)).collect();
     let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
     let sentences = items.iter_mut().flat_map(|item| std::mem::take(&mut item.sentences)).collect();
     if let Some(stream) = request.stream {
@@ -278,7 +278,7 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
         return Err(Failure::bad("option", message));
     }
     check_items(&call, request.items.len())?;
-    let read = |raw: &Box<RawValue>| {
+    let read = |raw: &RawValue| {
         let (sentence, mut other) = read_sentence(READ_ITEM, raw.get())?;
         let source = sentence.source;
         let bad = |message: String| BadLine { kind: "json", message, source: Some(source.clone()) };
@@ -287,7 +287,7 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
         let target: String = field(READ_ITEM, "target", "a string", &target).map_err(bad)?;
         Ok::<_, BadLine>((source, target, other))
     };
-    let read: Outcomes<(String, String, Fields)> = request.items.iter().map(read).collect();
+    let read: Outcomes<(String, String, Fields)> = request.items.iter().map(|raw| read(raw)).collect();
     let mut others = Vec::with_capacity(read.len());
     let pairs = read
         .into_iter()
