@@ -7,7 +7,7 @@ use crate::cli::input::read_all;
 use crate::cli::model_dir::{EngineArguments, ModelArguments, ModelName};
 use crate::cli::output::{Output, print};
 use crate::cli::search_options::SearchArguments;
-use crate::cli::{Ending, complain};
+use crate::cli::{Ending, complain, note};
 use crate::counts;
 use crate::diagnose::{self, Options, TestSet};
 use crate::jsonl::json;
@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         &set,
         &options,
         settings,
-        &mut |stage| complain(&format!("diagnose: {stage}")),
+        &mut |stage| note(&format!("diagnose: {stage}")),
     )?;
     outputs.write(&report)?;
     print(&report.to_string())?;

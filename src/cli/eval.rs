@@ -191,7 +191,7 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
             Err(error) => {
                 translated.failed += 1;
                 progress.add(sources[i].len() as u64 + 1, 0);
-                progress.note(&format!("line {}: {error}", i + 1));
+                progress.complain(&format!("line {}: {error}", i + 1));
             }
         }
     }

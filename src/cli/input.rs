@@ -70,6 +70,9 @@ pub(super) struct Line {
     pub content: Result<Item, BadLine>,
 }
 
+/// A text that is held whole, such as references, takes at most so many bytes of memory.
+const MAX_WHOLE_BYTES: u64 = 4 << 30;
+
 /// Bytes of blank lines that are held back until the first line that is not blank shows how to read them.
 const MAX_HELD_BYTES: u64 = 1 << 16;
 
@@ -190,14 +193,25 @@ impl Lines {
 
 /// Reads all lines of a text file; one that cannot be read fails them all.
 pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
-    let mut lines = Lines::open(Some(path), Form::Text)?;
-    let mut texts = Vec::new();
-    while let Some(Line { number, content, .. }) = lines.next()? {
-        let item = content.map_err(|bad| {
-            let source =
-                std::io::Error::new(std::io::ErrorKind::InvalidData, format!("line {number}: {}", bad.message));
-            Error::Io { operation: "read", path: path.to_path_buf(), source }
-        })?;
+    hold(Lines::open(Some(path), Form::Text)?, MAX_WHOLE_BYTES)
+}
+
+/// All lines, in at most so many bytes of memory.
+fn hold(mut lines: Lines, most: u64) -> Result<Vec<String>> {
+    let (mut texts, mut size) = (Vec::new(), 0);
+    while let Some(Line { number, bytes, content }) = lines.next()? {
+        let fail = |kind, reason: String| Error::Io {
+            operation: "read",
+            path: lines.path.clone(),
+            source: std::io::Error::new(kind, reason),
+        };
+        size += bytes + size_of::<String>() as u64;
+        if size > most {
+            let reason = format!("line {number}: expected at most {most} bytes of a text that is held whole, got more");
+            return Err(fail(std::io::ErrorKind::FileTooLarge, reason));
+        }
+        let item =
+            content.map_err(|bad| fail(std::io::ErrorKind::InvalidData, format!("line {number}: {}", bad.message)))?;
         texts.push(item.sentence.source);
     }
     Ok(texts)
@@ -218,6 +232,15 @@ mod tests {
         let sources: Vec<&str> = read.iter().map(|l| l.content.as_ref().unwrap().sentence.source.as_str()).collect();
         assert_eq!(sources, ["a", "b\r", "", "c"]);
         assert_eq!(read.iter().map(|l| l.bytes).collect::<Vec<_>>(), [3, 4, 1, 1]);
+    }
+
+    #[test]
+    fn a_text_that_is_held_whole_is_bounded() {
+        let hold = |most| hold(Lines::from_bytes(b"ab\n\n\n".to_vec(), Form::Text), most);
+        let size = 5 + 3 * size_of::<String>() as u64;
+        assert_eq!(hold(size).expect("as much as allowed"), ["ab", "", ""]);
+        let message = hold(size - 1).expect_err("one byte too many").to_string();
+        assert!(message.contains("line 3: expected at most"), "{message}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cli::complain;
+use crate::cli::{complain, note};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -20,7 +20,7 @@ pub(super) fn listen_for(what: &'static str) {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        complain(&format!("interrupted: {what}; interrupt again to quit at once"));
+        note(&format!("interrupted: {what}; interrupt again to quit at once"));
     });
     if let Err(error) = set {
         complain(&format!("cannot listen for interrupts: {error}"));

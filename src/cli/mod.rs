@@ -6,6 +6,7 @@
 mod alignment;
 mod bench;
 mod claims;
+mod completions;
 mod control_options;
 mod counts;
 mod diagnose;
@@ -13,6 +14,7 @@ mod eval;
 mod info;
 mod input;
 mod interrupt;
+mod man;
 mod model_dir;
 mod output;
 mod pairing;
@@ -25,6 +27,7 @@ mod serve;
 #[cfg(not(feature = "serve"))]
 #[path = "serve/left_out.rs"]
 mod serve;
+mod stderr;
 mod stdout;
 mod stream;
 #[cfg(feature = "train")]
@@ -37,18 +40,20 @@ mod validate;
 mod values;
 mod warnings;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::Result;
+use stderr::{Verbosity, complain, detail, note, shows_progress};
 pub use stdout::look as look_at_stdout;
 
 /// Translate with encoder-decoder models: the same sentence gives the same tokens and scores in any batch.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
+    #[command(flatten)]
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,6 +69,8 @@ enum Command {
     Info(info::Arguments),
     Train(Box<train::Arguments>),
     Validate(validate::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// How a command ended that did its work.
@@ -151,6 +158,7 @@ pub fn main() -> ExitCode {
         train::check_objective(train, given).unwrap_or_else(|error| error.exit());
     }
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    arguments.verbosity.set();
     interrupt::survive_limits();
     let claimed = matches.subcommand().and_then(|(name, matches)| Some((command.find_subcommand(name)?, matches)));
     let claimed = claimed.map_or(Ok(()), |(subcommand, matches)| claims::check(subcommand, matches));
@@ -178,11 +186,8 @@ impl Arguments {
             Command::Info(arguments) => info::run(&arguments),
             Command::Train(arguments) => train::run(&arguments),
             Command::Validate(arguments) => validate::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         }
     }
-}
-
-/// Writes a line to stderr. Nobody may be reading there any more, which is no reason to stop.
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "beamfuse: {line}");
 }

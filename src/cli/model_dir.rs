@@ -1,13 +1,15 @@
 //! Which model directory to open, and the options that say so.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::cli::counts::count;
 #[cfg(feature = "hub")]
 use crate::cli::progress::Download;
 use crate::cli::values::reader;
-use crate::cli::{claims, complain};
+use crate::cli::{claims, detail, note};
 use crate::counts;
+use crate::cpu::chosen_path;
 #[cfg(feature = "hub")]
 use crate::hub::{self, Hub, ModelId};
 use crate::translator::EngineOptions;
@@ -50,7 +52,7 @@ pub(super) struct EngineArguments {
     /// Sessions side by side on the CPU, each with its share of the threads and of the batch [default: one per thread].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub workers: usize,
-    /// Element type of the weights. The CPU takes f32 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
+    /// Element type of the weights. The CPU takes f32, bf16 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
     /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
@@ -130,13 +132,22 @@ impl ModelArguments {
     /// Opens the model with what `change` makes of the engine's options.
     pub(super) fn open_with(&self, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Translator> {
         let options = change(self.engine.options());
+        let start = Instant::now();
         let translator = self.name.open(|dir| Translator::open_with(dir, &options))?;
         let choice = translator.device();
+        let (seconds, dtype) = (start.elapsed().as_secs_f64(), self.engine.dtype.name());
+        detail(&format!(
+            "opened the model in {seconds:.2} s: device {}, {dtype}, {} slots",
+            choice.device, options.slots
+        ));
+        if choice.device == Device::Cpu {
+            detail(&format!("the CPU computes with {}", chosen_path()?.name()));
+        }
         if let Some(reason) = &choice.reason {
-            complain(&format!("device {} chose {}: {reason}", self.engine.device, choice.device));
+            note(&format!("device {} chose {}: {reason}", self.engine.device, choice.device));
         }
         for flag in &translator.config().ignored {
-            complain(&format!("config.json: {flag} is ignored, as transformers does for this model type"));
+            note(&format!("config.json: {flag} is ignored, as transformers does for this model type"));
         }
         Ok(translator)
     }
@@ -183,7 +194,7 @@ impl ModelName {
             });
         }
         for blob in &damaged {
-            complain(&format!("{} is damaged: fetching it again", blob.display()));
+            note(&format!("{} is damaged: fetching it again", blob.display()));
             std::fs::remove_file(blob).map_err(crate::files::io("remove", blob))?;
         }
         Ok(())
@@ -200,7 +211,7 @@ impl ModelName {
             let revision = self.revision.as_deref();
             refuse_path(name, revision.is_some())?;
             return fetch(&name.to_string_lossy(), revision).inspect_err(|_| {
-                complain(&format!("there is no directory {}, so it was taken for a model of the hub", name.display()));
+                note(&format!("there is no directory {}, so it was taken for a model of the hub", name.display()));
             });
         }
         match &self.revision {

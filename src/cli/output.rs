@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::alignment::Alignment;
-use crate::cli::{Ending, complain, interrupt, stdout};
+use crate::cli::{Ending, interrupt, note, stdout};
 use crate::files::{Aside, Place, io};
 use crate::{Result, TextHypothesis, Translation};
 
@@ -114,7 +114,7 @@ impl Output {
         if let Sink::Aside(mut aside) = self.sink {
             let (partial, _) = aside.parts();
             let partial = partial.display();
-            complain(&format!("the lines so far are in {partial}; the same command with --resume continues"));
+            note(&format!("the lines so far are in {partial}; the same command with --resume continues"));
         }
         Ok(Ending::Interrupted)
     }

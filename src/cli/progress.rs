@@ -1,11 +1,10 @@
 //! Progress on stderr, when it is a terminal.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::cli::complain;
+use crate::cli::{complain, detail, note, shows_progress};
 #[cfg(feature = "hub")]
 use crate::hub;
 
@@ -28,7 +27,7 @@ impl Download {
 impl hub::Progress for Download {
     fn start(&mut self, file: &str, size: u64, done: u64) {
         self.bar.finish_and_clear();
-        if std::io::stderr().is_terminal() {
+        if shows_progress() {
             self.bar = ProgressBar::new(size);
         }
         if let Ok(style) =
@@ -47,7 +46,7 @@ impl hub::Progress for Download {
     }
 
     fn note(&mut self, message: &str) {
-        self.bar.suspend(|| eprintln!("beamfuse: {message}"));
+        self.bar.suspend(|| note(message));
     }
 }
 
@@ -70,7 +69,7 @@ pub(super) struct Progress {
 impl Progress {
     /// A display for input of `bytes` bytes, where that is known; hidden unless stderr is a terminal.
     pub(super) fn new(bytes: Option<u64>) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
+        let bar = if shows_progress() {
             bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new)
         } else {
             ProgressBar::hidden()
@@ -102,9 +101,14 @@ impl Progress {
             .set_message(format!("{} done  {sentences:.1} sentences/s  {tokens:.0} tokens/s{left}", self.sentences));
     }
 
-    /// Writes a line to stderr without tearing the display.
-    pub(super) fn note(&self, line: &str) {
+    /// Says what went wrong without tearing the display.
+    pub(super) fn complain(&self, line: &str) {
         self.bar.suspend(|| complain(line));
+    }
+
+    /// Says what may matter without tearing the display.
+    pub(super) fn note(&self, line: &str) {
+        self.bar.suspend(|| note(line));
     }
 }
 
@@ -120,6 +124,9 @@ fn time_left(all: u64, done: u64, elapsed: Duration) -> Option<Duration> {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        let (seconds, Progress { sentences, tokens, .. }) = (self.started.elapsed().as_secs_f64(), self);
+        let rate = *tokens as f64 / seconds.max(1e-9);
+        detail(&format!("{sentences} sentences, {tokens} tokens in {seconds:.2} s: {rate:.0} tokens/s"));
     }
 }
 

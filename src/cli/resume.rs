@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::cli::complain;
 use crate::cli::input::Line;
+use crate::cli::note;
 use crate::cli::output::Output;
 use crate::files::{Aside, io, partial};
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub(super) fn start(path: Option<&Path>, resume: bool, unit: Unit) -> Result<Opt
         return Err(Error::Option { option: "resume", expected, got });
     }
     if path.exists() && !partial(path).exists() {
-        complain(&format!("{} is complete: nothing to resume", path.display()));
+        note(&format!("{} is complete: nothing to resume", path.display()));
         return Ok(None);
     }
     let mut aside = Aside::open(path)?;
@@ -46,7 +46,7 @@ pub(super) fn start(path: Option<&Path>, resume: bool, unit: Unit) -> Result<Opt
     let found = count(&mut BufReader::new(&mut *file), unit).map_err(io("read", name))?;
     file.set_len(found.bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io("write", name))?;
     if found.done > 0 {
-        complain(&format!("resuming behind line {} of the input", found.done));
+        note(&format!("resuming behind line {} of the input", found.done));
     }
     Ok(Some(Start { output: Output::behind(aside), done: found.done }))
 }

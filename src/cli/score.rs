@@ -162,7 +162,7 @@ impl stream::Work for Work<'_> {
             }),
             Err((kind, message)) => {
                 self.bad_lines = true;
-                self.progress.note(&format!("line {number}: {message}"));
+                self.progress.complain(&format!("line {number}: {message}"));
                 self.output.line(&match self.format {
                     Format::Text => String::new(),
                     Format::Jsonl => error_json(source, &other, kind, &message)?,

@@ -3,9 +3,9 @@
 use clap::builder::PossibleValue;
 use serde::Serialize;
 
-use crate::cli::complain;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite, seed};
+use crate::cli::note;
 use crate::cli::values::reader;
 use crate::counts;
 use crate::{DecodeOptions, MaxLength, Overrides, Preset, Result, Translator};
@@ -155,7 +155,7 @@ impl SearchArguments {
         let mut options = translator.options(&set)?;
         let generation = translator.generation();
         if options.preset == Preset::Hf && generation.is_default_length && set.get("max_length").is_none() {
-            complain(&format!(
+            note(&format!(
                 "generation_config.json has no max_length: preset hf stops at {} tokens, as transformers does; --max-length says \
                  otherwise",
                 generation.max_len

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Result;
-use crate::cli::{Ending, complain, interrupt};
+use crate::cli::{Ending, interrupt, note, shows_progress};
 use crate::model::config::TrainingDefaults;
 use crate::train::objectives::scheduled_sampling;
 use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer};
@@ -63,16 +63,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     watcher.finish();
     let ending = ending?;
     if let Some((score, update)) = trainer.best() {
-        complain(&format!("best validation score {score:.2} at update {update}"));
+        note(&format!("best validation score {score:.2} at update {update}"));
     }
     Ok(match ending {
         RunEnding::Complete => Ending::Complete,
         RunEnding::Stopped => {
-            complain(&format!("stopped at update {}: validation does not improve any more", trainer.updates_done()));
+            note(&format!("stopped at update {}: validation does not improve any more", trainer.updates_done()));
             Ending::Complete
         }
         RunEnding::Interrupted => {
-            complain(&format!(
+            note(&format!(
                 "state saved after update {}; the same command with --resume continues",
                 trainer.updates_done()
             ));
@@ -92,7 +92,7 @@ struct Watcher {
 
 impl Watcher {
     fn new(options: &TrainOptions, every: u32) -> Self {
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let terminal = shows_progress();
         let bar = if terminal { ProgressBar::new(u64::from(options.updates)) } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left") {
             bar.set_style(style);
@@ -104,7 +104,7 @@ impl Watcher {
     fn finish(&mut self) {
         self.bar.finish_and_clear();
         if let Some(line) = self.last.take().filter(|_| self.terminal) {
-            complain(&line);
+            note(&line);
         }
     }
 }
@@ -120,13 +120,13 @@ impl Observer for Watcher {
         let line = format!("loss {:.4}{figures}  {rate:.0} tokens/s", report.loss);
         self.bar.set_position(u64::from(report.update));
         if !self.terminal && (report.update.is_multiple_of(self.every) || report.update == report.updates) {
-            complain(&format!("update {}/{}  {line}", report.update, report.updates));
+            note(&format!("update {}/{}  {line}", report.update, report.updates));
         }
         self.last = Some(format!("update {}/{}  {line}", report.update, report.updates));
         self.bar.set_message(line);
     }
 
     fn note(&mut self, line: &str) {
-        self.bar.suspend(|| complain(line));
+        self.bar.suspend(|| note(line));
     }
 }

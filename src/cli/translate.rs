@@ -20,7 +20,7 @@ use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
 use crate::cli::warnings::Warnings;
-use crate::cli::{Ending, complain, interrupt};
+use crate::cli::{Ending, interrupt, note};
 use crate::counts;
 use crate::explain::Page;
 use crate::jsonl::{BadLine, Fields, Warning, error_json, translation_json};
@@ -102,7 +102,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
         true => Lines::open(input, arguments.form())?,
     };
     if let Some(file) = arguments.text.iter().find(|text| Path::new(text).is_file()) {
-        complain(&format!(
+        note(&format!(
             "\"{file}\" is translated as text, and is the name of a file: --input {file} translates its lines"
         ));
     }
@@ -391,7 +391,7 @@ impl stream::Work for Work<'_> {
                 if number == 1 {
                     self.first = First::Failed;
                 }
-                self.progress.note(&format!("line {number}: {message}"));
+                self.progress.complain(&format!("line {number}: {message}"));
                 self.output.line(&match self.format {
                     Format::Text | Format::Nbest => String::new(),
                     Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,

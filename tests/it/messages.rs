@@ -70,3 +70,32 @@ fn a_minimum_length_that_a_sentence_cannot_reach_is_its_error() {
     assert!(message.starts_with("option min-length: expected at most "), "{message}");
     assert!(objects[1]["hypotheses"][0]["text"].is_string());
 }
+
+#[test]
+fn what_is_said_beside_errors_is_chosen() {
+    let said = |args: &[&str]| {
+        let done = run(&[&["translate", "--beam-size", "1"], args].concat(), b"A dog runs. </s>\n\xff\n");
+        assert_eq!((done.code, done.out.lines().count()), (Some(1), 2), "{args:?}: {}", done.err);
+        ["line 2: ", "warning: ", "opened the model in ", "2 sentences, "].map(|part| done.err.contains(part))
+    };
+    assert_eq!(said(&[]), [true, true, false, false]);
+    assert_eq!(said(&["-q"]), [true, false, false, false]);
+    assert_eq!(said(&["--verbose"]), [true, true, true, true]);
+    assert_eq!(run(&["translate", "-q", "-v"], b"").code, Some(2));
+    // In front of the subcommand as well.
+    assert!(run(&["-v", "translate", "A dog runs."], b"").err.contains("opened the model in "));
+}
+
+#[test]
+fn every_shell_gets_completions_and_every_command_its_page() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completions", shell], b"").ok().out;
+        assert!(script.contains("beamfuse") && script.contains("beam-size"), "{shell}");
+    }
+    for name in ["translate", "score", "eval", "bench", "diagnose", "info", "train", "validate"] {
+        let page = run(&["man", name], b"").ok().out;
+        assert!(page.starts_with(".") && page.contains(&format!(".TH beamfuse-{name}")), "{page}");
+    }
+    assert!(run(&["man"], b"").ok().out.replace('\\', "").contains("beamfuse-translate(1)"));
+    assert!(run(&["man", "nosuch"], b"").err.contains("expected one of translate, score, "));
+}

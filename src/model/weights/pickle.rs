@@ -6,6 +6,7 @@
 //! pickle refers to it, and neither deep nesting nor cycles can hurt.
 
 use std::collections::HashMap;
+use std::fmt;
 
 /// What is wrong with a file.
 #[derive(Debug)]
@@ -38,6 +39,24 @@ pub(super) enum Value<'a> {
     Persistent(usize),
     /// A number of which nothing is asked: a float, or an integer beyond 64 bits.
     OtherNumber,
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::None => f.write_str("None"),
+            Value::Bool(true) => f.write_str("True"),
+            Value::Bool(false) => f.write_str("False"),
+            Value::Int(number) => write!(f, "{number}"),
+            Value::Text(text) => write!(f, "\"{}\"", text.escape_debug()),
+            Value::Global(module, name) => write!(f, "{module}.{name}"),
+            Value::List(_) => f.write_str("a list"),
+            Value::Dict(_) => f.write_str("a dictionary"),
+            Value::Call(_) => f.write_str("an object"),
+            Value::Persistent(_) => f.write_str("a storage"),
+            Value::OtherNumber => f.write_str("a number"),
+        }
+    }
 }
 
 /// A pickle that has been read: its result and what that refers to.
@@ -174,7 +193,7 @@ impl<'a> Machine<'a> {
             // BINPERSID
             b'Q' => match self.pop()? {
                 Value::List(id) => self.stack.push(Value::Persistent(id)),
-                other => return Err(Malformed::new("a persistent id that is a tuple", format!("{other:?}"))),
+                other => return Err(Malformed::new("a persistent id that is a tuple", other.to_string())),
             },
             b'q' | b'r' | b'h' | b'j' => self.memo(code)?,
             other => {
@@ -257,7 +276,7 @@ impl<'a> Machine<'a> {
             _ => {
                 return Err(Malformed::new(
                     "a dictionary and pairs to set",
-                    format!("{top:?}, {} values", items.len()),
+                    format!("{top} and {} values", items.len()),
                 ));
             }
         }

@@ -116,18 +116,18 @@ fn legacy(source: &(impl Source + ?Sized)) -> Result<(Vec<u8>, Storages), Malfor
     };
     let ((version, _), (machine, _), (tensors, pickle), (keys, _)) = (next()?, next()?, next()?, next()?);
     if version.root != Value::Int(1001) {
-        return Err(Malformed::new("version 1001 of the format", format!("{:?}", version.root)));
+        return Err(Malformed::new("version 1001 of the format", version.root.to_string()));
     }
     let facts = machine.dict(machine.root).unwrap_or_default();
     if !facts.contains(&(Value::Text("little_endian"), Value::Bool(true))) {
         return Err(Malformed::new("byte order little", "another"));
     }
-    let keys = keys.list(keys.root).ok_or_else(|| Malformed::new("a list of storages", format!("{:?}", keys.root)))?;
+    let keys = keys.list(keys.root).ok_or_else(|| Malformed::new("a list of storages", keys.root.to_string()))?;
     let sizes = element_sizes(&tensors);
     let mut storages = HashMap::new();
     for key in keys {
         let Value::Text(key) = *key else {
-            return Err(Malformed::new("the key of a storage", format!("{key:?}")));
+            return Err(Malformed::new("the key of a storage", key.to_string()));
         };
         // A storage that no tensor lies in has an unknown element size; what follows it cannot be found.
         let size = sizes.get(key).ok_or_else(|| Malformed::new("storages that tensors lie in", key))?;
@@ -234,7 +234,7 @@ impl<'a> Storage<'a> {
             [Value::Text("storage"), Value::Global("torch", class), Value::Text(key), _, _, Value::None] => {
                 (class, key)
             }
-            _ => return Err(Malformed::new("a storage that is no view", format!("{id:?}"))),
+            _ => return Err(Malformed::new("a storage that is no view", value.to_string())),
         };
         let dtype = match class {
             "FloatStorage" => Dtype::F32,
@@ -256,12 +256,12 @@ impl<'a> Storage<'a> {
 fn size(value: Value) -> Result<usize, Malformed> {
     match value {
         Value::Int(size) => usize::try_from(size).map_err(|_| Malformed::new("a size", size.to_string())),
-        other => Err(Malformed::new("a size", format!("{other:?}"))),
+        other => Err(Malformed::new("a size", other.to_string())),
     }
 }
 
 fn sizes<'a>(pickle: &Pickle<'a>, value: Value<'a>) -> Result<Vec<usize>, Malformed> {
-    let values = pickle.list(value).ok_or_else(|| Malformed::new("a tuple of sizes", format!("{value:?}")))?;
+    let values = pickle.list(value).ok_or_else(|| Malformed::new("a tuple of sizes", value.to_string()))?;
     if values.len() > MAX_DIMENSIONS {
         return Err(Malformed::new(format!("at most {MAX_DIMENSIONS} dimensions"), values.len().to_string()));
     }

@@ -42,7 +42,10 @@ impl CharsMap {
         let replacements =
             String::from_utf8(replacements.to_vec()).map_err(|cause| error("in utf-8", cause.to_string()))?;
         if !replacements.ends_with('\0') {
-            return Err(error("that ends with a zero byte", format!("{:?}", replacements.chars().next_back())));
+            return Err(error(
+                "that ends with a zero byte",
+                replacements.chars().next_back().map_or("nothing".into(), |last| format!("{last:?}")),
+            ));
         }
         if let Some(long) = replacements.split('\0').find(|text| text.len() > MAX_REPLACEMENT_BYTES) {
             let expected = format!("whose replacements have at most {MAX_REPLACEMENT_BYTES} bytes");
