@@ -88,6 +88,8 @@ fn base(subcommand: &str, dir: &Path, model: &Path) -> Vec<String> {
         "validate" => with(&[("kernel", "checksum")]),
         "serve" => with(&[("listen", "127.0.0.1:0"), ("threads", "1")]),
         "info" => Vec::new(),
+        // They have no options.
+        "completions" | "man" => return Vec::new(),
         other => panic!("no run of {other}: add one"),
     };
     base.push(format!("--model={}", model.display()));

@@ -20,7 +20,7 @@ const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("plot", &[]),
     ("model", &["error", "files", "read", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
-    ("translator", &["error", "counts", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
+    ("translator", &["error", "counts", "files", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     (
         "train",
         &[
