@@ -31,7 +31,7 @@ use crate::{Error, Result};
 pub use crate::cuda::Counters;
 pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
-pub use explain::Explanation;
+pub use explain::{Explanation, ExplanationHandle};
 pub use handle::{ScoreHandle, TranslationHandle};
 pub use memory::{MemoryPlan, SearchSize};
 pub use sentence::{SENTENCE_FIELDS, Sentence};

@@ -14,7 +14,7 @@ use super::metrics::{ByModel, Outcome, Reason};
 use super::models::Model;
 use super::{Phase, Server, reached};
 use crate::jsonl::BadLine;
-use crate::translator::{Explanation, ScoreHandle, TranslationHandle};
+use crate::translator::{Explanation, ExplanationHandle, ScoreHandle, TranslationHandle};
 use crate::{Error, Priority, Result, Score, Sentence, Terms, Translation};
 
 /// On which terms a request is served.
@@ -112,10 +112,12 @@ pub(super) async fn explain(
     let costs = [cost(beams, sentence.source.chars().count())];
     let search = move |model: &Model, sentence: Sentence| {
         let options = sentence.options.as_deref().unwrap_or(&model.options).clone();
-        model.translator.explain_on(sentence, &options, conditions.terms())
+        model.translator.submit_explain(sentence, &options, conditions.terms())
     };
-    let started = submit::<Sentence, Explanation>(call, model, vec![Ok(sentence)], &costs, conditions, search).await?;
-    let first = started.handles.into_iter().next();
+    let sentences = vec![Ok(sentence)];
+    let started = submit::<Sentence, ExplanationHandle>(call, model, sentences, &costs, conditions, search).await?;
+    let explained = collect(call, model, started, costs.to_vec(), conditions).await?;
+    let first = explained.into_iter().next();
     first.unwrap_or_else(|| Err(wrong(&Error::Cancelled, None))).map_err(|bad| Failure::from(&bad))
 }
 
@@ -211,10 +213,6 @@ async fn submit<S: Send + 'static, H: Send + 'static>(
     }
     let begun = Instant::now();
     let sentences = items.iter().flatten().count();
-    let charged = call.caller.key.as_ref().map(|key| key.charge(call.characters() as u64, sentences));
-    let under_way = charged.transpose().inspect_err(|_| {
-        rejected("rate");
-    })?;
     let asked = Asked {
         owner: conditions.owner,
         priority: conditions.priority,
@@ -232,6 +230,10 @@ async fn submit<S: Send + 'static, H: Send + 'static>(
             format!("admit the request: expected it to begin within {most:.1?}, got more work than that before it"),
             wait,
         )
+    })?;
+    let charged = call.caller.key.as_ref().map(|key| key.charge(call.characters() as u64, sentences));
+    let under_way = charged.transpose().inspect_err(|_| {
+        rejected("rate");
     })?;
     let engine = model.clone();
     let submit = move || {
