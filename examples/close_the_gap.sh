@@ -112,7 +112,7 @@ one() { # NAME CONTROL RATE
                 greedy_bleu: ($greedy[0].bleu | three), greedy_chrf2: ($greedy[0].chrf2 | three)},
          against_control: (if $control == "" then null else
                 {beam: ($paired[0].comparison | {bleu, chrf2}), greedy: ($paired[1].comparison | {bleu, chrf2})} end),
-         diagnosis: ($d[0].figures | map({key: .name, value: {value, low, high}}) | from_entries),
+         diagnosis: ($d[0].figures | map({key: .name, value: {value, low, high, null, difference}}) | from_entries),
          buckets: $d[0].buckets, flags: ($d[0].flags | length),
          holds: [$d[0].verdict.findings[] | select(.holds) | .says], warnings: $d[0].verdict.warnings}'
 }
@@ -149,8 +149,8 @@ jq -r '
      ["---", "---", "---", "---", "---"],
      (.models[] | select(.control) | ["\(.name) against \(.control)",
         (.against_control | .beam.bleu, .beam.chrf2, .greedy.bleu, .greedy.chrf2 | change)]),
-     [], ["diagnosis", "recovery area", "half-life", "prefix-switch ratio", "slope gap, greedy", "flagged lines", "length ratio", "entropy"],
+     [], ["diagnosis", "recovery area", "half-life", "prefix-switch ratio", "own minus gold accuracy", "flagged lines", "length ratio", "entropy"],
      ["---", "---", "---", "---", "---", "---", "---", "---"],
-     (.models[] | [.name, (.diagnosis | .area, .["half-life"], .["prefix-switch ratio"], .["slope gap, greedy"],
+     (.models[] | [.name, (.diagnosis | .area, .["half-life"], .["prefix-switch ratio"], .["own minus gold accuracy"],
         .["flagged lines"], .["length ratio"], .entropy | span(three))]))
     | if . == [] then "" else "| " + join(" | ") + " |" end' "$output/story.json" | tee "$output/story.md"

@@ -23,6 +23,8 @@ pub const RANDOM_LENGTH: RangeInclusive<usize> = 2..=*LENGTH.end();
 pub const TOP_K: RangeInclusive<usize> = 0..=u32::MAX as usize;
 /// Resamples of a bootstrap, each of which keeps a few scores.
 pub const RESAMPLES: RangeInclusive<usize> = 1..=100_000;
+/// Sets of references that a diagnosis samples.
+pub const NULL_DRAWS: RangeInclusive<usize> = 1..=100;
 /// Lines of a sample of a text.
 pub const LINES: RangeInclusive<usize> = 1..=1_000_000;
 /// Sentences of a run of `bench`, which are in memory together.

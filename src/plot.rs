@@ -327,6 +327,23 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, fill: &str, content: &st
     let _ = writeln!(svg, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" fill="{fill}">{content}</text>"#);
 }
 
+/// A chart as a file of its own, for a paper: the light colours, on white, without style sheets, which few programs other than browsers
+/// read.
+pub fn standalone(svg: &str) -> String {
+    let light = STYLE.split("@media").next().unwrap_or_default();
+    let mut svg = svg.to_owned();
+    for (name, color) in light.split("--").skip(1).filter_map(|part| part.split_once(": ")) {
+        let color = color.split(';').next().unwrap_or_default();
+        svg = svg.replace(&format!("var(--{name})"), color);
+    }
+    let start = svg.find('>').map_or(0, |end| end + 1);
+    let (open, rest) = svg.split_at(start);
+    let open = open.replace("class=\"chart\"", "font-family=\"sans-serif\" font-size=\"12\" fill=\"#1c2024\"");
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{open}\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>{rest}"
+    )
+}
+
 /// Text as XML and HTML take it.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -482,6 +499,14 @@ mod tests {
         assert_eq!(svg.matches("fill-opacity=\"0.8\"").count(), 4);
         // No colour of its own, nothing fetched.
         assert!(!svg.contains('#') && svg.matches("http").count() == 1, "{svg}");
+    }
+
+    #[test]
+    fn a_file_of_its_own_needs_no_style_sheet() {
+        let line = Series::new("a", Mark::Line, vec![(0.0, 0.0), (1.0, 1.0)]);
+        let svg = standalone(&Chart::new("t", "x", "y").with(line).svg());
+        assert!(svg.starts_with("<?xml ") && svg.ends_with("</svg>\n") && svg.matches("<svg").count() == 1);
+        assert!(!svg.contains("var(") && !svg.contains("class=") && svg.contains("stroke=\"#2563b0\""), "{svg}");
     }
 
     #[test]

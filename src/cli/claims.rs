@@ -13,7 +13,7 @@ use crate::files::{Place, partial};
 use crate::{Error, Result};
 
 /// The options that name files to be written; every other path is read.
-const OUTPUTS: [&str; 5] = ["output", "explain", "json", "csv", "html"];
+const OUTPUTS: [&str; 6] = ["output", "explain", "json", "csv", "html", "plots"];
 
 /// A file that will be written.
 #[derive(Debug)]

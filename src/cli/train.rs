@@ -38,6 +38,10 @@ pub(super) fn check_objective(command: &Command, given: &ArgMatches) -> Result<(
     }
 }
 
+/// What likelihood alone does not train, said once.
+const LEFT_OPEN: &str = "mle trains on gold prefixes alone: how the model goes on after its own words is left open. `beamfuse diagnose` \
+                         tells whether that costs anything; --objective scheduled-sampling, the default, trains on both";
+
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     let places = arguments.places()?;
     let defaults = arguments.model.open(TrainingDefaults::open)?;
@@ -46,6 +50,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     if let ObjectiveOptions::ScheduledSampling(scheduled_sampling::Options { schedule, .. }) = &options.objective {
         let (first, last) = (schedule.at(1), schedule.at(options.updates));
         watcher.note(&format!("gold is fed with probability {first:.3} at first and {last:.3} at last"));
+    }
+    if options.objective == ObjectiveOptions::Mle {
+        watcher.note(LEFT_OPEN);
     }
     let mut trainer = arguments
         .model

@@ -16,6 +16,20 @@ pub struct Estimate {
     pub high: f64,
 }
 
+impl Estimate {
+    /// Nothing to compute it from.
+    pub const NONE: Estimate = Estimate { value: f64::NAN, low: f64::NAN, high: f64::NAN };
+
+    /// A value, with the interval of what resamples gave.
+    pub fn of(value: f64, resampled: Vec<f64>) -> Self {
+        if !value.is_finite() || resampled.is_empty() {
+            return Estimate { value, ..Estimate::NONE };
+        }
+        let Interval { low, high, .. } = Interval::of(resampled);
+        Estimate { value, low, high }
+    }
+}
+
 /// A point of a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Point {
@@ -53,14 +67,7 @@ impl Resampler {
         // Drawn anew each time: all draws of a large set at once are a lot of memory, and the same seed gives the same.
         let draws = resamples(self.all.len(), &self.options).into_iter().flatten();
         let values: Vec<f64> = draws.map(|draw| statistic(&draw)).filter(|v| v.is_finite()).collect();
-        let value = statistic(&self.all);
-        match value.is_finite() && !values.is_empty() {
-            true => {
-                let Interval { low, high, .. } = Interval::of(values);
-                Estimate { value, low, high }
-            }
-            false => Estimate { value, low: f64::NAN, high: f64::NAN },
-        }
+        Estimate::of(statistic(&self.all), values)
     }
 
     /// The lines' sums over their divisors.

@@ -1,28 +1,41 @@
 //! Does a model have exposure bias, and which remedy fits?
 //!
-//! A model trained on gold prefixes meets its own in use. What is measured here says whether that hurts: on references
-//! (`forced`), on what the model writes (`free`), and what to make of it (`verdict`). docs/diagnose.md says what each number
-//! means. Everything follows from the test set, the models and the seed: the same call gives the same bytes.
+//! A model trained on gold prefixes meets its own in use. Whether that hurts is measured line by line (`measure`, `sums`) on the test
+//! set's references and, by the same estimators, on references that the model itself has sampled (`null`), with which there is no gap
+//! by construction. Only what differs between the two counts (`inference`, `verdict`). docs/diagnose.md says what each number means.
+//! Everything follows from the test set, the models and the seed: the same call gives the same numbers.
 
+mod curves;
 mod estimate;
-mod forced;
-mod free;
+mod flags;
+pub mod inference;
+mod measure;
+pub mod null;
+mod oracle;
 #[cfg(feature = "report")]
 mod page;
 mod report;
+pub mod subject;
+mod sums;
+mod tables;
 mod tokens;
 mod verdict;
 
 pub use estimate::{Estimate, Point};
-pub use report::{Bucket, Curve, CurveSeries, Figure, Flag, Report, Setup, Sweep};
-pub use verdict::{Evidence, Finding, Verdict};
+pub use measure::Bench;
+pub use oracle::{Network, Oracle};
+pub use report::{Bucket, Curve, CurveSeries, Digest, Figure, Flag, Null, Provenance, Report, Setup, Sweep};
+pub use sums::{Rule, Statistic, Sums, Worse};
+pub use verdict::{Call, Finding, Seen, VERDICT_LINES, Verdict};
 
-use crate::backend::TokenStats;
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
-use crate::translator::{Translation, Translator};
+use crate::translator::Translator;
 use crate::{DecodeOptions, Error, Result};
-use estimate::{Resampler, Share};
+use estimate::Resampler;
+use inference::Test;
+use subject::Reference;
+use verdict::Outcome;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -35,7 +48,18 @@ pub struct Options {
     pub probe_lines: usize,
     /// Lines for the sweep over beam sizes and length penalties, spread evenly over the set.
     pub sweep_lines: usize,
+    /// Sets of references that are sampled for the null.
+    pub null_draws: usize,
+    /// Permutations behind each test.
+    pub permutations: usize,
+    /// How the diagnosis was called, for the commands of findings.
+    pub call: Call,
+    /// What was run, for the record.
+    pub provenance: Provenance,
 }
+
+/// Sets of references at temperature 1, which are only shown.
+const PLAIN_DRAWS: usize = 2;
 
 /// A line of the test set.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,71 +117,66 @@ impl TestSet {
     }
 }
 
+impl Pair {
+    /// The test set's own reference.
+    pub fn gold(&self) -> Reference {
+        Reference { text: self.reference.clone(), ids: self.reference_ids.clone() }
+    }
+}
+
 /// A diagnosis under way.
 struct Diagnosis<'a> {
-    translator: &'a Translator,
+    bench: Bench<'a>,
     pairs: &'a [Pair],
     bootstrap: BootstrapOptions,
     seed: u64,
     /// All lines.
     lines: Resampler,
-    /// Numbers of the lines that are probed, and their draws.
-    probed: Vec<usize>,
+    /// The draws of the probed lines.
     probes: Resampler,
-    /// Numbers of the lines that the sweep takes.
-    swept: Vec<usize>,
-    progress: &'a mut dyn FnMut(&str),
     figures: Vec<Figure>,
     curves: Vec<Curve>,
     buckets: Vec<Bucket>,
     sweep: Vec<Sweep>,
     flags: Vec<Flag>,
+    hidden: Vec<String>,
 }
 
 impl Diagnosis<'_> {
-    fn stage(&mut self, name: &str) {
-        (self.progress)(name);
-    }
-
     fn figure(&mut self, group: &'static str, name: &str, estimate: Estimate, note: &'static str) {
-        self.figures.push(Figure { group, name: name.to_owned(), estimate, note });
+        self.figures.push(Figure::plain((group, name), estimate, note));
     }
 
-    fn resampler(&self, lines: usize) -> Result<Resampler> {
-        Resampler::new(lines, &self.bootstrap)
-    }
-
-    fn value(&self, name: &str) -> f64 {
-        self.figures.iter().find(|f| f.name == name).map_or(f64::NAN, |f| f.estimate.value)
-    }
-
-    fn swept(&self, beam_size: usize, penalty: &str) -> Option<&Sweep> {
-        self.sweep.iter().find(|s| s.beam_size == beam_size && s.penalty == penalty)
+    fn probed(&self) -> &[usize] {
+        &self.bench.probed
     }
 }
 
 /// `count` of `lines` line numbers, evenly spread, all of them if there are fewer.
-fn spread(lines: usize, count: usize) -> Vec<usize> {
+pub fn spread(lines: usize, count: usize) -> Vec<usize> {
     let count = count.clamp(1, lines.max(1)).min(lines);
     (0..count).map(|i| i * lines / count).collect()
 }
 
-/// What a translation's tokens are, and their log-probabilities.
-fn tokens(translations: &[Translation]) -> Vec<(Vec<u32>, Vec<f32>)> {
-    let best = |t: &Translation| {
-        let hypothesis = &t.hypotheses[0];
-        (hypothesis.token_ids.clone(), hypothesis.token_log_probs.clone())
-    };
-    translations.iter().map(best).collect()
+/// The statistics that `lines`' references are judged by; what lengths are compared depends on how many lines have them.
+pub fn statistics(lines: &[Sums]) -> Vec<Statistic> {
+    sums::statistics(lines)
 }
 
-/// Diagnoses a model on a test set; `model` and `oracle` are names for the report.
+/// Tests all rules that references can trigger, with Holm's correction over them: the first of some sets of references against the others.
+pub fn test(statistics: &[Statistic], sets: &[&[Sums]], permutations: usize, seed: u64) -> Vec<Test> {
+    let mut tests = inference::test(statistics, sets, permutations, seed);
+    inference::holm(&mut tests);
+    tests
+}
+
+/// Diagnoses a model on a test set; `model` is its name for the report.
 ///
 /// # Errors
 /// No line to look at; an oracle with other pieces; what translating and scoring give.
 pub fn run(
     (model, translator): (&str, &Translator),
-    oracle: Option<(&str, &Translator)>,
+    oracle: Option<&Oracle>,
     set: &TestSet,
     options: &Options,
     settings: Vec<String>,
@@ -168,44 +187,48 @@ pub fn run(
         let (expected, got) = ("at least one line with a source and a reference".into(), "none".into());
         return Err(Error::Input { operation: "diagnose", expected, got });
     }
-    if let Some((_, oracle)) = oracle {
-        check_oracle(translator, oracle, pairs)?;
+    if let Some(oracle) = oracle {
+        check_oracle(translator, &oracle.translator, pairs)?;
     }
     let (probed, swept) = (spread(pairs.len(), options.probe_lines), spread(pairs.len(), options.sweep_lines));
+    let (probe_lines, sweep_lines) = (probed.len(), swept.len());
+    let seed = options.bootstrap.seed;
+    let bench = Bench::new(translator, pairs, &options.search, (probed, swept), seed, progress)?;
     let mut d = Diagnosis {
-        translator,
         pairs,
         bootstrap: options.bootstrap,
-        seed: options.bootstrap.seed,
+        seed,
         lines: Resampler::new(pairs.len(), &options.bootstrap)?,
-        probes: Resampler::new(probed.len(), &options.bootstrap)?,
-        probed,
-        swept,
-        progress,
+        probes: Resampler::new(probe_lines, &options.bootstrap)?,
+        bench,
         figures: Vec::new(),
         curves: Vec::new(),
         buckets: Vec::new(),
         sweep: Vec::new(),
         flags: Vec::new(),
+        hidden: Vec::new(),
     };
-    let evidence = measure(&mut d, oracle.map(|(_, oracle)| oracle), &options.search)?;
+    let (null, verdict) = measure(&mut d, oracle, options, settings, progress)?;
     Ok(Report {
+        provenance: options.provenance.clone(),
         setup: Setup {
             model: model.to_owned(),
-            oracle: oracle.map(|(name, _)| name.to_owned()),
+            oracle: oracle.map(|oracle| oracle.name.clone()),
             lines: pairs.len(),
             skipped: set.refused.clone(),
-            probe_lines: d.probed.len(),
-            sweep_lines: d.swept.len(),
+            probe_lines,
+            sweep_lines,
             resamples: options.bootstrap.resamples,
-            seed: d.seed,
+            seed,
+            null,
         },
-        verdict: Verdict::new(&evidence, settings),
+        verdict,
         figures: d.figures,
         curves: d.curves,
         buckets: d.buckets,
         sweep: d.sweep,
         flags: d.flags,
+        hidden: d.hidden,
     })
 }
 
@@ -222,107 +245,151 @@ fn check_oracle(translator: &Translator, oracle: &Translator, pairs: &[Pair]) ->
     }
 }
 
-/// Takes all measures, in order.
-fn measure(d: &mut Diagnosis<'_>, oracle: Option<&Translator>, search: &DecodeOptions) -> Result<Evidence> {
-    d.stage("references, teacher-forced");
-    let forced = forced::references(d.translator, d.pairs)?;
-    let all: Vec<usize> = (0..d.pairs.len()).collect();
-    d.stage("greedy translations");
-    let greedy_options = DecodeOptions { beam_size: 1, n_best: 1, ..search.clone() };
-    let greedy = free::translate(d.translator, d.pairs, &all, &greedy_options)?;
-    d.stage("translations");
-    let found = free::translate(d.translator, d.pairs, &all, &DecodeOptions { n_best: 1, ..search.clone() })?;
-    let (greedy_tokens, found_tokens) = (tokens(&greedy), tokens(&found));
-    let ids = |tokens: &[(Vec<u32>, Vec<f32>)]| tokens.iter().map(|(ids, _)| ids.clone()).collect::<Vec<_>>();
-    forced::positions(d, &forced, &[("greedy", ids(&greedy_tokens)), ("search", ids(&found_tokens))]);
+/// The null of a bench: what was drawn, and what each line contributes with each set of references.
+struct NullSets {
+    about: Null,
+    fitted: Vec<Vec<Sums>>,
+    plain: Vec<Vec<Sums>>,
+}
 
-    d.stage("corrupted prefixes");
-    forced::corruption(d, &forced)?;
-    d.stage("continuations of gold prefixes");
-    free::prefix_switch(d, &greedy_tokens, search)?;
+fn null_sets(
+    d: &Diagnosis<'_>,
+    gold: &[Reference],
+    options: &Options,
+    progress: &mut dyn FnMut(&str),
+) -> Result<NullSets> {
+    let (subject, pairs, seed) = (d.bench.subject, d.pairs, d.seed);
+    let all: Vec<usize> = (0..pairs.len()).collect();
+    progress("temperature of the null");
+    let temperature = null::fit(subject, pairs, gold, seed)?;
+    let mut sampled = |name: &str, count: usize, temperature: f32, seed: u64| {
+        progress(&format!("null: {name}"));
+        let drawn = null::draw(subject, pairs, &all, (count, temperature), seed)?;
+        let sums = drawn.sets.iter().map(|set| d.bench.sums(set)).collect::<Result<Vec<_>>>()?;
+        Ok::<_, Error>((null::nll(subject, pairs, &all, &drawn.sets)?, sums, drawn.of_other_lengths))
+    };
+    let (sampled_nll, fitted, of_other_lengths) =
+        sampled("references sampled from the model", options.null_draws, temperature, seed.wrapping_add(1 << 40))?;
+    let (plain_nll, plain, _) =
+        sampled("references sampled at temperature 1", PLAIN_DRAWS, 1.0, seed.wrapping_add(2 << 40))?;
+    let about = Null {
+        draws: options.null_draws,
+        temperature,
+        nll: null::nll(subject, pairs, &all, &[gold.to_vec()])?,
+        sampled_nll,
+        plain_draws: PLAIN_DRAWS,
+        plain_nll,
+        of_other_lengths,
+        permutations: options.permutations,
+    };
+    Ok(NullSets { about, fitted, plain })
+}
+
+/// The test set's references first, then sampled ones.
+fn beside<'a>(value: &'a [Sums], sampled: &'a [Vec<Sums>]) -> Vec<&'a [Sums]> {
+    [value].into_iter().chain(sampled.iter().map(Vec::as_slice)).collect()
+}
+
+/// Takes all measures, in order, and draws the conclusions.
+fn measure(
+    d: &mut Diagnosis<'_>,
+    oracle: Option<&Oracle>,
+    options: &Options,
+    settings: Vec<String>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Null, Verdict)> {
+    let gold: Vec<Reference> = d.pairs.iter().map(Pair::gold).collect();
+    progress("references");
+    let forced = d.bench.forced(&gold)?;
+    let value = d.bench.sums_of(&gold, &forced)?;
+    let null = null_sets(d, &gold, options, progress)?;
+
+    progress("comparison with the null");
+    let statistics = statistics(&value);
+    let (fitted, plain) = (beside(&value, &null.fitted), beside(&value, &null.plain));
+    let compared = inference::compare(&statistics, &fitted, &options.bootstrap)?;
+    let at_1 = inference::compare(&statistics, &plain, &options.bootstrap)?;
+    for ((statistic, compared), at_1) in statistics.iter().zip(&compared).zip(&at_1).filter(|((s, _), _)| s.shown) {
+        d.figures.push(Figure {
+            null: Some(compared.null),
+            null_at_1: Some(at_1.null),
+            difference: Some(compared.difference),
+            ..Figure::plain((statistic.group, &statistic.name), compared.value, statistic.note)
+        });
+    }
+    let mut outcomes: Vec<Outcome> = inference::test(&statistics, &fitted, options.permutations, d.seed)
+        .into_iter()
+        .map(|test| Outcome::of(test, &statistics, &compared))
+        .collect();
+
+    progress("curves and tables");
+    curves::own_minus_gold(d, &statistics, &compared);
+    curves::recovery(d, &value, &null.fitted[0]);
+    curves::positions(d, &gold, &forced);
+    curves::doses(d, &gold, &forced)?;
+    curves::calibration(d, &gold, &forced);
+    tables::buckets(d, &gold)?;
+    tables::sweep(d, &gold, &forced)?;
+    tables::repetition(d, &gold);
+    tables::flags(d, &gold);
+    let mut not_tested = Vec::new();
     match oracle {
         Some(oracle) => {
-            d.stage("oracle");
-            forced::excess_error(d, oracle, &greedy_tokens)?;
+            progress("oracle");
+            outcomes.extend(oracle::excess_error(d, oracle, options.permutations)?);
         }
-        None => d.figures.push(forced::no_oracle()),
+        None => {
+            d.figure("oracle", oracle::FIGURE, Estimate::NONE, "needs --oracle");
+            not_tested.push("excess accumulated error: n/a without --oracle".to_owned());
+        }
     }
-    d.stage("other sources");
-    forced::distractor(d, &forced)?;
-
-    d.stage("scores");
-    let texts: Vec<&str> = found.iter().map(Translation::text).collect();
-    let scored = score(d, &texts)?;
-    let greedy_scored = score(d, &greedy.iter().map(Translation::text).collect::<Vec<_>>())?;
-    scores(d, &scored, &greedy_scored, &forced, &found);
-    let bucket_drop = free::buckets(d, &scored);
-    free::sweep(d, &forced, search)?;
-    free::repetition(d, &texts);
-    let per_token = |t: &Translation| {
-        let hypothesis = &t.hypotheses[0];
-        f64::from(hypothesis.log_prob) / hypothesis.length.max(1) as f64
-    };
-    free::flags(d, &texts, &found.iter().map(per_token).collect::<Vec<_>>());
-    forced::calibration(d, &forced, &greedy_tokens);
-    Ok(evidence(d, bucket_drop))
+    let mut warnings = settings;
+    warnings.extend(search_warnings(d, &mut not_tested));
+    let mut tests: Vec<Test> = outcomes.iter().map(|outcome| outcome.test).collect();
+    inference::holm(&mut tests);
+    outcomes.iter_mut().zip(tests).for_each(|(outcome, test)| outcome.test = test);
+    let verdict = Verdict::new(d.pairs.len(), &outcomes, not_tested, warnings, &options.call);
+    // Groups stay together in the order in which they come first.
+    let mut groups: Vec<&str> = Vec::new();
+    d.figures.iter().for_each(|figure| {
+        if !groups.contains(&figure.group) {
+            groups.push(figure.group)
+        }
+    });
+    d.figures.sort_by_key(|figure| groups.iter().position(|group| *group == figure.group));
+    Ok((null.about, verdict))
 }
 
-fn score(d: &Diagnosis<'_>, texts: &[&str]) -> Result<free::Scored> {
-    free::Scored::new(texts, d.pairs.iter().map(|pair| pair.reference.as_str()))
-}
-
-/// Corpus scores, and how often search missed the reference.
-fn scores(
-    d: &mut Diagnosis<'_>,
-    scored: &free::Scored,
-    greedy: &free::Scored,
-    forced: &[Vec<TokenStats>],
-    found: &[Translation],
-) {
-    let missed = |(line, t): (&Vec<TokenStats>, &Translation)| {
-        let reference: f64 = line.iter().map(|s| f64::from(s.log_prob)).sum();
-        (f64::from(u8::from(reference > f64::from(t.hypotheses[0].log_prob))), 1.0)
-    };
-    let misses: Vec<Share> = forced.iter().zip(found).map(missed).collect();
-    for (name, estimate, note) in [
-        ("BLEU", scored.bleu(&d.lines), "of the search"),
-        ("BLEU, greedy", greedy.bleu(&d.lines), "of greedy search"),
-        ("BLEU gain over greedy", free::gain(d, scored, greedy), "on the same draws of lines"),
-        ("chrF2", scored.chrf(&d.lines), "of the search"),
-        ("length ratio", scored.length_ratio(&d.lines), "hypothesis tokens per reference token"),
-        ("search errors", d.lines.ratio(&misses), "share of lines whose reference is more probable"),
-    ] {
-        d.figure("search", name, estimate, note);
+/// What the search's settings cost here, where the interval leaves no doubt; what cannot be compared goes to `not_tested`.
+fn search_warnings(d: &mut Diagnosis<'_>, not_tested: &mut Vec<String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let gain = d.figures.iter_mut().find(|figure| figure.name == "BLEU gain over greedy");
+    let search = &d.bench.search;
+    if search.beam_size == 1 && !search.sample {
+        not_tested.push("beam search against greedy: n/a, since the search is greedy itself".to_owned());
+        if let Some(figure) = gain {
+            let none = Some(Estimate::NONE);
+            (figure.estimate, figure.null, figure.null_at_1, figure.difference) = (Estimate::NONE, none, none, none);
+            figure.note = "n/a: the search is greedy";
+        }
+    } else if let Some(Estimate { value, low, high }) = gain.map(|figure| figure.estimate).filter(|gain| gain.low > 0.0)
+    {
+        warnings
+            .push(format!("greedy search alone would lose {value:.2} BLEU [{low:.2}, {high:.2}] against this search"));
     }
-}
-
-/// Gathers what the verdict is made of.
-fn evidence(d: &Diagnosis<'_>, bucket_drop: f64) -> Evidence {
-    let lengths: Vec<usize> = d.pairs.iter().map(|pair| pair.reference_ids.len()).collect();
-    let estimate = |name: &str| d.figures.iter().find(|f| f.name == name).map(|f| f.estimate);
-    let bleu = |beams, penalty| d.swept(beams, penalty).map_or(f64::NAN, |s| s.bleu.value);
-    let repetition = |suffix: &str| (1..=4).map(|n| d.value(&format!("rep-{n}{suffix}"))).sum::<f64>();
-    let slope_gap = estimate("slope gap, greedy");
-    Evidence {
-        reference_length: tokens::percentile(&lengths, 0.95) as f64,
-        prefix_ratio: d.value("prefix-switch ratio"),
-        half_life: d.value("half-life"),
-        bucket_drop,
-        excess_error_slope: estimate("slope of excess error, %").map_or(f64::NAN, |e| e.low),
-        flagged: d.value("flagged lines"),
-        flagged_lines: d.flags.len(),
-        distractor_gap: d.value("distractor gap"),
-        length_ratio: d.value("length ratio"),
-        beam_loss: bleu(4, "gnmt 0.7") - bleu(16, "gnmt 0.7"),
-        empty: d.sweep.iter().filter(|s| s.penalty == "gnmt 0.7").map(|s| s.empty).fold(0.0, f64::max),
-        repetition: repetition("") / repetition(", references"),
-        search_errors: d.value("search errors"),
-        beam_gain: d.value("BLEU gain over greedy"),
-        // No fall where the interval does not exclude one.
-        slope_gap: slope_gap.map_or(f64::NAN, |gap| if gap.high < 0.0 { -gap.value } else { 0.0 }),
-        penalty_gain: bleu(4, "gnmt 0.7") - bleu(4, "none"),
-        bare_length_ratio: d.swept(4, "none").map_or(f64::NAN, |s| s.length_ratio.value),
+    for sweep in d.sweep.iter().filter(|sweep| sweep.against_4.high < 0.0 && sweep.beam_size > 4) {
+        let Estimate { value, low, high } = sweep.against_4;
+        warnings.push(format!(
+            "{} beams with length penalty {} lose {:.2} chrF2 [{:.2}, {:.2}] against 4 beams; {:.1}% of their translations are empty",
+            sweep.beam_size,
+            sweep.penalty,
+            -value,
+            -high,
+            -low,
+            100.0 * sweep.empty
+        ));
     }
+    warnings
 }
 
 /// Warnings that follow from how a model is searched, here and by its own `generation_config.json`.
@@ -369,6 +436,43 @@ mod tests {
         assert!(schedule_warning(&log(&[1.0, 0.99])).is_some_and(|w| w.contains("less than 99% gold")));
         assert_eq!(schedule_warning(&log(&[1.0, 0.5, 0.96])), None);
         assert_eq!(schedule_warning(&["{\"loss\": 1}".into(), "cut off".into()]), None);
+    }
+
+    /// The simulation of docs/diagnose.md, small.
+    #[test]
+    fn own_samples_as_references_hardly_ever_fire() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let translator = Translator::open(root.join("models/m30k-en-de-amateur")).expect("the amateur");
+        let read = |name: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(root.join("tests/data").join(name)).expect("test data");
+            text.lines().take(40).map(str::to_owned).collect()
+        };
+        let set = TestSet::new(&translator, &read("own/own.en"), &read("metrics/own.reference.de"));
+        let lines: Vec<usize> = (0..set.pairs.len()).collect();
+        let search = DecodeOptions::default().with(|o| o.beam_size = 1);
+        let probed = (spread(lines.len(), 10), Vec::new());
+        let bench = Bench::new(&translator, &set.pairs, &search, probed, 5, &mut |_| ()).expect("a bench");
+        let drawn = null::draw(&translator, &set.pairs, &lines, (5, 1.0), 1).expect("samples");
+        let mut sums: Vec<Vec<Sums>> = drawn.sets.iter().map(|set| bench.sums(set).expect("sums")).collect();
+        let fired = |sums: &[Vec<Sums>]| {
+            let sets: Vec<&[Sums]> = sums.iter().map(Vec::as_slice).collect();
+            let options = BootstrapOptions { resamples: 99, ..BootstrapOptions::default() };
+            let statistics = statistics(sets[0]);
+            let compared = inference::compare(&statistics, &sets, &options).expect("lines");
+            test(&statistics, &sets, 199, 1).iter().filter(|t| inference::fires(t, &statistics, &compared)).count()
+        };
+        let mut false_alarms = 0;
+        for _ in 0..sums.len() {
+            false_alarms += usize::from(fired(&sums) > 0);
+            sums.rotate_left(1);
+        }
+        // At 5% each, three or more of five have a probability of 0.1%.
+        assert!(false_alarms <= 2, "{false_alarms} of {}", sums.len());
+        // References of other lines are not what the model says of these sources.
+        let mut others: Vec<Reference> = set.pairs.iter().map(Pair::gold).collect();
+        others.rotate_left(7);
+        sums[0] = bench.sums(&others).expect("sums");
+        assert!(fired(&sums) > 0);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Bucket, Curve, Report, shown};
+use super::estimate::Estimate;
+use super::report::{Bucket, Curve, Report, Sweep, shown};
+use super::verdict::{Finding, rule_name};
 use crate::plot::{Chart, HeatMap, Mark, STYLE, Series, escape};
 
 const PAGE_STYLE: &str = "\
@@ -17,6 +19,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }\n\
 .finding { border-left: 4px solid var(--grid); padding: 2px 12px; margin: 8px 0; }\n\
 .finding.holds { border-color: var(--c1); } .finding.holds b { color: var(--c1); }\n\
 .finding b { font-weight: 600; } .finding small { color: var(--faint); display: block; }\n\
+.finding pre, pre { overflow-x: auto; margin: 4px 0; } p.small { color: var(--faint); font-size: 12px; margin: 2px 0; }\n\
 .warning { color: var(--c4); } .wide { overflow-x: auto; }\n";
 
 impl Report {
@@ -33,37 +36,64 @@ impl Report {
         let _ = writeln!(
             page,
             "<p class=\"note\">{} lines, {} left out{oracle}. Probes on {} lines, beam sweep on {}, both spread evenly over the set. \
-             Intervals hold 95% of {} resamples of lines, seed {}.</p>",
+             Intervals hold 95% of {} resamples of lines and draws, seed {}. The null: {} sets of references that the model sampled, with \
+             lengths in the same bins, at temperature {:.3}, where they cost as much ({:.3} nats per token) as the references ({:.3}).</p>",
             setup.lines,
             setup.skipped.len(),
             setup.probe_lines,
             setup.sweep_lines,
             setup.resamples,
-            setup.seed
+            setup.seed,
+            setup.null.draws,
+            setup.null.temperature,
+            setup.null.sampled_nll,
+            setup.null.nll
         );
         self.verdict_html(&mut page);
         self.figures_html(&mut page);
-        page.push_str("<h2>Curves</h2>\n<div class=\"charts\">\n");
-        self.curves.iter().for_each(|curve| page.push_str(&chart(curve).svg()));
+        page.push_str("<h2>Charts</h2>\n<div class=\"charts\">\n");
+        self.charts().iter().for_each(|(_, svg)| page.push_str(svg));
         page.push_str("</div>\n");
-        self.scores_html(&mut page);
         self.flags_html(&mut page);
         page.push_str("</body>\n</html>\n");
         page
     }
 
     fn verdict_html(&self, page: &mut String) {
-        page.push_str("<h2>Verdict</h2>\n<p class=\"note\">The thresholds are starting points, not laws.</p>\n");
-        for finding in &self.verdict.findings {
-            let (class, mark) = if finding.holds { (" holds", "&#10003;") } else { ("", "&#8211;") };
+        page.push_str("<h2>Verdict</h2>\n");
+        if let Some(why) = &self.verdict.withheld {
+            let _ = writeln!(page, "<p class=\"note\">None: {}.</p>", escape(why));
+        }
+        let (found, others): (Vec<&Finding>, Vec<&Finding>) = self.verdict.findings.iter().partition(|f| f.holds);
+        for finding in found {
+            let seen = finding.seen.as_ref().map_or(String::new(), |seen| seen.shown());
             let _ = writeln!(
                 page,
-                "<div class=\"finding{class}\"><b>{mark} {}</b><small>Rule: {}.</small><small>Seen: {}.</small></div>",
+                "<div class=\"finding holds\"><b>{}</b><small>Seen: {}; p {:.3} over all rules.</small><pre>{}</pre><small>To expect: {}.</small></div>",
                 escape(finding.says),
-                escape(finding.rule),
-                escape(&finding.reasons.join("; "))
+                escape(&seen),
+                finding.adjusted_p.unwrap_or(1.0),
+                escape(finding.next.as_deref().unwrap_or_default()),
+                escape(finding.expect.unwrap_or_default())
             );
         }
+        if let Some(next) = &self.verdict.otherwise {
+            let _ = writeln!(
+                page,
+                "<p>Nothing is told from what the model's own samples give. What is left is the decoder:</p><pre>{}</pre>",
+                escape(next)
+            );
+        }
+        let name = |finding: &&Finding| {
+            let seen = finding.seen.as_ref().map_or(String::new(), |seen| format!(": {}", seen.shown()));
+            format!("{} (p {:.2}){seen}", rule_name(finding.rule), finding.adjusted_p.unwrap_or(1.0))
+        };
+        let small = others.iter().map(name).map(|text| format!("not found: {text}"));
+        let small = small.chain(self.verdict.not_tested.iter().map(|what| format!("not tested: {what}")));
+        let small = small.chain(self.hidden.iter().map(|what| format!("not shown: {what}")));
+        small.for_each(|text| {
+            let _ = writeln!(page, "<p class=\"small\">{}</p>", escape(&text));
+        });
         for warning in &self.verdict.warnings {
             let _ = writeln!(page, "<p class=\"warning\">Warning: {}.</p>", escape(warning));
         }
@@ -75,35 +105,51 @@ impl Report {
         for figure in &self.figures {
             if figure.group != group {
                 group = figure.group;
-                let _ = writeln!(page, "<tr><th colspan=\"3\">{}</th></tr>", escape(group));
+                let _ = writeln!(
+                    page,
+                    "<tr><th>{}</th><th>references</th><th>null</th><th>null at temperature 1</th><th>difference</th><th></th></tr>",
+                    escape(group)
+                );
             }
+            let cell = |estimate: Option<Estimate>| {
+                let text = estimate.as_ref().map_or(String::new(), shown);
+                format!("<td class=\"number\">{text}</td>")
+            };
+            let cells = [Some(figure.estimate), figure.null, figure.null_at_1, figure.difference].map(cell).concat();
             let _ = writeln!(
                 page,
-                "<tr><td>{}</td><td class=\"number\">{}</td><td class=\"note\">{}</td></tr>",
+                "<tr><td>{}</td>{cells}<td class=\"note\">{}</td></tr>",
                 escape(&figure.name),
-                shown(&figure.estimate),
                 escape(figure.note)
             );
         }
         page.push_str("</table></div>\n");
     }
 
-    fn scores_html(&self, page: &mut String) {
-        page.push_str("<h2>Lengths and beams</h2>\n<div class=\"charts\">\n");
+    /// Every chart, with a name for its file.
+    pub fn charts(&self) -> Vec<(String, String)> {
+        let mut charts: Vec<(String, String)> = self.curves.iter().map(|c| (c.title(), chart(c).svg())).collect();
         if !self.buckets.is_empty() {
-            page.push_str(&bucket_chart(&self.buckets, "BLEU by reference length", "BLEU", |b| b.bleu).svg());
-            page.push_str(
-                &bucket_chart(&self.buckets, "Length ratio by reference length", "ratio", |b| b.length_ratio).svg(),
-            );
+            let lengths = |title: &str, y, of: fn(&Bucket) -> Estimate| {
+                (title.to_owned(), bucket_chart(&self.buckets, title, y, of).svg())
+            };
+            charts.push(lengths("chrF2 by reference length", "chrF2", |b| b.chrf));
+            charts.push(lengths("Length ratio by reference length", "ratio", |b| b.length_ratio));
         }
-        page.push_str(&self.heat_map("BLEU by beam size and length penalty", 1, |s| s.bleu.value).svg());
-        page.push_str(&self.heat_map("Length ratio", 3, |s| s.length_ratio.value).svg());
-        page.push_str(&self.heat_map("Search errors, %", 1, |s| 100.0 * s.search_errors.value).svg());
-        page.push_str(&self.heat_map("Empty translations, %", 1, |s| 100.0 * s.empty).svg());
-        page.push_str("</div>\n");
+        if !self.sweep.is_empty() {
+            type Of = fn(&Sweep) -> f64;
+            let maps: [(&str, usize, Of); 4] = [
+                ("chrF2 by beam size and length penalty", 1, |s| s.chrf.value),
+                ("Length ratio by beam size and length penalty", 3, |s| s.length_ratio.value),
+                ("Search errors by beam size and length penalty, %", 1, |s| 100.0 * s.search_errors.value),
+                ("Empty translations by beam size and length penalty, %", 1, |s| 100.0 * s.empty),
+            ];
+            charts.extend(maps.map(|(title, digits, of)| (title.to_owned(), self.heat_map(title, digits, of).svg())));
+        }
+        charts
     }
 
-    fn heat_map(&self, title: &str, digits: usize, value: impl Fn(&super::Sweep) -> f64) -> HeatMap {
+    fn heat_map(&self, title: &str, digits: usize, value: impl Fn(&Sweep) -> f64) -> HeatMap {
         let mut beams: Vec<usize> = self.sweep.iter().map(|s| s.beam_size).collect();
         beams.sort_unstable();
         beams.dedup();
@@ -144,7 +190,7 @@ impl Report {
 }
 
 fn chart(curve: &Curve) -> Chart {
-    let mut chart = Chart::new(format!("{}, by {}", curve.name, curve.x), curve.x, curve.y);
+    let mut chart = Chart::new(curve.title(), curve.x, curve.y);
     for series in &curve.series {
         let points = series.points.iter().map(|p| (p.x, p.estimate.value)).collect();
         let bounds = series.points.iter().map(|p| (p.estimate.low, p.estimate.high)).collect();
@@ -156,11 +202,11 @@ fn chart(curve: &Curve) -> Chart {
     chart
 }
 
-fn bucket_chart(buckets: &[Bucket], title: &str, y: &str, value: impl Fn(&Bucket) -> super::Estimate) -> Chart {
+fn bucket_chart(buckets: &[Bucket], title: &str, y: &str, value: impl Fn(&Bucket) -> Estimate) -> Chart {
     let points = buckets.iter().enumerate().map(|(i, b)| (i as f64, value(b).value)).collect();
     let bounds = buckets.iter().map(|b| (value(b).low, value(b).high)).collect();
     let bars = Series::new(y, Mark::Bars, points).with_intervals(bounds);
-    let mut chart = Chart::new(title, "reference length, 13a tokens", y).with(bars);
+    let mut chart = Chart::new(title, "reference length, model tokens (lines)", y).with(bars);
     chart.categories = buckets.iter().map(|b| format!("{} ({})", b.lengths, b.lines)).collect();
     chart
 }

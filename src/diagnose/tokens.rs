@@ -86,37 +86,6 @@ pub fn align(a: &[u32], b: &[u32]) -> (Vec<bool>, Vec<bool>) {
     (in_a, in_b)
 }
 
-/// Sums for the least-squares line through (x, y).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Line {
-    n: f64,
-    x: f64,
-    y: f64,
-    xx: f64,
-    xy: f64,
-}
-
-impl Line {
-    /// Adds a point.
-    pub fn add(&mut self, x: f64, y: f64) {
-        let Line { n, x: sx, y: sy, xx, xy } = self;
-        (*n, *sx, *sy, *xx, *xy) = (*n + 1.0, *sx + x, *sy + y, *xx + x * x, *xy + x * y);
-    }
-
-    /// The slope of the line through all points of some lines; NaN if their x do not differ.
-    pub fn slope(lines: impl Iterator<Item = Line>) -> f64 {
-        let sum = lines.fold(Line::default(), |a, b| Line {
-            n: a.n + b.n,
-            x: a.x + b.x,
-            y: a.y + b.y,
-            xx: a.xx + b.xx,
-            xy: a.xy + b.xy,
-        });
-        let spread = sum.n * sum.xx - sum.x * sum.x;
-        if spread <= 1e-12 * sum.n * sum.xx { f64::NAN } else { (sum.n * sum.xy - sum.x * sum.y) / spread }
-    }
-}
-
 /// How often the most frequent n-gram stands in a text.
 pub fn top_ngram<T: Eq + Hash>(tokens: &[T], order: usize) -> usize {
     let mut counts: HashMap<&[T], usize> = HashMap::new();
@@ -198,18 +167,6 @@ mod tests {
         assert_eq!(reference, [true, true, false, true]);
         assert_eq!(hypothesis, [false, true, true, true]);
         assert_eq!(align(&[1, 2], &[]), (vec![false; 2], vec![]));
-    }
-
-    #[test]
-    fn slopes_are_exact_on_a_line() {
-        let mut lines = [Line::default(), Line::default()];
-        for i in 0..10 {
-            lines[i % 2].add(i as f64, 3.0 - 0.25 * i as f64);
-        }
-        assert!((Line::slope(lines.into_iter()) + 0.25).abs() < 1e-12);
-        let mut point = Line::default();
-        point.add(1.0, 1.0);
-        assert!(Line::slope([point].into_iter()).is_nan());
     }
 
     #[test]

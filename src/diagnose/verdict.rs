@@ -1,190 +1,260 @@
-//! What the figures say: which remedy fits, and why. The thresholds are starting points, not laws, and are printed with it.
+//! What to make of the differences from the null: which rules fire, what to run next, and what that should change.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The numbers that a verdict is made of; not finite where there is none.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Evidence {
-    /// Length in model tokens that 95% of the references do not exceed.
-    pub reference_length: f64,
-    /// chrF of continuations of gold prefixes over that of own prefixes.
-    pub prefix_ratio: f64,
-    /// Of a corrupted token's effect, in tokens.
-    pub half_life: f64,
-    /// How far BLEU falls below that of references of 9 to 32 tokens, in the worst bucket.
-    pub bucket_drop: f64,
-    /// Lower bound of the slope of excess accumulated error.
-    pub excess_error_slope: f64,
-    /// Share of lines flagged.
-    pub flagged: f64,
-    /// How many those are.
-    pub flagged_lines: usize,
-    /// Nats per token by which a line's own source makes its reference more probable than another source does.
-    pub distractor_gap: f64,
-    /// Hypothesis tokens per reference token.
-    pub length_ratio: f64,
-    /// BLEU of 16 beams below that of 4, with the length penalty that is searched with.
-    pub beam_loss: f64,
-    /// Share of translations without any token.
-    pub empty: f64,
-    /// Repetition over that of the references.
-    pub repetition: f64,
-    /// Share of lines whose reference is more probable than what was found.
-    pub search_errors: f64,
-    /// BLEU of beam search above that of greedy search.
-    pub beam_gain: f64,
-    /// How much more accuracy falls along the sentence on own prefixes than on gold ones, if its interval excludes 0; else 0.
-    pub slope_gap: f64,
-    /// BLEU that beam search loses without a length penalty.
-    pub penalty_gain: f64,
-    /// The length ratio of beam search without a length penalty.
-    pub bare_length_ratio: f64,
+use super::estimate::Estimate;
+use super::inference::{self, Compared, LEVEL, Test};
+use super::report::shown;
+use super::sums::{Rule, Statistic};
+
+/// Fewer lines get no verdict: differences as large as matter are not told from chance by them.
+pub const VERDICT_LINES: usize = 100;
+
+/// How the diagnosis was called, to fill in the commands of findings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// The model, as it was named; none for the default one.
+    pub model: Option<String>,
+    /// The file of sources.
+    pub source: String,
+    /// The file of references.
+    pub reference: String,
+    /// The oracle, as it was named.
+    pub oracle: Option<String>,
 }
 
-/// One line of the table: what was seen, and what it says.
+/// A statistic whose difference decides.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Seen {
+    /// Its name.
+    pub name: String,
+    /// Of the test set's references.
+    pub value: Estimate,
+    /// Of references that the model sampled; none for what needs no references.
+    pub null: Option<Estimate>,
+    /// The one less the other.
+    pub difference: Estimate,
+}
+
+/// A rule, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// The remedy.
+    /// The rule.
+    pub rule: Rule,
+    /// What it says where it fires.
     pub says: &'static str,
-    /// The rule, with its thresholds.
-    pub rule: &'static str,
-    /// Whether it holds.
+    /// Whether it fires.
     pub holds: bool,
-    /// The numbers behind it.
-    pub reasons: Vec<String>,
+    /// The p-value of its test, before and after Holm's correction; none where it was not tested.
+    pub p: Option<f64>,
+    /// After it.
+    pub adjusted_p: Option<f64>,
+    /// The statistic with the largest standardised difference.
+    pub seen: Option<Seen>,
+    /// What to run next, where it fires.
+    pub next: Option<String>,
+    /// What that is expected to change.
+    pub expect: Option<&'static str>,
 }
 
 /// All findings and warnings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Verdict {
-    /// Every rule, whether it holds or not.
+    /// Why there is none; none where there is.
+    pub withheld: Option<String>,
+    /// Every rule that could be tested, those that fire first.
     pub findings: Vec<Finding>,
+    /// What was not tested, and why.
+    pub not_tested: Vec<String>,
+    /// What to run where no rule fires.
+    pub otherwise: Option<String>,
     /// Anti-patterns.
     pub warnings: Vec<String>,
 }
 
-/// Fewer flagged lines say nothing, whatever share of a small set they are.
-const FLAGGED_LINES: usize = 3;
-
-/// A condition of a rule, as printed, and whether it holds; what cannot be computed does not.
-fn condition(name: &str, value: f64, holds: bool) -> (String, bool) {
-    let value = if value.is_finite() { format!("{value:.3}") } else { "n/a".to_owned() };
-    (format!("{name} {value}"), holds)
+/// What a rule says, and what its remedy is expected to change.
+fn wording(rule: Rule) -> (&'static str, &'static str) {
+    match rule {
+        Rule::Gap => (
+            "The gap is there: own prefixes cost more than gold ones do.",
+            "own minus gold accuracy and the area behind a wrong pick move towards the null's; BLEU need not rise",
+        ),
+        Rule::Lengths => (
+            "Some lengths are translated worse than others.",
+            "on joined lines the difference grows if length is the cause; then train on joined lines, too",
+        ),
+        Rule::Source => (
+            "The source is not heard.",
+            "fewer flagged lines; if chrF2 does not fall, minimum risk training is worth its cost",
+        ),
+        Rule::Short => (
+            "Translations are too short, or wide beams lose.",
+            "the length ratio moves towards 1; choose alpha by chrF2 on a development set",
+        ),
+        Rule::Repetition => {
+            ("Translations repeat themselves.", "repetition beyond the references' moves towards the null's")
+        }
+        Rule::Search => ("Search misses better translations.", "fewer search errors; keep it only if chrF2 rises, too"),
+        Rule::Oracle => (
+            "On its own prefixes the model is further from the oracle.",
+            "the excess accumulated error moves towards 0",
+        ),
+    }
 }
 
-fn finding(says: &'static str, rule: &'static str, all: bool, conditions: Vec<(String, bool)>) -> Finding {
-    let holds =
-        if all { conditions.iter().all(|(_, holds)| *holds) } else { conditions.iter().any(|(_, holds)| *holds) };
-    let mark = |(text, holds): (String, bool)| format!("{text}{}", if holds { "" } else { " (not so)" });
-    Finding { says, rule, holds, reasons: conditions.into_iter().map(mark).collect() }
+/// A word of a command, as a shell reads it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=@+,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+impl Call {
+    fn model(&self) -> String {
+        self.model.as_ref().map_or(String::new(), |model| format!(" --model {}", quoted(model)))
+    }
+
+    fn eval(&self, options: &str) -> String {
+        let (source, reference) = (quoted(&self.source), quoted(&self.reference));
+        format!("beamfuse eval{} --input {source} --reference {reference} {options}", self.model())
+    }
+
+    fn train(&self, name: &str, options: &str) -> String {
+        let (source, reference) = (quoted(&self.source), quoted(&self.reference));
+        format!(
+            "beamfuse train{} --source train.source --target train.target --validation-source {source} \
+             --validation-target {reference} --output {name} {options}",
+            self.model()
+        )
+    }
+
+    /// The command that follows from a rule.
+    fn next(&self, rule: Rule) -> String {
+        let (source, reference) = (quoted(&self.source), quoted(&self.reference));
+        match rule {
+            Rule::Gap => self.train("scheduled", "--objective scheduled-sampling"),
+            Rule::Lengths => format!(
+                "paste -d ' ' - - < {source} > joined.source; paste -d ' ' - - < {reference} > joined.reference; \
+                 beamfuse diagnose{} --source joined.source --reference joined.reference",
+                self.model()
+            ),
+            Rule::Source => format!(
+                "beamfuse translate{} --input {source} --contrastive source --output contrastive.txt && beamfuse eval \
+                 --hypotheses contrastive.txt --input {source} --reference {reference}",
+                self.model()
+            ),
+            Rule::Short => self.eval("--length-penalty gnmt --alpha 1"),
+            Rule::Repetition => self.train("distilled", "--objective distill --teacher frozen --prefixes student"),
+            Rule::Search => self.eval("--beam-size 16 --stop exact"),
+            Rule::Oracle => {
+                let oracle = self.oracle.as_deref().map_or_else(|| "ORACLE".to_owned(), quoted);
+                self.train("distilled", &format!("--objective distill --teacher {oracle} --prefixes student"))
+            }
+        }
+    }
+
+    /// The command where nothing was found.
+    fn otherwise(&self) -> String {
+        self.eval("--beam-size 8 --length-penalty gnmt --alpha 0.7")
+    }
+}
+
+/// What a test saw, and whether its rule fires.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub test: Test,
+    pub seen: Option<Seen>,
+    /// Whether the interval of the difference lies on the worse side of 0.
+    pub clear: bool,
+}
+
+impl Outcome {
+    /// Of a test over statistics.
+    pub fn of(test: Test, statistics: &[Statistic], compared: &[Compared]) -> Self {
+        let Some(at) = test.largest else { return Outcome { test, seen: None, clear: false } };
+        let Compared { value, null, difference } = compared[at];
+        let seen = Seen { name: statistics[at].name.clone(), value, null: Some(null), difference };
+        Outcome { test, seen: Some(seen), clear: inference::clear(&statistics[at], &difference) }
+    }
 }
 
 impl Verdict {
-    /// Draws the conclusions; `settings` are warnings that follow from the model's own settings.
-    pub fn new(e: &Evidence, settings: Vec<String>) -> Self {
-        let findings = vec![
-            finding(
-                "Teacher forcing suffices: tune the decoder.",
-                "95% of references below 32 tokens, prefix-switch ratio below 1.03, half-life at most 2",
-                true,
-                vec![
-                    condition(
-                        "95% of references have at most this many tokens:",
-                        e.reference_length,
-                        e.reference_length < 32.0,
-                    ),
-                    condition("prefix-switch ratio", e.prefix_ratio, e.prefix_ratio < 1.03),
-                    condition("half-life", e.half_life, e.half_life <= 2.0),
-                ],
-            ),
-            finding(
-                "The gap is there: scheduled sampling, then minimum risk training.",
-                "BLEU of a length bucket more than 3 below that of 9-32, or half-life above 4, or excess error grows",
-                false,
-                vec![
-                    condition("largest fall of BLEU by length", e.bucket_drop, e.bucket_drop > 3.0),
-                    condition("half-life", e.half_life, e.half_life > 4.0),
-                    condition(
-                        "lower bound of the excess error's slope",
-                        e.excess_error_slope,
-                        e.excess_error_slope > 0.0,
-                    ),
-                ],
-            ),
-            finding(
-                "The source is not heard: minimum risk training; contrastive decoding of form source at test time.",
-                "more than 2% of lines flagged and at least 3, or a distractor gap below 0.5 nats per token",
-                false,
-                vec![
-                    condition(
-                        &format!("{} lines flagged, a share of", e.flagged_lines),
-                        e.flagged,
-                        e.flagged > 0.02 && e.flagged_lines >= FLAGGED_LINES,
-                    ),
-                    condition("distractor gap", e.distractor_gap, e.distractor_gap < 0.5),
-                ],
-            ),
-            finding(
-                "Length is off: tune the length penalty on a development set; coverage penalty if words are left out.",
-                "length ratio below 0.95, or 16 beams lose more than 0.3 BLEU against 4, or empty translations",
-                false,
-                vec![
-                    condition("length ratio", e.length_ratio, e.length_ratio < 0.95),
-                    condition("BLEU lost from 4 beams to 16", e.beam_loss, e.beam_loss > 0.3),
-                    condition("share of empty translations", e.empty, e.empty > 0.0),
-                ],
-            ),
-            finding(
-                "It repeats itself: contrastive decoding, or distillation on own prefixes.",
-                "repetition above twice the references', and outputs longer than the references",
-                true,
-                vec![
-                    condition("repetition over the references'", e.repetition, e.repetition > 2.0),
-                    condition("length ratio", e.length_ratio, e.length_ratio > 1.0),
-                ],
-            ),
-            finding(
-                "Search misses better translations: a wider beam, or the exact stop rule.",
-                "the reference is more probable than the translation for more than 5% of lines",
-                true,
-                vec![condition("share of such lines", e.search_errors, e.search_errors > 0.05)],
-            ),
-        ];
-        let nothing = finding(
-            "Nothing to fix.",
-            "greedy search within 0.2 BLEU of beam search, and accuracy on own prefixes falls no faster than on gold ones",
-            true,
-            vec![
-                condition("BLEU that beam search gains", e.beam_gain, e.beam_gain.abs() <= 0.2),
-                condition("fall of accuracy on own prefixes beyond gold ones", e.slope_gap, e.slope_gap <= 0.0),
-            ],
-        );
-        let mut warnings = settings;
-        if e.beam_gain > 0.2 {
-            warnings.push(format!("greedy search alone would lose {:.2} BLEU against beam search here", e.beam_gain));
+    /// Draws the conclusions from tests that Holm's correction has seen together.
+    pub(super) fn new(
+        lines: usize,
+        outcomes: &[Outcome],
+        not_tested: Vec<String>,
+        warnings: Vec<String>,
+        call: &Call,
+    ) -> Self {
+        if lines < VERDICT_LINES {
+            let withheld = format!("{lines} lines are too few for a verdict, which needs {VERDICT_LINES}");
+            return Verdict { withheld: Some(withheld), not_tested, warnings, ..Verdict::default() };
         }
-        if e.penalty_gain > 0.3 || e.bare_length_ratio < 0.95 {
-            warnings.push(format!(
-                "beam search without a length penalty would lose {:.2} BLEU here, at a length ratio of {:.3}",
-                e.penalty_gain, e.bare_length_ratio
-            ));
+        let mut not_tested = not_tested;
+        let mut findings = Vec::new();
+        for Outcome { test, seen, clear } in outcomes {
+            let (rule, (says, expect)) = (test.rule, wording(test.rule));
+            if seen.is_none() {
+                not_tested.push(format!("{says} n/a: nothing to compute it from"));
+                continue;
+            }
+            let holds = *clear && test.adjusted_p <= LEVEL;
+            findings.push(Finding {
+                rule,
+                says,
+                holds,
+                p: Some(test.p),
+                adjusted_p: Some(test.adjusted_p),
+                seen: seen.clone(),
+                next: holds.then(|| call.next(rule)),
+                expect: holds.then_some(expect),
+            });
         }
-        Verdict { findings: findings.into_iter().chain([nothing]).collect(), warnings }
+        findings.sort_by_key(|finding| !finding.holds);
+        let otherwise = (!findings.iter().any(|finding| finding.holds)).then(|| call.otherwise());
+        Verdict { withheld: None, findings, not_tested, otherwise, warnings }
+    }
+}
+
+impl Seen {
+    /// In one line, for people.
+    pub(super) fn shown(&self) -> String {
+        let null = self.null.as_ref().map_or(String::new(), |null| format!(", null {}", shown(null)));
+        format!("{} {}{null}, difference {}", self.name, shown(&self.value), shown(&self.difference))
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "verdict (thresholds are starting points, not laws)")?;
-        for finding in &self.findings {
-            writeln!(f, "  [{}] {}", if finding.holds { "x" } else { " " }, finding.says)?;
-            writeln!(f, "      rule: {}", finding.rule)?;
-            writeln!(f, "      seen: {}", finding.reasons.join("; "))?;
+        writeln!(f, "verdict")?;
+        if let Some(why) = &self.withheld {
+            writeln!(f, "  none: {why}")?;
         }
-        if !self.findings.iter().any(|finding| finding.holds) {
-            writeln!(f, "  No rule holds: look at the curves.")?;
+        let (found, others): (Vec<&Finding>, Vec<&Finding>) = self.findings.iter().partition(|finding| finding.holds);
+        for finding in found {
+            writeln!(f, "  FOUND: {}", finding.says)?;
+            if let Some(seen) = &finding.seen {
+                writeln!(f, "      seen: {}; p {:.3}", seen.shown(), finding.adjusted_p.unwrap_or(1.0))?;
+            }
+            writeln!(f, "      next: {}", finding.next.as_deref().unwrap_or_default())?;
+            writeln!(f, "      expect: {}", finding.expect.unwrap_or_default())?;
+        }
+        if let Some(next) = &self.otherwise {
+            writeln!(f, "  Nothing is told from what the model's own samples give. What is left is the decoder:")?;
+            writeln!(f, "      next: {next}")?;
+        }
+        if !others.is_empty() {
+            let p = |finding: &Finding| finding.adjusted_p.unwrap_or(1.0);
+            let name = |finding: &&Finding| format!("{} (p {:.2})", rule_name(finding.rule), p(finding));
+            writeln!(f, "  not found: {}", others.iter().map(name).collect::<Vec<_>>().join(", "))?;
+        }
+        for what in &self.not_tested {
+            writeln!(f, "  not tested: {what}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "  warning: {warning}")?;
@@ -193,89 +263,75 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// A rule in a word or two.
+pub(super) fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Gap => "gap",
+        Rule::Lengths => "lengths",
+        Rule::Source => "source",
+        Rule::Short => "short",
+        Rule::Repetition => "repetition",
+        Rule::Search => "search",
+        Rule::Oracle => "oracle",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A model that has nothing wrong with it.
-    const GOOD: Evidence = Evidence {
-        reference_length: 20.0,
-        prefix_ratio: 1.01,
-        half_life: 1.0,
-        bucket_drop: 1.0,
-        excess_error_slope: f64::NAN,
-        flagged: 0.0,
-        flagged_lines: 0,
-        distractor_gap: 3.0,
-        length_ratio: 0.99,
-        beam_loss: 0.1,
-        empty: 0.0,
-        repetition: 1.0,
-        search_errors: 0.01,
-        beam_gain: 0.1,
-        slope_gap: 0.0,
-        penalty_gain: 0.0,
-        bare_length_ratio: 0.98,
-    };
+    fn outcome(rule: Rule, p: f64, clear: bool) -> Outcome {
+        let estimate = |value| Estimate { value, low: value - 0.1, high: value + 0.1 };
+        let (value, null, difference) = (estimate(1.5), Some(estimate(1.0)), estimate(0.5));
+        let seen = Some(Seen { name: "area".into(), value, null, difference });
+        Outcome { test: Test { rule, p, adjusted_p: p, largest: Some(0), standardised: 3.0 }, seen, clear }
+    }
 
-    fn holding(evidence: &Evidence) -> Vec<usize> {
-        let verdict = Verdict::new(evidence, Vec::new());
-        verdict.findings.iter().enumerate().filter(|(_, f)| f.holds).map(|(i, _)| i).collect()
+    fn call() -> Call {
+        Call { model: Some("my model".into()), source: "dev.en".into(), reference: "dev.de".into(), oracle: None }
     }
 
     #[test]
-    fn each_rule_holds_by_its_own_numbers() {
-        assert_eq!(holding(&GOOD), [0, 6]);
-        assert_eq!(holding(&Evidence { prefix_ratio: 1.04, ..GOOD }), [6]);
-        assert_eq!(holding(&Evidence { half_life: 2.5, ..GOOD }), [6]);
-        assert_eq!(holding(&Evidence { half_life: 5.0, ..GOOD }), [1, 6]);
-        assert_eq!(holding(&Evidence { bucket_drop: 3.5, ..GOOD }), [0, 1, 6]);
-        assert_eq!(holding(&Evidence { excess_error_slope: 0.1, ..GOOD }), [0, 1, 6]);
-        assert_eq!(holding(&Evidence { flagged: 0.03, flagged_lines: 3, ..GOOD }), [0, 2, 6]);
-        assert_eq!(holding(&Evidence { flagged: 0.05, flagged_lines: 2, ..GOOD }), [0, 6]);
-        assert_eq!(holding(&Evidence { distractor_gap: 0.2, ..GOOD }), [0, 2, 6]);
-        assert_eq!(holding(&Evidence { length_ratio: 0.9, ..GOOD }), [0, 3, 6]);
-        assert_eq!(holding(&Evidence { beam_loss: 0.5, ..GOOD }), [0, 3, 6]);
-        assert_eq!(holding(&Evidence { repetition: 2.5, length_ratio: 1.2, ..GOOD }), [0, 4, 6]);
-        assert_eq!(holding(&Evidence { repetition: 2.5, ..GOOD }), [0, 6]);
-        assert_eq!(holding(&Evidence { search_errors: 0.2, ..GOOD }), [0, 5, 6]);
-        assert_eq!(holding(&Evidence { beam_gain: 0.5, ..GOOD }), [0]);
-        assert_eq!(holding(&Evidence { slope_gap: 0.1, ..GOOD }), [0]);
-    }
-
-    #[test]
-    fn what_is_not_known_holds_nothing() {
-        let nan = f64::NAN;
-        let unknown = Evidence {
-            reference_length: nan,
-            prefix_ratio: nan,
-            half_life: nan,
-            bucket_drop: nan,
-            excess_error_slope: nan,
-            flagged: nan,
-            flagged_lines: 0,
-            distractor_gap: nan,
-            length_ratio: nan,
-            beam_loss: nan,
-            empty: nan,
-            repetition: nan,
-            search_errors: nan,
-            beam_gain: nan,
-            slope_gap: nan,
-            penalty_gain: nan,
-            bare_length_ratio: nan,
+    fn a_rule_fires_on_its_test_and_its_interval_together() {
+        let holding = |p, clear| {
+            let verdict = Verdict::new(300, &[outcome(Rule::Gap, p, clear)], Vec::new(), Vec::new(), &call());
+            verdict.findings[0].holds
         };
-        assert!(holding(&unknown).is_empty());
-        let text = Verdict::new(&unknown, Vec::new()).to_string();
-        assert!(text.contains("half-life n/a (not so)") && text.contains("No rule holds"), "{text}");
+        assert!(holding(0.05, true));
+        assert!(!holding(0.051, true) && !holding(0.01, false));
     }
 
     #[test]
-    fn warnings_name_what_is_lost() {
-        let evidence = Evidence { beam_gain: 0.75, penalty_gain: 0.4, ..GOOD };
-        let warnings = Verdict::new(&evidence, vec!["own".into()]).warnings;
-        assert_eq!(warnings[0], "own");
-        assert!(warnings[1].contains("lose 0.75 BLEU") && warnings[2].contains("lose 0.40 BLEU"));
-        assert!(Verdict::new(&GOOD, Vec::new()).warnings.is_empty());
+    fn every_finding_has_its_command_filled_in() {
+        for rule in Rule::OF_REFERENCES.into_iter().chain([Rule::Oracle]) {
+            let verdict = Verdict::new(300, &[outcome(rule, 0.01, true)], Vec::new(), Vec::new(), &call());
+            let text = verdict.to_string();
+            let next = verdict.findings[0].next.clone().expect("a command");
+            assert!(next.contains("beamfuse ") && next.contains("dev.en") && next.contains("dev.de"), "{next}");
+            assert!(next.contains("--model 'my model'"), "{next}");
+            assert!(text.contains("FOUND") && text.contains(&next) && text.contains("expect: "), "{text}");
+            assert_eq!(verdict.otherwise, None);
+        }
+    }
+
+    #[test]
+    fn what_does_not_hold_does_not_look_like_a_finding() {
+        let verdict = Verdict::new(300, &[outcome(Rule::Gap, 0.4, true)], Vec::new(), Vec::new(), &call());
+        let text = verdict.to_string();
+        assert!(!text.contains("FOUND") && !text.contains("The gap is there"), "{text}");
+        assert!(text.contains("not found: gap (p 0.40)") && text.contains("next: beamfuse eval"), "{text}");
+    }
+
+    #[test]
+    fn few_lines_get_no_verdict() {
+        let outcomes = [outcome(Rule::Gap, 0.001, true)];
+        let verdict = Verdict::new(VERDICT_LINES - 1, &outcomes, Vec::new(), Vec::new(), &call());
+        assert!(verdict.findings.is_empty() && verdict.to_string().contains("99 lines are too few"), "{verdict}");
+        assert_eq!(Verdict::new(VERDICT_LINES, &outcomes, Vec::new(), Vec::new(), &call()).findings.len(), 1);
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(["a/b.c", "a b", "it's", ""].map(quoted), ["a/b.c", "'a b'", "'it'\\''s'", "''"]);
     }
 }

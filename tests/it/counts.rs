@@ -81,7 +81,8 @@ fn base(subcommand: &str, dir: &Path, model: &Path) -> Vec<String> {
             with(&[&small[..], &[("warmup", "0")]].concat())
         }
         "diagnose" => {
-            let small = ["probe-lines", "sweep-lines", "threads", "batch-size"].map(|name| (name, "1"));
+            let small = ["probe-lines", "sweep-lines", "null-draws", "permutations", "threads", "batch-size"]
+                .map(|name| (name, "1"));
             with(&[&small[..], &[("resamples", "2"), ("source", &en), ("reference", &de)]].concat())
         }
         "train" => with(&[("data", &file("two.tsv")), ("updates", "1"), ("output", &file("out"))]),

@@ -421,11 +421,14 @@ fn an_interrupt_saves_the_state_and_says_how_to_go_on() {
         .spawn()
         .expect("the binary starts");
     let mut said = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
+    let (mut line, mut begun) = (String::new(), String::new());
     while !line.contains("update 3/") {
         line.clear();
         assert!(std::io::BufRead::read_line(&mut said, &mut line).expect("a line") > 0, "it ended early");
+        begun.push_str(&line);
     }
+    // What likelihood alone leaves open is said once.
+    assert_eq!(begun.matches("is left open").count(), 1, "{begun}");
     let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.expect("kill starts").success());
     let mut rest = String::new();

@@ -73,7 +73,7 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The run")]
 pub struct RunArguments {
-    /// What to minimise.
+    /// What to minimise. The default is likelihood after gold prefixes for --ss-warmup updates, then scheduled sampling.
     #[arg(long, value_enum, default_value_t = ObjectiveName::ScheduledSampling)]
     objective: ObjectiveName,
     /// Updates.
