@@ -41,6 +41,14 @@ pub const ACCUMULATE: RangeInclusive<usize> = 1..=4096;
 pub const PASSES: RangeInclusive<usize> = 1..=*LENGTH.end();
 /// Candidates of minimum risk training.
 pub const CANDIDATES: RangeInclusive<usize> = 2..=*HYPOTHESES.end();
+/// Bytes of a request's body.
+pub const BODY: RangeInclusive<usize> = 1..=1 << 30;
+/// Items of a request.
+pub const ITEMS: RangeInclusive<usize> = 1..=1_000_000;
+/// Characters of an item or of a request.
+pub const CHARACTERS: RangeInclusive<usize> = 1..=1 << 28;
+/// Connections at once.
+pub const CONNECTIONS: RangeInclusive<usize> = 1..=1 << 20;
 /// Seconds that something may take.
 pub const SECONDS: RangeInclusive<u32> = 1..=1_000_000;
 

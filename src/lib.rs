@@ -15,17 +15,24 @@ pub mod diagnose;
 #[cfg(feature = "documents")]
 pub mod document;
 pub mod error;
+#[cfg(feature = "cli")]
+mod explain;
 #[doc(hidden)]
 pub mod files;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(any(feature = "cli", feature = "train"))]
 mod input;
+#[cfg(feature = "cli")]
+mod jsonl;
 pub mod metrics;
 pub mod model;
 #[cfg(feature = "report")]
 pub mod plot;
 pub mod read;
+#[cfg(feature = "serve")]
+#[doc(hidden)]
+pub mod serve;
 pub mod text;
 #[cfg(feature = "train")]
 pub mod train;

@@ -31,8 +31,8 @@ use crate::{Error, Result};
 pub use crate::cuda::Counters;
 pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
-pub use explain::Explanation;
-pub use handle::TranslationHandle;
+pub use explain::{Explanation, ExplanationHandle};
+pub use handle::{ScoreHandle, TranslationHandle};
 pub use memory::{MemoryPlan, SearchSize};
 pub use sentence::{SENTENCE_FIELDS, Sentence};
 
@@ -245,6 +245,11 @@ impl Translator {
         self.engine.max_len()
     }
 
+    /// Whether it takes work: false once its engine has failed too often, or its devices are lost.
+    pub fn is_running(&self) -> bool {
+        self.engine.is_running()
+    }
+
     /// What waits for a slot.
     pub fn load(&self) -> Load {
         self.engine.load()
@@ -329,12 +334,7 @@ impl Translator {
     pub fn score_ids(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<Result<Score>> {
         let forced: Vec<Forced<'_>> = pairs.iter().map(|(source, target)| Forced::new(source, target)).collect();
         let stats = self.token_stats(&forced);
-        let score = |stats: Result<Vec<TokenStats>>, target: &Vec<u32>| {
-            let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
-            let log_prob = finite_sum("score", target, &token_log_probs)?;
-            Ok(Score { token_ids: target.clone(), log_prob, token_log_probs })
-        };
-        stats.into_iter().zip(pairs).map(|(stats, (_, target))| score(stats, target)).collect()
+        stats.into_iter().zip(pairs).map(|(stats, (_, target))| score_of(stats, target)).collect()
     }
 
     /// What the model says of each token of given targets, the decoder reading what it is given: log-probability, rank, entropy and the
@@ -369,6 +369,13 @@ impl Translator {
         }
         results
     }
+}
+
+/// The score of a target of which the model says this.
+fn score_of(stats: Result<Vec<TokenStats>>, target: &[u32]) -> Result<Score> {
+    let token_log_probs: Vec<f32> = stats?.iter().map(|token| token.log_prob).collect();
+    let log_prob = finite_sum("score", target, &token_log_probs)?;
+    Ok(Score { token_ids: target.to_vec(), log_prob, token_log_probs })
 }
 
 /// Bytes that a directory's tokenizer takes at most while it is read: the pieces as text, as values, and in tables by id and by text.

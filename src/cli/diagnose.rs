@@ -8,13 +8,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
-use crate::cli::model_dir::{ModelArguments, ModelName};
-use crate::cli::output::{Output, json, print};
+use crate::cli::model_dir::{EngineArguments, ModelArguments, ModelName};
+use crate::cli::output::{Output, print};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::{Ending, complain, note};
 use crate::counts;
 use crate::diagnose::{self, Call, Digest, Network, Options, Oracle, Provenance, TestSet};
 use crate::files::io;
+use crate::jsonl::json;
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
 use crate::plot::standalone;
@@ -188,7 +189,7 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 fn open_oracle(path: &Path, own: &Path, arguments: &Arguments) -> Result<Oracle> {
-    let ModelArguments { device, threads, dtype, batch_size, .. } = &arguments.model;
+    let EngineArguments { device, threads, dtype, batch_size, .. } = &arguments.model.engine;
     let dir = ModelName { model: Some(path.to_path_buf()), revision: None }.resolve()?;
     let options = EngineOptions {
         device: *device,

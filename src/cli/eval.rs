@@ -10,12 +10,13 @@ use clap::ValueEnum;
 use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, json, one_line, print};
+use crate::cli::output::{Output, one_line, print};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
 use crate::counts;
+use crate::jsonl::json;
 use crate::metrics::BootstrapOptions;
 use crate::{Error, Result};
 use metrics::MetricArguments;
@@ -175,7 +176,7 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
     let mut waiting = order.into_iter();
     let mut translated = Translated { lines: vec![String::new(); sources.len()], failed: 0 };
     loop {
-        let room = (QUEUED_PER_SLOT * arguments.model.batch_size).saturating_sub(batch.outstanding());
+        let room = (QUEUED_PER_SLOT * arguments.model.engine.batch_size).saturating_sub(batch.outstanding());
         for i in waiting.by_ref().take(if interrupt::asked() { 0 } else { room }) {
             batch.push_encoded(i as u64, sources[i].clone(), ids[i].clone());
         }

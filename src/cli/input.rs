@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::cli::output::json;
 use crate::input::{self, TextReader};
+use crate::jsonl::{BadLine, json};
 use crate::{Error, Result};
+pub(super) use parse::Item;
 use parse::parse;
-pub(super) use parse::{BadLine, Fields, Item, field};
 
 /// The longest line that is read; a longer one is an error of its own, and is skipped.
 pub(super) const MAX_LINE_BYTES: usize = 1 << 20;

@@ -11,7 +11,6 @@ mod control_options;
 mod counts;
 mod diagnose;
 mod eval;
-mod explain;
 mod info;
 mod input;
 mod interrupt;
@@ -23,6 +22,11 @@ mod progress;
 mod resume;
 mod score;
 mod search_options;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(not(feature = "serve"))]
+#[path = "serve/left_out.rs"]
+mod serve;
 mod stderr;
 mod stdout;
 mod stream;
@@ -58,6 +62,7 @@ struct Arguments {
 enum Command {
     Translate(Box<translate::Arguments>),
     Score(score::Arguments),
+    Serve(Box<serve::Arguments>),
     Eval(Box<eval::Arguments>),
     Bench(bench::Arguments),
     Diagnose(Box<diagnose::Arguments>),
@@ -88,8 +93,8 @@ pub mod fuzzing {
     use std::path::Path;
     use std::sync::OnceLock;
 
-    use super::input::{Fields, Form, Lines};
-    use super::output::error_json;
+    use super::input::{Form, Lines};
+    use crate::jsonl::{Fields, error_json};
     use crate::{DecodeOptions, Error, Overrides, Result, Translator};
 
     /// One line of input, read and turned into output.
@@ -180,6 +185,7 @@ impl Arguments {
         match self.command {
             Command::Translate(arguments) => translate::run(*arguments),
             Command::Score(arguments) => score::run(arguments),
+            Command::Serve(arguments) => serve::run(*arguments),
             Command::Eval(arguments) => eval::run(*arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Diagnose(arguments) => diagnose::run(&arguments),

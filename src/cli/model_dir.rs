@@ -35,6 +35,13 @@ pub(super) struct ModelName {
 pub(super) struct ModelArguments {
     #[command(flatten)]
     pub name: ModelName,
+    #[command(flatten)]
+    pub engine: EngineArguments,
+}
+
+/// How a model runs.
+#[derive(Debug, clap::Args)]
+pub(super) struct EngineArguments {
     /// Where to compute: cpu, cuda or cuda:N for a GPU, cuda:0,1 or cuda:all for several with a copy of the model each, auto for the first GPU if it can be used and else the CPU, or emulated,
     /// which runs the GPU's code on the CPU, slowly, to check it.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = reader(str::parse::<Device>))]
@@ -103,14 +110,9 @@ impl DtypeName {
     }
 }
 
-impl ModelArguments {
-    pub(super) fn open(&self) -> Result<Translator> {
-        self.open_with(|options| options)
-    }
-
-    /// Opens the model with what `change` makes of the engine's options.
-    pub(super) fn open_with(&self, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Translator> {
-        let options = change(EngineOptions {
+impl EngineArguments {
+    pub(super) fn options(&self) -> EngineOptions {
+        EngineOptions {
             device: self.device,
             threads: self.threads,
             workers: self.workers,
@@ -118,11 +120,22 @@ impl ModelArguments {
             memory_budget: self.memory_budget,
             dtype: self.dtype.dtype(),
             ..EngineOptions::default()
-        });
+        }
+    }
+}
+
+impl ModelArguments {
+    pub(super) fn open(&self) -> Result<Translator> {
+        self.open_with(|options| options)
+    }
+
+    /// Opens the model with what `change` makes of the engine's options.
+    pub(super) fn open_with(&self, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Translator> {
+        let options = change(self.engine.options());
         let start = Instant::now();
         let translator = self.name.open(|dir| Translator::open_with(dir, &options))?;
         let choice = translator.device();
-        let (seconds, dtype) = (start.elapsed().as_secs_f64(), self.dtype.name());
+        let (seconds, dtype) = (start.elapsed().as_secs_f64(), self.engine.dtype.name());
         detail(&format!(
             "opened the model in {seconds:.2} s: device {}, {dtype}, {} slots",
             choice.device, options.slots
@@ -131,7 +144,7 @@ impl ModelArguments {
             detail(&format!("the CPU computes with {}", chosen_path()?.name()));
         }
         if let Some(reason) = &choice.reason {
-            note(&format!("device {} chose {}: {reason}", self.device, choice.device));
+            note(&format!("device {} chose {}: {reason}", self.engine.device, choice.device));
         }
         for flag in &translator.config().ignored {
             note(&format!("config.json: {flag} is ignored, as transformers does for this model type"));

@@ -6,14 +6,15 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::Result;
-use crate::cli::input::{Fields, Form, InputFormat, Item, Line, Lines, Plain, field};
+use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, error_json, score_json};
+use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::stream::{self, Windows};
-use crate::cli::warnings::{Warning, Warnings};
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
+use crate::jsonl::{Fields, READ_LINE, Warning, error_json, field, score_json};
 use crate::translator::{Score, Sentence, Translator};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
@@ -102,7 +103,7 @@ fn target(columns: Option<Vec<String>>, other: &mut Fields) -> Result<String, (&
             Err(("columns", message))
         }
         None => match other.shift_remove("target") {
-            Some(target) => field("target", "a string", &target).map_err(|message| ("json", message)),
+            Some(target) => field(READ_LINE, "target", "a string", &target).map_err(|message| ("json", message)),
             None => Err(("json", "read line: expected a field \"target\", got none".to_string())),
         },
     }

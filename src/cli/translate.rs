@@ -13,19 +13,20 @@ use crate::batch::{self, Counts};
 use crate::cli::alignment::Alignment;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite};
-use crate::cli::explain::Page;
-use crate::cli::input::{BadLine, Fields, Form, InputFormat, Item, Line, Lines, Plain};
+use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, error_json, n_best, text_line, translation_json};
+use crate::cli::output::{Output, n_best, text_line};
 use crate::cli::pairing::Paired;
 use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
-use crate::cli::warnings::{Warning, Warnings};
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt, note};
 use crate::counts;
+use crate::explain::Page;
+use crate::jsonl::{BadLine, Fields, Warning, error_json, translation_json};
 use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
 use crate::{DecodeOptions, Error, Overrides, Result};
 
@@ -186,7 +187,7 @@ impl<'a> Setup<'a> {
         bytes: Option<u64>,
         output: Output,
     ) -> Result<(Output, Counts, First)> {
-        let windows = Windows::start(next, LINES_PER_SLOT * self.arguments.model.batch_size)?;
+        let windows = Windows::start(next, LINES_PER_SLOT * self.arguments.model.engine.batch_size)?;
         let mut work = Work {
             setup: self,
             batch: self.translator.batch(&self.options)?,

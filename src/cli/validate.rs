@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::cli::counts::count;
 use crate::cli::model_dir::ModelName;
-use crate::cli::output::{json, print};
+use crate::cli::output::print;
 use crate::cli::{Ending, complain, interrupt};
 use crate::counts;
+use crate::jsonl::json;
 use crate::translator::ModelInfo;
 use crate::validate::kernels::Op;
 use crate::validate::lockstep::{MIXTURE, Requests};

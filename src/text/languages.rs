@@ -1,5 +1,6 @@
 //! The languages that a multilingual model knows, and how it is told them.
 
+use super::iso::Tag;
 use crate::{Error, Result};
 
 /// A language as a tokenizer knows it.
@@ -49,9 +50,19 @@ impl Languages {
         &self.all
     }
 
-    /// The language of this code, or of this token.
+    /// The language of this code, or of this token; else the one that a code of [`iso`](super::iso) means.
     pub fn get(&self, code: &str) -> Option<&Language> {
-        self.all.iter().find(|language| language.code == code || language.token == code)
+        let own = self.all.iter().find(|language| language.code == code || language.token == code);
+        own.or_else(|| self.meant(code))
+    }
+
+    /// The language that a code of another kind means, unless it may be several.
+    fn meant(&self, code: &str) -> Option<&Language> {
+        let tag = Tag::parse(code)?;
+        let alike = |language: &Language| Tag::parse(&language.code).map_or(0, |own| tag.likeness(&own));
+        let best = self.all.iter().map(alike).max().filter(|best| *best > 0)?;
+        let mut found = self.all.iter().filter(|language| alike(language) == best);
+        found.next().filter(|_| found.next().is_none())
     }
 
     /// The language with this id.
@@ -102,10 +113,14 @@ mod tests {
         let languages = Languages::new((7..).zip(&codes).map(language).collect(), TargetPlace::FirstToken);
         assert_eq!(languages.id("target-lang", "deu_Latn").ok(), Some(8));
         assert_eq!(languages.id("target-lang", "__dan_Latn__").ok(), Some(10));
-        let error = languages.id("target-lang", "de_latn").expect_err("no such code").to_string();
+        for (code, id) in [("de", 8), ("EN-GB", 9), ("fr_XX", 7), ("zh-CN", 11), ("zh", 11)] {
+            assert_eq!(languages.id("target-lang", code).ok(), Some(id), "{code}");
+        }
+        assert!(languages.get("zh-TW").is_none() && languages.get("pt").is_none());
+        let error = languages.id("target-lang", "deu_latin").expect_err("no such code").to_string();
         assert_eq!(
             error,
-            "option target-lang: expected one of the model's 5 languages, such as deu_Latn, dan_Latn, fra_Latn, got \"de_latn\""
+            "option target-lang: expected one of the model's 5 languages, such as deu_Latn, dan_Latn, fra_Latn, got \"deu_latin\""
         );
     }
 

@@ -11,6 +11,7 @@ mod codes;
 mod config;
 #[cfg(feature = "tokenizers")]
 mod fast;
+pub mod iso;
 mod languages;
 mod marian;
 mod open;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Pending, Sentence, Translation, Translator};
-use crate::decode::engine::{Canceller, Handle, Progress, Search, Terms};
+use super::{Pending, Score, Sentence, Translation, Translator, score_of};
+use crate::backend::TokenStats;
+use crate::decode::engine::{Canceller, Handle, Progress, Scoring, Search, Terms};
 use crate::decode::{DecodeOptions, Hypothesis};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -76,6 +77,17 @@ impl Translator {
         self.open_handle(sentence.into(), options, terms, true)
     }
 
+    /// Asks for the score of a target under its source, as [`Translator::score`] gives it; does not wait.
+    ///
+    /// # Errors
+    /// As [`Translator::submit`].
+    pub fn submit_score(&self, source: &str, target: &str, terms: Terms) -> Result<ScoreHandle> {
+        let target = self.tokenizer.encode_target(target);
+        let source = self.tokenizer.encode_source(source);
+        let scoring = self.engine.ask(Scoring { source, target: target.clone(), inputs: None }, terms)?;
+        Ok(ScoreHandle { scoring, target })
+    }
+
     fn open_handle(
         &self,
         sentence: Sentence,
@@ -96,6 +108,22 @@ impl Translator {
         };
         let rest = Rest { pending, options: options.clone(), tokenizer: self.tokenizer.clone() };
         Ok(TranslationHandle { search, rest: Some(rest) })
+    }
+}
+
+/// A score that has been asked for: a future, like [`TranslationHandle`]. Dropping it gives it up.
+#[derive(Debug)]
+pub struct ScoreHandle {
+    scoring: Handle<Vec<TokenStats>>,
+    target: Vec<u32>,
+}
+
+impl Future for ScoreHandle {
+    type Output = Result<Score>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Score>> {
+        let stats = std::task::ready!(Pin::new(&mut self.scoring).poll(context));
+        Poll::Ready(score_of(stats, &self.target))
     }
 }
 

@@ -87,6 +87,7 @@ fn base(subcommand: &str, dir: &Path, model: &Path) -> Vec<String> {
         }
         "train" => with(&[("data", &file("two.tsv")), ("updates", "1"), ("output", &file("out"))]),
         "validate" => with(&[("kernel", "checksum")]),
+        "serve" => with(&[("listen", "127.0.0.1:0"), ("threads", "1")]),
         "info" => Vec::new(),
         // They have no options.
         "completions" | "man" => return Vec::new(),

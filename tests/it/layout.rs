@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("error", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
@@ -42,6 +42,9 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
         ],
     ),
     ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
+    ("jsonl", &["error", "text", "decode", "translator"]),
+    ("explain", &["error", "text", "decode", "translator"]),
+    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl", "explain"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",
@@ -60,10 +63,13 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "translator",
             "metrics",
             "plot",
+            "jsonl",
+            "explain",
             "validate",
             "train",
             "diagnose",
             "document",
+            "serve",
         ],
     ),
 ];

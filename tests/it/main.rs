@@ -36,6 +36,8 @@ mod metric_settings;
 mod metrics;
 mod options;
 mod presets;
+#[cfg(all(feature = "serve", unix))]
+mod serve;
 mod sizes;
 mod streams;
 mod tokenizer;

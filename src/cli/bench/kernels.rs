@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::cli::Ending;
-use crate::cli::output::{Output, json, print};
+use crate::cli::output::{Output, print};
+use crate::jsonl::json;
 use crate::validate::speed::{self, Effort, SpeedRow};
 use crate::{Device, Result};
 

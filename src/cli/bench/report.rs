@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::Result;
 use crate::cli::bench::machine::{Machine, peak_memory};
 use crate::cli::bench::measure::Measured;
-use crate::cli::output::{Output, json, print};
+use crate::cli::output::{Output, print};
+use crate::jsonl::json;
 use crate::translator::{Counters, ModelInfo};
 
 /// Everything that goes into the JSON file.

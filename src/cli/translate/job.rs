@@ -270,7 +270,7 @@ impl Setup<'_> {
             ("alternatives", alternatives.map(|(count, _)| count).into()),
             ("min_alternative_prob", alternatives.map(|(_, min_prob)| min_prob).into()),
             ("device", device.split(':').next().into()),
-            ("dtype", self.arguments.model.dtype.name().into()),
+            ("dtype", self.arguments.model.engine.dtype.name().into()),
         ];
         let models = self.arguments.search.control.identity()?;
         identity.extend(own.into_iter().chain(models).map(|(name, value)| (name.to_owned(), value)));

@@ -1,4 +1,4 @@
-//! `translate --explain`: one sentence's search as an HTML page that needs nothing but itself.
+//! One sentence's search as an HTML page that needs nothing but itself.
 
 mod attention_map;
 mod search_graph;
@@ -15,7 +15,7 @@ use attention_map::AttentionMap;
 use search_graph::SearchGraph;
 
 /// The page.
-pub(super) struct Page<'a> {
+pub(crate) struct Page<'a> {
     pub explanation: &'a Explanation,
     pub options: &'a DecodeOptions,
     pub sentence: &'a Sentence,

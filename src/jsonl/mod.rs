@@ -1,0 +1,9 @@
+//! Sentences and results in JSON, as lines of the command line and as items over HTTP: one form for both.
+
+mod read;
+mod warnings;
+mod write;
+
+pub(crate) use read::{BadLine, Fields, READ_LINE, field, read_sentence};
+pub(crate) use warnings::{Warning, Watch};
+pub(crate) use write::{error_json, json, score_json, translation_json};

@@ -1,0 +1,112 @@
+//! The endpoints of DeepL, for its clients.
+
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::http::Response;
+use serde_json::{Map, Value, json};
+
+use super::failure::Failure;
+use super::given::Given;
+use super::http::{Call, json_text};
+use super::libretranslate::translate_texts;
+use super::models::Code;
+use crate::text::iso::Tag;
+
+/// Texts of a request, as there.
+const MOST_TEXTS: usize = 50;
+
+/// Options that change nothing about a text of this service, whatever they say.
+const WITHOUT_EFFECT: [&str; 3] = ["context", "preserve_formatting", "model_type"];
+
+/// POST /v2/translate
+pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure> {
+    let given = Given(call.fields().await?);
+    call.sign_in(given.text("auth_key")?)?;
+    let (texts, _) = given.texts("text")?;
+    if texts.len() > MOST_TEXTS {
+        let message = format!("read the request: expected at most {MOST_TEXTS} texts, got {}", texts.len());
+        return Err(Failure::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
+    }
+    check(&given)?;
+    let target = given.needed("target_lang")?.to_owned();
+    let source = given.text("source_lang")?.map(str::to_owned);
+    let route = call.route(None, source.as_deref(), Some(&target))?;
+    let options = route.model.options.clone().with(|options| options.n_best = 1);
+    let translated = translate_texts(&call, &route, &texts, &options).await?;
+    let detected = source.as_deref().and_then(Tag::parse).or_else(|| route.source.clone());
+    let detected = detected.map(|tag| tag.language.to_ascii_uppercase()).unwrap_or_default();
+    let counts_characters = given.flag("show_billed_characters")?;
+    let entry = |(text, ranked): (&String, &Vec<String>)| {
+        let mut entry = Map::new();
+        entry.insert("detected_source_language".into(), json!(detected));
+        entry.insert("text".into(), json!(ranked.first()));
+        if counts_characters {
+            entry.insert("billed_characters".into(), json!(text.chars().count()));
+        }
+        Value::Object(entry)
+    };
+    let entries: Vec<Value> = texts.iter().zip(&translated).map(entry).collect();
+    Ok(json_text(json!({ "translations": entries }).to_string()))
+}
+
+/// Refuses what would need another translation than the model's.
+fn check(given: &Given) -> Result<(), Failure> {
+    let refuse = |name: &str, expected: &str, got: &str| {
+        Err(Failure::bad("option", format!("option {name}: expected {expected}, got {got:?}")))
+    };
+    for (name, _) in given.0.iter().filter(|(_, value)| !value.is_null()) {
+        match name.as_str() {
+            "text" | "target_lang" | "source_lang" | "auth_key" | "show_billed_characters" => {}
+            "formality" => match given.text(name)?.unwrap_or_default() {
+                "default" | "prefer_more" | "prefer_less" => {}
+                other => return refuse(name, "default, or a preference", other),
+            },
+            "split_sentences" => match given.text(name)?.unwrap_or_default() {
+                "0" | "1" | "nonewlines" => {}
+                other => return refuse(name, "0, 1 or nonewlines", other),
+            },
+            other if WITHOUT_EFFECT.contains(&other) => {}
+            other => return refuse(other, "nothing: this service does not have it", "a value"),
+        }
+    }
+    Ok(())
+}
+
+/// GET and POST /v2/languages
+pub(super) async fn languages(mut call: Call) -> Result<Response<Body>, Failure> {
+    let given = Given(call.fields().await?);
+    call.sign_in(given.text("auth_key")?)?;
+    let is_target = match given.text("type")?.unwrap_or("source") {
+        "source" => false,
+        "target" => true,
+        other => return Err(Failure::bad("option", format!("option type: expected source or target, got {other:?}"))),
+    };
+    let mut listed: Vec<Tag> = Vec::new();
+    for model in call.server.models.all() {
+        let codes = if is_target { &model.languages.targets } else { &model.languages.sources };
+        for Code { tag, .. } in codes {
+            if listed.iter().all(|other| other.language != tag.language) {
+                listed.push(tag.clone());
+            }
+        }
+    }
+    listed.sort_by(|a, b| a.language.cmp(&b.language));
+    let entry = |tag: &Tag| {
+        let mut entry = json!({ "language": tag.language.to_ascii_uppercase(), "name": tag.name() });
+        if is_target {
+            entry["supports_formality"] = json!(false);
+        }
+        entry
+    };
+    Ok(json_text(listed.iter().map(entry).collect::<Value>().to_string()))
+}
+
+/// GET and POST /v2/usage
+pub(super) async fn usage(mut call: Call) -> Result<Response<Body>, Failure> {
+    let given = Given(call.fields().await?);
+    call.sign_in(given.text("auth_key")?)?;
+    let used = call.caller.key.as_ref().map_or(0, |key| key.used.load(Ordering::Relaxed));
+    // No limit: one that nobody reaches.
+    Ok(json_text(json!({ "character_count": used, "character_limit": 1_000_000_000_000_u64 }).to_string()))
+}

@@ -1,0 +1,349 @@
+//! `/v1`: what the command line does with JSON lines, over HTTP.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::failure::Failure;
+use super::http::{Call, json, json_text, typed};
+use super::models::{Model, Route};
+use super::stream::{self, Place, Stream};
+use super::text::Parts;
+use super::work::{self, Conditions, Outcomes, wrong};
+use crate::explain::Page;
+use crate::jsonl::{BadLine, Fields, Warning, error_json, field, read_sentence, score_json, translation_json};
+use crate::{DecodeOptions, Error, Overrides, Priority, Score, Sentence, Translation};
+
+const READ_ITEM: &str = "read item";
+
+/// The body of `/v1/translate` and `/v1/score`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    pub model: Option<String>,
+    pub source_lang: Option<String>,
+    pub target_lang: Option<String>,
+    items: Vec<Box<RawValue>>,
+    pub options: Option<Overrides>,
+    /// Whether each line of an item is translated by itself.
+    #[serde(default)]
+    segment: bool,
+    stream: Option<Stream>,
+    #[serde(default)]
+    priority: RequestPriority,
+    deadline_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RequestPriority {
+    #[default]
+    Interactive,
+    Batch,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    model: &'a str,
+    version: &'a str,
+    items: Vec<Box<RawValue>>,
+    usage: Usage,
+}
+
+/// What an answer took.
+#[derive(Debug, Default, Serialize)]
+struct Usage {
+    characters: usize,
+    source_tokens: usize,
+    output_tokens: usize,
+}
+
+/// A translated item. Its own fields that pass through stand behind these.
+#[derive(Serialize)]
+struct TranslatedItem<'a> {
+    text: String,
+    /// The lines that the command line writes for these sources.
+    segments: Vec<Box<RawValue>>,
+    #[serde(flatten)]
+    other: &'a Fields,
+}
+
+impl Request {
+    pub fn conditions(&self, call: &Call) -> Result<Conditions, Failure> {
+        let priority = match self.priority {
+            RequestPriority::Interactive => Priority::Interactive,
+            RequestPriority::Batch => Priority::Batch,
+        };
+        Ok(Conditions { owner: call.caller.owner, priority, deadline: call.deadline(self.deadline_ms)? })
+    }
+
+    pub fn route(&self, call: &Call) -> Result<Route, Failure> {
+        call.route(self.model.as_deref(), self.source_lang.as_deref(), self.target_lang.as_deref())
+    }
+}
+
+/// A request's options for one model: those that are set, and what they come to.
+pub(super) fn options(model: &Model, own: Option<&Overrides>) -> Result<(Overrides, Option<DecodeOptions>), Failure> {
+    let Some(own) = own else { return Ok((model.set.clone(), None)) };
+    let set = own.over(&model.set);
+    let options = model.translator.options(&set)?;
+    Ok((set, Some(options)))
+}
+
+/// An item as it is translated: one sentence, or one per line.
+struct Item {
+    other: Fields,
+    parts: Option<Parts>,
+    sentences: Outcomes<Sentence>,
+}
+
+impl Item {
+    /// Reads an item, under the options of the request and the languages of its route.
+    fn read(raw: &RawValue, route: &Route, set: &Overrides, options: Option<&DecodeOptions>, segment: bool) -> Self {
+        let read = || {
+            let (mut sentence, other) = read_sentence(READ_ITEM, raw.get())?;
+            let source = sentence.source.clone();
+            // A model that is not told has none to be asked for by an item alone.
+            sentence.source_lang = sentence.source_lang.or_else(|| route.source_lang.clone());
+            sentence.target_lang = sentence.target_lang.or_else(|| route.target_lang.clone());
+            let model = &route.model;
+            let of_all = options.unwrap_or(&model.options);
+            let read = model.translator.sentence(sentence, set, of_all);
+            let mut sentence = read.map_err(|error| wrong(&error, Some(source)))?;
+            if sentence.options.is_none() {
+                sentence.options = options.map(|options| Box::new(options.clone()));
+            }
+            Ok::<_, BadLine>((sentence, other))
+        };
+        let (sentence, other) = match read() {
+            Ok(read) => read,
+            Err(bad) => return Item { other: Fields::new(), parts: None, sentences: vec![Err(bad)] },
+        };
+        // Ids are one sentence, whatever they mean.
+        if !segment || sentence.source_ids.is_some() {
+            return Item { other, parts: None, sentences: vec![Ok(sentence)] };
+        }
+        let parts = Parts::of_lines(&sentence.source);
+        let sentences = parts.sources().map(|source| Ok(Sentence { source: source.to_owned(), ..sentence.clone() }));
+        Item { other, sentences: sentences.collect(), parts: Some(parts) }
+    }
+}
+
+/// POST /v1/translate
+pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure> {
+    let request: Request = call.json().await?;
+    let route = request.route(&call)?;
+    let conditions = request.conditions(&call)?;
+    let (set, options) = options(&route.model, request.options.as_ref())?;
+    let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), request.segment);
+    check_items(&call, request.items.len())?;
+    let mut items: Vec<Item> = request.items.iter().map(|raw| read(raw)).collect();
+    let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
+    let sentences = items.iter_mut().flat_map(|item| std::mem::take(&mut item.sentences)).collect();
+    if let Some(stream) = request.stream {
+        return streamed(&call, &route.model, stream, sentences, &counts, conditions).await;
+    }
+    let mut results = work::translate(&call, &route.model, sentences, conditions).await?;
+    fail_whole(&results)?;
+    let usage = usage(&call, &results, |t| (t.source_ids.len(), t.hypotheses.iter().map(|h| h.token_ids.len()).sum()));
+    let mut answers = Vec::with_capacity(items.len());
+    for (item, count) in items.iter().zip(counts) {
+        let own: Outcomes<Translation> = results.drain(..count).collect();
+        answers.push(translated(&route.model, item, own)?);
+    }
+    finish(&route.model, answers, usage)
+}
+
+/// The same as events.
+async fn streamed(
+    call: &Call,
+    model: &Arc<Model>,
+    stream: Stream,
+    sentences: Outcomes<Sentence>,
+    counts: &[usize],
+    conditions: Conditions,
+) -> Result<Response<Body>, Failure> {
+    if stream == Stream::Tokens {
+        let of = |sentence: &Sentence| stream::check_tokens(sentence.options.as_deref().unwrap_or(&model.options));
+        sentences.iter().flatten().try_for_each(of)?;
+    }
+    let place = |(index, count): (usize, &usize)| (0..*count).map(move |segment| Place { index, segment });
+    let places = counts.iter().enumerate().flat_map(place).collect();
+    let (started, costs) = work::start(call, model, sentences, conditions, stream == Stream::Tokens).await?;
+    Ok(stream::answer(call, model, stream, started, places, costs, conditions.deadline))
+}
+
+/// POST /v1/explain: the search for one item, as a page.
+pub(super) async fn explain(mut call: Call) -> Result<Response<Body>, Failure> {
+    let request: Request = call.json().await?;
+    let route = request.route(&call)?;
+    let conditions = request.conditions(&call)?;
+    let (set, options) = options(&route.model, request.options.as_ref())?;
+    let [item] = request.items.as_slice() else {
+        let message = format!("explain: expected one item, got {}", request.items.len());
+        return Err(Failure::bad("input", message));
+    };
+    let mut item = Item::read(item, &route, &set, options.as_ref(), false);
+    let sentence = item.sentences.remove(0).map_err(|bad| Failure::from(&bad))?;
+    let model = &route.model;
+    let explanation = work::explain(&call, model, sentence.clone(), conditions).await?;
+    let options = sentence.options.as_deref().unwrap_or(&model.options);
+    let tokenizer = model.translator.tokenizer();
+    let page = Page { explanation: &explanation, options, sentence: &sentence, tokenizer };
+    Ok(typed("text/html; charset=utf-8", page.to_string()))
+}
+
+/// More items than a request may have are not even read.
+fn check_items(call: &Call, items: usize) -> Result<(), Failure> {
+    let most = call.server.config.limits.items;
+    if items <= most {
+        return Ok(());
+    }
+    let message = format!("read the request: expected at most {most} items, got {items}");
+    Err(Failure::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message))
+}
+
+/// An item's answer: the first error of its sentences, or all their translations.
+fn translated(model: &Model, item: &Item, results: Outcomes<Translation>) -> Result<Box<RawValue>, Failure> {
+    let results: Vec<Translation> = match results.into_iter().collect::<Result<_, BadLine>>() {
+        Ok(results) => results,
+        Err(bad) => return failed(&item.other, &bad),
+    };
+    let text = match &item.parts {
+        Some(parts) => parts.filled(results.iter().map(Translation::text)),
+        None => results.first().map(|translation| translation.text().to_owned()).unwrap_or_default(),
+    };
+    let prefix = item.other.get("target_prefix").and_then(|raw| field::<String>(READ_ITEM, "", "", raw).ok());
+    let segment = |translation: &Translation| {
+        let warnings = warnings(model, &translation.source, prefix.as_deref());
+        translation_json(translation, &Fields::new(), &warnings).and_then(raw)
+    };
+    let segments = results.iter().map(segment).collect::<crate::Result<_>>()?;
+    let mut other = item.other.clone();
+    for field in ["text", "segments", "error"] {
+        other.shift_remove(field);
+    }
+    Ok(raw(crate::jsonl::json(&TranslatedItem { text, segments, other: &other })?)?)
+}
+
+fn warnings(model: &Model, source: &str, prefix: Option<&str>) -> Vec<Warning> {
+    let found = model.watch.look_at(model.translator.tokenizer(), source, prefix);
+    found.into_iter().map(|(warning, _)| warning).collect()
+}
+
+fn failed(other: &Fields, bad: &BadLine) -> Result<Box<RawValue>, Failure> {
+    Ok(raw(error_json(bad.source.as_deref(), other, bad.kind, &bad.message)?)?)
+}
+
+fn raw(text: String) -> crate::Result<Box<RawValue>> {
+    RawValue::from_string(text).map_err(|source| Error::Json { path: "-".into(), source })
+}
+
+/// Where nothing was done, and not because of what was asked for, the request fails as a whole: a balancer sees it.
+pub(super) fn fail_whole<T>(results: &Outcomes<T>) -> Result<(), Failure> {
+    if results.iter().any(Result::is_ok) {
+        return Ok(());
+    }
+    let failures = results.iter().filter_map(|result| result.as_ref().err()).map(Failure::from);
+    let mut server_errors = failures.filter(|failure| failure.status.is_server_error());
+    match server_errors.next() {
+        Some(first) if server_errors.count() + 1 == results.len() => Err(first),
+        _ => Ok(()),
+    }
+}
+
+fn usage<T>(call: &Call, results: &Outcomes<T>, tokens: impl Fn(&T) -> (usize, usize)) -> Usage {
+    let mut usage = Usage { characters: call.characters(), ..Usage::default() };
+    for (source, output) in results.iter().flatten().map(tokens) {
+        usage.source_tokens += source;
+        usage.output_tokens += output;
+    }
+    usage
+}
+
+fn finish(model: &Arc<Model>, items: Vec<Box<RawValue>>, usage: Usage) -> Result<Response<Body>, Failure> {
+    json(&Answer { model: &model.name, version: &model.version, items, usage })
+}
+
+/// POST /v1/score
+pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
+    let request: Request = call.json().await?;
+    let route = request.route(&call)?;
+    let conditions = request.conditions(&call)?;
+    if request.options.is_some() || request.segment || request.stream.is_some() {
+        let message = "score: expected items alone, got options of a search";
+        return Err(Failure::bad("option", message));
+    }
+    check_items(&call, request.items.len())?;
+    let read = |raw: &RawValue| {
+        let (sentence, mut other) = read_sentence(READ_ITEM, raw.get())?;
+        let source = sentence.source;
+        let bad = |message: String| BadLine { kind: "json", message, source: Some(source.clone()) };
+        let target = other.shift_remove("target");
+        let target = target.ok_or_else(|| bad(format!("{READ_ITEM}: expected a field \"target\", got none")))?;
+        let target: String = field(READ_ITEM, "target", "a string", &target).map_err(bad)?;
+        Ok::<_, BadLine>((source, target, other))
+    };
+    let read: Outcomes<(String, String, Fields)> = request.items.iter().map(|raw| read(raw)).collect();
+    let mut others = Vec::with_capacity(read.len());
+    let pairs = read
+        .into_iter()
+        .map(|item| match item {
+            Ok((source, target, other)) => {
+                others.push((source.clone(), target.clone(), other));
+                Ok((source, target))
+            }
+            Err(bad) => {
+                others.push(Default::default());
+                Err(bad)
+            }
+        })
+        .collect();
+    let results = work::score(&call, &route.model, pairs, conditions).await?;
+    fail_whole(&results)?;
+    let usage = usage(&call, &results, |score: &Score| (0, score.token_ids.len()));
+    let write = |(result, (source, target, other)): (Result<Score, BadLine>, &(String, String, Fields))| match result {
+        Ok(score) => {
+            let mut other = other.clone();
+            for field in ["token_ids", "token_log_probs", "log_prob", "error", "warnings"] {
+                other.shift_remove(field);
+            }
+            let warnings = warnings(&route.model, source, None);
+            Ok(raw(score_json(source, target, &score, &other, &warnings)?)?)
+        }
+        Err(bad) => failed(other, &bad),
+    };
+    let answers = results.into_iter().zip(&others).map(write).collect::<Result<Vec<_>, Failure>>()?;
+    finish(&route.model, answers, usage)
+}
+
+/// GET /v1/models
+pub(super) async fn models(call: Call) -> Result<Response<Body>, Failure> {
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        name: &'a str,
+        version: &'a str,
+        source_languages: Vec<&'a str>,
+        target_languages: Vec<&'a str>,
+        max_tokens: usize,
+        device: String,
+        dtype: String,
+    }
+    let all = call.server.models.all();
+    let listed: Vec<Listed<'_>> = all
+        .iter()
+        .map(|model| Listed {
+            name: &model.name,
+            version: &model.version,
+            source_languages: model.languages.sources.iter().map(|code| code.own.as_str()).collect(),
+            target_languages: model.languages.targets.iter().map(|code| code.own.as_str()).collect(),
+            max_tokens: model.translator.max_len(),
+            device: model.translator.device().device.to_string(),
+            dtype: format!("{:?}", call.server.config.engine.dtype).to_lowercase(),
+        })
+        .collect();
+    Ok(json_text(serde_json::json!({ "models": listed }).to_string()))
+}

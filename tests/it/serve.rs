@@ -1,0 +1,9 @@
+//! `beamfuse serve`: a real process, spoken to through sockets.
+
+mod access;
+mod faults;
+mod interfaces;
+mod results;
+mod server;
+mod statuses;
+mod streams;
