@@ -126,6 +126,11 @@ impl Plan {
         plan
     }
 
+    /// What is to be translated, in the order of the document.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids.
     pub fn sentences(&self, like: &Sentence) -> impl Iterator<Item = Sentence> {
         self.segments.iter().map(|segment| with_text(like, &segment.text))
