@@ -4,6 +4,21 @@ import os
 from collections.abc import Callable, Sequence
 from typing import final
 
+__all__ = [
+    "Engine",
+    "Hypothesis",
+    "Job",
+    "Options",
+    "Part",
+    "Pending",
+    "Score",
+    "Translation",
+    "__version__",
+    "digest_file",
+    "features",
+    "plan",
+    "run_command",
+]
 __version__: str
 features: list[str]
 

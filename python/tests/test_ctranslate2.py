@@ -57,7 +57,9 @@ def pieces(translator: beamfuse.Translator) -> list[list[str]]:
 
 
 def calls(pieces: list[list[str]]) -> list[tuple[str, list[Any], dict[str, Any]]]:
-    scores = {"return_scores": True}
+    # Alone: its results depend on the padding beside them.
+    alone = {"max_batch_size": 1}
+    scores = {"return_scores": True, **alone}
     prefixes = [["▁Ein"], ["▁Zwei"], []] * (len(pieces) // 3)
     targets = [["▁Ein", "▁Hund", "."], [], ["▁Zwei", "▁Männer"]] * (len(pieces) // 3)
     return [
@@ -77,7 +79,7 @@ def calls(pieces: list[list[str]]) -> list[tuple[str, list[Any], dict[str, Any]]
         ("translate_batch", [[]], {}),
         ("translate_iterable", [pieces], {"max_batch_size": 7, "beam_size": 3}),
         ("translate_iterable", [pieces, prefixes], {"max_batch_size": 7, "beam_size": 1}),
-        ("score_batch", [pieces, targets], {}),
+        ("score_batch", [pieces, targets], alone),
         ("generate_tokens", [pieces[0]], {"return_log_prob": True}),
         ("generate_tokens", [pieces[1], ["▁Zwei"]], {}),
     ]

@@ -56,7 +56,7 @@ def test_evaluate_gives_the_scores_of_the_command() -> None:
     assert 0 < found["chrf2"]["score"] <= 100
     with pytest.raises(beamfuse.Error) as raised:
         beamfuse.evaluate(hypotheses=lines[:1], references=lines)
-    assert isinstance(raised.value, ValueError) and "2 lines" in str(raised.value)
+    assert isinstance(raised.value, ValueError) and "expected 1 lines" in str(raised.value)
     with pytest.raises(ValueError, match="line break"):
         beamfuse.evaluate(hypotheses=["a\nb"], references=lines)
 

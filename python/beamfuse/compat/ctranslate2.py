@@ -284,7 +284,9 @@ class Translator:
         _refuse({"offset": (offset, 0)})
         if len(source) != len(target):
             raise ValueError(f"expected as many targets as sources, {len(source)}, got {len(target)}")
-        pairs = [(_cut(one, max_input_length), _cut(other, max_input_length)) for one, other in zip(source, target)]
+        if any(len(tokens) > max_input_length > 0 for tokens in target):
+            raise NotImplementedError("beamfuse.compat.ctranslate2 has no targets longer than max_input_length")
+        pairs = [(_cut(one, max_input_length), list(other)) for one, other in zip(source, target)]
 
         def score() -> list[ScoringResult]:
             scores = self._translator._engine.score_pieces(pairs)
@@ -406,7 +408,10 @@ def _prefixes(count: int, given: Sequence[Sequence[str] | None] | None) -> list[
 
 
 def _cut(tokens: Sequence[str], most: int) -> list[str]:
-    return list(tokens[:most] if most > 0 else tokens)
+    """So many of a source's tokens; an end of sentence stays the last one."""
+    if most <= 0 or len(tokens) <= most:
+        return list(tokens)
+    return [*tokens[: most - 1], tokens[-1] if tokens[-1] == "</s>" else tokens[most - 1]]
 
 
 def _batches(streams: Sequence[Iterable[Sequence[str]]], size: int) -> Iterator[list[list[Sequence[str]]]]:
