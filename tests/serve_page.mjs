@@ -71,7 +71,7 @@ async function main() {
   await until("document.readyState === 'complete' && document.getElementById('model').options.length > 0", "the models are listed");
   await until("document.activeElement.id === 'source'", "the text has the focus");
   await page("Input.insertText", { text: "A dog runs." });
-  await until("document.getElementById('text').textContent === 'Ein Hund läuft.'", "what is typed is translated");
+  await until("document.getElementById('text').textContent === 'Ein Hund rennt.'", "what is typed is translated");
   await until("document.querySelectorAll('#lists td.score').length === 3", "three translations have their scores");
   await picture("light.png");
   await page("Input.insertText", { text: "\nTwo cats sleep." });
@@ -88,7 +88,10 @@ async function main() {
     await press("Tab", 9);
     seen.push(await evaluate("document.activeElement.id || document.activeElement.tagName"));
   }
-  for (const id of ["text", "best", "draw", "model"]) check(seen.includes(id), `Tab reaches ${id}`);
+  for (const id of ["text", "best", "draw"]) check(seen.includes(id), `Tab reaches ${id}`);
+  await evaluate("document.getElementById('source').focus()");
+  await press("Tab", 9, 8);
+  await until("document.activeElement.id === 'model'", "Shift+Tab reaches the models");
   await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: "dark" }] });
   const dark = await evaluate("getComputedStyle(document.body).backgroundColor");
   await picture("dark.png");

@@ -11,7 +11,7 @@ import urllib.error
 import deepl
 from libretranslatepy import LibreTranslateAPI
 
-SENTENCE, EXPECTED = 'A dog runs.', 'Ein Hund läuft.'
+SENTENCE, EXPECTED = 'A dog runs.', 'Ein Hund rennt.'
 
 
 def libretranslate(url, key):

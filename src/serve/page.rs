@@ -10,14 +10,14 @@ use super::http::{Call, typed};
 
 const PAGE: &str = include_str!("page.html");
 
+/// What the page may load and run.
+const POLICY: &str = include_str!("page.policy");
+
 /// GET /
 pub(super) async fn page(call: Call) -> Result<Response<Body>, Failure> {
     // Of the scripts that a page may come to hold, only its own runs.
     let nonce = format!("{:016x}{:016x}", RandomState::new().hash_one(&call.id), RandomState::new().hash_one(1));
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; frame-src \
-         'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    );
+    let policy = POLICY.replace("{{nonce}}", &nonce);
     let mut response = typed("text/html; charset=utf-8", PAGE.replace("{{nonce}}", &nonce));
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);

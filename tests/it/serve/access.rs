@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::server::{Answer, Server};
 use crate::common::command::run;
 
-/// The SHA-256 of "abc" (FIPS 180-4, appendix), of the empty text, and of "hello world".
+/// The SHA-256 of "abc" (FIPS 180-4, appendix), of "root key", and of "hello world".
 const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+const ROOT: &str = "adba1ce1a33040f83f16ac2a8feb77eb34bf925101edda4a5b10e567ba4eb9dc";
 const HELLO: &str = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
 
 struct Keyed {
@@ -37,7 +37,7 @@ fn where_there_are_keys_one_is_needed_and_its_rights_hold() {
     let keys = json!([
         { "name": "one", "sha256": ABC },
         { "name": "other", "sha256": HELLO, "models": ["another"] },
-        { "name": "root", "sha256": EMPTY, "admin": true },
+        { "name": "root", "sha256": ROOT, "admin": true },
     ]);
     let keyed = keyed(&keys, &[]);
     let server = &keyed.server;
@@ -65,7 +65,7 @@ fn where_there_are_keys_one_is_needed_and_its_rights_hold() {
     assert_eq!(server.get("/v1/models").status, 401);
     let reload = |header: &str| server.send("POST", "/v1/admin/reload", &[header], b"");
     assert_eq!(reload("authorization: Bearer abc").kind(), (403, "key".to_owned()));
-    assert_eq!(reload("authorization: Bearer ").json()["models"][0]["name"], "en-de");
+    assert_eq!(reload("authorization: Bearer root key").json()["models"][0]["name"], "en-de");
     assert_eq!(server.metric("beamfuse_reloads_total{reason=\"done\"}"), Some(1.0));
     // Neither metrics nor logs hold a key.
     assert!(!server.get("/metrics").body.contains("one\""));
@@ -73,7 +73,10 @@ fn where_there_are_keys_one_is_needed_and_its_rights_hold() {
     server.signal("TERM");
     let (_, log) = keyed.server.end();
     assert!(log.iter().any(|line| line.contains("\"key\":\"one\"")), "{log:?}");
-    assert!(log.iter().all(|line| !line.contains("abc") && !line.contains("hello")), "{log:?}");
+    assert!(
+        log.iter().all(|line| !line.contains("abc") && !line.contains("hello") && !line.contains("root key")),
+        "{log:?}"
+    );
 }
 
 #[test]

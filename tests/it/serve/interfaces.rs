@@ -7,7 +7,7 @@ use super::server::Server;
 #[test]
 fn deepls_clients_find_its_forms() {
     let server = Server::start(&["--no-log"]);
-    let translated = json!([{ "detected_source_language": "EN", "text": "Ein Hund läuft." }]);
+    let translated = json!([{ "detected_source_language": "EN", "text": "Ein Hund rennt." }]);
     let form = "content-type: application/x-www-form-urlencoded";
     for answer in [
         server.post("/v2/translate", &json!({ "text": ["A dog runs."], "target_lang": "DE", "source_lang": "EN" })),

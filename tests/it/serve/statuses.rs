@@ -39,7 +39,7 @@ fn what_is_wrong_with_a_request_is_said_with_the_status_of_its_kind() {
     let answer = server.post("/v1/translate", &mixed);
     assert_eq!(answer.status, 200);
     let items = answer.json()["items"].clone();
-    assert_eq!(items[0]["text"], "Ein Hund läuft.");
+    assert_eq!(items[0]["text"], "Ein Hund rennt.");
     assert_eq!((&items[1]["error"]["kind"], &items[2]["error"]["kind"]), (&json!("option"), &json!("json")), "{items}");
     let typed = |headers: &[&str], body: &[u8]| server.send("POST", "/v1/translate", headers, body).kind();
     assert_eq!(typed(&["content-type: text/plain"], b"{}"), (415, "media_type".to_owned()));
