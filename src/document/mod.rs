@@ -42,9 +42,12 @@ pub use rules::Rules;
 pub use split::{Piece, PieceKind, split};
 pub use translate::{Translated, translate};
 
+/// The ids of a text.
+type Encode<'a> = Box<dyn Fn(&str) -> Vec<u32> + 'a>;
+
 /// How a model reads: what a plan asks to know which sentences are too long.
 pub struct Reading<'a> {
-    encode: Box<dyn Fn(&str) -> Vec<u32> + 'a>,
+    encode: Encode<'a>,
     limit: usize,
 }
 
@@ -167,7 +170,11 @@ impl Plan {
 
 impl Reading<'_> {
     fn parts(&self, sentence: &str) -> Vec<Range<usize>> {
-        if self.fits(sentence) { vec![0..sentence.len()] } else { cut::cut(sentence, |part| self.fits(part)) }
+        if self.fits(sentence) {
+            std::iter::once(0..sentence.len()).collect()
+        } else {
+            cut::cut(sentence, |part| self.fits(part))
+        }
     }
 }
 
