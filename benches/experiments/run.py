@@ -17,7 +17,7 @@ Rates are chosen on validation sets, with the first seed, by chrF2 of greedy sea
 the interval over seeds and lines leaves out 0. What is done is not done again. OUTPUT/EXPERIMENT.json gets every figure.
 
 From the environment: BEAMFUSE, UPDATES (3000), BATCH (512 tokens), RISK_UPDATES (150), RISK_BATCH (128), SEEDS ("1 2 3"), RATES ("3e-4 1e-3"
-from scratch, "3e-5 1e-4" else), RISK_RATES ("1e-5 5e-5"), LINES (all of the test set), DIAGNOSED (300), RESAMPLES (1000).
+from scratch, "3e-5 1e-4" else), RISK_RATES ("1e-5 5e-5"), LINES, VAL_LINES, TRAIN_LINES (all of the test, validation and, for distillation, training set), DIAGNOSED (300), RESAMPLES (1000).
 """
 
 import json
@@ -192,8 +192,14 @@ class Experiment:
 GREEDY_AND_BEAM = {"greedy": ["--beam-size", 1], "beam4": ["--beam-size", 4]}
 
 
+def validation_set(e, sources, references):
+    count = setting("VAL_LINES", 0, int) or None
+    write_lines(e.dir / "val.en", sources[:count])
+    return e.dir / "val.en", references[:count]
+
+
 def m30k_validation(e):
-    return e.data / "m30k.val.en", lines_of(e.data / "m30k.val.de")
+    return validation_set(e, lines_of(e.data / "m30k.val.en"), lines_of(e.data / "m30k.val.de"))
 
 
 def distillation(e):
@@ -202,7 +208,8 @@ def distillation(e):
     taught = e.dir / "taught.txt"
     e.translate("taught", DEMO, e.dir / "train.en")
     rates = setting("RATES", ["3e-4", "1e-3"])
-    gold = [*e.files("m30k.train"), "--from-scratch", "--objective", "mle", *LIKELIHOOD]
+    write_lines(e.dir / "train.de", lines_of(e.data / "m30k.train.de")[: setting("TRAIN_LINES", 0, int) or None])
+    gold = ["--source", e.dir / "train.en", "--target", e.dir / "train.de", "--from-scratch", "--objective", "mle", *LIKELIHOOD]
     distilled = ["--source", e.dir / "train.en", "--target", taught, "--from-scratch", "--objective", "mle", *LIKELIHOOD]
     arms = []
     for name, options in (("gold", gold), ("distilled", distilled)):
@@ -225,8 +232,8 @@ def beams(e):
 
 def domain(e):
     pairs = [line.split("\t") for line in lines_of(e.data / "tatoeba.val.tsv")]
-    write_lines(e.dir / "val.en", [pair[0] for pair in pairs])
-    validation, data = (e.dir / "val.en", [pair[1] for pair in pairs]), ["--data", e.data / "tatoeba.train.tsv"]
+    validation = validation_set(e, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    data = ["--data", e.data / "tatoeba.train.tsv"]
     rates = setting("RATES", ["3e-4", "1e-3"])
     scratch = [*data, "--from-scratch", *LIKELIHOOD]
     arms, searches = [], GREEDY_AND_BEAM

@@ -61,7 +61,7 @@ pub(super) fn buckets(d: &mut Diagnosis<'_>, gold: &[Reference]) -> Result<()> {
         match members.len() {
             0 => {}
             few if few < BUCKET_LINES => {
-                d.hidden.push(format!("lengths {lengths}: {few} lines, fewer than {BUCKET_LINES}"))
+                d.hidden.push(format!("lengths {lengths}, of which there are {few}, fewer than {BUCKET_LINES} lines"))
             }
             count => {
                 let (part, lines) = (scored.of(&members), Resampler::new(count, &d.bootstrap)?);
