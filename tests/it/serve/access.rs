@@ -68,7 +68,7 @@ fn where_there_are_keys_one_is_needed_and_its_rights_hold() {
     assert_eq!(reload("authorization: Bearer root key").json()["models"][0]["name"], "en-de");
     assert_eq!(server.metric("beamfuse_reloads_total{reason=\"done\"}"), Some(1.0));
     // Neither metrics nor logs hold a key.
-    assert!(!server.get("/metrics").body.contains("one\""));
+    assert!(!server.get("/metrics").body.contains("\"one\""));
     server.signal("TERM");
     server.signal("TERM");
     let (_, log) = keyed.server.end();
