@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Loads a running service as independent callers do: requests arrive by a Poisson process whether or not earlier ones are answered.
 
-    cargo build --release --features serve
+    cargo build --release
     python3 benches/peers/serve.py --seconds 30 --output benches/results/serve.json
 
 Needs nothing but Python. It starts `beamfuse serve` on the demo model, on half of the cores that it may use, and sends from the other half. First
