@@ -8,11 +8,11 @@ use super::failure::Failure;
 use super::given::Given;
 use super::http::{Call, json_text};
 use super::models::{Code, Route};
-use super::text::Parts;
 use super::work::{self, Conditions, Outcomes};
+use crate::document::{Plan, Rendered};
 use crate::{DecodeOptions, Priority, Sentence, Translation};
 
-/// Texts translated line by line, and the first error if there is one: such a request fails as a whole.
+/// Texts translated sentence by sentence, and the first error if there is one: such a request fails as a whole.
 pub(super) async fn translate_texts(
     call: &Call,
     route: &Route,
@@ -24,39 +24,32 @@ pub(super) async fn translate_texts(
         let message = format!("read the request: expected at most {most} texts, got {}", texts.len());
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
     }
-    let parts: Vec<Parts> = texts.iter().map(|text| Parts::of_lines(text)).collect();
-    let sentence = |source: &str| {
-        Ok(Sentence {
-            source: source.to_owned(),
-            source_lang: route.source_lang.clone(),
-            target_lang: route.target_lang.clone(),
-            options: Some(Box::new(options.clone())),
-            ..Sentence::default()
-        })
+    let like = Sentence {
+        source_lang: route.source_lang.clone(),
+        target_lang: route.target_lang.clone(),
+        options: Some(Box::new(options.clone())),
+        ..Sentence::default()
     };
-    let sentences: Outcomes<Sentence> = parts.iter().flat_map(Parts::sources).map(sentence).collect();
+    let plans: Vec<Plan> = texts.iter().map(|text| route.plan(text, &like)).collect();
+    let sentences: Outcomes<Sentence> = plans.iter().flat_map(|plan| plan.sentences(&like)).map(Ok).collect();
     let deadline = call.deadline(None)?;
     let conditions = Conditions { owner: call.caller.owner, priority: Priority::Interactive, deadline };
     let results = work::translate(call, &route.model, sentences, conditions).await?;
     let mut results: Vec<Translation> =
         results.into_iter().collect::<Result<_, _>>().map_err(|bad| Failure::from(&bad))?;
     let mut all = Vec::with_capacity(texts.len());
-    for parts in &parts {
-        let own: Vec<Translation> = results.drain(..parts.len()).collect();
+    for plan in &plans {
+        let own: Vec<Translation> = results.drain(..plan.segments().len()).collect();
         let ranks = own.iter().map(|translation| translation.hypotheses.len()).max().unwrap_or(1);
-        // Where a line has fewer translations, its last one stands for the others.
-        let at = |rank: usize| {
-            move |translation: &Translation| {
-                translation.hypotheses[rank.min(translation.hypotheses.len() - 1)].text.clone()
-            }
-        };
-        let filled = |rank| {
-            let chosen: Vec<String> = own.iter().map(at(rank)).collect();
-            parts.filled(chosen.iter().map(String::as_str))
-        };
+        let filled = |rank| plan.assemble(&own.iter().map(|translation| ranked(translation, rank)).collect::<Vec<_>>());
         all.push((0..ranks).map(filled).collect());
     }
     Ok(all)
+}
+
+/// The translation of this rank; where there are fewer, the last stands for it.
+fn ranked(translation: &Translation, rank: usize) -> Option<Rendered<'_>> {
+    translation.hypotheses.get(rank).or(translation.hypotheses.last()).map(Rendered::new)
 }
 
 /// POST /translate

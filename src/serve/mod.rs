@@ -24,7 +24,6 @@ mod patient;
 mod routes;
 mod status;
 mod stream;
-mod text;
 mod work;
 
 use std::sync::Arc;

@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use super::config::{Config, Source};
 use super::failure::Failure;
+use crate::document::{Plan, Reading, Rules};
 use crate::jsonl::Watch;
 use crate::text::TargetPlace;
 use crate::text::iso::Tag;
 use crate::translator::ModelInfo;
-use crate::{DecodeOptions, EngineOptions, Error, Overrides, Result, Translator};
+use crate::{DecodeOptions, EngineOptions, Error, Overrides, Result, Sentence, Translator};
 
 /// A model that is being served.
 #[derive(Debug)]
@@ -54,6 +55,14 @@ pub(super) struct Route {
     pub target_lang: Option<String>,
     /// The language of the source as callers know it, where there is but one.
     pub source: Option<Tag>,
+}
+
+impl Route {
+    /// Which sentences of a text are translated, each as `like` but for its text.
+    pub fn plan(&self, text: &str, like: &Sentence) -> Plan {
+        let language = like.source_lang.clone().or_else(|| self.source.as_ref().map(|tag| tag.language.clone()));
+        Plan::text(text, Rules::of(language.as_deref()), &Reading::new(&self.model.translator, like))
+    }
 }
 
 /// The models by name, in the order in which they were named.

@@ -11,8 +11,8 @@ use super::failure::Failure;
 use super::http::{Call, json, json_text, typed};
 use super::models::{Model, Route};
 use super::stream::{self, Place, Stream};
-use super::text::Parts;
 use super::work::{self, Conditions, Outcomes, wrong};
+use crate::document::{Plan, Rendered};
 use crate::explain::Page;
 use crate::jsonl::{BadLine, Fields, Warning, error_json, field, read_sentence, score_json, translation_json};
 use crate::{DecodeOptions, Error, Overrides, Priority, Score, Sentence, Translation};
@@ -93,10 +93,10 @@ pub(super) fn options(model: &Model, own: Option<&Overrides>) -> Result<(Overrid
     Ok((set, Some(options)))
 }
 
-/// An item as it is translated: one sentence, or one per line.
+/// An item as it is translated: as one sentence, or as a document of several.
 struct Item {
     other: Fields,
-    parts: Option<Parts>,
+    plan: Option<Plan>,
     sentences: Outcomes<Sentence>,
 }
 
@@ -120,15 +120,15 @@ impl Item {
         };
         let (sentence, other) = match read() {
             Ok(read) => read,
-            Err(bad) => return Item { other: Fields::new(), parts: None, sentences: vec![Err(bad)] },
+            Err(bad) => return Item { other: Fields::new(), plan: None, sentences: vec![Err(bad)] },
         };
         // Ids are one sentence, whatever they mean.
         if !segment || sentence.source_ids.is_some() {
-            return Item { other, parts: None, sentences: vec![Ok(sentence)] };
+            return Item { other, plan: None, sentences: vec![Ok(sentence)] };
         }
-        let parts = Parts::of_lines(&sentence.source);
-        let sentences = parts.sources().map(|source| Ok(Sentence { source: source.to_owned(), ..sentence.clone() }));
-        Item { other, sentences: sentences.collect(), parts: Some(parts) }
+        let plan = route.plan(&sentence.source, &sentence);
+        let sentences = plan.sentences(&sentence).map(Ok).collect();
+        Item { other, sentences, plan: Some(plan) }
     }
 }
 
@@ -212,8 +212,8 @@ fn translated(model: &Model, item: &Item, results: Outcomes<Translation>) -> Res
         Ok(results) => results,
         Err(bad) => return failed(&item.other, &bad),
     };
-    let text = match &item.parts {
-        Some(parts) => parts.filled(results.iter().map(Translation::text)),
+    let text = match &item.plan {
+        Some(plan) => plan.assemble(&results.iter().map(|t| Some(Rendered::text(t.text()))).collect::<Vec<_>>()),
         None => results.first().map(|translation| translation.text().to_owned()).unwrap_or_default(),
     };
     let prefix = item.other.get("target_prefix").and_then(|raw| field::<String>(READ_ITEM, "", "", raw).ok());

@@ -44,7 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("jsonl", &["error", "text", "decode", "translator"]),
     ("explain", &["error", "text", "decode", "translator"]),
-    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl", "explain"]),
+    ("serve", &["error", "counts", "text", "decode", "translator", "jsonl", "explain", "document"]),
     ("validate", &["error", "check", "backend", "cpu", "cuda", "text", "model", "decode", "translator"]),
     (
         "cli",

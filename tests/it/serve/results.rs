@@ -122,6 +122,21 @@ fn scores_are_the_command_lines() {
 }
 
 #[test]
+fn no_sentence_of_a_text_is_dropped() {
+    let server = Server::start(&["--no-log"]);
+    let text = "A dog runs.  Two cats sleep!\nA man is riding a bike.";
+    let each = run(&["translate"], b"A dog runs.\nTwo cats sleep!\nA man is riding a bike.\n").ok();
+    let [first, second, third] = each.lines()[..] else { panic!("three lines") };
+    let expected = format!("{first}  {second}\n{third}");
+    let answer = server.post("/translate", &json!({ "q": text, "source": "en", "target": "de" })).json();
+    assert_eq!(answer["translatedText"], expected);
+    let answer = server.post("/v2/translate", &json!({ "text": [text], "target_lang": "DE" })).json();
+    assert_eq!(answer["translations"][0]["text"], expected);
+    let answer = server.post("/v1/translate", &json!({ "items": [{ "source": text }], "segment": true })).json();
+    assert_eq!(answer["items"][0]["text"], expected);
+}
+
+#[test]
 fn lines_of_a_text_are_translated_one_by_one_and_what_parts_them_stays() {
     let server = Server::start(&["--no-log"]);
     let text = own_text().lines().take(3).collect::<Vec<_>>().join("\r\n") + "\n\n";
