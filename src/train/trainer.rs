@@ -146,10 +146,11 @@ impl Trainer {
         options.validate()?;
         match places.resume {
             false => refuse_run(&places.output)?,
-            // Before the directory is made that holds the lock.
-            true => {
+            // Where no run has ever begun, no directory is made to hold the lock.
+            true if !lock_file(&places.output).exists() => {
                 drop(File::open(state_file(&places.output)).map_err(files::io("open", &state_file(&places.output)))?)
             }
+            true => {}
         }
         if options.keep == Keep::Best && options.patience > 0 && places.validation.is_none() {
             let (expected, got) = ("a validation set".into(), "none".into());

@@ -228,7 +228,7 @@ fn what_cannot_be_done_is_refused_before_any_output() {
         (vec!["--explain", &kept, "A dog runs."], "option explain: expected a file other than the output"),
         (vec!["--input", &kept, "A dog runs."], "--input"),
         (vec!["--input", &missing], "missing"),
-        (vec!["--input", &empty_model], "is a directory"),
+        (vec!["--input", &empty_model], "option output: expected a directory, as for all jobs"),
         (vec!["--model", &missing], "expected an existing directory or a hub id"),
         (vec!["--model", &empty_model], "config.json"),
     ] {

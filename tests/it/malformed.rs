@@ -1,7 +1,8 @@
 //! What each malformed file of a model directory gets: an error of the right kind that names what is wrong, and no panic.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use crate::common::command::run_command;
 use crate::common::tiny::{D_MODEL, Tensor, Tiny, VOCAB};
 use beamfuse::cpu::Cpu;
 use beamfuse::model::Transformer;
@@ -431,22 +432,26 @@ fn searches_that_the_hf_preset_does_not_do() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit that holds")]
 fn a_search_too_large_for_the_memory_is_an_error_of_its_sentences() {
     let tiny = configured("max_position_embeddings", json!(65536));
-    let engine = beamfuse::EngineOptions::default().with(|o| {
-        o.slots = 4096;
-        o.threads = 1;
-    });
-    let translator = Translator::open_with(tiny.dir(), &engine).expect("it opens");
-    let options = DecodeOptions::default().with(|o| {
-        o.beam_size = 64;
-        o.max_length = beamfuse::MaxLength::Absolute(65536);
-    });
-    let Err(error) = translator.translate(&["A dog runs."], &options) else { panic!("it fitted") };
-    assert_error(&error, "device", &["no memory for"]);
-    let small = DecodeOptions::default().with(|o| {
-        o.beam_size = 1;
-        o.max_length = beamfuse::MaxLength::Absolute(2);
-    });
-    assert!(translator.translate(&["A dog runs."], &small).is_ok(), "the engine goes on");
+    let limited = format!("ulimit -v {} && exec \"$0\" \"$@\"", 240 << 10);
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited, env!("CARGO_BIN_EXE_beamfuse")]).args([
+        "translate",
+        "--threads",
+        "1",
+        "--format",
+        "jsonl",
+        "--model",
+    ]);
+    command.arg(tiny.dir()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let line = |options: Value| format!("{}\n", json!({ "source": "A dog runs.", "options": options }));
+    let lines = [json!({ "beam_size": 64, "max_length": 65536 }), json!({ "beam_size": 1, "max_length": 2 })].map(line);
+    let done = run_command(command, lines.concat().as_bytes());
+    let objects = done.objects();
+    assert_eq!((done.code, objects.len()), (Some(1), 2), "{}", done.err);
+    let message = objects[0]["error"]["message"].as_str().expect("an error");
+    assert!(message.contains("free memory") || message.contains("llocate memory"), "{message}");
+    assert!(objects[1]["hypotheses"][0]["text"].is_string(), "the engine goes on");
 }

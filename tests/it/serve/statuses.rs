@@ -54,8 +54,11 @@ fn what_is_wrong_with_a_request_is_said_with_the_status_of_its_kind() {
     assert_eq!(server.send("HEAD", "/livez", &[], b"").status, 200);
     // Too long for the model is another matter than too long for the service.
     let server = Server::start(&["--no-log"]);
-    let long = server.post("/translate", &json!({ "q": "dog ".repeat(300), "source": "en", "target": "de" }));
-    assert_eq!(long.status, 422, "{long:?}");
+    let long = "dog ".repeat(300);
+    let answer = server.post("/v1/translate", &json!({ "items": [{ "source": long }] }));
+    assert_eq!(answer.json()["items"][0]["error"]["kind"], "input_too_long", "{answer:?}");
+    // A document's sentence is cut.
+    assert_eq!(server.post("/translate", &json!({ "q": long, "source": "en", "target": "de" })).status, 200);
     server.lives();
 }
 
