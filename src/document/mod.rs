@@ -19,8 +19,7 @@
 //!     let terms = beamfuse::Terms::new();
 //!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
 //! }
-//! let rendered = |translation: &beamfuse::Translation| Some(Rendered::new(&translation.hypotheses[0]));
-//! let rendered: Vec<Option<Rendered<'_>>> = translations.iter().map(rendered).collect();
+//! let rendered: Vec<_> = translations.iter().map(|translation| Some(Rendered::new(&translation.hypotheses[0]))).collect();
 //! println!("{}", plan.assemble(&rendered));
 //! # Ok(())
 //! # }

@@ -179,10 +179,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn pieces_are_the_text(text in text(), language in proptest::sample::select(vec!["", "en", "de", "ja", "ru"])) {
-        let shown = pieces(&text, language);
-        // Nothing is lost that a reader sees.
-        let visible = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-        let joined: String = shown.iter().map(|piece| piece.strip_prefix('{').and_then(|p| p.strip_suffix('}')).unwrap_or(piece)).collect();
-        prop_assert_eq!(visible(&joined), visible(&text));
+        let pieces = split(&text, Rules::of(Some(language)));
+        let mut at = 0;
+        for Piece { range, kind } in pieces {
+            prop_assert!(range.start == at && range.end > at, "{range:?} behind {at}");
+            at = range.end;
+            let is_space = text[range].chars().all(char::is_whitespace);
+            prop_assert_eq!(is_space, kind == PieceKind::Space);
+        }
+        prop_assert_eq!(at, text.len());
     }
 }
