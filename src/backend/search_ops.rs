@@ -34,7 +34,7 @@ pub trait SearchOps: NetworkOps {
     fn processors(&self, search: &mut Search<Self>) -> Result<()>;
 
     /// Op `contrastive`: writes `search.ranked` for the rows of slots whose amateur is `scorer`: log_softmax(s), s as
-    /// [`ContrastiveForm`] says, `expert` and `amateur` being the logits of the first scorer and of that one.
+    /// [`ContrastiveForm`](super::ContrastiveForm) says, `expert` and `amateur` being the logits of the first scorer and of that one.
     ///
     /// End of sentence joins V_head at `max_len`, unless the slot cuts there; the next token of a given prefix joins it too.
     fn contrastive(
@@ -98,11 +98,11 @@ pub trait SearchOps: NetworkOps {
     /// The log-probabilities are those of the whole distributions, with the bits that [`SearchOps::token_stats`] has. A draw
     /// depends on its slot's seed, its sample's number, its position and its distribution alone.
     ///
-    /// Rows of other slots are not read. NaN and +infinity, and a row without a token to draw, give [`SamplePick::NONE`].
+    /// Rows of other slots are not read. NaN and +infinity, and a row without a token to draw, give [`SamplePick::NONE`](super::SamplePick::NONE).
     fn sample(&self, logits: &Self::Buffer<f32>, search: &mut Search<Self>) -> Result<()>;
 
     /// Op `stats`: what each row of `logits` `[rows, vocab_size]`, rows
-    /// [`NetworkOps::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`]
+    /// [`NetworkOps::logits_stride`] apart, says about its token of `gold` and on its own: [`TokenStats`](super::TokenStats)
     /// `[rows]`.
     ///
     /// The log-probabilities have the bits that [`SearchOps::beam_step`] ranks.

@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// File of keys: a JSON array of objects with name and sha256, and, if wanted, admin, models, characters_per_minute and sentences.
     #[arg(long, value_name = "FILE", conflicts_with = "anonymous")]
     api_keys: Option<PathBuf>,
-    /// Origin whose pages may ask, such as https://example.org, or * for all; may be given several times [default: none].
+    /// Origin whose pages may ask, such as `https://example.org`, or * for all; may be given several times [default: none].
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Serve whoever can reach the address, without keys.

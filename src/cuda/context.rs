@@ -26,7 +26,7 @@ pub use recording::Recording;
 /// A device and its stream; a handle, cheap to clone.
 ///
 /// Calls enqueue and return, except [`download`](Context::download), [`synchronize`](Context::synchronize) and
-/// [`collect`](Context::collect), which wait. Memory is freed behind what is enqueued, so a buffer may be dropped as soon as
+/// [`wait_readback`](Context::wait_readback), which wait. Memory is freed behind what is enqueued, so a buffer may be dropped as soon as
 /// the last call that names it has returned. A graph is the exception: it must not be replayed after memory it names is freed.
 #[derive(Clone)]
 pub struct Context(Arc<Inner>);
@@ -455,7 +455,7 @@ impl Context {
         Ok(Pinned { context: self.clone(), id, len, element: PhantomData })
     }
 
-    /// Enqueues a copy of `from` into page-locked memory, from element `offset` of it on, to be [`collect`](Context::collect)ed
+    /// Enqueues a copy of `from` into page-locked memory, from element `offset` of it on, which [`wait_readback`](Context::wait_readback) reads
     /// later.
     ///
     /// # Errors

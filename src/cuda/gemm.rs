@@ -112,7 +112,7 @@ pub(super) fn plain_product(gemm: &Gemm) -> Result<(Launch, Arguments)> {
     product(gemm, THREADS)
 }
 
-/// How [`launch`] adds the bias.
+/// How a product adds the bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BiasIn {
     /// In the kernel of the product.

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// another source of the same sentence. Scorers other than the first are opened when a sentence first asks for them.
 ///
 /// The host never waits for a step it has just enqueued. Behind each step goes a copy of which slots are live, a *report*,
-/// which is looked at [`Backend::READBACK_DEPTH`] steps later. A slot that has ended is free at once: its results are copied to the host before anything
+/// which is looked at [`READBACK_DEPTH`](crate::backend::Device::READBACK_DEPTH) steps later. A slot that has ended is free at once: its results are copied to the host before anything
 /// that the next sentence does there, and handed out when the copy is known to have arrived. That sentence is encoded
 /// [aside](Device::aside), while the others take their next step.
 #[derive(Debug)]

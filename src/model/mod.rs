@@ -59,7 +59,7 @@ pub trait Seq2Seq<B: Backend>: Send + Sync {
         options: &B::Buffer<u32>,
     ) -> Result<()>;
 
-    /// The last step's logits `[rows, vocab_size]`, rows [`NetworkOps::logits_stride`] apart.
+    /// The last step's logits `[rows, vocab_size]`, rows [`logits_stride`](crate::backend::NetworkOps::logits_stride) apart.
     fn logits<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
     /// The last step's cross-attention, last layer, mean over heads, `[rows, max_src_len]`.
     fn attention<'a>(&self, state: &'a Self::State) -> &'a B::Buffer<f32>;
