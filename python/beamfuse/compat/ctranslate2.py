@@ -249,9 +249,10 @@ class Translator:
             # Without tokens there is nothing to ask the model.
             asked = iter(self._translator._engine.translate_pieces([each for each in sentences if each[0]], resolved))
             found = [next(asked) if tokens else [] for tokens, _ in sentences]
+            spent = self._prefix_sums(sentences, options, disable_unk, suppress_sequences) if return_scores else [0.0] * len(sentences)
             return [
-                self._result(of, prefix, num_hypotheses, length_penalty, return_end_token, return_scores)
-                for of, (_, prefix) in zip(found, sentences, strict=True)
+                self._result(of, prefix, of_prefix, num_hypotheses, length_penalty, return_end_token, return_scores)
+                for of, (_, prefix), of_prefix in zip(found, sentences, spent, strict=True)
             ]
 
         return _later(translate, len(source)) if asynchronous else translate()
@@ -289,8 +290,7 @@ class Translator:
         pairs = [(_cut(one, max_input_length), list(other)) for one, other in zip(source, target)]
 
         def score() -> list[ScoringResult]:
-            scores = self._translator._engine.score_pieces(pairs)
-            return [ScoringResult(score.tokens, score.token_log_probs) for score in scores]
+            return [ScoringResult(*scored) for scored in self._translator._engine.score_pieces(pairs)]
 
         return _later(score, len(source)) if asynchronous else score()
 
@@ -345,7 +345,7 @@ class Translator:
         }
         resolved = self._options(options, disable_unk, suppress_sequences)
         sentence = (_cut(source, max_input_length), list(target_prefix or ()))
-        [[(tokens, ids, _, log_probs, _)]] = self._translator._engine.translate_pieces([sentence], resolved)
+        [(tokens, ids, log_probs)] = self._translator._engine.rank_pieces([sentence], resolved)
         for step, (token, token_id, log_prob) in enumerate(zip(tokens, ids, log_probs, strict=True)):
             told = log_prob if return_log_prob else None
             yield GenerationStepResult(step, 0, token_id, 0, token, told, None, step + 1 == len(tokens))
@@ -376,10 +376,29 @@ class Translator:
             raise ValueError(f"option suppress_sequences: expected tokens of the vocabulary, got {token!r}")
         return found
 
+    def _prefix_sums(
+        self,
+        sentences: Sequence[tuple[list[str], list[str]]],
+        options: dict[str, Any],
+        disable_unk: bool,
+        suppress_sequences: Sequence[Sequence[str]] | None,
+    ) -> list[float]:
+        """What the search adds up over each prefix: it costs nothing there."""
+        sums = [0.0] * len(sentences)
+        for at, (tokens, prefix) in enumerate(sentences):
+            if tokens and prefix:
+                # The shortest search that goes through the prefix.
+                length = max(len(prefix) + 1, options["min_length"])
+                own = self._options({**options, "beam_size": 1, "n_best": 1, "max_length": length}, disable_unk, suppress_sequences)
+                [(_, _, ranked)] = self._translator._engine.rank_pieces([(tokens, prefix)], own)
+                sums[at] = sum(ranked[: len(prefix)])
+        return sums
+
     def _result(
         self,
-        found: list[tuple[list[str], list[int], float, list[float], list[list[float]] | None]],
+        found: list[tuple[list[str], list[int], float, float]],
         prefix: Sequence[str],
+        spent: float,
         wanted: int,
         length_penalty: float,
         return_end_token: bool,
@@ -387,10 +406,10 @@ class Translator:
     ) -> TranslationResult:
         end, _ = self._translator._engine.special_ids()
         hypotheses, scores = [], []
-        for tokens, ids, score, log_probs, _ in found:
+        for tokens, ids, score, total in found:
             if prefix:
                 # What was given costs nothing there, and counts in the length.
-                score = sum(log_probs[len(prefix) :]) / len(ids) ** length_penalty
+                score = (total - spent) / len(ids) ** length_penalty
             ended = bool(ids) and ids[-1] == end
             hypotheses.append([*prefix, *tokens[len(prefix) : len(tokens) - (ended and not return_end_token)]])
             scores.append(score)
