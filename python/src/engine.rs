@@ -152,7 +152,8 @@ impl Engine {
             (source, target)
         };
         let pairs: Vec<_> = self.ids(&translator, pairs).into_iter().map(with_end).collect();
-        let scored = py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(without_padding(translator, chunk))))?;
+        let scored =
+            py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(without_padding(translator, chunk))))?;
         let told = |scored: Result<(Vec<u32>, Vec<f32>), Failure>| {
             scored.map(|(ids, log_probs)| (target_pieces(&translator, &ids), log_probs)).map_err(PyErr::from)
         };
@@ -205,6 +206,13 @@ impl Engine {
     fn special_ids(&self) -> PyResult<(u32, u32)> {
         let translator = self.translator()?;
         Ok((translator.tokenizer().eos_id(), translator.tokenizer().unk_id()))
+    }
+
+    /// The target's pieces of these ids.
+    fn special_pieces(&self) -> PyResult<(String, String)> {
+        let translator = self.translator()?;
+        let piece = |id| translator.tokenizer().target_piece(id).to_owned();
+        Ok((piece(translator.tokenizer().eos_id()), piece(translator.tokenizer().unk_id())))
     }
 
     /// The pieces that the model reads of a text, with what stands around it.
@@ -310,7 +318,10 @@ fn target_pieces(translator: &Translator, ids: &[u32]) -> Vec<String> {
 
 /// Per pair of ids the target and the log-probability of each of its tokens over the vocabulary without padding: what padding has
 /// is asked for at the same positions, and taken out.
-fn without_padding(translator: &Translator, pairs: &[(Vec<u32>, Vec<u32>)]) -> Vec<beamfuse::Result<(Vec<u32>, Vec<f32>)>> {
+fn without_padding(
+    translator: &Translator,
+    pairs: &[(Vec<u32>, Vec<u32>)],
+) -> Vec<beamfuse::Result<(Vec<u32>, Vec<f32>)>> {
     let ids = translator.config().ids;
     let read = |(_, target): &(Vec<u32>, Vec<u32>)| [&[ids.decoder_start_id], &target[..target.len() - 1]].concat();
     let inputs: Vec<Vec<u32>> = pairs.iter().map(read).collect();
@@ -323,7 +334,11 @@ fn without_padding(translator: &Translator, pairs: &[(Vec<u32>, Vec<u32>)]) -> V
     let one = |(_, target): &(Vec<u32>, Vec<u32>)| {
         let (tokens, padding) = (next(), next());
         let rest = |padding: &TokenStats| (-f64::from(padding.log_prob).exp()).ln_1p();
-        let each = tokens?.iter().zip(&padding?).map(|(token, padding)| (f64::from(token.log_prob) - rest(padding)) as f32).collect();
+        let each = tokens?
+            .iter()
+            .zip(&padding?)
+            .map(|(token, padding)| (f64::from(token.log_prob) - rest(padding)) as f32)
+            .collect();
         Ok((target.clone(), each))
     };
     pairs.iter().map(one).collect()
