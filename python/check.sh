@@ -4,6 +4,10 @@
 # with goes to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+cargo fmt --package beamfuse-python --check
+# With the crate itself, which `make lint` has compiled already.
+cargo clippy --quiet --workspace --all-targets --all-features --locked -- -D warnings
 # Of another environment, such as that of nvcc.
 unset VIRTUAL_ENV
 
@@ -14,7 +18,6 @@ if [ ! -e "$tools/ready" ]; then
     touch "$tools/ready"
 fi
 
-cargo fmt --package beamfuse-python --check
 wheels=target/wheels/check
 rm -rf "$wheels"
 "$tools/bin/maturin" build --quiet --locked --manifest-path python/Cargo.toml --no-default-features --out "$wheels"

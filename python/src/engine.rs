@@ -58,6 +58,9 @@ type Item = Result<Sentence<Overrides>, Failure>;
 /// A hypothesis in pieces: tokens, ids, score, and the sum of what the search ranked.
 type InPieces = (Vec<String>, Vec<u32>, f32, f32);
 
+/// Tokens, ids, and what the search ranked of each.
+type Ranked = (Vec<String>, Vec<u32>, Vec<f32>);
+
 /// Sources and targets in pieces.
 type Pieced = Vec<(Vec<String>, Vec<String>)>;
 
@@ -176,13 +179,8 @@ impl Engine {
         found.into_iter().map(told).collect::<Result<_, Failure>>().map_err(PyErr::from)
     }
 
-    /// Translates (source, prefix) pieces with one beam: tokens, ids, and what the search ranked of each.
-    fn rank_pieces(
-        &self,
-        py: Python<'_>,
-        sentences: Pieced,
-        options: &Options,
-    ) -> PyResult<Vec<(Vec<String>, Vec<u32>, Vec<f32>)>> {
+    /// Translates (source, prefix) pieces with one beam.
+    fn rank_pieces(&self, py: Python<'_>, sentences: Pieced, options: &Options) -> PyResult<Vec<Ranked>> {
         let translator = self.translator()?;
         let sentences = self.ids(&translator, sentences);
         let of_all = options.of_all.clone();
