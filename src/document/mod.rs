@@ -19,15 +19,18 @@
 //!     let terms = beamfuse::Terms::new();
 //!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
 //! }
-//! let rendered: Vec<_> = translations.iter().map(|translation| Some(Rendered::new(&translation.hypotheses[0]))).collect();
+//! let rendered = |translation: &beamfuse::Translation| Rendered::new(&translation.hypotheses[0], translator.tokenizer());
+//! let rendered: Vec<_> = translations.iter().map(|translation| Some(rendered(translation))).collect();
 //! println!("{}", plan.assemble(&rendered));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`translate`] does all that with a [`Translator`]. Other hypotheses than the best make other documents.
+//! [`translate`] does all that with a [`Translator`]. HTML goes the same way by [`Plan::html`]; what [`Plan::needs_attention`] names
+//! should be searched for with attention, so that its tags find their places. Other hypotheses than the best make other documents.
 
 mod cut;
+mod html;
 mod marks;
 mod rules;
 mod split;
@@ -35,7 +38,9 @@ mod translate;
 
 use std::ops::Range;
 
+use crate::text::Tokenizer;
 use crate::translator::{Sentence, TextHypothesis, Translator};
+use html::{Aligned, Markup};
 
 pub use rules::Rules;
 pub use split::{Piece, PieceKind, split};
@@ -91,6 +96,7 @@ pub struct Segment {
 #[derive(Debug)]
 pub struct Plan {
     source: String,
+    is_html: bool,
     parts: Vec<Part>,
     segments: Vec<Segment>,
 }
@@ -101,14 +107,18 @@ enum Part {
     /// Stays as it is.
     Kept(Range<usize>),
     /// The next segment stands for this.
-    Segment(Range<usize>),
+    Segment {
+        range: Range<usize>,
+        /// The tags within.
+        markup: Option<Box<Markup>>,
+    },
 }
 
 impl Plan {
     /// A plan for plain text: its sentences, see [`split`]; those that the model cannot read are [cut](Segment::cut) at a clause mark or
     /// a space. All else stays as it is.
     pub fn text(text: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
-        let mut plan = Plan { source: text.to_owned(), parts: Vec::new(), segments: Vec::new() };
+        let mut plan = Plan { source: text.to_owned(), is_html: false, parts: Vec::new(), segments: Vec::new() };
         for Piece { range, kind } in split(text, rules) {
             if kind != PieceKind::Sentence {
                 plan.parts.push(Part::Kept(range));
@@ -121,11 +131,35 @@ impl Plan {
                 let part = range.start + part.start..range.start + part.end;
                 plan.parts.push(Part::Kept(at..part.start));
                 at = part.end;
-                plan.parts.push(Part::Segment(part));
+                plan.parts.push(Part::Segment { range: part, markup: None });
                 plan.segments.push(segment);
             }
         }
         plan
+    }
+
+    /// A plan for an HTML document, or a piece of one. Malformed HTML is read as a browser's tokenizer reads it.
+    ///
+    /// * Block elements, `br` among them, bound sentences; within a block they end as in plain text, and only in `pre` at line breaks.
+    ///   White space is read as a browser shows it.
+    /// * Tags within a sentence, and comments, are not shown to the model. [`Plan::assemble`] puts them back, all of them, nested as they
+    ///   were, where the translation's attention says that their text went.
+    /// * `script`, `style`, `code`, `kbd`, `samp`, `tt`, `var`, `textarea`, `svg`, `math`, media, and what has `translate="no"` or the class
+    ///   `notranslate`, stays as it is, and counts as a tag.
+    /// * Character references are decoded for the model; in translations `&`, `<`, `>` and no-break spaces are written as references.
+    /// * Everything outside of segments stays as it is, byte for byte, and so do the tags within.
+    pub fn html(html: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
+        html::plan(html, rules, reading)
+    }
+
+    /// For each segment whether [`Plan::assemble`] has tags to put back into it, and so does better with a hypothesis that carries its
+    /// [attention](crate::DecodeOptions::attention).
+    pub fn needs_attention(&self) -> impl Iterator<Item = bool> {
+        let of = |part: &Part| match part {
+            Part::Kept(_) => None,
+            Part::Segment { markup, .. } => Some(markup.is_some()),
+        };
+        self.parts.iter().filter_map(of)
     }
 
     /// What is to be translated, in the order of the document.
@@ -148,9 +182,9 @@ impl Plan {
         // Whether nothing stands behind a segment whose writing needs no space there.
         let mut open = false;
         for part in &self.parts {
-            let (Part::Kept(range) | Part::Segment(range)) = part;
+            let (Part::Kept(range) | Part::Segment { range, .. }) = part;
             let source = &self.source[range.clone()];
-            let Part::Segment(_) = part else {
+            let Part::Segment { markup, .. } = part else {
                 document.push_str(source);
                 open &= source.is_empty();
                 continue;
@@ -160,7 +194,13 @@ impl Plan {
             if open && needs_space(&document, text) {
                 document.push(' ');
             }
-            document.push_str(text);
+            match (translation, markup) {
+                (Some(translation), Some(markup)) => {
+                    document.push_str(&html::place(&self.source, markup, text, translation.aligned().as_ref()));
+                }
+                (Some(_), None) if self.is_html => document.push_str(&html::encode(text)),
+                _ => document.push_str(text),
+            }
             open = source.ends_with(is_wide);
         }
         document
@@ -193,17 +233,31 @@ fn is_wide(c: char) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct Rendered<'a> {
     text: &'a str,
+    hypothesis: Option<(&'a TextHypothesis, &'a Tokenizer)>,
 }
 
 impl<'a> Rendered<'a> {
-    /// A hypothesis for the segment.
-    pub fn new(hypothesis: &'a TextHypothesis) -> Self {
-        Rendered { text: &hypothesis.text }
+    /// A hypothesis for the segment, and the tokenizer that its text is from.
+    pub fn new(hypothesis: &'a TextHypothesis, tokenizer: &'a Tokenizer) -> Self {
+        Rendered { text: &hypothesis.text, hypothesis: Some((hypothesis, tokenizer)) }
     }
 
-    /// A text alone.
+    /// A text alone: tags in it find their places by the order of words only.
     pub fn text(text: &'a str) -> Self {
-        Rendered { text }
+        Rendered { text, hypothesis: None }
+    }
+
+    /// Where each token ends, and what it attends to; none for a hypothesis without attention.
+    fn aligned(&self) -> Option<Aligned<'a>> {
+        let (hypothesis, tokenizer) = self.hypothesis?;
+        let rows = hypothesis.attention.as_deref()?;
+        let end = |tokens: usize| {
+            let begun = tokenizer.detokenize(&hypothesis.token_ids[..tokens]);
+            // Half a character, or white space that nothing stands behind yet, is not the text's.
+            let common = begun.bytes().zip(self.text.bytes()).take_while(|(a, b)| a == b).count();
+            self.text.floor_char_boundary(common)
+        };
+        Some(Aligned { ends: (1..=hypothesis.token_ids.len()).map(end).collect(), rows })
     }
 }
 

@@ -28,7 +28,7 @@ pub fn translate(translator: &Translator, plan: &Plan, like: &Sentence, options:
     }
     let best =
         |result| Result::as_ref(result).ok().and_then(|translation: &Translation| translation.hypotheses.first());
-    let rendered = segments.iter().map(best).map(|best| Some(Rendered::new(best?)));
+    let rendered = segments.iter().map(best).map(|best| Some(Rendered::new(best?, translator.tokenizer())));
     let text = plan.assemble(&rendered.collect::<Vec<Option<Rendered<'_>>>>());
     Ok(Translated { text, segments })
 }

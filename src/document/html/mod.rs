@@ -1,0 +1,210 @@
+//! HTML: which text of a document is translated, and how its tags come back into the translation.
+
+mod block;
+mod chars;
+mod names;
+mod place;
+mod scan;
+mod tree;
+
+use super::{Part, PieceKind, Plan, Reading, Rules, Segment, split};
+use block::{Block, Region};
+pub(super) use chars::encode;
+pub(super) use place::{Aligned, Markup, place};
+use place::{Columns, Tags, neighbours};
+use scan::{Token, TokenKind, scan};
+use tree::{Node, Tag, TagKind};
+
+/// A plan for a document, see [`Plan::html`].
+pub(super) fn plan(html: &str, rules: &Rules, reading: &Reading<'_>) -> Plan {
+    let plan = Plan { source: html.to_owned(), is_html: true, parts: Vec::new(), segments: Vec::new() };
+    let mut planner = Planner { plan, rules, reading, block: Block::default(), at: 0, depth: 0 };
+    let tokens = scan(html);
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        at = planner.token(&tokens, at, token);
+    }
+    planner.end_block();
+    planner.kept_to(html.len());
+    planner.plan
+}
+
+struct Planner<'a> {
+    plan: Plan,
+    rules: &'a Rules,
+    reading: &'a Reading<'a>,
+    block: Block,
+    /// Bytes of the document that have their part.
+    at: usize,
+    /// Elements open that keep white space.
+    depth: usize,
+}
+
+impl Planner<'_> {
+    /// Reads a token; the next one to read.
+    fn token(&mut self, tokens: &[Token], at: usize, token: &Token) -> usize {
+        let range = token.range.clone();
+        match &token.kind {
+            TokenKind::Text => {
+                // Borrowed from the plan's own copy of the document.
+                let text = self.plan.source[range.clone()].to_owned();
+                self.block.push_text(&text, range.start, self.depth > 0);
+            }
+            TokenKind::Other => self.block.push_tag(TagKind::Point, range),
+            TokenKind::Start { name, untranslated } => {
+                let is_empty = self.plan.source[range.clone()].ends_with("/>") && (name == "svg" || name == "math");
+                let is_void = names::is_void(name) || is_empty;
+                let skipped = !is_void && (*untranslated || names::is_untouched(name));
+                let end = if skipped { end_of(tokens, at, name) } else { at + 1 };
+                let range = range.start..tokens[end - 1].range.end;
+                match (names::is_block(name), skipped || is_void) {
+                    (true, _) => self.end_block(),
+                    (false, true) => self.block.push_tag(TagKind::Point, range),
+                    (false, false) => self.block.push_tag(TagKind::Start(name.clone()), range),
+                }
+                self.depth += usize::from(!skipped && names::keeps_space(name));
+                return end;
+            }
+            TokenKind::End { name } if names::is_block(name) => {
+                self.end_block();
+                self.depth = self.depth.saturating_sub(usize::from(names::keeps_space(name)));
+            }
+            TokenKind::End { name } => self.block.push_tag(TagKind::End(name.clone()), range),
+        }
+        at + 1
+    }
+
+    /// Everything before this byte that has no part yet stays as it is.
+    fn kept_to(&mut self, end: usize) {
+        if end > self.at {
+            self.plan.parts.push(Part::Kept(self.at..end));
+            self.at = end;
+        }
+    }
+
+    /// Splits the block that has been read into its segments.
+    fn end_block(&mut self) {
+        let block = std::mem::take(&mut self.block);
+        let mut stretches = Vec::new();
+        let sentences = split(&block.text, self.rules).into_iter().filter(|piece| piece.kind == PieceKind::Sentence);
+        let mut is_cut = Vec::new();
+        for sentence in sentences {
+            let (start, length) = (sentence.range.start, sentence.range.len());
+            for part in self.reading.parts(&block.text[sentence.range]) {
+                is_cut.push(part.len() < length);
+                stretches.push(start + part.start..start + part.end);
+            }
+        }
+        if stretches.is_empty() {
+            return;
+        }
+        let text = block.text.clone();
+        for region in block.regions(&stretches) {
+            let cut = stretches.partition_point(|stretch| stretch.end <= region.text.start);
+            let cut = is_cut.get(cut).copied().unwrap_or(false);
+            self.region(region, &text, cut);
+        }
+    }
+
+    fn region(&mut self, region: Region, text: &str, cut: bool) {
+        let Region { raw, text: stretch, tags } = region;
+        let text = &text[stretch];
+        let (raw, tags) = match tree::build(&tags, text.len()) {
+            None => (raw, Some(Tags::Row(tags))),
+            Some(mut nodes) => {
+                let (before, behind) = tree::strip(&mut nodes, text.len(), &raw);
+                (
+                    before.end..behind.start,
+                    Some(Tags::Tree(nodes)).filter(|tags| !matches!(tags, Tags::Tree(nodes) if nodes.is_empty())),
+                )
+            }
+        };
+        self.kept_to(raw.start);
+        let markup = tags.map(|tags| {
+            let columns = columns(self.reading, text, &tags);
+            Box::new(Markup { tags, columns, text: text.to_owned() })
+        });
+        self.plan.parts.push(Part::Segment { range: raw.clone(), markup });
+        self.plan.segments.push(Segment { text: text.to_owned(), cut });
+        self.at = raw.end;
+    }
+}
+
+/// The token behind an element whose content is not translated: behind its end tag; before what implies its end; else behind all.
+fn end_of(tokens: &[Token], start: usize, name: &str) -> usize {
+    let implied = names::is_closed_by_next(name);
+    let is_container = |name: &str| ["ul", "ol", "dl", "menu", "table", "select", "optgroup"].contains(&name);
+    // Elements of the same name, and lists and tables, that are open within.
+    let (mut depth, mut containers) = (0usize, 0usize);
+    for (at, token) in tokens.iter().enumerate().skip(start + 1) {
+        match &token.kind {
+            TokenKind::Start { name: other, .. } if implied && containers == 0 && ends_before(name, other) => {
+                return at;
+            }
+            TokenKind::End { name: other }
+                if implied && containers == 0 && other != name && names::is_block(other) && is_container(other) =>
+            {
+                return at;
+            }
+            TokenKind::Start { name: other, .. } if other == name && !implied => depth += 1,
+            TokenKind::End { name: other } if other == name && containers == 0 => match depth {
+                0 => return at + 1,
+                _ => depth -= 1,
+            },
+            TokenKind::Start { name: other, .. } if is_container(other) => containers += 1,
+            TokenKind::End { name: other } if is_container(other) => containers = containers.saturating_sub(1),
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
+/// Whether an element whose end tag may be left out ends before one of this name.
+fn ends_before(name: &str, next: &str) -> bool {
+    let alike = [["dd", "dt"], ["td", "th"]];
+    name == next
+        || (name == "p" && names::is_block(next))
+        || alike.iter().any(|pair| pair.contains(&name) && pair.contains(&next))
+}
+
+/// The columns of the attention to a text that its tags' places need.
+fn columns(reading: &Reading<'_>, text: &str, tags: &Tags) -> Columns {
+    let mut places = Vec::new();
+    let mut point = |at: usize| {
+        let (before, behind) = neighbours(text, at);
+        places.extend([before.start, before.end, behind.start, behind.end, at]);
+    };
+    match tags {
+        Tags::Row(tags) => tags.iter().for_each(|Tag { at, .. }| point(*at)),
+        Tags::Tree(nodes) => {
+            let mut open: Vec<&Node> = nodes.iter().collect();
+            while let Some(node) = open.pop() {
+                match node {
+                    Node::Point(own) => point(own.at),
+                    Node::Element(element) => {
+                        point(element.text.start);
+                        point(element.text.end);
+                        open.extend(&element.children);
+                    }
+                }
+            }
+        }
+    }
+    places.sort_unstable();
+    places.dedup();
+    let all = (reading.encode)(text);
+    let blank = (reading.encode)("");
+    let common = |ids: &[u32]| ids.iter().zip(&all).take_while(|(a, b)| a == b).count();
+    let before = common(&blank);
+    let end = all.len().saturating_sub(blank.len().saturating_sub(before)).max(before);
+    // The tokens of a beginning are those that the whole begins with, as far as a word is not divided.
+    let column = |at: usize| match at {
+        0 => before,
+        at if at == text.len() => end,
+        at => common(&(reading.encode)(&text[..at])).clamp(before, end),
+    };
+    Columns { text: before..end, at: places.into_iter().map(|at| (at, column(at))).collect() }
+}
+
+#[cfg(test)]
+mod tests;
