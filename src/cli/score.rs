@@ -52,14 +52,16 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let input = arguments.input.as_deref();
-    let mut lines = Lines::open(
-        input,
-        match arguments.input_format {
-            InputFormat::Auto => Form::Detect(Plain::Tsv),
-            InputFormat::Text | InputFormat::Tsv => Form::Tsv,
-            InputFormat::Jsonl => Form::Json,
-        },
-    )?;
+    let form = match arguments.input_format {
+        InputFormat::Auto => Form::Detect(Plain::Tsv),
+        InputFormat::Text | InputFormat::Tsv => Form::Tsv,
+        InputFormat::Jsonl => Form::Json,
+        InputFormat::Html => {
+            let expected = "a form with sources and targets: jsonl or tsv".into();
+            return Err(Error::Option { option: "input-format", expected, got: "html".into() });
+        }
+    };
+    let mut lines = Lines::open(input, form)?;
     let translator = arguments.model.open()?;
     let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
@@ -114,7 +116,7 @@ impl stream::Work for Work<'_> {
 
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut pairs = Vec::new();
-        for (tag, Line { number, bytes, content }) in window {
+        for (tag, Line { number, bytes, content, .. }) in window {
             let failed = |source, other, error| {
                 let warnings = Vec::new();
                 Done { number, bytes, source, other, warnings, result: Err(error) }

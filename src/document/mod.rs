@@ -15,7 +15,7 @@
 //! let plan = Plan::text("A dog runs. Two cats sleep.", Rules::of(Some("en")), &Reading::new(&translator, &like));
 //! let options = DecodeOptions::default();
 //! let mut translations = Vec::new();
-//! for sentence in plan.sentences(&like) {
+//! for sentence in plan.sentences(&like, &options) {
 //!     let terms = beamfuse::Terms::new();
 //!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
 //! }
@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! [`translate`] does all that with a [`Translator`]. HTML goes the same way by [`Plan::html`]; what [`Plan::needs_attention`] names
-//! should be searched for with attention, so that its tags find their places. Other hypotheses than the best make other documents.
+//! [`translate`] does all that with a [`Translator`]. HTML goes the same way by [`Plan::html`]. Other hypotheses than the best make
+//! other documents.
 
 mod cut;
 mod html;
@@ -40,6 +40,7 @@ use std::ops::Range;
 
 use crate::text::Tokenizer;
 use crate::translator::{Sentence, TextHypothesis, Translator};
+use crate::{DecodeOptions, Error, Result};
 use html::{Aligned, Markup};
 
 pub use rules::Rules;
@@ -81,6 +82,23 @@ impl std::fmt::Debug for Reading<'_> {
 
 fn with_text(like: &Sentence, text: &str) -> Sentence {
     Sentence { source: text.to_owned(), source_ids: None, ..like.clone() }
+}
+
+/// Refuses what a sentence may have that means it alone, and nothing for each of several: a beginning of its translation, phrases that
+/// it must contain, a text to contrast it with.
+///
+/// # Errors
+/// [`Error::Option`], which names it.
+pub fn check(like: &Sentence) -> Result<()> {
+    let own = [
+        ("target_prefix", like.prefix.is_some()),
+        ("constraints", !like.constraints.is_empty()),
+        ("contrast_source", like.contrast_source.is_some()),
+    ];
+    match own.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::conflict(option, "", "a document, which may have several sentences")),
+    }
 }
 
 /// Something to translate.
@@ -153,8 +171,8 @@ impl Plan {
     }
 
     /// For each segment whether [`Plan::assemble`] has tags to put back into it, and so does better with a hypothesis that carries its
-    /// [attention](crate::DecodeOptions::attention).
-    pub fn needs_attention(&self) -> impl Iterator<Item = bool> {
+    /// attention.
+    fn needs_attention(&self) -> impl Iterator<Item = bool> {
         let of = |part: &Part| match part {
             Part::Kept(_) => None,
             Part::Segment { markup, .. } => Some(markup.is_some()),
@@ -167,9 +185,17 @@ impl Plan {
         &self.segments
     }
 
-    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids.
-    pub fn sentences(&self, like: &Sentence) -> impl Iterator<Item = Sentence> {
-        self.segments.iter().map(|segment| with_text(like, &segment.text))
+    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids. Where tags are to be put back,
+    /// the sentence has options of its own that ask for [attention](crate::DecodeOptions::attention): those of `like`, else these.
+    pub fn sentences(&self, like: &Sentence, options: &DecodeOptions) -> impl Iterator<Item = Sentence> {
+        self.segments.iter().zip(self.needs_attention()).map(|(segment, needs_attention)| {
+            let mut sentence = with_text(like, &segment.text);
+            if needs_attention {
+                let own = sentence.options.get_or_insert_with(|| Box::new(options.clone()));
+                own.attention = true;
+            }
+            sentence
+        })
     }
 
     /// The document, with a translation for each segment; where there is none, its source stays.

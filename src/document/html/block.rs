@@ -64,9 +64,16 @@ impl Block {
         });
     }
 
-    /// Adds white space that is not shown: it stays with what stands before it.
+    /// Adds white space that is not shown: it stays with the space, or the tag, before it.
     fn push_dropped(&mut self, range: Range<usize>) {
         match self.atoms.last_mut() {
+            // The space alone is no longer what stands in the document.
+            Some(Atom { raw, kind: AtomKind::Text { text, verbatim: true } }) if text.len() > 1 => {
+                (raw.end, text.end) = (raw.end - 1, text.end - 1);
+                let kind = AtomKind::Text { text: text.end..text.end + 1, verbatim: false };
+                let raw = raw.end..range.end;
+                self.atoms.push(Atom { raw, kind });
+            }
             Some(Atom { raw, kind }) => {
                 raw.end = range.end;
                 if let AtomKind::Text { verbatim, .. } = kind {

@@ -19,7 +19,10 @@ use tree::{Node, Tag, TagKind};
 pub(super) fn plan(html: &str, rules: &Rules, reading: &Reading<'_>) -> Plan {
     let plan = Plan { source: html.to_owned(), is_html: true, parts: Vec::new(), segments: Vec::new() };
     let mut planner = Planner { plan, rules, reading, block: Block::default(), at: 0, depth: 0 };
-    let tokens = scan(html);
+    // A byte order mark is no part of the text.
+    let mark = html.len() - html.trim_start_matches('\u{feff}').len();
+    planner.kept_to(mark.min('\u{feff}'.len_utf8()));
+    let tokens = scan(html, planner.at);
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         at = planner.token(&tokens, at, token);

@@ -108,6 +108,14 @@ const UNTOUCHED: [&str; 21] = [
 /// Elements whose end tag is often left out: the next one of the same name ends them.
 const CLOSED_BY_NEXT: [&str; 9] = ["dd", "dt", "li", "optgroup", "option", "p", "td", "th", "tr"];
 
+/// Elements in which only their own end tag is a tag.
+const RAW_TEXT: [&str; 9] =
+    ["iframe", "noembed", "noframes", "plaintext", "script", "style", "textarea", "title", "xmp"];
+
+pub(super) fn is_raw_text(name: &str) -> bool {
+    RAW_TEXT.contains(&name)
+}
+
 pub(super) fn is_block(name: &str) -> bool {
     BLOCKS.contains(&name)
 }

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::names;
 use html5gum::emitters::default::DefaultEmitter;
 use html5gum::{EndTag, HtmlString, StartTag, Tokenizer};
 
@@ -32,12 +33,13 @@ pub(super) enum TokenKind {
     Other,
 }
 
-/// Splits a document into tokens that follow one another without a gap.
-pub(super) fn scan(html: &str) -> Vec<Token> {
+/// Splits a document, from this byte on, into tokens that follow one another without a gap.
+pub(super) fn scan(html: &str, start: usize) -> Vec<Token> {
     let mut emitter = DefaultEmitter::<usize>::new_with_span();
     emitter.naively_switch_states(true);
-    let mut tokens = Tokens { html, found: Vec::new(), at: 0, in_title: false };
-    for Ok(token) in Tokenizer::new_with_emitter(html, emitter) {
+    let mut tokens = Tokens { html, found: Vec::new(), at: start, in_raw_text: false };
+    let at = |span: html5gum::Span<usize>| start + span.start..start + span.end;
+    for Ok(token) in Tokenizer::new_with_emitter(&html[start..], emitter) {
         match token {
             html5gum::Token::StartTag(StartTag { name, span, attributes, .. }) => {
                 let value = |name: &[u8]| attributes.get(name).map(|value| lower(&value.value));
@@ -45,13 +47,13 @@ pub(super) fn scan(html: &str) -> Vec<Token> {
                 let class = value(b"class").unwrap_or_default();
                 let untranslated = value(b"translate").is_some_and(is_off)
                     || class.split_whitespace().any(|class| class == "notranslate");
-                tokens.push(span.start..span.end, TokenKind::Start { name: lower(&name), untranslated });
+                tokens.push(at(span), TokenKind::Start { name: lower(&name), untranslated });
             }
             html5gum::Token::EndTag(EndTag { name, span }) => {
-                tokens.push(span.start..span.end, TokenKind::End { name: lower(&name) });
+                tokens.push(at(span), TokenKind::End { name: lower(&name) });
             }
-            html5gum::Token::Comment(comment) => tokens.push(comment.span.start..comment.span.end, TokenKind::Other),
-            html5gum::Token::Doctype(doctype) => tokens.push(doctype.span.start..doctype.span.end, TokenKind::Other),
+            html5gum::Token::Comment(comment) => tokens.push(at(comment.span), TokenKind::Other),
+            html5gum::Token::Doctype(doctype) => tokens.push(at(doctype.span), TokenKind::Other),
             // Text is what lies between.
             html5gum::Token::String(_) | html5gum::Token::Error(_) => {}
         }
@@ -68,8 +70,8 @@ struct Tokens<'a> {
     html: &'a str,
     found: Vec<Token>,
     at: usize,
-    /// Whether the last tag began a title, in which tags are text.
-    in_title: bool,
+    /// Whether the last tag began an element in which tags are text.
+    in_raw_text: bool,
 }
 
 impl Tokens<'_> {
@@ -81,7 +83,7 @@ impl Tokens<'_> {
         }
         self.text_to(range.start);
         self.at = range.end;
-        self.in_title = matches!(&kind, TokenKind::Start { name, .. } if name == "title");
+        self.in_raw_text = matches!(&kind, TokenKind::Start { name, .. } if names::is_raw_text(name));
         self.found.push(Token { range, kind });
     }
 
@@ -89,7 +91,7 @@ impl Tokens<'_> {
     fn text_to(&mut self, end: usize) {
         while self.at < end {
             let text = &self.html[self.at..end];
-            let tag = if self.in_title { None } else { dropped(text) };
+            let tag = if self.in_raw_text { None } else { dropped(text) };
             let (text, dropped) = tag.unwrap_or((text.len(), 0));
             for (length, kind) in [(text, TokenKind::Text), (dropped, TokenKind::Other)] {
                 if length > 0 {
@@ -123,7 +125,7 @@ mod tests {
     /// Each token's first letter and its text.
     fn tokens(html: &str) -> Vec<String> {
         let mut at = 0;
-        let shown = scan(html).into_iter().map(|Token { range, kind }| {
+        let shown = scan(html, 0).into_iter().map(|Token { range, kind }| {
             assert!(range.start == at && range.end > at, "{html:?}");
             at = range.end;
             let letter = match kind {

@@ -224,7 +224,7 @@ fn hard_documents_take_linear_time() {
 /// The tags of a document with what stands between taken out.
 fn tags(html: &str) -> Vec<String> {
     let is_tag = |token: &Token| token.kind != TokenKind::Text;
-    scan(html).into_iter().filter(is_tag).map(|token| html[token.range].to_owned()).collect()
+    scan(html, 0).into_iter().filter(is_tag).map(|token| html[token.range].to_owned()).collect()
 }
 
 fn counted(tags: Vec<String>) -> HashMap<String, usize> {
@@ -237,7 +237,7 @@ fn counted(tags: Vec<String>) -> HashMap<String, usize> {
 /// Whether every end tag ends the element that was opened last.
 fn is_nested(html: &str) -> bool {
     let mut open = Vec::new();
-    for token in scan(html) {
+    for token in scan(html, 0) {
         match token.kind {
             TokenKind::Start { name, .. } if !names::is_void(&name) => open.push(name),
             TokenKind::End { name } if open.pop().is_none_or(|last| last != name) => return false,

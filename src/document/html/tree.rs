@@ -119,12 +119,11 @@ fn element(open: Option<Range<usize>>, close: Option<Range<usize>>, text: Range<
 pub(super) fn strip(nodes: &mut Vec<Node>, length: usize, raw: &Range<usize>) -> (Range<usize>, Range<usize>) {
     let (mut before, mut behind) = (raw.start..raw.start, raw.end..raw.end);
     loop {
-        while let Some(Node::Point(point)) = nodes.first() {
-            if point.at > 0 {
-                break;
+        let is_before = |node: &&Node| matches!(node, Node::Point(point) if point.at == 0);
+        for node in nodes.drain(..nodes.iter().take_while(is_before).count()) {
+            if let Node::Point(point) = node {
+                before.end = before.end.max(point.raw.end);
             }
-            before.end = before.end.max(point.raw.end);
-            nodes.remove(0);
         }
         while let Some(Node::Point(point)) = nodes.last() {
             if point.at < length {
