@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::Result;
 use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::Output;
@@ -16,6 +15,7 @@ use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
 use crate::jsonl::{Fields, READ_LINE, Warning, error_json, field, score_json};
 use crate::translator::{Score, Sentence, Translator};
+use crate::{Error, Result};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
 /// target's token log-probabilities out.

@@ -36,6 +36,7 @@ mod rules;
 mod split;
 mod translate;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::text::Tokenizer;
@@ -44,7 +45,7 @@ use crate::{DecodeOptions, Error, Result};
 use html::{Aligned, Markup};
 
 pub use rules::Rules;
-pub use split::{Piece, PieceKind, split};
+pub use split::{Piece, PieceKind, Splitting, split};
 pub use translate::{Translated, translate};
 
 /// The ids of a text.
@@ -110,6 +111,17 @@ pub struct Segment {
     pub cut: bool,
 }
 
+/// How a document is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// As HTML, see [`Plan::html`].
+    pub html: bool,
+    /// What ends a sentence, beside the blocks of HTML.
+    pub splitting: Splitting,
+    /// Names of further elements of HTML whose content stays as it is.
+    pub ignored: Vec<String>,
+}
+
 /// What a document consists of.
 #[derive(Debug)]
 pub struct Plan {
@@ -136,13 +148,26 @@ impl Plan {
     /// A plan for plain text: its sentences, see [`split`]; those that the model cannot read are [cut](Segment::cut) at a clause mark or
     /// a space. All else stays as it is.
     pub fn text(text: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
+        Self::of(text, &Form::default(), rules, reading)
+    }
+
+    /// A plan for a document of any form.
+    pub fn of(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
+        if form.html { html::plan(text, form, rules, reading) } else { Self::plain(text, form, rules, reading) }
+    }
+
+    fn plain(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
         let mut plan = Plan { source: text.to_owned(), is_html: false, parts: Vec::new(), segments: Vec::new() };
-        for Piece { range, kind } in split(text, rules) {
+        let read = match form.splitting {
+            Splitting::Full => Cow::Borrowed(text),
+            Splitting::WithoutLines | Splitting::Off => split::without_lines(text).into(),
+        };
+        for Piece { range, kind } in split::split_with(text, rules, form.splitting) {
             if kind != PieceKind::Sentence {
                 plan.parts.push(Part::Kept(range));
                 continue;
             }
-            let sentence = &text[range.clone()];
+            let sentence = &read[range.clone()];
             let mut at = range.start;
             for part in reading.parts(sentence) {
                 let segment = Segment { text: sentence[part.clone()].to_owned(), cut: part.len() < sentence.len() };
@@ -167,7 +192,7 @@ impl Plan {
     /// * Character references are decoded for the model; in translations `&`, `<`, `>` and no-break spaces are written as references.
     /// * Everything outside of segments stays as it is, byte for byte, and so do the tags within.
     pub fn html(html: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
-        html::plan(html, rules, reading)
+        Self::of(html, &Form { html: true, ..Form::default() }, rules, reading)
     }
 
     /// For each segment whether [`Plan::assemble`] has tags to put back into it, and so does better with a hypothesis that carries its

@@ -2,23 +2,26 @@
 
 mod block;
 mod chars;
+mod elements;
 mod names;
 mod place;
 mod scan;
 mod tree;
 
-use super::{Part, PieceKind, Plan, Reading, Rules, Segment, split};
+use super::split::split_with;
+use super::{Form, Part, PieceKind, Plan, Reading, Rules, Segment};
 use block::{Block, Region};
 pub(super) use chars::encode;
+use elements::{Open, end_of};
 pub(super) use place::{Aligned, Markup, place};
 use place::{Columns, Tags, neighbours};
 use scan::{Token, TokenKind, scan};
 use tree::{Node, Tag, TagKind};
 
 /// A plan for a document, see [`Plan::html`].
-pub(super) fn plan(html: &str, rules: &Rules, reading: &Reading<'_>) -> Plan {
+pub(super) fn plan(html: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Plan {
     let plan = Plan { source: html.to_owned(), is_html: true, parts: Vec::new(), segments: Vec::new() };
-    let mut planner = Planner { plan, rules, reading, block: Block::default(), at: 0, depth: 0 };
+    let mut planner = Planner { plan, form, rules, reading, block: Block::default(), at: 0, open: Open::default() };
     // A byte order mark is no part of the text.
     let mark = html.len() - html.trim_start_matches('\u{feff}').len();
     planner.kept_to(mark.min('\u{feff}'.len_utf8()));
@@ -34,13 +37,13 @@ pub(super) fn plan(html: &str, rules: &Rules, reading: &Reading<'_>) -> Plan {
 
 struct Planner<'a> {
     plan: Plan,
+    form: &'a Form,
     rules: &'a Rules,
     reading: &'a Reading<'a>,
     block: Block,
     /// Bytes of the document that have their part.
     at: usize,
-    /// Elements open that keep white space.
-    depth: usize,
+    open: Open,
 }
 
 impl Planner<'_> {
@@ -51,26 +54,29 @@ impl Planner<'_> {
             TokenKind::Text => {
                 // Borrowed from the plan's own copy of the document.
                 let text = self.plan.source[range.clone()].to_owned();
-                self.block.push_text(&text, range.start, self.depth > 0);
+                self.block.push_text(&text, range.start, self.open.keeps_space());
             }
             TokenKind::Other => self.block.push_tag(TagKind::Point, range),
             TokenKind::Start { name, untranslated } => {
                 let is_empty = self.plan.source[range.clone()].ends_with("/>") && (name == "svg" || name == "math");
                 let is_void = names::is_void(name) || is_empty;
-                let skipped = !is_void && (*untranslated || names::is_untouched(name));
-                let end = if skipped { end_of(tokens, at, name) } else { at + 1 };
+                let is_ignored = self.form.ignored.iter().any(|ignored| ignored.eq_ignore_ascii_case(name));
+                let skipped = !is_void && (*untranslated || is_ignored || names::is_untouched(name));
+                let end = if skipped { end_of(tokens, at, name, &self.open) } else { at + 1 };
                 let range = range.start..tokens[end - 1].range.end;
                 match (names::is_block(name), skipped || is_void) {
                     (true, _) => self.end_block(),
                     (false, true) => self.block.push_tag(TagKind::Point, range),
                     (false, false) => self.block.push_tag(TagKind::Start(name.clone()), range),
                 }
-                self.depth += usize::from(!skipped && names::keeps_space(name));
+                if names::is_block(name) && !skipped && !is_void {
+                    self.open.begin(name);
+                }
                 return end;
             }
             TokenKind::End { name } if names::is_block(name) => {
                 self.end_block();
-                self.depth = self.depth.saturating_sub(usize::from(names::keeps_space(name)));
+                self.open.end(name);
             }
             TokenKind::End { name } => self.block.push_tag(TagKind::End(name.clone()), range),
         }
@@ -89,7 +95,9 @@ impl Planner<'_> {
     fn end_block(&mut self) {
         let block = std::mem::take(&mut self.block);
         let mut stretches = Vec::new();
-        let sentences = split(&block.text, self.rules).into_iter().filter(|piece| piece.kind == PieceKind::Sentence);
+        let sentences = split_with(&block.text, self.rules, self.form.splitting)
+            .into_iter()
+            .filter(|piece| piece.kind == PieceKind::Sentence);
         let mut is_cut = Vec::new();
         for sentence in sentences {
             let (start, length) = (sentence.range.start, sentence.range.len());
@@ -131,43 +139,6 @@ impl Planner<'_> {
         self.plan.segments.push(Segment { text: text.to_owned(), cut });
         self.at = raw.end;
     }
-}
-
-/// The token behind an element whose content is not translated: behind its end tag; before what implies its end; else behind all.
-fn end_of(tokens: &[Token], start: usize, name: &str) -> usize {
-    let implied = names::is_closed_by_next(name);
-    let is_container = |name: &str| ["ul", "ol", "dl", "menu", "table", "select", "optgroup"].contains(&name);
-    // Elements of the same name, and lists and tables, that are open within.
-    let (mut depth, mut containers) = (0usize, 0usize);
-    for (at, token) in tokens.iter().enumerate().skip(start + 1) {
-        match &token.kind {
-            TokenKind::Start { name: other, .. } if implied && containers == 0 && ends_before(name, other) => {
-                return at;
-            }
-            TokenKind::End { name: other }
-                if implied && containers == 0 && other != name && names::is_block(other) && is_container(other) =>
-            {
-                return at;
-            }
-            TokenKind::Start { name: other, .. } if other == name && !implied => depth += 1,
-            TokenKind::End { name: other } if other == name && containers == 0 => match depth {
-                0 => return at + 1,
-                _ => depth -= 1,
-            },
-            TokenKind::Start { name: other, .. } if is_container(other) => containers += 1,
-            TokenKind::End { name: other } if is_container(other) => containers = containers.saturating_sub(1),
-            _ => {}
-        }
-    }
-    tokens.len()
-}
-
-/// Whether an element whose end tag may be left out ends before one of this name.
-fn ends_before(name: &str, next: &str) -> bool {
-    let alike = [["dd", "dt"], ["td", "th"]];
-    name == next
-        || (name == "p" && names::is_block(next))
-        || alike.iter().any(|pair| pair.contains(&name) && pair.contains(&next))
 }
 
 /// The columns of the attention to a text that its tags' places need.

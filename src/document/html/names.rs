@@ -131,8 +131,3 @@ pub(super) fn is_untouched(name: &str) -> bool {
 pub(super) fn is_closed_by_next(name: &str) -> bool {
     CLOSED_BY_NEXT.contains(&name)
 }
-
-/// Whether white space is shown as it stands.
-pub(super) fn keeps_space(name: &str) -> bool {
-    name == "pre" || name == "listing"
-}

@@ -14,7 +14,8 @@ fn encode(text: &str) -> Vec<u32> {
 }
 
 fn planned(html: &str) -> Plan {
-    let plan = plan(html, Rules::of(Some("en")), &Reading::by(encode, 40));
+    let form = Form { html: true, ..Form::default() };
+    let plan = plan(html, &form, Rules::of(Some("en")), &Reading::by(encode, 40));
     let mut at = 0;
     for part in &plan.parts {
         let (Part::Kept(range) | Part::Segment { range, .. }) = part;
