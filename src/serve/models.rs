@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::config::{Config, Source};
 use super::failure::Failure;
-use crate::document::{Plan, Reading, Rules};
+use crate::document::{Form, Plan, Reading, Rules};
 use crate::jsonl::Watch;
 use crate::text::iso::Tag;
 use crate::text::{TargetPlace, named_pair};
@@ -58,9 +58,9 @@ pub(super) struct Route {
 
 impl Route {
     /// Which sentences of a text are translated, each as `like` but for its text.
-    pub fn plan(&self, text: &str, like: &Sentence) -> Plan {
+    pub fn plan(&self, text: &str, form: &Form, like: &Sentence) -> Plan {
         let language = like.source_lang.clone().or_else(|| self.source.as_ref().map(|tag| tag.language.clone()));
-        Plan::text(text, Rules::of(language.as_deref()), &Reading::new(&self.model.translator, like))
+        Plan::of(text, form, Rules::of(language.as_deref()), &Reading::new(&self.model.translator, like))
     }
 }
 

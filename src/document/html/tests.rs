@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::super::Rendered;
+use super::super::{Rendered, Splitting};
 use super::*;
 
 /// A model that reads one token a word, and the end of the sentence.
@@ -120,6 +120,50 @@ fn what_is_not_translated_is_no_part_of_a_sentence() {
     assert_eq!(segments("<td translate=no>a<td>b"), ["b"]);
     assert_eq!(segments("run <code>ls</code> now"), ["run now"]);
     assert_eq!(segments("<img translate=no>a dog<svg/>b"), ["a dogb"]);
+    // What is not closed ends with what it stands in.
+    assert_eq!(segments("<div><p>a <code>b</p><p>c</div>d"), ["a", "c", "d"]);
+    assert_eq!(segments("<ul><li>a <span translate=no>b</ul>c"), ["a", "c"]);
+    assert_eq!(segments("<div translate=no>a<div>b</div>c</div>d"), ["d"]);
+    assert_eq!(segments("<div><code>a</section></b>b</code>c"), ["c"]);
+    assert_eq!(segments("<div><pre>a</div>b\nc"), ["a", "b c"]);
+    let form = Form { html: true, ignored: vec!["Name".into()], ..Form::default() };
+    let ignoring = Plan::of("a <name>b</NAME> c<b>d</b>", &form, Rules::of(None), &Reading::by(encode, 40));
+    assert_eq!(ignoring.segments()[0].text, "a cd");
+}
+
+#[test]
+fn a_byte_order_mark_stays_first() {
+    for html in ["\u{feff}<b>the</b> dog", "\u{feff}the dog", "\u{feff}", "\u{feff} <p>the</p>"] {
+        assert_eq!(translated(html, same).to_lowercase(), html);
+    }
+    assert_eq!(segments("\u{feff}the dog"), ["the dog"]);
+}
+
+#[test]
+fn what_ends_a_sentence_is_an_option() {
+    let segments = |html: bool, splitting, text: &str| {
+        let plan =
+            Plan::of(text, &Form { html, splitting, ..Form::default() }, Rules::of(None), &Reading::by(encode, 40));
+        plan.segments().iter().map(|segment| segment.text.clone()).collect::<Vec<_>>()
+    };
+    let html = "<p>One dog. Two\ncats.<pre>A\nb. C";
+    assert_eq!(segments(true, Splitting::Full, html), ["One dog.", "Two cats.", "A", "b.", "C"]);
+    assert_eq!(segments(true, Splitting::WithoutLines, html), ["One dog.", "Two cats.", "A\nb.", "C"]);
+    assert_eq!(segments(true, Splitting::Off, html), ["One dog. Two cats.", "A\nb. C"]);
+    let text = " One dog. Two\r\ncats\u{2028}\u{85}run. \n";
+    assert_eq!(segments(false, Splitting::Full, text), ["One dog.", "Two", "cats", "run."]);
+    assert_eq!(segments(false, Splitting::WithoutLines, text), ["One dog.", "Two  cats\u{2003}\u{a0}run."]);
+    assert_eq!(segments(false, Splitting::Off, text), ["One dog. Two  cats\u{2003}\u{a0}run."]);
+    let plan = Plan::of(
+        text,
+        &Form { splitting: Splitting::Off, ..Form::default() },
+        Rules::of(None),
+        &Reading::by(encode, 40),
+    );
+    assert_eq!(
+        (plan.assemble(&[]), plan.assemble(&[Some(Rendered::text("x"))])),
+        (text.to_owned(), " x \n".to_owned())
+    );
 }
 
 #[test]
@@ -235,6 +279,19 @@ fn counted(tags: Vec<String>) -> HashMap<String, usize> {
     })
 }
 
+/// What a reader sees, with line breaks around blocks.
+fn visible(html: &str) -> String {
+    let mut text = String::new();
+    for Token { range, kind } in scan(html, 0) {
+        match kind {
+            TokenKind::Text => chars::decode(&html[range], |decoded, _| text.push_str(decoded)),
+            TokenKind::Start { name, .. } | TokenKind::End { name } if names::is_block(&name) => text.push('\n'),
+            _ => {}
+        }
+    }
+    text
+}
+
 /// Whether every end tag ends the element that was opened last.
 fn is_nested(html: &str) -> bool {
     let mut open = Vec::new();
@@ -340,6 +397,25 @@ proptest! {
         let translated = translated(&html, order);
         prop_assert!(is_nested(&translated), "{} -> {}", html, translated);
         prop_assert_eq!(counted(tags(&translated)), counted(tags(&html)), "{} -> {}", html, translated);
+    }
+
+    #[test]
+    fn no_letter_is_lost(html in nested(), order in proptest::sample::select(vec![same as fn(usize) -> Vec<usize>, reversed])) {
+        let translated = translated(&html, order);
+        let letters = |html: &str| {
+            let mut letters: Vec<char> = visible(html).to_uppercase().chars().filter(|c| !c.is_whitespace()).collect();
+            letters.sort_unstable();
+            letters
+        };
+        prop_assert_eq!(letters(&translated), letters(&html), "{} -> {}", html, translated);
+    }
+
+    #[test]
+    fn what_is_translated_to_itself_stays(html in nested()) {
+        let translated = translated(&html, same);
+        prop_assert_eq!(tags(&translated), tags(&html), "{} -> {}", html, translated);
+        let words = |html: &str| visible(html).to_uppercase().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        prop_assert_eq!(words(&translated), words(&html), "{} -> {}", html, translated);
     }
 
     #[test]
