@@ -27,6 +27,8 @@ pub(super) struct Block {
     atoms: Vec<Atom>,
     /// The text with character references decoded and, outside `pre`, white space collapsed.
     pub text: String,
+    /// Whether something that is seen, such as an image, stands behind the text.
+    is_parted: bool,
 }
 
 /// A stretch of a block that is to be translated.
@@ -38,6 +40,11 @@ pub(super) struct Region {
     pub text: Range<usize>,
     /// The tags within; their places count from the beginning of `text`.
     pub tags: Vec<Tag>,
+}
+
+/// Whether a character belongs to a word, in writing that parts words by spaces.
+pub(super) fn is_letter(c: char) -> bool {
+    c.is_alphanumeric() && !super::super::is_wide(c)
 }
 
 impl Block {
@@ -52,6 +59,13 @@ impl Block {
                 return self.push_dropped(range);
             }
             let decoded = if is_space { " " } else { decoded };
+            if std::mem::take(&mut self.is_parted) && self.text.ends_with(is_letter) && decoded.starts_with(is_letter) {
+                // They would be read as one word.
+                let at = self.text.len();
+                self.text.push(' ');
+                let kind = AtomKind::Text { text: at..at + 1, verbatim: false };
+                self.atoms.push(Atom { raw: range.start..range.start, kind });
+            }
             let verbatim = html[range.start - start..range.end - start] == *decoded;
             let text = self.text.len()..self.text.len() + decoded.len();
             self.text.push_str(decoded);
@@ -85,6 +99,12 @@ impl Block {
                 self.atoms.push(Atom { raw: range, kind });
             }
         }
+    }
+
+    /// Adds something that is seen, and is no text.
+    pub fn push_content(&mut self, raw: Range<usize>) {
+        self.is_parted = true;
+        self.push_tag(TagKind::Point, raw);
     }
 
     pub fn push_tag(&mut self, kind: TagKind, raw: Range<usize>) {

@@ -66,7 +66,8 @@ impl Planner<'_> {
                 let range = range.start..tokens[end - 1].range.end;
                 match (names::is_block(name), skipped || is_void) {
                     (true, _) => self.end_block(),
-                    (false, true) => self.block.push_tag(TagKind::Point, range),
+                    (false, true) if name == "wbr" => self.block.push_tag(TagKind::Point, range),
+                    (false, true) => self.block.push_content(range),
                     (false, false) => self.block.push_tag(TagKind::Start(name.clone()), range),
                 }
                 if names::is_block(name) && !skipped && !is_void {

@@ -87,7 +87,7 @@ pub(in crate::document) fn place(html: &str, markup: &Markup, text: &str, aligne
 fn units(text: &str, aligned: Option<&Aligned<'_>>, columns: &Columns) -> Vec<Unit> {
     let length = columns.text.len().max(1);
     let is_joined = |at: usize| {
-        let inner = |c: char| c.is_alphanumeric() && !super::super::is_wide(c);
+        let inner = super::block::is_letter;
         text[..at].ends_with(inner) && text[at..].starts_with(|c: char| inner(c) || is_mark(c))
     };
     let ends: Vec<usize> = match aligned {
@@ -122,13 +122,34 @@ fn units(text: &str, aligned: Option<&Aligned<'_>>, columns: &Columns) -> Vec<Un
             unit.weights[(middle * length / total).min(length - 1)] = 1.0;
         }
     }
-    for unit in &mut units {
+    agree(&mut units, length);
+    units
+}
+
+/// Makes of each unit's attention a share of each source token, which counts for more the more of all attention to that token is this
+/// unit's: an article that looks ahead to its noun's adjective is not its translation. This is the product of the probabilities of both
+/// directions of an alignment (Liang, Taskar and Klein 2006, "Alignment by Agreement").
+fn agree(units: &mut [Unit], length: usize) {
+    normalize(units);
+    let mut columns = vec![0.0; length];
+    for unit in units.iter() {
+        columns.iter_mut().zip(&unit.weights).for_each(|(sum, weight)| *sum += weight);
+    }
+    for unit in units.iter_mut() {
+        for (weight, column) in unit.weights.iter_mut().zip(&columns) {
+            *weight *= if *column > 0.0 { *weight / column } else { 0.0 };
+        }
+    }
+    normalize(units);
+}
+
+fn normalize(units: &mut [Unit]) {
+    for unit in units {
         let sum: f32 = unit.weights.iter().sum();
         if sum > 0.0 {
             unit.weights.iter_mut().for_each(|weight| *weight /= sum);
         }
     }
-    units
 }
 
 /// Whether a character belongs to the one before it.
@@ -332,7 +353,12 @@ impl Placer<'_> {
                 offer(sum, start..unit + 1);
             }
         }
-        best.map_or(begin..begin, |(_, span)| span)
+        let best = best.filter(|(sum, _)| is_left || is_right || *sum > 0.0).map(|(_, span)| span);
+        // No unit is for the most part its own: the one that has most of it.
+        let share = |unit: usize| self.share(unit, &columns) * if self.units[unit].is_word { 1.0 } else { 0.1 };
+        let most = || (begin..end).filter(|unit| free(*unit)).map(|unit| (share(unit), unit));
+        let nearest = || most().reduce(|best, other| if other.0 > best.0 { other } else { best });
+        best.or_else(|| nearest().map(|(_, unit)| unit..unit + 1)).unwrap_or(begin..begin)
     }
 
     /// The units that spell an element's text, if they are the only ones: a name, a number.
