@@ -77,7 +77,7 @@ pub(in crate::document) fn place(html: &str, markup: &Markup, text: &str, aligne
     let mut placer = Placer { html, markup, text, units, written: String::new(), at: 0 };
     let all = 0..placer.units.len();
     match &markup.tags {
-        Tags::Tree(nodes) => placer.nodes(nodes, all),
+        Tags::Tree(nodes) => placer.nodes(nodes, all, &(0..markup.text.len())),
         Tags::Row(tags) => placer.row(tags),
     }
     placer.text_to(text.len());
@@ -187,8 +187,8 @@ impl Placer<'_> {
         self.written.push_str(&self.html[raw.clone()]);
     }
 
-    /// Writes nodes among these units.
-    fn nodes(&mut self, nodes: &[Node], all: Range<usize>) {
+    /// Writes the nodes within these bytes of the segment's text, among these units.
+    fn nodes(&mut self, nodes: &[Node], all: Range<usize>, within: &Range<usize>) {
         let mut taken = vec![false; all.len()];
         let mut placed = Vec::with_capacity(nodes.len());
         // What goes on from an earlier segment, or into a later one, has one end at the edge: it comes first.
@@ -203,7 +203,7 @@ impl Placer<'_> {
         }
         for node in nodes {
             if let Node::Point(point) = node {
-                let (at, attached) = self.point(point.at, &all);
+                let (at, attached) = self.point(point.at, &all, within);
                 placed.push(Placed { node, units: at..at, attached });
             }
         }
@@ -237,7 +237,7 @@ impl Placer<'_> {
             self.text_to(from);
             self.tag(open);
         }
-        self.nodes(&element.children, units.clone());
+        self.nodes(&element.children, units.clone(), &element.text);
         if let Some(close) = &element.close {
             self.text_to(if units.is_empty() { self.at } else { self.unit_end(units.end) });
             self.tag(close);
@@ -270,7 +270,7 @@ impl Placer<'_> {
                     self.tag(raw);
                 }
                 TagKind::Point => {
-                    let (unit, attached) = self.point(*at, &all);
+                    let (unit, attached) = self.point(*at, &all, &(0..self.markup.text.len()));
                     self.write_point(&Point { raw: raw.clone(), at: *at }, unit, attached);
                 }
             }
@@ -287,9 +287,12 @@ impl Placer<'_> {
         unit.checked_sub(1).and_then(|before| self.units.get(before)).map_or(0, |unit| unit.range.end)
     }
 
-    /// The place of something without text: with the word that it touches, else before the word behind it.
-    fn point(&self, at: usize, all: &Range<usize>) -> (usize, bool) {
+    /// The place of something without text: with the word that it touches, else before the word behind it, of those within the
+    /// element that it is in.
+    fn point(&self, at: usize, all: &Range<usize>, within: &Range<usize>) -> (usize, bool) {
         let (before, behind) = neighbours(&self.markup.text, at);
+        let before = before.start.max(within.start).min(before.end)..before.end;
+        let behind = behind.start..behind.end.min(within.end).max(behind.start);
         let attached = !before.is_empty() && before.end == at;
         match attached {
             true => (self.aligned(&before, all).map_or(all.start, |unit| unit + 1), true),
