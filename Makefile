@@ -1,7 +1,7 @@
 .PHONY: check format lint features test docs deny
 
 # Everything that a change must pass.
-check: format lint features test docs
+check: format lint features test docs deny
 
 format:
 	cargo fmt --check
@@ -21,8 +21,9 @@ docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features
 
 # Licences, sources and versions of all dependencies. Advisories are looked up where their database can be reached.
+deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 deny:
-	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --root target/tools cargo-deny@0.20.2
 	cargo deny --all-features check licenses bans sources
 	if cargo deny fetch db; then cargo deny --all-features check advisories; \
 	else echo 'advisories: not checked, since their database cannot be reached'; fi

@@ -31,7 +31,7 @@ below() { echo $((RANDOM * 32768 + RANDOM)) | awk -v limit="$1" '{ print $1 % li
 seconds() { awk -v millis="$(below "$1")" 'BEGIN { print millis / 1000 }'; }
 
 for i in 1 2 3; do cat "$here/src/cli/bench/sentences.txt"; done > input
-awk '{ printf "{\"source\": \"%s\", \"id\": %d}\n", $0, NR }' input > input.jsonl
+awk '{ gsub(/["\\]/, "\\\\&"); printf "{\"source\": \"%s\", \"id\": %d}\n", $0, NR }' input > input.jsonl
 awk 'NR <= 60 { print $0 "\tEin Hund läuft." }' input > pairs.tsv
 head -20 pairs.tsv > valid.tsv
 search=(--beam-size 2 --threads 1 --batch-size 8 --model "$model")

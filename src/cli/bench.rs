@@ -11,8 +11,10 @@ use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
 use crate::cli::model_dir::{DtypeName, ModelName};
 use crate::cli::output::Output;
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
 use crate::counts;
+use crate::text::Tokenizer;
 use crate::translator::ModelInfo;
 use crate::{DecodeOptions, Device, EngineOptions, Error, MaxLength, Result, Translator};
 use measure::{Effort, Sentence, measure};
@@ -78,8 +80,11 @@ pub(super) struct Arguments {
 
 /// What is translated.
 enum Text {
-    Lines(Vec<String>),
-    Random { length: usize },
+    /// Each with its number in the file.
+    Lines(Vec<(u64, String)>),
+    Random {
+        length: usize,
+    },
 }
 
 impl Text {
@@ -118,6 +123,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
         }
     }
     report.finish(output)?;
+    if let [Text::Lines(lines)] = &texts[..] {
+        Warnings::tell(&Tokenizer::open(&dir)?, lines.iter().map(|(number, line)| (*number, line.as_str())));
+    }
     Ok(Ending::Complete)
 }
 
@@ -149,11 +157,12 @@ impl Arguments {
         if !self.lengths.is_empty() {
             return Ok(self.lengths.iter().map(|&length| Text::Random { length }).collect());
         }
-        let mut lines: Vec<String> = match &self.input {
+        let lines = match &self.input {
             None => include_str!("bench/sentences.txt").lines().map(str::to_string).collect(),
             Some(path) => read_all(path)?,
         };
-        lines.retain(|line| !line.trim().is_empty());
+        let mut lines: Vec<(u64, String)> = (1..).zip(lines).collect();
+        lines.retain(|(_, line)| !line.trim().is_empty());
         lines.truncate(self.sentences.unwrap_or(usize::MAX));
         if lines.is_empty() {
             let (expected, got) = ("at least one line that is not blank".into(), "none".into());
@@ -165,7 +174,7 @@ impl Arguments {
     fn row(&self, translator: &Translator, engine: &EngineOptions, beam_size: usize, text: &Text) -> Result<Row> {
         let options = options(beam_size, text.length());
         let sentences: Vec<Sentence> = match text {
-            Text::Lines(lines) => lines.iter().map(|line| Sentence::new(translator, line)).collect(),
+            Text::Lines(lines) => lines.iter().map(|(_, line)| Sentence::new(translator, line)).collect(),
             Text::Random { length } => {
                 let count = self.sentences.unwrap_or((4 * engine.slots).max(8));
                 measure::random_sentences(translator, *length, count, self.seed)?

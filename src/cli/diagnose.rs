@@ -11,6 +11,7 @@ use crate::cli::input::read_all;
 use crate::cli::model_dir::{EngineArguments, ModelArguments, ModelName};
 use crate::cli::output::{Output, print};
 use crate::cli::search_options::SearchArguments;
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, complain, note};
 use crate::counts;
 use crate::diagnose::{self, Call, Digest, Network, Options, Oracle, Provenance, TestSet};
@@ -117,6 +118,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     })?;
     outputs.write(&report)?;
     print(&report.to_string())?;
+    Warnings::tell(translator.tokenizer(), (1..).zip(sources.iter().map(String::as_str)));
     set.refused.iter().for_each(|refusal| complain(&format!("left out: {refusal}")));
     Ok(if set.refused.is_empty() { Ending::Complete } else { Ending::BadLines })
 }

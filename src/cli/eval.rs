@@ -165,10 +165,6 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
     interrupt::listen();
     let mut batch = translator.batch(&options)?;
     let mut progress = Progress::new(Some(sources.iter().map(|s| s.len() as u64 + 1).sum()));
-    let mut warnings = Warnings::new(translator.tokenizer());
-    for (number, source) in (1..).zip(sources) {
-        warnings.look_at(number, source, None);
-    }
     let ids: Vec<Vec<u32>> = sources.iter().map(|source| translator.tokenizer().encode_source(source)).collect();
     // The longest first: the slots that free up at the end then wait for short sentences only.
     let mut order: Vec<usize> = (0..sources.len()).collect();
@@ -195,7 +191,8 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
             }
         }
     }
-    warnings.lines().for_each(|line| progress.note(&line));
+    drop(progress);
+    Warnings::tell(translator.tokenizer(), (1..).zip(sources.iter().map(String::as_str)));
     if interrupt::asked() {
         return Ok(None);
     }

@@ -8,8 +8,10 @@ use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Result;
+use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt, note, shows_progress};
 use crate::model::config::TrainingDefaults;
+use crate::text::Tokenizer;
 use crate::train::objectives::scheduled_sampling;
 use crate::train::{Ending as RunEnding, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer};
 pub(super) use arguments::Arguments;
@@ -54,14 +56,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     if options.objective == ObjectiveOptions::Mle {
         watcher.note(LEFT_OPEN);
     }
-    let mut trainer = arguments
-        .model
-        .open(|dir| Trainer::open(Places { model: dir.to_path_buf(), ..places.clone() }, options.clone()))?;
+    let (mut trainer, tokenizer) = arguments.model.open(|dir| {
+        let trainer = Trainer::open(Places { model: dir.to_path_buf(), ..places.clone() }, options.clone())?;
+        Ok((trainer, Tokenizer::open(dir)?))
+    })?;
     let (pairs, skipped) = (trainer.data().pairs().len(), trainer.data().skipped());
     watcher.note(&match skipped {
         0 => format!("{pairs} pairs"),
         _ => format!("{pairs} pairs; {skipped} lines left out"),
     });
+    let sources = trainer.data().pairs().iter().map(|pair| (pair.line, pair.source_text.as_str()));
+    Warnings::tell(&tokenizer, sources);
     if trainer.updates_done() > 0 {
         watcher.note(&format!("continuing after update {}", trainer.updates_done()));
     }

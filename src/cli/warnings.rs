@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::cli::note;
 use crate::jsonl::{Warning, Watch};
 use crate::text::Tokenizer;
 
@@ -25,6 +26,15 @@ pub(super) struct Warnings<'a> {
 impl<'a> Warnings<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
         Warnings { tokenizer, watch: Watch::new(tokenizer), counts: BTreeMap::new() }
+    }
+
+    /// Looks at sources, each with its line's number, and says what is odd about them.
+    pub(super) fn tell<'s>(tokenizer: &'a Tokenizer, sources: impl IntoIterator<Item = (u64, &'s str)>) {
+        let mut warnings = Warnings::new(tokenizer);
+        for (number, source) in sources {
+            warnings.look_at(number, source, None);
+        }
+        warnings.lines().for_each(|line| note(&line));
     }
 
     /// What is odd about a source and the prefix of its translation, if it has one.

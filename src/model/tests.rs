@@ -198,8 +198,9 @@ fn check<B: Backend>(golden: &Golden, backend: &B, values: &impl Fn(&B::Tensor) 
     let model = Transformer::open(backend, &golden.dir)?;
     let config = model.config();
     let name = golden.name();
-    // The scores that `generate` of transformers 4.57 gives with FSMT are not those of the model's own forward pass.
-    let generate = if config.model_type == "fsmt" { Vec::new() } else { golden.of_kind("generate") };
+    // FSMT's with the cache of transformers 4.57 are those of another model; the test data's README says why.
+    let is_sound = |item: &&Value| config.model_type != "fsmt" || item["settings"]["use_cache"] == false;
+    let generate: Vec<&Value> = golden.of_kind("generate").into_iter().filter(is_sound).collect();
     let requests: Vec<Request> = generate.iter().map(|item| golden.request(item, config)).collect();
     for ((item, found), request) in generate.iter().zip(search(backend, &model, 3, &requests)?).zip(&requests) {
         let what = format!("{name}, {} of {}", item["name"], item["source"]);

@@ -24,12 +24,14 @@ pub(super) enum Class {
     /// BART and RoBERTa, whose tokenizer CodeT5 has.
     Bart,
     Byt5,
+    /// FSMT's, Moses and BPE, which is not read.
+    Fsmt,
     /// Whatever `tokenizer.json` says.
     File,
 }
 
 /// Names of transformers' classes.
-const NAMES: [(&str, Class); 14] = [
+const NAMES: [(&str, Class); 15] = [
     ("MarianTokenizer", Class::Marian),
     ("M2M100Tokenizer", Class::M2m100),
     ("NllbTokenizer", Class::Nllb),
@@ -42,12 +44,13 @@ const NAMES: [(&str, Class); 14] = [
     ("BartTokenizer", Class::Bart),
     ("RobertaTokenizer", Class::Bart),
     ("ByT5Tokenizer", Class::Byt5),
+    ("FSMTTokenizer", Class::Fsmt),
     ("PreTrainedTokenizer", Class::File),
     ("TokenizersBackend", Class::File),
 ];
 
 /// The tokenizer of a `model_type` where no class is named.
-const OF_MODEL: [(&str, Class); 10] = [
+const OF_MODEL: [(&str, Class); 11] = [
     ("marian", Class::Marian),
     ("m2m_100", Class::M2m100),
     ("mbart", Class::Mbart),
@@ -58,6 +61,7 @@ const OF_MODEL: [(&str, Class); 10] = [
     ("pegasus", Class::Pegasus),
     ("bart", Class::Bart),
     ("nllb", Class::Nllb),
+    ("fsmt", Class::Fsmt),
 ];
 
 /// Where the pieces come from.
@@ -73,6 +77,8 @@ pub(super) enum Source {
     Merges,
     /// None: bytes.
     Bytes,
+    /// None: token ids.
+    Ids,
 }
 
 /// What stands around a sentence.
@@ -121,11 +127,12 @@ impl Class {
     /// [`Error::Tokenizer`] if the directory has none of the files.
     pub fn source(self, dir: &Path) -> Result<Source> {
         let existing = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
-        let reads_file = !matches!(self, Class::Marian | Class::M2m100 | Class::Plbart | Class::Byt5);
+        let reads_file = !matches!(self, Class::Marian | Class::M2m100 | Class::Plbart | Class::Byt5 | Class::Fsmt);
         let file = existing("tokenizer.json").filter(|_| reads_file && cfg!(feature = "tokenizers"));
         match (self, file) {
             (Class::Marian, _) => return Ok(Source::Marian),
             (Class::Byt5, _) => return Ok(Source::Bytes),
+            (Class::Fsmt, _) => return Ok(Source::Ids),
             (_, Some(file)) => return Ok(Source::File(file)),
             _ => {}
         }
@@ -158,7 +165,7 @@ impl Class {
             Class::M2m100 | Class::Nllb | Class::Mbart | Class::Mbart50 | Class::Plbart => {
                 Some("sentencepiece.bpe.model")
             }
-            Class::Marian | Class::Bart | Class::Byt5 | Class::File => None,
+            Class::Marian | Class::Bart | Class::Byt5 | Class::Fsmt | Class::File => None,
         }
     }
 
@@ -171,7 +178,7 @@ impl Class {
             Class::M2m100 | Class::Nllb | Class::Mbart50 => (&[Mark::Language], &[EOS]),
             Class::Bart => (&[Mark::Token("cls_token")], &[Mark::Token("sep_token")]),
             Class::File => (&[], &[]),
-            Class::Marian | Class::T5 | Class::Pegasus | Class::Byt5 => (&[], &[EOS]),
+            Class::Marian | Class::T5 | Class::Pegasus | Class::Byt5 | Class::Fsmt => (&[], &[EOS]),
         }
     }
 

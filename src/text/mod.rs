@@ -2,7 +2,7 @@
 //!
 //! [`Tokenizer`] opens whichever tokenizer a Hugging Face model directory has, as `AutoTokenizer` would choose it: Marian's two
 //! SentencePiece models with `vocab.json`; `tokenizer.json`; a SentencePiece model with the offset, the language codes and the
-//! added tokens of its family; byte-level BPE from `vocab.json` and `merges.txt`; bytes.
+//! added tokens of its family; byte-level BPE from `vocab.json` and `merges.txt`; bytes. FSMT's is not read: there a text is token ids.
 
 pub mod added;
 mod bytes;
@@ -11,6 +11,7 @@ mod codes;
 mod config;
 #[cfg(feature = "tokenizers")]
 mod fast;
+mod ids;
 pub mod iso;
 mod languages;
 mod marian;
@@ -23,7 +24,7 @@ mod vocabulary;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::Result;
+use crate::{Error, Result};
 pub use languages::{Language, Languages, TargetPlace, named_pair};
 pub use summary::{SideSummary, Summary};
 use vocabulary::{Marks, Vocabulary};
@@ -35,6 +36,10 @@ trait Encoder: std::fmt::Debug + Send + Sync {
     /// As [`Encoder::encode`], of a text right behind another, where the two can be told apart.
     fn encode_attached(&self, text: &str) -> Vec<u32> {
         self.encode(text)
+    }
+    /// The tokenizer that it would take to read this text, if this one cannot.
+    fn unread(&self, _text: &str) -> Option<&'static str> {
+        None
     }
     /// The text of ids; special tokens are left out.
     fn decode(&self, ids: &[u32]) -> String;
@@ -118,6 +123,20 @@ impl Tokenizer {
     pub fn encode_source(&self, text: &str) -> Vec<u32> {
         let languages = self.languages.as_ref();
         self.encode_source_as(text, languages.and_then(|l| l.source), languages.and_then(|l| l.target))
+    }
+
+    /// Refuses a text that cannot be tokenized: one that is not token ids, where the model's own tokenizer is not read.
+    ///
+    /// # Errors
+    /// `Input`, which names that tokenizer.
+    pub fn check_text(&self, text: &str) -> Result<()> {
+        match self.source.encoder.unread(text) {
+            None => Ok(()),
+            Some(tokenizer) => {
+                let expected = format!("token ids, as source_ids or in decimal: {tokenizer}");
+                Err(Error::Input { operation: "tokenize", expected, got: format!("{text:?}") })
+            }
+        }
     }
 
     /// As [`Tokenizer::encode_source`], from and to these languages, of [`Languages::all`].

@@ -10,13 +10,14 @@ use super::added::{AddedToken, AddedTokens};
 use super::bytes::{self, Bytes};
 use super::class::{Class, Mark, Source};
 use super::config::TokenizerConfig;
+use super::ids::{self, Ids};
 use super::languages::{Language, Languages, TargetPlace};
 use super::marian::Marian;
 use super::pieces::{Continues, Joining, Pieces};
 use super::sentencepiece::SentencePiece;
 use super::vocabulary::{Marks, Vocabulary};
 use super::{Layout, Side, Slot, Tokenizer};
-use crate::{Error, Result};
+use crate::{Error, Result, read};
 
 /// Opens the tokenizer files of a directory.
 pub(super) fn open(dir: &Path) -> Result<Tokenizer> {
@@ -28,6 +29,7 @@ pub(super) fn open(dir: &Path) -> Result<Tokenizer> {
         Source::Marian => opener.marian(),
         Source::Pieces(path) => opener.pieces(&path),
         Source::Bytes => opener.bytes(),
+        Source::Ids => opener.ids(),
         #[cfg(feature = "tokenizers")]
         Source::File(path) => opener.fast(super::fast::Fast::open(&path, &opener.config, class == Class::File)?),
         #[cfg(feature = "tokenizers")]
@@ -212,6 +214,24 @@ impl Opener<'_> {
         let encoder = Bytes { special: self.special(&added)?, added: AddedTokens::new(added, |_| true) };
         let side = Side { encoder: Arc::new(encoder), vocabulary: Arc::new(vocabulary), marks };
         self.tokenizer(side.clone(), side, Some(marks.eos))
+    }
+
+    /// Pieces are ids in decimal, as many as the model has rows.
+    fn ids(&self) -> Result<Tokenizer> {
+        let path = self.dir.join("config.json");
+        let config: Value = read::json(&path)?;
+        let encoder = Arc::new(Ids { instead_of: "FSMT's tokenizer, Moses and BPE, is not read" });
+        let side = |field: &str| -> Result<Side> {
+            let rows = config[field].as_u64().unwrap_or_default().min(1 << 24) as u32;
+            let pieces: Vec<(String, u32)> = (0..rows).map(|id| (id.to_string(), id)).collect();
+            let mut vocabulary = Vocabulary::new(&path, pieces.iter().map(|(piece, id)| (piece.as_str(), *id)));
+            (0..).zip(ids::SPECIAL).for_each(|(id, piece)| vocabulary.insert(piece, id));
+            let marks = vocabulary.marks("</s>", "<pad>", "<unk>")?;
+            Ok(Side { encoder: encoder.clone(), vocabulary: Arc::new(vocabulary), marks })
+        };
+        let (source, target) = (side("src_vocab_size")?, side("tgt_vocab_size")?);
+        let once = Some(source.marks.eos);
+        self.tokenizer(source, target, once)
     }
 
     #[cfg(feature = "tokenizers")]

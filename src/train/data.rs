@@ -39,6 +39,8 @@ pub struct Pair {
     pub text: String,
     /// The source's text.
     pub source_text: String,
+    /// Its line in the corpus, counted from 1.
+    pub line: u64,
 }
 
 /// Parallel text in ids.
@@ -141,7 +143,7 @@ impl Data {
         let mut number = 0;
         corpus.each(|line| {
             number += 1;
-            match line.and_then(|(source, target)| encode(tokenizer, source, target, longest)) {
+            match line.and_then(|(source, target)| encode(tokenizer, number, source, target, longest)) {
                 Ok(pair) => data.pairs.push(pair),
                 Err(_) if skip_bad => data.skipped += 1,
                 Err(got) => {
@@ -200,7 +202,7 @@ impl Data {
     }
 }
 
-fn encode(tokenizer: &Tokenizer, source_text: String, text: String, longest: usize) -> Result<Pair, String> {
+fn encode(tokenizer: &Tokenizer, line: u64, source_text: String, text: String, longest: usize) -> Result<Pair, String> {
     let (source, target) = (tokenizer.encode_source(&source_text), tokenizer.encode_target(&text));
     for (side, ids) in [("source", &source), ("target", &target)] {
         match ids.len() {
@@ -209,7 +211,7 @@ fn encode(tokenizer: &Tokenizer, source_text: String, text: String, longest: usi
             _ => {}
         }
     }
-    Ok(Pair { source, target, text, source_text })
+    Ok(Pair { source, target, text, source_text, line })
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ impl Translator {
         if let Some(ids) = &sentence.source_ids {
             return Ok(ids.clone());
         }
+        self.tokenizer.check_text(&sentence.source)?;
         let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
         Ok(self.tokenizer.encode_source_as(&sentence.source, source, self.target_language(sentence)?))
     }
@@ -149,6 +150,7 @@ impl Translator {
             contrast_source = self.source_ids(&other)?;
             cut_source(options, &mut contrast_source, limits.table, &self.tokenizer);
         }
+        self.tokenizer.check_text(sentence.prefix.as_deref().unwrap_or_default())?;
         let prefix = sentence.prefix.as_ref().map_or_else(Vec::new, |text| {
             let mut prefix = self.tokenizer.encode_target_as(text, first);
             // Its end of sentence.
@@ -164,6 +166,7 @@ impl Translator {
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {
+        self.tokenizer.check_text(text)?;
         let mut ids = self.tokenizer.encode_target_as(text, None);
         ids.pop();
         if ids.contains(&self.tokenizer.unk_id()) {

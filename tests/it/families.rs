@@ -173,7 +173,7 @@ fn other_tokenizers_are_refused_by_name() {
     let class = |name: &'static str| {
         move |dir: &Path| edit(dir, "tokenizer_config.json", |c| c["tokenizer_class"] = json!(name))
     };
-    refused("mt5", &class("FSMTTokenizer"), &["tokenizer_class", "T5Tokenizer", "got FSMTTokenizer"]);
+    refused("mt5", &class("MvpTokenizer"), &["tokenizer_class", "T5Tokenizer", "got MvpTokenizer"]);
     refused("mt5", &class("NllbTokenizer"), &["sentencepiece.bpe.model"]);
     refused(
         "m2m100",

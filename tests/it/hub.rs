@@ -395,7 +395,10 @@ fn two_at_once_share_a_download() {
 
 /// The command with the fixture's hub in its environment.
 fn command(fixture: &Fixture, arguments: &[&str]) -> (bool, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
+    run_command(Command::new(env!("CARGO_BIN_EXE_beamfuse")), fixture, arguments)
+}
+
+fn run_command(mut command: Command, fixture: &Fixture, arguments: &[&str]) -> (bool, String, String) {
     for name in ["HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "ALL_PROXY"]
     {
         command.env_remove(name);
@@ -432,6 +435,22 @@ fn the_command_takes_ids() {
     std::fs::create_dir_all(fixture.cache.path().join(REPOSITORY)).expect("created");
     let (ok, _, err) = command(&fixture, &["info", "--model", REPOSITORY]);
     assert!(!ok && err.contains("read owner/tiny-en-de/config.json"), "{err}");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit on files' sizes")]
+fn a_full_disk_leaves_no_part_behind() {
+    let fixture = Fixture::new("safetensors");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 16 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_beamfuse")]);
+    let (ok, _, err) = run_command(limited, &fixture, &["info", "--model", REPOSITORY]);
+    assert!(!ok && err.contains("write") && !err.contains("panicked"), "{err}");
+    let blobs = fixture.snapshot().join("../../blobs");
+    let left: Vec<_> = std::fs::read_dir(blobs).expect("the cache is there").flatten().map(|e| e.path()).collect();
+    assert!(left.iter().all(|path| path.extension().is_none_or(|e| e != "incomplete")), "{left:?}");
+    let (ok, _, err) = command(&fixture, &["info", "--model", REPOSITORY]);
+    assert!(ok, "{err}");
+    fixture.check(&fixture.snapshot());
 }
 
 #[test]

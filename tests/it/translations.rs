@@ -129,3 +129,32 @@ fn a_sentence_that_is_submitted_is_read_by_its_own_ids() {
     let handle = common::translator().submit(sentence, &options, Terms::new()).expect("accepted");
     assert_eq!(handle.wait().expect("translated").hypotheses, expected.hypotheses);
 }
+
+#[test]
+fn a_model_whose_tokenizer_is_not_read_takes_ids() {
+    let item = &items("fsmt", "generate", "greedy")[0];
+    let (source, expected) = (ids(&item["input_ids"]), ids(&item["hypotheses"][0]["token_ids"]));
+    let model = dir("fsmt").display().to_string();
+    let decimal = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+    let (end, words) = source.split_last().expect("an end of sentence");
+    assert_eq!(*end, 2);
+    let input = format!(
+        "{}\n{}\n{}\n{}\n",
+        json!({ "source_ids": source }),
+        json!({ "source": decimal(words) }),
+        json!({ "source": decimal(&source) }),
+        json!({ "source": "A dog." })
+    );
+    let fixed = ["translate", "--model", &model, "--format", "jsonl", "--preset", "hf", "--beam-size", "1"];
+    let done = run(&[&fixed[..], &["--max-length", "39"]].concat(), input.as_bytes());
+    assert_eq!(done.code, Some(1), "{}", done.err);
+    let objects = done.objects();
+    for object in &objects[..3] {
+        assert_eq!(ids(&object["hypotheses"][0]["token_ids"]), expected);
+    }
+    let message = objects[3]["error"]["message"].as_str().expect("refused");
+    assert!(message.contains("Moses and BPE, is not read") && message.contains("A dog."), "{message}");
+    // Commands that tokenize for themselves refuse it, too.
+    let scored = run(&["score", "--model", &model], b"A dog.\tEin Hund.\n57 63\t93\n");
+    assert_eq!((scored.code, scored.objects()[1]["token_ids"].clone()), (Some(1), json!([93, 2])), "{}", scored.err);
+}

@@ -55,6 +55,31 @@ fn unknown_and_missing_languages_are_told_once_with_their_count() {
 }
 
 #[test]
+fn commands_that_read_whole_files_tell_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+    write("s", "A dog.\n\n>>xyz<< A dog.\n>>xyz<< </s>\n");
+    write("t", "Ein Hund.\nx\nEin Hund.\nEin Hund.\n");
+    write("tsv", "A dog.\tEin Hund.\nA dog.\n>>xyz<< A dog.\tEin Hund.\n>>xyz<< </s>\tEin Hund.\n");
+    let (s, t, tsv, out) = (path("s"), path("t"), path("tsv"), path("trained"));
+    let run_of = [
+        vec!["bench", "--input", &s, "--batch-size", "1", "--beam-size", "1", "--repeat", "1", "--warmup", "0"],
+        vec!["diagnose", "--source", &s, "--reference", &t, "--skip-bad", "--beam-size", "1", "--null-draws", "1"],
+        vec!["train", "--data", &tsv, "--skip-bad", "--updates", "1", "--batch-tokens", "32", "--output", &out],
+    ];
+    for arguments in run_of {
+        let done = run(&arguments, b"");
+        let told: Vec<&str> = done.err.lines().filter(|line| line.contains("warning: ")).collect();
+        let (language, special) = (
+            told.iter().find(|line| line.contains("lacks: 2; the first is >>xyz<< in line 3")),
+            told.iter().find(|line| line.contains("read as text: 1; the first is </s> in line 4")),
+        );
+        assert!(told.len() == 2 && language.is_some() && special.is_some(), "{}: {}", arguments[0], done.err);
+    }
+}
+
+#[test]
 fn a_model_for_one_pair_of_languages_is_silent_about_them() {
     let one = with_languages(&[">>deu<<"]);
     run(&["translate", "--model", one.dir().to_str().expect("UTF-8"), "--beam-size", "1"], b"A dog.\n").ok();

@@ -152,6 +152,7 @@ mod tests {
             target: target.to_vec(),
             text: String::new(),
             source_text: String::new(),
+            line: 1,
         };
         vec![
             pair(&[5, 9, 3, 0], &[7, 4, 11, 13, 20, 21, 8, 0]),

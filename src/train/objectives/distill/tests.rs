@@ -14,6 +14,7 @@ fn pairs() -> Vec<Pair> {
         target: tokenizer.encode_target(target),
         text: target.to_owned(),
         source_text: source.to_owned(),
+        line: 1,
     };
     vec![
         pair("A man is riding a bike.", "Ein Mann fährt mit dem Rad."),

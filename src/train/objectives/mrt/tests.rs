@@ -15,6 +15,7 @@ fn pairs(model_dir: &Path) -> Vec<Pair> {
         target: tokenizer.encode_target(target),
         text: target.to_owned(),
         source_text: source.to_owned(),
+        line: 1,
     };
     vec![
         pair("A man is riding a bike.", "Ein Mann fährt mit dem Rad."),
