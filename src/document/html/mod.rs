@@ -121,7 +121,7 @@ impl Planner<'_> {
     fn region(&mut self, region: Region, text: &str, cut: bool) {
         let Region { raw, text: stretch, tags } = region;
         let text = &text[stretch];
-        let (raw, tags) = match tree::build(&tags, text.len()) {
+        let (raw, tags) = match tree::build(&tags, text) {
             None => (raw, Some(Tags::Row(tags))),
             Some(mut nodes) => {
                 let (before, behind) = tree::strip(&mut nodes, text.len(), &raw);

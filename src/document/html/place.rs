@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::block::is_letter;
 use super::chars::encode;
 use super::tree::{Element, Node, Point, Tag, TagKind};
 
@@ -86,10 +87,8 @@ pub(in crate::document) fn place(html: &str, markup: &Markup, text: &str, aligne
 
 fn units(text: &str, aligned: Option<&Aligned<'_>>, columns: &Columns) -> Vec<Unit> {
     let length = columns.text.len().max(1);
-    let is_joined = |at: usize| {
-        let inner = super::block::is_letter;
-        text[..at].ends_with(inner) && text[at..].starts_with(|c: char| inner(c) || is_mark(c))
-    };
+    let is_joined =
+        |at: usize| text[..at].ends_with(is_letter) && text[at..].starts_with(|c: char| is_letter(c) || is_mark(c));
     let ends: Vec<usize> = match aligned {
         Some(aligned) => aligned.ends.clone(),
         None => text.char_indices().map(|(at, c)| at + c.len_utf8()).collect(),
@@ -244,13 +243,23 @@ impl Placer<'_> {
         }
     }
 
+    /// Writes something without text. A space parts it from what stands beside it if one did in the source, and if it is seen and a
+    /// word is beside it that was none in the source.
     fn write_point(&mut self, point: &Point, unit: usize, attached: bool) {
         self.text_to(if attached { self.unit_end(unit) } else { self.unit_start(unit) });
-        let is_spaced = self.markup.text[..point.at].ends_with(char::is_whitespace);
-        if is_spaced && self.at > 0 && !self.text[..self.at].ends_with(char::is_whitespace) {
+        let (before, behind) = self.markup.text.split_at(point.at);
+        let raw = &self.html[point.raw.clone()];
+        let is_seen = !raw.starts_with("<!") && !raw.starts_with("<?") && !raw.starts_with("<wbr");
+        let (written, rest) = self.text.split_at(self.at);
+        let is_new_word = is_seen && written.ends_with(is_letter) && !before.ends_with(is_letter);
+        if (before.ends_with(char::is_whitespace) || is_new_word) && written.ends_with(|c: char| !c.is_whitespace()) {
             self.written.push(' ');
         }
         self.tag(&point.raw);
+        let is_new_word = is_seen && rest.starts_with(is_letter) && !behind.starts_with(is_letter);
+        if is_new_word && !raw.ends_with(|c: char| c.is_ascii_whitespace()) {
+            self.written.push(' ');
+        }
     }
 
     /// Writes tags in their order, each at its place or behind the tag before.
@@ -265,7 +274,7 @@ impl Placer<'_> {
                     self.tag(raw);
                 }
                 TagKind::End(_) => {
-                    let unit = self.aligned(&before, &all).map_or(0, |unit| unit + 1);
+                    let unit = self.aligned_last(&before, &all).map_or(0, |unit| unit + 1);
                     self.text_to(self.unit_end(unit));
                     self.tag(raw);
                 }
@@ -295,7 +304,7 @@ impl Placer<'_> {
         let behind = behind.start..behind.end.min(within.end).max(behind.start);
         let attached = !before.is_empty() && before.end == at;
         match attached {
-            true => (self.aligned(&before, all).map_or(all.start, |unit| unit + 1), true),
+            true => (self.aligned_last(&before, all).map_or(all.start, |unit| unit + 1), true),
             false => (self.aligned(&behind, all).unwrap_or(all.end), false),
         }
     }
@@ -307,11 +316,22 @@ impl Placer<'_> {
         self.units[unit].weights.get(columns).unwrap_or_default().iter().sum()
     }
 
-    /// The unit among these that pays most attention to these bytes of the source.
+    /// The unit among these that pays most attention to these bytes of the source, the first of several.
     fn aligned(&self, source: &Range<usize>, all: &Range<usize>) -> Option<usize> {
-        let columns = self.markup.columns.of(source);
-        let shares = all.clone().filter(|_| !source.is_empty()).map(|unit| (unit, self.share(unit, &columns)));
+        let shares = self.shares(source, all);
         shares.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(unit, _)| unit)
+    }
+
+    /// The same, the last of several.
+    fn aligned_last(&self, source: &Range<usize>, all: &Range<usize>) -> Option<usize> {
+        let shares = self.shares(source, all);
+        shares.reduce(|best, other| if other.1 >= best.1 { other } else { best }).map(|(unit, _)| unit)
+    }
+
+    fn shares(&self, source: &Range<usize>, all: &Range<usize>) -> impl Iterator<Item = (usize, f32)> {
+        let columns = self.markup.columns.of(source);
+        let units = if source.is_empty() { 0..0 } else { all.clone() };
+        units.map(move |unit| (unit, self.share(unit, &columns)))
     }
 
     /// The units that an element stands around: the stretch of free ones with the most attention to its text over that to all else.

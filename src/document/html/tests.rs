@@ -228,6 +228,7 @@ fn tags_follow_their_words() {
         ("the dog<!-- c --> ran", "RAN DOG<!-- c --> THE"),
         ("a &lt; b &amp;c", "&amp;C B &lt; A"),
         ("run <code>ls -l</code> right now", "NOW <code>ls -l</code> RIGHT RUN"),
+        ("run, <code>ls</code>, right", "RIGHT <code>ls</code>, RUN,"),
     ] {
         // A word that a tag divides is one word to this model.
         if html.contains("<sup>") {
@@ -235,6 +236,9 @@ fn tags_follow_their_words() {
         }
         assert_eq!(translated(html, reversed), expected);
         assert_eq!(translated(html, same).to_lowercase(), html.to_lowercase());
+    }
+    for html in ["run (<code>ls</code>) now", "a <i>-</i> b"] {
+        assert_eq!(copied(html).to_lowercase(), html);
     }
 }
 

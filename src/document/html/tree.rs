@@ -57,8 +57,12 @@ struct Open {
     children: Vec<Node>,
 }
 
-/// The tree of tags around a text of so many bytes; none if they are not nested, or too deep.
-pub(super) fn build(tags: &[Tag], length: usize) -> Option<Vec<Node>> {
+/// The tree of tags around a text; none if they are not nested, or too deep.
+pub(super) fn build(tags: &[Tag], text: &str) -> Option<Vec<Node>> {
+    let element = |open, close, range: Range<usize>, children| {
+        let is_empty = text[range.clone()].chars().all(char::is_whitespace);
+        element(open, close, range, is_empty, children)
+    };
     let mut roots = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     for Tag { kind, raw, at } in tags {
@@ -82,7 +86,7 @@ pub(super) fn build(tags: &[Tag], length: usize) -> Option<Vec<Node>> {
         }
     }
     while let Some(own) = open.pop() {
-        let node = element(Some(own.raw), None, own.at..length, own.children);
+        let node = element(Some(own.raw), None, own.at..text.len(), own.children);
         open.last_mut().map_or(&mut roots, |open| &mut open.children).push(node);
     }
     Some(roots)
@@ -99,9 +103,15 @@ fn depth_left(nodes: &[Node]) -> usize {
     depth
 }
 
-/// An element, or a point if it has no text.
-fn element(open: Option<Range<usize>>, close: Option<Range<usize>>, text: Range<usize>, children: Vec<Node>) -> Node {
-    if !text.is_empty() {
+/// An element, or a point if it is empty: without text, or with white space alone.
+fn element(
+    open: Option<Range<usize>>,
+    close: Option<Range<usize>>,
+    text: Range<usize>,
+    is_empty: bool,
+    children: Vec<Node>,
+) -> Node {
+    if !is_empty {
         return Node::Element(Element { open, close, text, children });
     }
     // Nothing but tags lies within.
