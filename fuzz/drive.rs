@@ -13,9 +13,10 @@ use beamfuse_fuzz::targets::{TARGETS, fresh_state};
 /// An input may not take longer.
 const SLOW: Duration = Duration::from_secs(10);
 /// Texts that formats give a meaning to.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 36] = [
     "null", "true", "-1", "1e999", "NaN", "18446744073709551616", "9223372036854775807", "4294967296", "0.1", "{}", "[]", "\"", "\\u0000",
     "\\ud800", "..", "/", "\0", "beam_size", "n_best", "data_offsets", "dtype", "shape", "bytes ", "sha",
+    "<b>", "</b>", "<p>", "</", "<!--", "-->", "&amp;", "&#", "<code>", "<script>", " translate=no>", "\u{feff}",
 ];
 
 /// Random numbers (xorshift64*, Vigna 2016).

@@ -28,6 +28,20 @@ VOCAB = {"</s>": 0, "<unk>": 1, "▁a": 2, "▁dog": 3, "<pad>": 4}
 INDEX = {"metadata": {}, "weight_map": {"model.shared.weight": "a.safetensors", "final_logits_bias": "b.safetensors"}}
 
 
+TEXT_DOCUMENT = " - Mr. Smith has 3.5 dogs.  They run! \U0001f600\r\n\n1) See https://a.b/?c=d\u2028\u72ac\u304c\u8d70\u308b\u3002\u732b\u3002 One, " + 20 * "two, "
+HTML_DOCUMENT = """\ufeff<!DOCTYPE html><html lang=en><head><title>A &amp; b</title><style>p > b {}</style></head>
+<body class="x  y"><!-- c --><p>A <b>red <i>dog</i></b> runs.  See <code>ls</code>, &eacute;.<ul><li>one<li translate=no>two</ul>
+<pre>a\n b</pre><script>if (a<b) "</p>"</script><br/>x<img alt='>'>y <x>z</x> <a></b></a> 1 < 2 <![CDATA[d]]></p"""
+BODIES = {
+    "libretranslate": {"q": ["A <b>dog</b>.", "Two."], "source": "en", "target": "de", "format": "html", "alternatives": 1},
+    "deepl": {"text": ["A <b>dog</b>."], "target_lang": "DE", "tag_handling": "html", "ignore_tags": "x", "split_sentences": "0"},
+    "translate": {"items": [{"source": "A dog. Two.", "id": 7, "options": {"n_best": 2}}], "segment": True, "stream": "items"},
+    "score": {"items": [{"source": "A dog.", "target": "Ein Hund."}], "priority": "batch", "deadline_ms": 60000},
+    "explain": {"items": [{"source": "A dog."}], "options": {"beam_size": 2}},
+    "detect": {"q": "A dog."},
+}
+
+
 def shapes():
     d, vocab, ffn = CONFIG["d_model"], CONFIG["vocab_size"], CONFIG["encoder_ffn_dim"]
     yield "model.shared.weight", [vocab, d]
@@ -97,6 +111,11 @@ def main():
     lines = [b'{"source": "A dog runs.", "id": 7, "tags": ["a", {"b": null}]}', b'{"source": 3}', b"[1, 2e9]", b"",
              b'{"source": "\\ud83d\\ude00 \\u0000", "seed": 1}\r', b'{"source": "x", "hypotheses": -0.0}', b'\xff"', b"{"]
     write("json_lines", "lines", b"\n".join(lines))
+    write("document", "text", b"\x00" + TEXT_DOCUMENT.encode())
+    write("document", "html", b"\x01" + HTML_DOCUMENT.encode())
+    for where, (name, body) in enumerate(BODIES.items()):
+        write("http", name, bytes([where]) + json.dumps(body).encode())
+    write("http", "form", b"\x80q=A+dog.&source=en&target=de&format=html")
 
 
 if __name__ == "__main__":

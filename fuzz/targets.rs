@@ -1,12 +1,17 @@
 //! What the targets do with an input; `drive` runs them without libFuzzer.
 
 use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use beamfuse::cli::fuzzing::{read_lines, read_options};
 use beamfuse::cpu::Cpu;
 use beamfuse::decode::Request;
+use beamfuse::document::{Form, Plan, Reading, Rendered, Rules, Splitting};
+use beamfuse::serve;
 use beamfuse::decode::engine::{Engine, Job, Work};
 use beamfuse::model::Transformer;
 use beamfuse::model::config::ModelConfig;
@@ -24,7 +29,7 @@ use crate::{ModelDir, demo_model, parts, seed};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     ("weights", weights),
     ("config", config),
     ("tokenizer", tokenizer),
@@ -33,6 +38,8 @@ pub const TARGETS: [Target; 8] = [
     ("json_options", json_options),
     ("hub", hub),
     ("training_state", training_state),
+    ("document", document),
+    ("http", http),
 ];
 
 thread_local! {
@@ -217,4 +224,72 @@ pub fn training_state(data: &[u8]) {
             _ = model.parameters_mut().set_tensors(&state.tensors);
         }
     });
+}
+
+/// A document: a byte that says how it is read, and its text. HTML is read twice: what is put together of it must be a document again.
+///
+/// The model reads one token a word, and twelve at once.
+pub fn document(data: &[u8]) {
+    let Some((how, text)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let splitting = [Splitting::Full, Splitting::WithoutLines, Splitting::Off][usize::from(how >> 1) % 3];
+    let form = Form { html: how & 1 == 1, splitting, ignored: vec!["x".to_owned()] };
+    let rules = Rules::of(["en", "de", "ja", ""].get(usize::from(how >> 4) % 4).copied());
+    let encode = |text: &str| text.split_whitespace().map(|word| word.len() as u32 + 1).chain([0]).collect();
+    let reading = Reading::by(encode, 12);
+    let plan = Plan::of(text, &form, rules, &reading);
+    assert_eq!(plan.assemble(&[]), text);
+    let sources: Vec<&str> = plan.segments().iter().map(|segment| segment.text.as_str()).collect();
+    assert!(sources.iter().all(|source| source.contains(|c: char| !c.is_whitespace())), "{sources:?}");
+    let reversed = |source: &&str| source.split_whitespace().rev().collect::<Vec<_>>().join(" ");
+    let translations: Vec<String> = sources.iter().map(reversed).collect();
+    let rendered = |translations: &[String]| {
+        plan.assemble(&translations.iter().map(|text| Some(Rendered::text(text))).collect::<Vec<_>>())
+    };
+    let document = rendered(&translations);
+    // Tags are what begins with a bracket; in a text it is written as a reference.
+    let brackets = |text: &str| text.bytes().filter(|byte| *byte == b'<').count();
+    let in_sources: usize = sources.iter().map(|source| brackets(source)).sum();
+    if form.html {
+        assert!(brackets(&document) + in_sources >= brackets(text), "{text:?} -> {document:?}");
+        _ = Plan::of(&document, &form, rules, &reading);
+    }
+    _ = rendered(&vec![String::new(); sources.len()]);
+}
+
+/// The address of a service of the demo model, which lasts as long as the process.
+static SERVICE: LazyLock<SocketAddr> = LazyLock::new(|| {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let model = serve::Source { name: "en-de".to_owned(), dir: demo_model().to_owned() };
+        let mut config = serve::Config::new(vec![model]);
+        config.listen.set_port(0);
+        config.log = false;
+        // Little work, and all of it done.
+        (config.limits.items, config.limits.item_characters, config.limits.characters) = (4, 40, 80);
+        (config.limits.max_wait, config.limits.deadline) = (Duration::from_secs(600), Duration::from_secs(600));
+        serve::run(config, |address| tell.send(address).expect("someone waits")).expect("it serves until the end");
+    });
+    told.recv().expect("the service starts")
+});
+
+/// A request's body: a byte that says where it goes and what it claims to be, and the rest.
+///
+/// Whatever it is, it has one answer, which is no failure of the service.
+pub fn http(data: &[u8]) {
+    let Some((how, body)) = data.split_first() else { return };
+    let paths = ["/translate", "/v2/translate", "/v1/translate", "/v1/score", "/v1/explain", "/detect"];
+    let path = paths[usize::from(*how) % paths.len()];
+    let kind = if how & 0x80 == 0 { "application/json" } else { "application/x-www-form-urlencoded" };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(*SERVICE).expect("the service lives");
+    let mut answer = Vec::new();
+    // A body that is refused need not be read to its end.
+    let _ = stream.write_all(&[head.as_bytes(), body].concat());
+    let read = stream.read_to_end(&mut answer);
+    let status = answer.get(9..12).and_then(|status| std::str::from_utf8(status).ok()?.parse::<u16>().ok());
+    assert!(status.is_some_and(|status| status < 500 || status == 503), "{read:?}: {}", String::from_utf8_lossy(&answer));
 }

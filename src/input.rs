@@ -74,6 +74,8 @@ pub(crate) struct TextReader {
     used: usize,
     /// Bytes of text that have been searched for zeros.
     checked: usize,
+    /// Whether a byte order mark was dropped.
+    marked: bool,
 }
 
 enum State {
@@ -87,7 +89,12 @@ enum State {
 impl TextReader {
     /// Reads text from anywhere; nothing is read before someone asks.
     pub(crate) fn new(reader: impl Read + Send + 'static) -> Self {
-        TextReader { state: State::Unread(Box::new(reader)), buffer: Vec::new(), used: 0, checked: 0 }
+        TextReader { state: State::Unread(Box::new(reader)), buffer: Vec::new(), used: 0, checked: 0, marked: false }
+    }
+
+    /// Whether the text had a byte order mark, which is not read. Known once something has been read.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked
     }
 
     /// Reads as much as is searched for signs of other encodings, and whether the text is plain, not compressed.
@@ -122,6 +129,7 @@ impl TextReader {
         }
         if text.starts_with(BYTE_ORDER_MARK) {
             text.drain(..BYTE_ORDER_MARK.len());
+            self.marked = true;
         }
         self.buffer = text;
         self.state = State::Open(reader);

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::backend::{Dtype, TokenStats};
 use crate::counts;
 use crate::cuda::Context;
-use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Terms, Work};
+use crate::decode::engine::{Canceller, DEFAULT_QUEUE, Engine, Load, Scoring, Search, Statistics, Terms, Work};
 use crate::decode::{DecodeOptions, Hypothesis, Preset, Request, finite_sum};
 use crate::error::room;
 use crate::model::config::ModelConfig;
@@ -253,6 +253,11 @@ impl Translator {
     /// What waits for a slot.
     pub fn load(&self) -> Load {
         self.engine.load()
+    }
+
+    /// What the engine has done since it was started.
+    pub fn statistics(&self) -> Statistics {
+        self.engine.statistics()
     }
 
     /// What the devices have done since they were opened, all together; none on the CPU.

@@ -2,13 +2,17 @@
 """Loads a running service as independent callers do: requests arrive by a Poisson process whether or not earlier ones are answered.
 
     cargo build --release
-    python3 benches/peers/serve.py --seconds 30 --output benches/results/serve.json
+    python3 benches/peers/serve.py --seconds 30 [--peer] [--abuse] --output benches/results/serve.json
 
 Needs nothing but Python. It starts `beamfuse serve` on the demo model, on half of the cores that it may use, and sends from the other half. First
 it measures the time of a request on the idle service, and the capacity C: requests per second with as many in flight as the service takes.
 Then for each load, a multiple of C, seeded arrivals for so many seconds. Latency counts from the scheduled arrival, so that a slow
 sender does not hide a slow service. Each request is one sentence of the file; an answer of status 200 has to be the one that the command line
 gives.
+
+--peer does the same, in turn, with CTranslate2 behind a batching asyncio server (serve_ctranslate2.py) on the same weights and cores, at the same
+requests per second. --abuse adds a tenant that sends ten times what another does, 30% of callers that hang up at once, and ten thousand
+connections that say nothing.
 """
 import argparse, asyncio, json, os, pathlib, platform, random, resource, statistics, subprocess, sys, time
 
@@ -17,13 +21,17 @@ BINARY = pathlib.Path(os.environ.get('BEAMFUSE_BINARY', ROOT / 'target' / 'relea
 LOADS = [0.5, 0.9, 1.5, 2.0]
 
 
-async def ask(port, source):
-    """(status, text or kind of error) of one request on a connection of its own."""
-    reader, writer = await asyncio.open_connection('127.0.0.1', port)
+def request(source):
+    body = json.dumps(dict(items=[dict(source=source)])).encode()
+    head = f'POST /v1/translate HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n'
+    return head.encode() + body
+
+
+async def ask(port, source, address='127.0.0.1'):
+    """(status, text or kind of error) of one request on a connection of its own, from this address."""
+    reader, writer = await asyncio.open_connection('127.0.0.1', port, local_addr=(address, 0))
     try:
-        body = json.dumps(dict(items=[dict(source=source)])).encode()
-        head = f'POST /v1/translate HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n'
-        writer.write(head.encode() + body)
+        writer.write(request(source))
         await writer.drain()
         answer = await reader.read()
     finally:
@@ -50,7 +58,7 @@ async def capacity(port, lines, seconds, at_once):
     return done / (time.monotonic() - start)
 
 
-async def open_loop(port, lines, expected, rate, seconds, seed):
+async def open_loop(port, lines, expected, rate, seconds, seed, address='127.0.0.1'):
     """What became of requests that arrive at this rate."""
     chooser = random.Random(seed)
     outcomes, tasks, at = [], [], 0.0
@@ -58,8 +66,8 @@ async def open_loop(port, lines, expected, rate, seconds, seed):
 
     async def one(scheduled, source):
         try:
-            status, text = await ask(port, source)
-            wrong = status == 200 and text != expected[source]
+            status, text = await ask(port, source, address)
+            wrong = status == 200 and expected[source] not in (None, text)
             outcomes.append((status, time.monotonic() - scheduled, wrong))
         except (OSError, ValueError, IndexError) as error:
             outcomes.append((type(error).__name__, time.monotonic() - scheduled, False))
@@ -96,6 +104,91 @@ def resident(process):
             return int(line.split()[1]) * 1024
 
 
+def start(command, cores):
+    """A service on these cores, and its port."""
+    service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    return service, int(service.stdout.readline().rsplit(':', 1)[1])
+
+
+def measure(service, port, lines, expected, arguments, rates=None):
+    """Idle latency, capacity, and each load; at `rates` requests a second, or at multiples of the capacity."""
+    idle = [timed(port, line) for line in (lines * 3)[:100]]
+    bound = asyncio.run(capacity(port, lines, min(20, arguments.seconds), 64))
+    report = dict(idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), capacity=round(bound, 2), loads=[])
+    rates = rates or [load * bound for load in map(float, arguments.loads.split(','))]
+    for number, rate in enumerate(rates):
+        before = resident(service)
+        outcomes, wall = asyncio.run(open_loop(port, lines, expected, rate, arguments.seconds, arguments.seed + number))
+        entry = dict(summary(outcomes, max(wall, arguments.seconds), rate, bound), rate=round(rate, 2), resident_before=before, resident_after=resident(service))
+        report['loads'].append(entry)
+        print(json.dumps(entry), flush=True)
+    return report
+
+
+async def tenants(port, lines, expected, rates, seconds, seed):
+    """What became of the requests of several tenants, told apart by the address that they come from."""
+    runs = [open_loop(port, lines, expected, rate, seconds, seed + number, f'127.0.0.{2 + number}') for number, rate in enumerate(rates)]
+    return [outcomes for outcomes, _ in await asyncio.gather(*runs)]
+
+
+async def with_hang_ups(port, lines, expected, rate, seconds, seed):
+    """As `open_loop`, while 3 callers for each 7 hang up as soon as they have asked."""
+    async def hang_up():
+        chooser, end = random.Random(seed + 1), time.monotonic() + seconds
+        while time.monotonic() < end:
+            await asyncio.sleep(chooser.expovariate(rate * 3 / 7))
+            _, writer = await asyncio.open_connection('127.0.0.1', port)
+            writer.write(request(chooser.choice(lines)))
+            await writer.drain()
+            writer.transport.abort()
+
+    (outcomes, _), _ = await asyncio.gather(open_loop(port, lines, expected, rate, seconds, seed), hang_up())
+    return outcomes
+
+
+async def beside_idle_connections(port, lines, count):
+    """Seconds of requests while so many connections are open, or would be, that say nothing."""
+    idle, refused = [], 0
+    for _ in range(count):
+        try:
+            idle.append(await asyncio.wait_for(asyncio.open_connection('127.0.0.1', port), 2))
+        except (OSError, TimeoutError):
+            refused += 1
+    times, refusals, since = [], 0, time.monotonic()
+    while len(times) < 100:
+        begun = time.monotonic()
+        try:
+            status, _ = await ask(port, lines[len(times) % len(lines)])
+        except (OSError, ValueError, IndexError):
+            status = None
+        if status == 200:
+            times.append(time.monotonic() - begun)
+            if len(times) == 1:
+                first = begun - since
+        else:
+            refusals += 1
+            await asyncio.sleep(0.2)
+    for _, writer in idle:
+        writer.transport.abort()
+    return dict(opened=len(idle), not_opened=refused, first_answer_after=round(first, 2), refused_before=refusals, p50=quantile(times, 0.5), p99=quantile(times, 0.99))
+
+
+def abuse(port, lines, expected, arguments, bound):
+    """How one caller's conduct touches another's latency."""
+    p99 = lambda outcomes: quantile([seconds for status, seconds, _ in outcomes if status == 200], 0.99)
+    share = bound / 10
+    [alone] = asyncio.run(tenants(port, lines, expected, [share], arguments.seconds, arguments.seed))
+    quiet, loud = asyncio.run(tenants(port, lines, expected, [share, 10 * share], arguments.seconds, arguments.seed))
+    steady, _ = asyncio.run(open_loop(port, lines, expected, bound / 2, arguments.seconds, arguments.seed))
+    beside = asyncio.run(with_hang_ups(port, lines, expected, bound / 2, arguments.seconds, arguments.seed))
+    found = dict(
+        tenant=dict(summary(quiet, arguments.seconds, share, bound), p99_alone=p99(alone), loud=summary(loud, arguments.seconds, 10 * share, bound)),
+        hang_ups=dict(summary(beside, arguments.seconds, bound / 2, bound), p99_without=p99(steady)),
+        idle_connections=asyncio.run(beside_idle_connections(port, lines, 10_000)))
+    print(json.dumps(found), flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--lines', type=pathlib.Path, default=ROOT / 'tests' / 'data' / 'own' / 'own.en')
@@ -103,6 +196,8 @@ def main():
     parser.add_argument('--loads', default=','.join(map(str, LOADS)))
     parser.add_argument('--max-wait', type=int, default=5)
     parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--peer', action='store_true')
+    parser.add_argument('--abuse', action='store_true')
     parser.add_argument('--output', type=pathlib.Path)
     arguments = parser.parse_args()
     lines = [line for line in arguments.lines.read_text().splitlines() if line.strip() and len(line) < 300]
@@ -117,24 +212,26 @@ def main():
     os.sched_setaffinity(0, own)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     command = [str(BINARY), 'serve', '--listen', '127.0.0.1:0', '--no-log', '--threads', str(len(theirs)), '--max-wait', str(arguments.max_wait)]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, theirs))
+    report = dict(machine=dict(processor=processor(), cores_of_service=len(theirs), cores_of_sender=len(own)), command=sys.argv,
+                  seconds=arguments.seconds, binary=' '.join(command[1:]))
+    service, port = start(command, theirs)
     try:
-        port = int(service.stdout.readline().rsplit(':', 1)[1])
-        idle = [timed(port, line) for line in (lines * 3)[:100]]
-        bound = asyncio.run(capacity(port, lines, min(20, arguments.seconds), 64))
-        report = dict(
-            machine=dict(processor=processor(), cores_of_service=len(theirs), cores_of_sender=len(own)), command=sys.argv, binary=' '.join(command[1:]),
-            idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), capacity=round(bound, 2), loads=[])
-        for number, load in enumerate(map(float, arguments.loads.split(','))):
-            before = resident(service)
-            run = open_loop(port, lines, expected, load * bound, arguments.seconds, arguments.seed + number)
-            outcomes, wall = asyncio.run(run)
-            entry = summary(outcomes, max(wall, arguments.seconds), load * bound, bound)
-            report['loads'].append(dict(entry, resident_before=before, resident_after=resident(service)))
-            print(json.dumps(report['loads'][-1]), flush=True)
+        report |= measure(service, port, lines, expected, arguments)
+        if arguments.abuse:
+            report['abuse'] = abuse(port, lines, expected, arguments, report['capacity'])
     finally:
         service.terminate()
         service.wait()
+    if arguments.peer:
+        command = [sys.executable, str(pathlib.Path(__file__).with_name('serve_ctranslate2.py')), '--threads', str(len(theirs))]
+        service, port = start(command, theirs)
+        try:
+            # Its own searches differ in places: nothing is compared.
+            same = dict.fromkeys(lines)
+            report['ctranslate2'] = measure(service, port, lines, same, arguments, [entry['rate'] for entry in report['loads']])
+        finally:
+            service.terminate()
+            service.wait()
     text = json.dumps(report, indent=1) + '\n'
     if arguments.output:
         arguments.output.write_text(text)

@@ -20,6 +20,9 @@ pub struct Unit {
 /// Endings of names that say how a file is read.
 const FORMS: [&str; 3] = ["txt", "tsv", "jsonl"];
 
+/// Endings of names of HTML documents, whose translations are HTML documents.
+const PAGES: [&str; 3] = [".html", ".htm", ".xhtml"];
+
 impl Unit {
     /// The name of its part: its own, where an ending that says how it is read, `.txt`, `.tsv` or `.jsonl`, gives way to how the part
     /// is written, if that is another way, and so does that of a compression.
@@ -33,6 +36,7 @@ impl Unit {
             (Some(stem), written) => format!("{stem}.{written}"),
             // As in corpus.en: it says no more than that it is text.
             (None, "txt") => plain.to_owned(),
+            (None, "html") if PAGES.iter().any(|ending| plain.ends_with(ending)) => plain.to_owned(),
             (None, written) => format!("{plain}.{written}"),
         };
         name + compression.extension()

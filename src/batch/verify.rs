@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::digest::digest_file;
 use super::plan::Unit;
-use super::{RECORDS, Record};
+use super::{Compression, RECORDS, Record};
 use crate::files::io;
 use crate::{Result, input};
 
@@ -83,8 +83,10 @@ fn wrong(directory: &Path, part: &str) -> Option<String> {
         }
         Ok(_) => {}
     }
-    // Lists have several lines a row, and other formats none.
-    let is_lines = [".nbest", ".nbest.gz", ".nbest.zst", ".parquet"].iter().all(|ending| !part.ends_with(ending));
+    // Lists and documents have several lines a row, and other formats none.
+    let name = part.strip_suffix(Compression::of_name(part).extension()).unwrap_or(part);
+    let other = [".nbest", ".html", ".htm", ".xhtml", ".parquet"];
+    let is_lines = other.iter().all(|ending| !name.ends_with(ending));
     match is_lines.then(|| lines(&path))? {
         Err(error) => Some(error.to_string()),
         Ok(lines) if lines != record.counts.rows => Some(format!("expected {} rows, got {lines}", record.counts.rows)),

@@ -29,6 +29,8 @@ pub(super) enum InputFormat {
     Jsonl,
     /// Columns between tabs.
     Tsv,
+    /// All of the input is one HTML document, which "translate" alone takes.
+    Html,
 }
 
 /// How lines are to be read.
@@ -40,6 +42,8 @@ pub(super) enum Form {
     Json,
     /// The first column is the sentence; further columns are kept beside it.
     Tsv,
+    /// All of the input is one document.
+    Html,
     /// JSON if the first line that is not blank begins as a JSON object does, else this other form.
     Detect(Plain),
 }
@@ -60,15 +64,20 @@ impl From<Plain> for Form {
     }
 }
 
-/// One line of input.
+/// One line of input, or all of it where that is one document.
 #[derive(Debug)]
 pub(super) struct Line {
     /// Counted from 1.
     pub number: u64,
     /// Its bytes in the input, end of line included.
     pub bytes: u64,
+    /// What ends it: LF or CR LF; nothing for a last line without an end, and for a document.
+    pub end: &'static str,
     pub content: Result<Item, BadLine>,
 }
+
+/// The longest HTML document that is read.
+const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
 
 /// A text that is held whole, such as references, takes at most so many bytes of memory.
 const MAX_WHOLE_BYTES: u64 = 4 << 30;
@@ -80,6 +89,7 @@ const MAX_HELD_BYTES: u64 = 1 << 16;
 struct RawLine {
     number: u64,
     bytes: u64,
+    end: &'static str,
     /// Without its end; at most [`MAX_LINE_BYTES`] and one of a longer line.
     text: Vec<u8>,
 }
@@ -87,7 +97,7 @@ struct RawLine {
 /// Where lines come from.
 pub(super) struct Lines {
     path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
+    reader: TextReader,
     size: Option<u64>,
     form: Form,
     /// Read to find out the form, and not handed out.
@@ -98,9 +108,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    fn new(path: &Path, reader: impl BufRead + Send + 'static, form: Form) -> Self {
-        let (path, reader) = (path.to_path_buf(), Box::new(reader));
-        Lines { path, reader, size: None, form, held: VecDeque::new(), number: 0, arguments: false }
+    fn new(path: &Path, reader: TextReader, form: Form) -> Self {
+        Lines { path: path.to_path_buf(), reader, size: None, form, held: VecDeque::new(), number: 0, arguments: false }
     }
 
     /// Opens a file, or standard input for `None` and `-`.
@@ -120,7 +129,7 @@ impl Lines {
             Ok(json(&serde_json::json!({ "source": text }))? + "\n")
         };
         let joined = texts.iter().map(line).collect::<Result<String>>()?;
-        let lines = Lines::new(Path::new("-"), std::io::Cursor::new(joined), Form::Json);
+        let lines = Lines::new(Path::new("-"), TextReader::new(std::io::Cursor::new(joined)), Form::Json);
         Ok(Lines { arguments: true, ..lines })
     }
 
@@ -141,6 +150,9 @@ impl Lines {
 
     /// The next line; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Line>> {
+        if self.form == Form::Html {
+            return self.document();
+        }
         if let Form::Detect(plain) = self.form {
             self.form = self.detect(plain)?;
         }
@@ -148,7 +160,34 @@ impl Lines {
             Some(line) => Some(line),
             None => self.read_line()?,
         };
-        Ok(line.map(|RawLine { number, bytes, text }| Line { number, bytes, content: parse(text, bytes, self.form) }))
+        let read =
+            |RawLine { number, bytes, end, text }| Line { number, bytes, end, content: parse(text, bytes, self.form) };
+        Ok(line.map(read))
+    }
+
+    /// All of the input as one line, if it has not been read: with its byte order mark, and whole or not at all.
+    fn document(&mut self) -> Result<Option<Line>> {
+        if self.number > 0 {
+            return Ok(None);
+        }
+        let io = |source| Error::Io { operation: "read document", path: self.path.clone(), source };
+        let refuse = |kind, reason: String| io(std::io::Error::new(kind, reason));
+        let mut bytes = Vec::new();
+        let size = self.reader.by_ref().take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(io)? as u64;
+        if size > MAX_DOCUMENT_BYTES {
+            let reason = format!("expected at most {MAX_DOCUMENT_BYTES} bytes, got more");
+            return Err(refuse(std::io::ErrorKind::FileTooLarge, reason));
+        }
+        let mut text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let reason = format!("expected UTF-8, got an invalid byte at offset {at}; {}", input::CONVERT);
+            refuse(std::io::ErrorKind::InvalidData, reason)
+        })?;
+        if self.reader.is_marked() {
+            text.insert(0, '\u{feff}');
+        }
+        self.number = 1;
+        Ok(Some(Line { number: 1, bytes: size, end: "", content: Ok(Item::plain(text)) }))
     }
 
     /// Finds out the form from the first line that is not blank.
@@ -179,15 +218,19 @@ impl Lines {
             return Ok(None);
         }
         self.number += 1;
+        let mut end = "";
         if text.last() == Some(&b'\n') {
+            end = "\n";
             text.pop();
             if text.last() == Some(&b'\r') {
+                end = "\r\n";
                 text.pop();
             }
         } else if bytes == limit {
             bytes += self.reader.skip_until(b'\n').map_err(io)? as u64;
+            end = "\n";
         }
-        Ok(Some(RawLine { number: self.number, bytes, text }))
+        Ok(Some(RawLine { number: self.number, bytes, end, text }))
     }
 }
 
@@ -199,7 +242,7 @@ pub(super) fn read_all(path: &Path) -> Result<Vec<String>> {
 /// All lines, in at most so many bytes of memory.
 fn hold(mut lines: Lines, most: u64) -> Result<Vec<String>> {
     let (mut texts, mut size) = (Vec::new(), 0);
-    while let Some(Line { number, bytes, content }) = lines.next()? {
+    while let Some(Line { number, bytes, content, .. }) = lines.next()? {
         let fail = |kind, reason: String| Error::Io {
             operation: "read",
             path: lines.path.clone(),

@@ -74,7 +74,12 @@ impl Output {
     /// Adds a line. Lines are written in one piece, so that whoever reads along sees whole ones.
     pub(super) fn line(&mut self, line: &str) -> Result<()> {
         self.waiting.extend_from_slice(line.as_bytes());
-        self.waiting.push(b'\n');
+        self.text("\n")
+    }
+
+    /// Adds text that brings its own ends of lines.
+    pub(super) fn text(&mut self, text: &str) -> Result<()> {
+        self.waiting.extend_from_slice(text.as_bytes());
         if self.waiting.len() < BUFFER { Ok(()) } else { self.flush() }
     }
 

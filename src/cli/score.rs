@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::Result;
 use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
 use crate::cli::output::Output;
@@ -16,6 +15,7 @@ use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
 use crate::jsonl::{Fields, READ_LINE, Warning, error_json, field, score_json};
 use crate::translator::{Score, Sentence, Translator};
+use crate::{Error, Result};
 
 /// Score given translations: lines of source TAB target in, or JSON lines with the fields source and target; JSON lines with the
 /// target's token log-probabilities out.
@@ -52,14 +52,16 @@ const WINDOW: usize = 256;
 
 pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     let input = arguments.input.as_deref();
-    let mut lines = Lines::open(
-        input,
-        match arguments.input_format {
-            InputFormat::Auto => Form::Detect(Plain::Tsv),
-            InputFormat::Text | InputFormat::Tsv => Form::Tsv,
-            InputFormat::Jsonl => Form::Json,
-        },
-    )?;
+    let form = match arguments.input_format {
+        InputFormat::Auto => Form::Detect(Plain::Tsv),
+        InputFormat::Text | InputFormat::Tsv => Form::Tsv,
+        InputFormat::Jsonl => Form::Json,
+        InputFormat::Html => {
+            let expected = "a form with sources and targets: jsonl or tsv".into();
+            return Err(Error::Option { option: "input-format", expected, got: "html".into() });
+        }
+    };
+    let mut lines = Lines::open(input, form)?;
     let translator = arguments.model.open()?;
     let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
@@ -114,7 +116,7 @@ impl stream::Work for Work<'_> {
 
     fn start(&mut self, window: Vec<(u64, Line)>) {
         let mut pairs = Vec::new();
-        for (tag, Line { number, bytes, content }) in window {
+        for (tag, Line { number, bytes, content, .. }) in window {
             let failed = |source, other, error| {
                 let warnings = Vec::new();
                 Done { number, bytes, source, other, warnings, result: Err(error) }

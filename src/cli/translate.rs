@@ -1,36 +1,34 @@
 //! `translate`: lines of text or JSON in, translations out.
 
 mod job;
+mod work;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::ValueEnum;
-use serde_json::value::to_raw_value;
 
 use crate::batch::{self, Counts};
 use crate::cli::alignment::Alignment;
-use crate::cli::control_options::ControlArguments;
 use crate::cli::counts::{count, finite};
-use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
+use crate::cli::input::{Form, InputFormat, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
-use crate::cli::output::{Output, n_best, text_line};
+use crate::cli::output::Output;
 use crate::cli::pairing::Paired;
-use crate::cli::progress::Progress;
 use crate::cli::resume::{self, Start, Unit};
 use crate::cli::search_options::SearchArguments;
 use crate::cli::stream::{self, Windows};
 use crate::cli::values::reader;
-use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt, note};
 use crate::counts;
 use crate::explain::Page;
-use crate::jsonl::{BadLine, Fields, Warning, error_json, translation_json};
-use crate::translator::{Alternatives, Batch, Sentence, Translation, Translator};
+use crate::text::iso::Tag;
+use crate::text::named_pair;
+use crate::translator::{Alternatives, Sentence, Translator};
 use crate::{DecodeOptions, Error, Overrides, Result};
+use work::Work;
 
-/// Translate text: sentences as arguments, from a file, or from standard input, one per line.
+/// Translate text: sentences as arguments, from a file, or from standard input, one per line; with --segment lines of several sentences,
+/// with --input-format html a document.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 done; 1 some lines failed, each with an error in its place; 2 wrong options, model or \
@@ -53,12 +51,17 @@ pub(super) struct Arguments {
     #[command(flatten)]
     job: job::JobArguments,
     /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
-    /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column. Input compressed by gzip or
-    /// zstd is decompressed.
+    /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column.
+    /// html: all of the input is one document, whose tags come back around the translations. Input compressed by gzip or zstd is
+    /// decompressed.
     #[arg(long, value_enum, default_value_t, conflicts_with = "text")]
     input_format: InputFormat,
+    /// Translate the sentences of each line one by one and put the line together again: models read one sentence, and drop what stands
+    /// behind it.
+    #[arg(long)]
+    segment: bool,
     /// How to write. text: the best translation per line. jsonl: JSON lines, with ids and scores, and with the other fields or
-    /// columns of the input. nbest: number ||| text ||| features ||| score.
+    /// columns of the input, and for --segment and html with "text" and its "segments". nbest: number ||| text ||| features ||| score.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Write the alignment of source and target tokens behind the text, as Marian does: hard, soft, or a number for all pairs with
@@ -154,6 +157,8 @@ struct Setup<'a> {
     /// What the flags set, over which a sentence's own options stand.
     set: Overrides,
     alternatives: Option<Alternatives>,
+    /// The language that the model translates from, where it is not told one.
+    language: Option<String>,
 }
 
 impl<'a> Setup<'a> {
@@ -166,7 +171,11 @@ impl<'a> Setup<'a> {
         let mut options = arguments.search.resolve(&translator)?;
         options.attention |= arguments.alignment.is_some();
         let alternatives = arguments.alternatives(&options)?;
-        Ok(Setup { arguments, translator, options, set, alternatives })
+        let dir = arguments.model.name.resolve()?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let [source, _] = named_pair(&dir, &name);
+        let language = source.and_then(|code| Tag::parse(&code)).map(|tag| tag.language);
+        Ok(Setup { arguments, translator, options, set, alternatives, language })
     }
 
     /// The lines as they are translated: beside each other where the options contrast them.
@@ -188,21 +197,9 @@ impl<'a> Setup<'a> {
         output: Output,
     ) -> Result<(Output, Counts, First)> {
         let windows = Windows::start(next, LINES_PER_SLOT * self.arguments.model.engine.batch_size)?;
-        let mut work = Work {
-            setup: self,
-            batch: self.translator.batch(&self.options)?,
-            lines: HashMap::new(),
-            ready: Vec::new(),
-            first: First::Blank,
-            output,
-            progress: Progress::new(bytes),
-            warnings: Warnings::new(self.translator.tokenizer()),
-            counts: Counts::default(),
-        };
+        let mut work = Work::new(self, output, bytes)?;
         stream::run(windows, &mut work)?;
-        work.warnings.lines().for_each(|line| work.progress.note(&line));
-        let Work { first, output, counts, .. } = work;
-        Ok((output, counts, first))
+        Ok(work.end())
     }
 }
 
@@ -219,6 +216,7 @@ impl Arguments {
         if self.alternatives.is_some() && self.explain.is_some() {
             return Err(Error::conflict("explain", "", "alternatives, which are several searches"));
         }
+        self.check_documents()?;
         if self.explain.is_some() && self.text.len() > 1 {
             return refuse("explain", "one sentence", self.text.len().to_string());
         }
@@ -226,6 +224,52 @@ impl Arguments {
             return Err(nothing_to_explain());
         }
         Ok(())
+    }
+
+    /// Whether the input is split into sentences.
+    fn has_documents(&self) -> bool {
+        self.segment || self.input_format == InputFormat::Html
+    }
+
+    /// Refuses what is one sentence's where there may be several.
+    fn check_documents(&self) -> Result<()> {
+        if !self.has_documents() {
+            return Ok(());
+        }
+        let document = if self.segment { "segment" } else { "input-format html" };
+        let one = [
+            ("format", "nbest", self.format == Format::Nbest),
+            ("alignment", "", self.alignment.is_some()),
+            ("alternatives", "", self.alternatives.is_some()),
+            ("explain", "", self.explain.is_some()),
+            ("target-prefix", "", self.target_prefix.is_some()),
+            ("contrastive", "source", self.search.control.pairs_lines()),
+        ];
+        let html = self.input_format == InputFormat::Html;
+        let whole = [("segment", "", self.segment), ("resume", "", self.resume && !self.is_job())];
+        let refused = one.into_iter().find(|(.., given)| *given);
+        match refused.or(whole.into_iter().find(|(.., given)| html && *given)) {
+            None => Ok(()),
+            Some(("segment", ..)) => {
+                Err(Error::conflict("segment", "", "input-format html, whose sentences are found anyway"))
+            }
+            Some(("resume", ..)) => {
+                Err(Error::conflict("resume", "", "input-format html, which is written as a whole"))
+            }
+            Some((option, value, _)) => {
+                Err(Error::conflict(option, value, format!("{document}, which makes several sentences")))
+            }
+        }
+    }
+
+    /// Whether what is written is the text that was read, with translations in it.
+    fn keeps_ends(&self) -> bool {
+        let is_text = matches!(self.input_format, InputFormat::Auto | InputFormat::Text);
+        self.has_documents() && self.format == Format::Text && is_text
+    }
+
+    fn is_job(&self) -> bool {
+        self.input.as_deref().is_some_and(batch::is_many)
     }
 }
 
@@ -236,6 +280,7 @@ impl Arguments {
             (InputFormat::Auto | InputFormat::Text, _) => Form::Text,
             (InputFormat::Jsonl, _) => Form::Json,
             (InputFormat::Tsv, _) => Form::Tsv,
+            (InputFormat::Html, _) => Form::Html,
         }
     }
 
@@ -270,175 +315,4 @@ fn explain(sentence: Sentence, options: &DecodeOptions, translator: &Translator,
     let tokenizer = translator.tokenizer();
     page.line(&Page { explanation: &explanation, options, sentence: &sentence, tokenizer }.to_string())?;
     page.finish()
-}
-
-struct Work<'a> {
-    setup: &'a Setup<'a>,
-    batch: Batch<'a>,
-    /// What comes back with each line under way.
-    lines: HashMap<u64, Tag>,
-    /// Lines that the batch has no part in: that could not be read, or that want alternatives.
-    ready: Vec<(u64, Done)>,
-    first: First,
-    output: Output,
-    progress: Progress,
-    warnings: Warnings<'a>,
-    /// Lines written.
-    counts: Counts,
-}
-
-struct Tag {
-    number: u64,
-    bytes: u64,
-    source: String,
-    other: Fields,
-    warnings: Vec<Warning>,
-}
-
-struct Done {
-    number: u64,
-    bytes: u64,
-    source: Option<String>,
-    other: Fields,
-    warnings: Vec<Warning>,
-    /// The translation, or the kind and text of the error in its place.
-    result: Result<Translation, (&'static str, String)>,
-}
-
-impl Work<'_> {
-    fn done(&mut self, tag: u64, result: Result<Translation, (&'static str, String)>) -> Option<Done> {
-        let Tag { number, bytes, source, other, warnings } = self.lines.remove(&tag)?;
-        Some(Done { number, bytes, source: Some(source), other, warnings, result })
-    }
-
-    /// The sentence of a line, under its own options if it brings some, and what passes through.
-    fn sentence(&self, item: Item) -> Result<(Sentence, Fields), BadLine> {
-        let Item { mut sentence, columns, mut other } = item;
-        if let Some(columns) = columns.filter(|columns| !columns.is_empty()) {
-            // Strings become JSON whatever they hold.
-            other.extend(to_raw_value(&columns).ok().map(|columns| ("columns".to_owned(), columns)));
-        }
-        let Setup { arguments, translator, options, set, .. } = self.setup;
-        sentence.prefix = sentence.prefix.or_else(|| arguments.target_prefix.clone());
-        sentence.source_lang = sentence.source_lang.or_else(|| arguments.source_lang.clone());
-        sentence.target_lang = sentence.target_lang.or_else(|| arguments.target_lang.clone());
-        let source = sentence.source.clone();
-        let read = || {
-            sentence.options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;
-            let sentence = translator.sentence(sentence, set, options)?;
-            sentence.options.as_deref().map_or(Ok(()), |options| arguments.search.control.check(options))?;
-            Ok::<_, Error>(sentence)
-        };
-        match read() {
-            Ok(sentence) => Ok((sentence, other)),
-            Err(error) => Err(BadLine { kind: error.kind(), message: error.to_string(), source: Some(source) }),
-        }
-    }
-
-    /// Finds the alternatives of a window's sentences, which are under way together.
-    fn find_alternatives(&mut self, sentences: Vec<(u64, Sentence, Vec<u32>)>, wanted: Alternatives) {
-        let (tags, sentences): (Vec<u64>, Vec<Sentence>) =
-            sentences.into_iter().map(|(tag, sentence, _)| (tag, sentence)).unzip();
-        let told = |error: &Error| (error.kind(), error.to_string());
-        let found = match self.setup.translator.alternatives(sentences, &wanted, &self.setup.options) {
-            Ok(found) => found.into_iter().map(|result| result.map_err(|error| told(&error))).collect(),
-            // What concerns them all.
-            Err(error) => vec![Err(told(&error)); tags.len()],
-        };
-        for (tag, result) in tags.into_iter().zip(found) {
-            let done = self.done(tag, result);
-            self.ready.extend(done.map(|done| (tag, done)));
-        }
-    }
-}
-
-impl stream::Work for Work<'_> {
-    type Done = Done;
-
-    fn start(&mut self, window: Vec<(u64, Line)>) {
-        let mut readable = Vec::with_capacity(window.len());
-        for (tag, Line { number, bytes, content }) in window {
-            let encoded = content.and_then(|item| self.sentence(item)).and_then(|(sentence, other)| {
-                let wrong = |error: Error| {
-                    let (kind, message) = (error.kind(), error.to_string());
-                    BadLine { kind, message, source: Some(sentence.source.clone()) }
-                };
-                let ids = self.setup.translator.source_ids(&sentence).map_err(wrong)?;
-                Ok((sentence, other, ids))
-            });
-            match encoded {
-                Ok((sentence, other, ids)) => {
-                    let source = sentence.source.clone();
-                    let warnings = self.warnings.look_at(number, &source, sentence.prefix.as_deref());
-                    self.lines.insert(tag, Tag { number, bytes, source, other, warnings });
-                    readable.push((tag, sentence, ids));
-                }
-                Err(bad) => {
-                    let result = Err((bad.kind, bad.message));
-                    let (source, other, warnings) = (bad.source, Fields::new(), Vec::new());
-                    self.ready.push((tag, Done { number, bytes, source, other, warnings, result }));
-                }
-            }
-        }
-        if let Some((_, sentence, ids)) = readable.iter().find(|(tag, ..)| *tag == 0) {
-            self.first = if ids.len() > 1 { First::Sentence(Box::new(sentence.clone())) } else { First::Blank };
-        }
-        // The longest first: slots that free up towards the end of a window then wait for short sentences only.
-        readable.sort_by_key(|(_, _, ids)| std::cmp::Reverse(ids.len()));
-        match self.setup.alternatives {
-            Some(wanted) => self.find_alternatives(readable, wanted),
-            None => readable.into_iter().for_each(|(tag, sentence, ids)| self.batch.push_encoded(tag, sentence, ids)),
-        }
-    }
-
-    fn finish_one(&mut self, limit: Duration) -> Option<(u64, Done)> {
-        let (tag, done) = match self.ready.pop() {
-            Some(ready) => ready,
-            None => {
-                let (tag, result) = self.batch.next_within(limit)?;
-                let result = result.map_err(|error| (error.kind(), error.to_string()));
-                (tag, self.done(tag, result)?)
-            }
-        };
-        let tokens = done.result.as_ref().map_or(0, |t| t.hypotheses.first().map_or(0, |h| h.length));
-        self.progress.add(done.bytes, tokens as u64);
-        Some((tag, done))
-    }
-
-    fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.batch.outstanding() == 0
-    }
-
-    fn write(&mut self, done: Done) -> Result<()> {
-        let Done { number, bytes: _, source, mut other, warnings, result } = done;
-        // Our own fields win over fields of that name in the input.
-        for field in ["hypotheses", "error", "source_truncated", "warnings"] {
-            other.shift_remove(field);
-        }
-        let Arguments { format, alignment, .. } = *self.setup.arguments;
-        self.counts.rows += 1;
-        match result {
-            Ok(translation) => self.output.line(&match format {
-                Format::Text => text_line(&translation.hypotheses[0], alignment),
-                Format::Jsonl => translation_json(&translation, &other, &warnings)?,
-                Format::Nbest => n_best(number, &translation, alignment),
-            }),
-            Err((kind, message)) => {
-                self.counts.failed += 1;
-                // Nothing to draw.
-                if number == 1 {
-                    self.first = First::Failed;
-                }
-                self.progress.complain(&format!("line {number}: {message}"));
-                self.output.line(&match format {
-                    Format::Text | Format::Nbest => String::new(),
-                    Format::Jsonl => error_json(source.as_deref(), &other, kind, &message)?,
-                })
-            }
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.output.flush()
-    }
 }

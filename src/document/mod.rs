@@ -15,30 +15,37 @@
 //! let plan = Plan::text("A dog runs. Two cats sleep.", Rules::of(Some("en")), &Reading::new(&translator, &like));
 //! let options = DecodeOptions::default();
 //! let mut translations = Vec::new();
-//! for sentence in plan.sentences(&like) {
+//! for sentence in plan.sentences(&like, &options) {
 //!     let terms = beamfuse::Terms::new();
 //!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
 //! }
-//! let rendered: Vec<_> = translations.iter().map(|translation| Some(Rendered::new(&translation.hypotheses[0]))).collect();
+//! let rendered = |translation: &beamfuse::Translation| Rendered::new(&translation.hypotheses[0], translator.tokenizer());
+//! let rendered: Vec<_> = translations.iter().map(|translation| Some(rendered(translation))).collect();
 //! println!("{}", plan.assemble(&rendered));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`translate`] does all that with a [`Translator`]. Other hypotheses than the best make other documents.
+//! [`translate`] does all that with a [`Translator`]. HTML goes the same way by [`Plan::html`]. Other hypotheses than the best make
+//! other documents.
 
 mod cut;
+mod html;
 mod marks;
 mod rules;
 mod split;
 mod translate;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::text::Tokenizer;
 use crate::translator::{Sentence, TextHypothesis, Translator};
+use crate::{DecodeOptions, Error, Result};
+use html::{Aligned, Markup};
 
 pub use rules::Rules;
-pub use split::{Piece, PieceKind, split};
+pub use split::{Piece, PieceKind, Splitting, split};
 pub use translate::{Translated, translate};
 
 /// The ids of a text.
@@ -78,6 +85,23 @@ fn with_text(like: &Sentence, text: &str) -> Sentence {
     Sentence { source: text.to_owned(), source_ids: None, ..like.clone() }
 }
 
+/// Refuses what a sentence may have that means it alone, and nothing for each of several: a beginning of its translation, phrases that
+/// it must contain, a text to contrast it with.
+///
+/// # Errors
+/// [`Error::Option`], which names it.
+pub fn check(like: &Sentence) -> Result<()> {
+    let own = [
+        ("target_prefix", like.prefix.is_some()),
+        ("constraints", !like.constraints.is_empty()),
+        ("contrast_source", like.contrast_source.is_some()),
+    ];
+    match own.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::conflict(option, "", "a document, which may have several sentences")),
+    }
+}
+
 /// Something to translate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -87,10 +111,22 @@ pub struct Segment {
     pub cut: bool,
 }
 
+/// How a document is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// As HTML, see [`Plan::html`].
+    pub html: bool,
+    /// What ends a sentence, beside the blocks of HTML.
+    pub splitting: Splitting,
+    /// Names of further elements of HTML whose content stays as it is.
+    pub ignored: Vec<String>,
+}
+
 /// What a document consists of.
 #[derive(Debug)]
 pub struct Plan {
     source: String,
+    is_html: bool,
     parts: Vec<Part>,
     segments: Vec<Segment>,
 }
@@ -101,31 +137,72 @@ enum Part {
     /// Stays as it is.
     Kept(Range<usize>),
     /// The next segment stands for this.
-    Segment(Range<usize>),
+    Segment {
+        range: Range<usize>,
+        /// The tags within.
+        markup: Option<Box<Markup>>,
+    },
 }
 
 impl Plan {
     /// A plan for plain text: its sentences, see [`split`]; those that the model cannot read are [cut](Segment::cut) at a clause mark or
     /// a space. All else stays as it is.
     pub fn text(text: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
-        let mut plan = Plan { source: text.to_owned(), parts: Vec::new(), segments: Vec::new() };
-        for Piece { range, kind } in split(text, rules) {
+        Self::of(text, &Form::default(), rules, reading)
+    }
+
+    /// A plan for a document of any form.
+    pub fn of(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
+        if form.html { html::plan(text, form, rules, reading) } else { Self::plain(text, form, rules, reading) }
+    }
+
+    fn plain(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
+        let mut plan = Plan { source: text.to_owned(), is_html: false, parts: Vec::new(), segments: Vec::new() };
+        let read = match form.splitting {
+            Splitting::Full => Cow::Borrowed(text),
+            Splitting::WithoutLines | Splitting::Off => split::without_lines(text).into(),
+        };
+        for Piece { range, kind } in split::split_with(text, rules, form.splitting) {
             if kind != PieceKind::Sentence {
                 plan.parts.push(Part::Kept(range));
                 continue;
             }
-            let sentence = &text[range.clone()];
+            let sentence = &read[range.clone()];
             let mut at = range.start;
             for part in reading.parts(sentence) {
                 let segment = Segment { text: sentence[part.clone()].to_owned(), cut: part.len() < sentence.len() };
                 let part = range.start + part.start..range.start + part.end;
                 plan.parts.push(Part::Kept(at..part.start));
                 at = part.end;
-                plan.parts.push(Part::Segment(part));
+                plan.parts.push(Part::Segment { range: part, markup: None });
                 plan.segments.push(segment);
             }
         }
         plan
+    }
+
+    /// A plan for an HTML document, or a piece of one. Malformed HTML is read as a browser's tokenizer reads it.
+    ///
+    /// * Block elements, `br` among them, bound sentences; within a block they end as in plain text, and only in `pre` at line breaks.
+    ///   White space is read as a browser shows it.
+    /// * Tags within a sentence, and comments, are not shown to the model. [`Plan::assemble`] puts them back, all of them, nested as they
+    ///   were, where the translation's attention says that their text went.
+    /// * `script`, `style`, `code`, `kbd`, `samp`, `tt`, `var`, `textarea`, `svg`, `math`, media, and what has `translate="no"` or the class
+    ///   `notranslate`, stays as it is, and counts as a tag.
+    /// * Character references are decoded for the model; in translations `&`, `<`, `>` and no-break spaces are written as references.
+    /// * Everything outside of segments stays as it is, byte for byte, and so do the tags within.
+    pub fn html(html: &str, rules: &Rules, reading: &Reading<'_>) -> Self {
+        Self::of(html, &Form { html: true, ..Form::default() }, rules, reading)
+    }
+
+    /// For each segment whether [`Plan::assemble`] has tags to put back into it, and so does better with a hypothesis that carries its
+    /// attention.
+    fn needs_attention(&self) -> impl Iterator<Item = bool> {
+        let of = |part: &Part| match part {
+            Part::Kept(_) => None,
+            Part::Segment { markup, .. } => Some(markup.is_some()),
+        };
+        self.parts.iter().filter_map(of)
     }
 
     /// What is to be translated, in the order of the document.
@@ -133,9 +210,17 @@ impl Plan {
         &self.segments
     }
 
-    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids.
-    pub fn sentences(&self, like: &Sentence) -> impl Iterator<Item = Sentence> {
-        self.segments.iter().map(|segment| with_text(like, &segment.text))
+    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids. Where tags are to be put back,
+    /// the sentence has options of its own that ask for [attention](crate::DecodeOptions::attention): those of `like`, else these.
+    pub fn sentences(&self, like: &Sentence, options: &DecodeOptions) -> impl Iterator<Item = Sentence> {
+        self.segments.iter().zip(self.needs_attention()).map(|(segment, needs_attention)| {
+            let mut sentence = with_text(like, &segment.text);
+            if needs_attention {
+                let own = sentence.options.get_or_insert_with(|| Box::new(options.clone()));
+                own.attention = true;
+            }
+            sentence
+        })
     }
 
     /// The document, with a translation for each segment; where there is none, its source stays.
@@ -148,9 +233,9 @@ impl Plan {
         // Whether nothing stands behind a segment whose writing needs no space there.
         let mut open = false;
         for part in &self.parts {
-            let (Part::Kept(range) | Part::Segment(range)) = part;
+            let (Part::Kept(range) | Part::Segment { range, .. }) = part;
             let source = &self.source[range.clone()];
-            let Part::Segment(_) = part else {
+            let Part::Segment { markup, .. } = part else {
                 document.push_str(source);
                 open &= source.is_empty();
                 continue;
@@ -160,7 +245,13 @@ impl Plan {
             if open && needs_space(&document, text) {
                 document.push(' ');
             }
-            document.push_str(text);
+            match (translation, markup) {
+                (Some(translation), Some(markup)) => {
+                    document.push_str(&html::place(&self.source, markup, text, translation.aligned().as_ref()));
+                }
+                (Some(_), None) if self.is_html => document.push_str(&html::encode(text)),
+                _ => document.push_str(text),
+            }
             open = source.ends_with(is_wide);
         }
         document
@@ -193,17 +284,31 @@ fn is_wide(c: char) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct Rendered<'a> {
     text: &'a str,
+    hypothesis: Option<(&'a TextHypothesis, &'a Tokenizer)>,
 }
 
 impl<'a> Rendered<'a> {
-    /// A hypothesis for the segment.
-    pub fn new(hypothesis: &'a TextHypothesis) -> Self {
-        Rendered { text: &hypothesis.text }
+    /// A hypothesis for the segment, and the tokenizer that its text is from.
+    pub fn new(hypothesis: &'a TextHypothesis, tokenizer: &'a Tokenizer) -> Self {
+        Rendered { text: &hypothesis.text, hypothesis: Some((hypothesis, tokenizer)) }
     }
 
-    /// A text alone.
+    /// A text alone: tags in it find their places by the order of words only.
     pub fn text(text: &'a str) -> Self {
-        Rendered { text }
+        Rendered { text, hypothesis: None }
+    }
+
+    /// Where each token ends, and what it attends to; none for a hypothesis without attention.
+    fn aligned(&self) -> Option<Aligned<'a>> {
+        let (hypothesis, tokenizer) = self.hypothesis?;
+        let rows = hypothesis.attention.as_deref()?;
+        let end = |tokens: usize| {
+            let begun = tokenizer.detokenize(&hypothesis.token_ids[..tokens]);
+            // Half a character, or white space that nothing stands behind yet, is not the text's.
+            let common = begun.bytes().zip(self.text.bytes()).take_while(|(a, b)| a == b).count();
+            self.text.floor_char_boundary(common)
+        };
+        Some(Aligned { ends: (1..=hypothesis.token_ids.len()).map(end).collect(), rows })
     }
 }
 

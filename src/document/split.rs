@@ -41,7 +41,37 @@ pub enum PieceKind {
 /// assert_eq!(sentences.map(|piece| &text[piece.range]).collect::<Vec<_>>(), ["Mr. Smith has 3.5 dogs.", "They run!"]);
 /// ```
 pub fn split(text: &str, rules: &Rules) -> Vec<Piece> {
+    split_with(text, rules, Splitting::Full)
+}
+
+/// What ends a sentence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Splitting {
+    /// Line breaks, and what [`split`] takes for the end of one.
+    #[default]
+    Full,
+    /// The same without line breaks, which are read as spaces.
+    WithoutLines,
+    /// The end of the text alone.
+    Off,
+}
+
+/// As [`split`], where sentences end at less.
+pub(super) fn split_with(text: &str, rules: &Rules, splitting: Splitting) -> Vec<Piece> {
     let mut pieces = Pieces { text, found: Vec::new(), at: 0 };
+    match splitting {
+        Splitting::Full => {}
+        Splitting::WithoutLines => {
+            split_line(&mut pieces, 0, &without_lines(text), rules);
+            pieces.space_to(text.len());
+            return pieces.found;
+        }
+        Splitting::Off => {
+            pieces.sentence(0..text.len());
+            pieces.space_to(text.len());
+            return pieces.found;
+        }
+    }
     let mut start = 0;
     for line in text.split_inclusive(is_line_break) {
         split_line(&mut pieces, start, line, rules);
@@ -49,6 +79,16 @@ pub fn split(text: &str, rules: &Rules) -> Vec<Piece> {
     }
     pieces.space_to(text.len());
     pieces.found
+}
+
+/// The text with a space of as many bytes for each line break.
+pub(super) fn without_lines(text: &str) -> String {
+    let space = |c: char| match c.len_utf8() {
+        1 => ' ',
+        2 => '\u{a0}',
+        _ => '\u{2003}',
+    };
+    text.chars().map(|c| if is_line_break(c) { space(c) } else { c }).collect()
 }
 
 /// CR LF is two of them, with nothing in between.

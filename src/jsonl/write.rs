@@ -1,6 +1,7 @@
 //! Results in JSON.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Fields, Warning};
 use crate::{Error, Result, Score, TextHypothesis, Translation};
@@ -90,6 +91,29 @@ pub(crate) fn error_json(source: Option<&str>, other: &Fields, kind: &str, messa
         message: &'a str,
     }
     json(&ErrorLine { source, other, error: ErrorObject { kind, message } })
+}
+
+/// A translated document as a JSON line: its text, and what came of its sentences, each as a line of its own; `other` holds the input's
+/// other fields.
+pub(crate) fn document_json(text: &str, segments: &[Box<RawValue>], other: &Fields) -> Result<String> {
+    #[derive(Serialize)]
+    struct DocumentLine<'a> {
+        text: &'a str,
+        segments: &'a [Box<RawValue>],
+        #[serde(flatten)]
+        other: Fields,
+    }
+    let mut other = other.clone();
+    // Our own fields win.
+    for field in ["text", "segments", "error"] {
+        other.shift_remove(field);
+    }
+    json(&DocumentLine { text, segments, other })
+}
+
+/// A line as a part of another.
+pub(crate) fn raw(text: String) -> Result<Box<RawValue>> {
+    RawValue::from_string(text).map_err(|source| Error::Json { path: "-".into(), source })
 }
 
 /// A score as a JSON line; `other` holds the input's other fields.

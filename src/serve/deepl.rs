@@ -11,6 +11,7 @@ use super::given::Given;
 use super::http::{Call, json_text};
 use super::libretranslate::translate_texts;
 use super::models::Code;
+use crate::document::{Form, Splitting};
 use crate::text::iso::Tag;
 
 /// Texts of a request, as there.
@@ -28,12 +29,12 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         let message = format!("read the request: expected at most {MOST_TEXTS} texts, got {}", texts.len());
         return Err(Failure::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
     }
-    check(&given)?;
+    let form = form(&given)?;
     let target = given.needed("target_lang")?.to_owned();
     let source = given.text("source_lang")?.map(str::to_owned);
     let route = call.route(None, source.as_deref(), Some(&target))?;
     let options = route.model.options.clone().with(|options| options.n_best = 1);
-    let translated = translate_texts(&call, &route, &texts, &options).await?;
+    let translated = translate_texts(&call, &route, &texts, &form, &options).await?;
     let detected = source.as_deref().and_then(Tag::parse).or_else(|| route.source.clone());
     let detected = detected.map(|tag| tag.language.to_ascii_uppercase()).unwrap_or_default();
     let counts_characters = given.flag("show_billed_characters")?;
@@ -50,8 +51,9 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     Ok(json_text(json!({ "translations": entries }).to_string()))
 }
 
-/// Refuses what would need another translation than the model's.
-fn check(given: &Given) -> Result<(), Failure> {
+/// How the texts are read. What would need another translation than the model's is refused.
+fn form(given: &Given) -> Result<Form, Failure> {
+    let mut form = Form::default();
     let refuse = |name: &str, expected: &str, got: &str| {
         Err(Failure::bad("option", format!("option {name}: expected {expected}, got {got:?}")))
     };
@@ -63,14 +65,24 @@ fn check(given: &Given) -> Result<(), Failure> {
                 other => return refuse(name, "default, or a preference", other),
             },
             "split_sentences" => match given.text(name)?.unwrap_or_default() {
-                "0" | "1" | "nonewlines" => {}
+                "0" => form.splitting = Splitting::Off,
+                "1" => form.splitting = Splitting::Full,
+                "nonewlines" => form.splitting = Splitting::WithoutLines,
                 other => return refuse(name, "0, 1 or nonewlines", other),
             },
+            "tag_handling" => match given.text(name)?.unwrap_or_default() {
+                "html" => form.html = true,
+                other => return refuse(name, "html: this service does not read XML", other),
+            },
+            "ignore_tags" => form.ignored = given.names(name)?,
             other if WITHOUT_EFFECT.contains(&other) => {}
             other => return refuse(other, "nothing: this service does not have it", "a value"),
         }
     }
-    Ok(())
+    if !form.html && !form.ignored.is_empty() {
+        return refuse("ignore_tags", "tag_handling html beside it", "none");
+    }
+    Ok(form)
 }
 
 /// GET and POST /v2/languages

@@ -37,6 +37,16 @@ impl Given {
         }
     }
 
+    /// Names: an array of them, or a text of some between commas.
+    pub fn names(&self, name: &str) -> Result<Vec<String>, Failure> {
+        if self.0.get(name).is_none_or(Value::is_null) {
+            return Ok(Vec::new());
+        }
+        let (texts, _) = self.texts(name)?;
+        let names = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+        Ok(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
     /// Whether something is asked for.
     pub fn flag(&self, name: &str) -> Result<bool, Failure> {
         match self.0.get(name) {

@@ -9,14 +9,15 @@ use super::given::Given;
 use super::http::{Call, json_text};
 use super::models::{Code, Route};
 use super::work::{self, Conditions, Outcomes};
-use crate::document::{Plan, Rendered};
-use crate::{DecodeOptions, Priority, Sentence, Translation};
+use crate::document::{Form, Plan, Rendered};
+use crate::{DecodeOptions, Priority, Sentence, TextHypothesis, Translation};
 
 /// Texts translated sentence by sentence, and the first error if there is one: such a request fails as a whole.
 pub(super) async fn translate_texts(
     call: &Call,
     route: &Route,
     texts: &[String],
+    form: &Form,
     options: &DecodeOptions,
 ) -> Result<Vec<Vec<String>>, Failure> {
     let most = call.server.config.limits.items;
@@ -30,8 +31,8 @@ pub(super) async fn translate_texts(
         options: Some(Box::new(options.clone())),
         ..Sentence::default()
     };
-    let plans: Vec<Plan> = texts.iter().map(|text| route.plan(text, &like)).collect();
-    let sentences: Outcomes<Sentence> = plans.iter().flat_map(|plan| plan.sentences(&like)).map(Ok).collect();
+    let plans: Vec<Plan> = texts.iter().map(|text| route.plan(text, form, &like)).collect();
+    let sentences: Outcomes<Sentence> = plans.iter().flat_map(|plan| plan.sentences(&like, options)).map(Ok).collect();
     let deadline = call.deadline(None)?;
     let conditions = Conditions { owner: call.caller.owner, priority: Priority::Interactive, deadline };
     let results = work::translate(call, &route.model, sentences, conditions).await?;
@@ -41,15 +42,17 @@ pub(super) async fn translate_texts(
     for plan in &plans {
         let own: Vec<Translation> = results.drain(..plan.segments().len()).collect();
         let ranks = own.iter().map(|translation| translation.hypotheses.len()).max().unwrap_or(1);
-        let filled = |rank| plan.assemble(&own.iter().map(|translation| ranked(translation, rank)).collect::<Vec<_>>());
+        let tokenizer = route.model.translator.tokenizer();
+        let ranked = |rank| own.iter().map(move |own| ranked(own, rank).map(|found| Rendered::new(found, tokenizer)));
+        let filled = |rank| plan.assemble(&ranked(rank).collect::<Vec<_>>());
         all.push((0..ranks).map(filled).collect());
     }
     Ok(all)
 }
 
 /// The translation of this rank; where there are fewer, the last stands for it.
-fn ranked(translation: &Translation, rank: usize) -> Option<Rendered<'_>> {
-    translation.hypotheses.get(rank).or(translation.hypotheses.last()).map(Rendered::new)
+fn ranked(translation: &Translation, rank: usize) -> Option<&TextHypothesis> {
+    translation.hypotheses.get(rank).or(translation.hypotheses.last())
 }
 
 /// POST /translate
@@ -58,13 +61,14 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     call.sign_in(given.text("api_key")?)?;
     let (texts, is_array) = given.texts("q")?;
     let (source, target) = (given.needed("source")?, given.needed("target")?);
-    match given.text("format")?.unwrap_or("text") {
-        "text" => {}
+    let html = match given.text("format")?.unwrap_or("text") {
+        "text" => false,
+        "html" => true,
         other => {
-            let message = format!("option format: expected text, got {other:?}");
+            let message = format!("option format: expected text or html, got {other:?}");
             return Err(Failure::bad("option", message));
         }
-    }
+    };
     let alternatives = given.count("alternatives")?.unwrap_or(0);
     let route = call.route(None, Some(source), Some(target))?;
     let mut options = route.model.options.clone();
@@ -72,7 +76,7 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     options.n_best = (alternatives + 1).min(call.server.config.limits.beam);
     options.beam_size = options.beam_size.max(options.n_best);
     options.validate()?;
-    let translated = translate_texts(&call, &route, &texts, &options).await?;
+    let translated = translate_texts(&call, &route, &texts, &Form { html, ..Form::default() }, &options).await?;
     let best: Vec<&str> = translated.iter().map(|ranked| ranked[0].as_str()).collect();
     let others: Vec<&[String]> = translated.iter().map(|ranked| &ranked[1..]).collect();
     let mut answer = Map::new();

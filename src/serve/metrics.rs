@@ -12,7 +12,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Server;
+use super::engines::Engines;
 use super::models::Model;
+use crate::decode::engine::Load;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct Answer {
@@ -34,6 +36,12 @@ pub(super) struct Outcome {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct ByModel {
     pub model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(super) struct Class {
+    pub model: String,
+    pub class: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -79,7 +87,8 @@ pub(super) struct Metrics {
     pub cancelled: Family<Reason, Counter>,
     pub reloads: Family<Reason, Counter>,
     pub connections: Gauge,
-    queue_depth: Family<ByModel, Gauge>,
+    queue_depth: Family<Class, Gauge>,
+    engines: Arc<Engines>,
     slots: Family<State, Gauge>,
     models: Family<Version, Gauge>,
     memory: Family<Kind, Gauge<u64, AtomicU64>>,
@@ -117,6 +126,8 @@ impl Metrics {
         );
         let help = "Time from a sentence's admission to its translation";
         registry.register_with_unit("sentence_duration", help, Unit::Seconds, sentence_seconds.clone());
+        let engines = Arc::new(Engines::default());
+        registry.register_collector(Box::new(engines.clone()));
         registry.register_with_unit("memory", "Memory in use", Unit::Bytes, memory.clone());
         Metrics {
             registry,
@@ -131,6 +142,7 @@ impl Metrics {
             reloads,
             connections,
             queue_depth,
+            engines,
             slots,
             models,
             memory,
@@ -152,14 +164,19 @@ impl Metrics {
     /// All metrics as text.
     pub fn text(&self, server: &Server) -> String {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut all_waiting = 0;
+        let (mut all_waiting, mut engines) = (0, Vec::new());
         for model in server.models.all() {
-            let waiting = model.translator.load().waiting;
+            let Load { waiting, batch, .. } = model.translator.load();
             all_waiting += waiting;
-            self.queue_depth.get_or_create(&ByModel { model: model.name.clone() }).set(gauge(waiting));
+            for (class, count) in [("interactive", waiting - batch), ("batch", batch)] {
+                let class = Class { model: model.name.clone(), class };
+                self.queue_depth.get_or_create(&class).set(gauge(count));
+            }
+            engines.push((ByModel { model: model.name.clone() }, model.translator.statistics()));
             let slots = State { model: model.name.clone(), state: "all" };
             self.slots.get_or_create(&slots).set(gauge(server.config.engine.slots));
         }
+        self.engines.set(engines);
         let busy = State { model: String::new(), state: "busy" };
         self.slots.get_or_create(&busy).set(gauge(server.admission.sentences().saturating_sub(all_waiting)));
         if let Some(bytes) = resident() {

@@ -9,6 +9,7 @@ mod admission;
 mod caller;
 mod config;
 mod deepl;
+mod engines;
 mod failure;
 mod given;
 mod http;

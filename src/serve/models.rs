@@ -4,14 +4,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::http::StatusCode;
-use serde_json::Value;
 
 use super::config::{Config, Source};
 use super::failure::Failure;
-use crate::document::{Plan, Reading, Rules};
+use crate::document::{Form, Plan, Reading, Rules};
 use crate::jsonl::Watch;
-use crate::text::TargetPlace;
 use crate::text::iso::Tag;
+use crate::text::{TargetPlace, named_pair};
 use crate::translator::ModelInfo;
 use crate::{DecodeOptions, EngineOptions, Error, Overrides, Result, Sentence, Translator};
 
@@ -59,9 +58,9 @@ pub(super) struct Route {
 
 impl Route {
     /// Which sentences of a text are translated, each as `like` but for its text.
-    pub fn plan(&self, text: &str, like: &Sentence) -> Plan {
+    pub fn plan(&self, text: &str, form: &Form, like: &Sentence) -> Plan {
         let language = like.source_lang.clone().or_else(|| self.source.as_ref().map(|tag| tag.language.clone()));
-        Plan::text(text, Rules::of(language.as_deref()), &Reading::new(&self.model.translator, like))
+        Plan::of(text, form, Rules::of(language.as_deref()), &Reading::new(&self.model.translator, like))
     }
 }
 
@@ -201,15 +200,8 @@ impl Languages {
     /// A multilingual model's own; else those that its tokenizer's configuration names, or its name, as in `en-de`.
     fn of(name: &str, dir: &Path, translator: &Translator) -> Self {
         let code = |own: &str| Some(Code { own: own.to_owned(), tag: Tag::parse(own)? });
-        let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap_or_default();
-        let config: Value = serde_json::from_str(&config).unwrap_or_default();
-        let by_name = name.split_once('-').or(name.split_once('_'));
-        let single = |field: &str, named: Option<&str>| -> Vec<Code> {
-            let said = config.get(field).and_then(Value::as_str).and_then(code);
-            said.or_else(|| named.and_then(code)).into_iter().collect()
-        };
-        let one_source = single("source_lang", by_name.map(|(source, _)| source));
-        let one_target = single("target_lang", by_name.map(|(_, target)| target));
+        let one = |named: Option<String>| -> Vec<Code> { named.as_deref().and_then(code).into_iter().collect() };
+        let [one_source, one_target] = named_pair(dir, name).map(one);
         let Some(known) = translator.tokenizer().languages() else {
             return Languages { sources: one_source, targets: one_target, tells_source: false, tells_target: false };
         };

@@ -12,10 +12,12 @@ use super::http::{Call, json, json_text, typed};
 use super::models::{Model, Route};
 use super::stream::{self, Place, Stream};
 use super::work::{self, Conditions, Outcomes, wrong};
-use crate::document::{Plan, Rendered};
+use crate::document::{self, Form, Plan, Rendered};
 use crate::explain::Page;
-use crate::jsonl::{BadLine, Fields, Warning, error_json, field, read_sentence, score_json, translation_json};
-use crate::{DecodeOptions, Error, Overrides, Priority, Score, Sentence, Translation};
+use crate::jsonl::{
+    BadLine, Fields, Warning, document_json, error_json, field, raw, read_sentence, score_json, translation_json,
+};
+use crate::{DecodeOptions, Overrides, Priority, Score, Sentence, Translation};
 
 const READ_ITEM: &str = "read item";
 
@@ -28,13 +30,25 @@ pub(super) struct Request {
     pub target_lang: Option<String>,
     items: Vec<Box<RawValue>>,
     pub options: Option<Overrides>,
-    /// Whether each line of an item is translated by itself.
+    /// Whether an item is split into sentences.
     #[serde(default)]
     segment: bool,
+    #[serde(default)]
+    format: Format,
     stream: Option<Stream>,
     #[serde(default)]
     priority: RequestPriority,
     deadline_ms: Option<u64>,
+}
+
+/// What items are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Text,
+    /// Documents, whose sentences are found in any case.
+    Html,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -61,16 +75,6 @@ struct Usage {
     output_tokens: usize,
 }
 
-/// A translated item. Its own fields that pass through stand behind these.
-#[derive(Serialize)]
-struct TranslatedItem<'a> {
-    text: String,
-    /// The lines that the command line writes for these sources.
-    segments: Vec<Box<RawValue>>,
-    #[serde(flatten)]
-    other: &'a Fields,
-}
-
 impl Request {
     pub fn conditions(&self, call: &Call) -> Result<Conditions, Failure> {
         let priority = match self.priority {
@@ -78,6 +82,12 @@ impl Request {
             RequestPriority::Batch => Priority::Batch,
         };
         Ok(Conditions { owner: call.caller.owner, priority, deadline: call.deadline(self.deadline_ms)? })
+    }
+
+    /// How items are read that are documents; none if each is a sentence.
+    fn form(&self) -> Option<Form> {
+        let html = self.format == Format::Html;
+        (html || self.segment).then(|| Form { html, ..Form::default() })
     }
 
     pub fn route(&self, call: &Call) -> Result<Route, Failure> {
@@ -97,12 +107,21 @@ pub(super) fn options(model: &Model, own: Option<&Overrides>) -> Result<(Overrid
 struct Item {
     other: Fields,
     plan: Option<Plan>,
+    /// Whether attention was asked for, and not only needed to find the places of tags.
+    shows_attention: bool,
     sentences: Outcomes<Sentence>,
 }
 
 impl Item {
     /// Reads an item, under the options of the request and the languages of its route.
-    fn read(raw: &RawValue, route: &Route, set: &Overrides, options: Option<&DecodeOptions>, segment: bool) -> Self {
+    fn read(
+        raw: &RawValue,
+        route: &Route,
+        set: &Overrides,
+        options: Option<&DecodeOptions>,
+        form: Option<&Form>,
+    ) -> Self {
+        let of_all = options.unwrap_or(&route.model.options);
         let read = || {
             let (mut sentence, other) = read_sentence(READ_ITEM, raw.get())?;
             let source = sentence.source.clone();
@@ -110,9 +129,11 @@ impl Item {
             sentence.source_lang = sentence.source_lang.or_else(|| route.source_lang.clone());
             sentence.target_lang = sentence.target_lang.or_else(|| route.target_lang.clone());
             let model = &route.model;
-            let of_all = options.unwrap_or(&model.options);
             let read = model.translator.sentence(sentence, set, of_all);
-            let mut sentence = read.map_err(|error| wrong(&error, Some(source)))?;
+            let mut sentence = read.map_err(|error| wrong(&error, Some(source.clone())))?;
+            if form.is_some() && sentence.source_ids.is_none() {
+                document::check(&sentence).map_err(|error| wrong(&error, Some(source)))?;
+            }
             if sentence.options.is_none() {
                 sentence.options = options.map(|options| Box::new(options.clone()));
             }
@@ -120,15 +141,18 @@ impl Item {
         };
         let (sentence, other) = match read() {
             Ok(read) => read,
-            Err(bad) => return Item { other: Fields::new(), plan: None, sentences: vec![Err(bad)] },
+            Err(bad) => {
+                return Item { other: Fields::new(), plan: None, shows_attention: true, sentences: vec![Err(bad)] };
+            }
         };
+        let shows_attention = sentence.options.as_deref().unwrap_or(of_all).attention;
         // Ids are one sentence, whatever they mean.
-        if !segment || sentence.source_ids.is_some() {
-            return Item { other, plan: None, sentences: vec![Ok(sentence)] };
-        }
-        let plan = route.plan(&sentence.source, &sentence);
-        let sentences = plan.sentences(&sentence).map(Ok).collect();
-        Item { other, sentences, plan: Some(plan) }
+        let Some(form) = form.filter(|_| sentence.source_ids.is_none()) else {
+            return Item { other, plan: None, shows_attention, sentences: vec![Ok(sentence)] };
+        };
+        let plan = route.plan(&sentence.source, form, &sentence);
+        let sentences = plan.sentences(&sentence, of_all).map(Ok).collect();
+        Item { other, sentences, shows_attention, plan: Some(plan) }
     }
 }
 
@@ -138,7 +162,12 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
-    let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), request.segment);
+    if request.format == Format::Html && request.stream.is_some() {
+        let message = "stream: expected items of text, got html, which is put together at the end";
+        return Err(Failure::bad("option", message));
+    }
+    let form = request.form();
+    let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), form.as_ref());
     check_items(&call, request.items.len())?;
     let mut items: Vec<Item> = request.items.iter().map(|raw| read(raw)).collect();
     let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
@@ -186,7 +215,7 @@ pub(super) async fn explain(mut call: Call) -> Result<Response<Body>, Failure> {
         let message = format!("explain: expected one item, got {}", request.items.len());
         return Err(Failure::bad("input", message));
     };
-    let mut item = Item::read(item, &route, &set, options.as_ref(), false);
+    let mut item = Item::read(item, &route, &set, options.as_ref(), None);
     let sentence = item.sentences.remove(0).map_err(|bad| Failure::from(&bad))?;
     let model = &route.model;
     let explanation = work::explain(&call, model, sentence.clone(), conditions).await?;
@@ -208,25 +237,29 @@ fn check_items(call: &Call, items: usize) -> Result<(), Failure> {
 
 /// An item's answer: the first error of its sentences, or all their translations.
 fn translated(model: &Model, item: &Item, results: Outcomes<Translation>) -> Result<Box<RawValue>, Failure> {
-    let results: Vec<Translation> = match results.into_iter().collect::<Result<_, BadLine>>() {
+    let mut results: Vec<Translation> = match results.into_iter().collect::<Result<_, BadLine>>() {
         Ok(results) => results,
         Err(bad) => return failed(&item.other, &bad),
     };
     let text = match &item.plan {
-        Some(plan) => plan.assemble(&results.iter().map(|t| Some(Rendered::text(t.text()))).collect::<Vec<_>>()),
+        Some(plan) => {
+            let best = results.iter().map(|translation| translation.hypotheses.first());
+            let rendered = best.map(|best| Some(Rendered::new(best?, model.translator.tokenizer())));
+            plan.assemble(&rendered.collect::<Vec<_>>())
+        }
         None => results.first().map(|translation| translation.text().to_owned()).unwrap_or_default(),
     };
     let prefix = item.other.get("target_prefix").and_then(|raw| field::<String>(READ_ITEM, "", "", raw).ok());
+    if !item.shows_attention {
+        let hypotheses = results.iter_mut().flat_map(|translation| &mut translation.hypotheses);
+        hypotheses.for_each(|hypothesis| hypothesis.ids.attention = None);
+    }
     let segment = |translation: &Translation| {
         let warnings = warnings(model, &translation.source, prefix.as_deref());
         translation_json(translation, &Fields::new(), &warnings).and_then(raw)
     };
-    let segments = results.iter().map(segment).collect::<crate::Result<_>>()?;
-    let mut other = item.other.clone();
-    for field in ["text", "segments", "error"] {
-        other.shift_remove(field);
-    }
-    Ok(raw(crate::jsonl::json(&TranslatedItem { text, segments, other: &other })?)?)
+    let segments = results.iter().map(segment).collect::<crate::Result<Vec<_>>>()?;
+    Ok(raw(document_json(&text, &segments, &item.other)?)?)
 }
 
 fn warnings(model: &Model, source: &str, prefix: Option<&str>) -> Vec<Warning> {
@@ -236,10 +269,6 @@ fn warnings(model: &Model, source: &str, prefix: Option<&str>) -> Vec<Warning> {
 
 fn failed(other: &Fields, bad: &BadLine) -> Result<Box<RawValue>, Failure> {
     Ok(raw(error_json(bad.source.as_deref(), other, bad.kind, &bad.message)?)?)
-}
-
-fn raw(text: String) -> crate::Result<Box<RawValue>> {
-    RawValue::from_string(text).map_err(|source| Error::Json { path: "-".into(), source })
 }
 
 /// Where nothing was done, and not because of what was asked for, the request fails as a whole: a balancer sees it.
@@ -273,7 +302,7 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
     let request: Request = call.json().await?;
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
-    if request.options.is_some() || request.segment || request.stream.is_some() {
+    if request.options.is_some() || request.form().is_some() || request.stream.is_some() {
         let message = "score: expected items alone, got options of a search";
         return Err(Failure::bad("option", message));
     }

@@ -1,7 +1,24 @@
 //! The languages that a multilingual model knows, and how it is told them.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use super::iso::Tag;
 use crate::{Error, Result};
+
+/// The source and target language that a model's directory names: in its tokenizer's configuration, else in the name that it goes by,
+/// as in `en-de`.
+pub fn named_pair(dir: &Path, name: &str) -> [Option<String>; 2] {
+    let config = std::fs::read_to_string(dir.join("tokenizer_config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&config).unwrap_or_default();
+    let (source, target) = name.split_once('-').or(name.split_once('_')).unzip();
+    [("source_lang", source), ("target_lang", target)].map(|(field, named)| {
+        let is_code = |code: &&str| Tag::parse(code).is_some();
+        let said = config.get(field).and_then(Value::as_str).filter(is_code);
+        said.or(named.filter(is_code)).map(str::to_owned)
+    })
+}
 
 /// A language as a tokenizer knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

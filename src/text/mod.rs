@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::{Error, Result};
-pub use languages::{Language, Languages, TargetPlace};
+pub use languages::{Language, Languages, TargetPlace, named_pair};
 pub use summary::{SideSummary, Summary};
 use vocabulary::{Marks, Vocabulary};
 

@@ -22,7 +22,7 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("model", &["error", "files", "read", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
     ("translator", &["error", "counts", "files", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
-    ("document", &["error", "decode", "translator"]),
+    ("document", &["error", "text", "decode", "translator"]),
     (
         "train",
         &[

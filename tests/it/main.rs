@@ -13,6 +13,7 @@ mod control;
 mod counts;
 mod cpu_paths;
 mod diagnose;
+mod documents;
 mod emulated;
 mod eval;
 mod explain;

@@ -38,7 +38,7 @@ pub(super) fn parse(line: Vec<u8>, bytes: u64, form: Form) -> Result<Item, BadLi
     match form {
         Form::Json => read_sentence(READ_LINE, &text).map(|(sentence, other)| Item { sentence, columns: None, other }),
         Form::Tsv | Form::Detect(Plain::Tsv) => Ok(parse_tsv(&text)),
-        Form::Text | Form::Detect(Plain::Text) => Ok(Item::plain(text)),
+        Form::Text | Form::Html | Form::Detect(Plain::Text) => Ok(Item::plain(text)),
     }
 }
 

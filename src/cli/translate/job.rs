@@ -82,10 +82,11 @@ fn directory(arguments: &Arguments) -> Result<&Path> {
 
 /// The files of the job, each with the name of its part.
 fn parts(arguments: &Arguments, input: &Path) -> Result<Vec<(Unit, String)>> {
-    let written = match arguments.format {
-        Format::Text => "txt",
-        Format::Jsonl => "jsonl",
-        Format::Nbest => "nbest",
+    let written = match (arguments.format, arguments.input_format) {
+        (Format::Text, InputFormat::Html) => "html",
+        (Format::Text, _) => "txt",
+        (Format::Jsonl, _) => "jsonl",
+        (Format::Nbest, _) => "nbest",
     };
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     let named = plan(input)?.into_iter().map(|unit| {
@@ -263,6 +264,7 @@ impl Setup<'_> {
         let own = [
             ("format", format!("{format:?}").to_lowercase().into()),
             ("input_format", format!("{input_format:?}").to_lowercase().into()),
+            ("segment", self.arguments.segment.then_some(true).into()),
             ("alignment", alignment.map(|alignment| format!("{alignment:?}").to_lowercase()).into()),
             ("source_lang", source_lang.clone().into()),
             ("target_lang", target_lang.clone().into()),

@@ -17,6 +17,7 @@ mod handle;
 mod job;
 mod queue;
 mod scorer;
+mod statistics;
 mod worker;
 
 use std::collections::VecDeque;
@@ -40,6 +41,7 @@ use worker::Worker;
 pub use handle::{Canceller, Handle, Progress};
 pub use job::{Explain, Scoring, Search, Work};
 pub use queue::{Priority, Terms};
+pub use statistics::{Distribution, Statistics};
 
 /// A handle to the engine's threads; dropping it lets accepted work finish, then ends the threads.
 #[derive(Debug)]
@@ -75,6 +77,8 @@ const DEATHS_COUNT_FOR: Duration = Duration::from_secs(600);
 pub struct Load {
     /// Pieces of work.
     pub waiting: usize,
+    /// Those of them that are [`Priority::Batch`].
+    pub batch: usize,
     /// Decoder rows that they will take, roughly.
     pub cost: u64,
 }
@@ -161,8 +165,12 @@ impl Engine {
 
     /// What waits.
     pub fn load(&self) -> Load {
-        let (waiting, cost) = self.queue.load();
-        Load { waiting, cost }
+        self.queue.load()
+    }
+
+    /// What has been done since it was started.
+    pub fn statistics(&self) -> Statistics {
+        self.queue.statistics.read()
     }
 
     /// Asks for a piece of work.

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::handle::Canceller;
 use super::job::Job;
-use super::repeated;
+use super::statistics::Recorder;
+use super::{Load, repeated};
 use crate::{Error, Result};
 
 /// How urgent work is.
@@ -123,6 +124,8 @@ pub(super) struct Queue {
     capacity: usize,
     /// How many times work has been given up.
     cancellations: AtomicU64,
+    /// What has become of the work.
+    pub(super) statistics: Recorder,
 }
 
 #[derive(Debug)]
@@ -236,6 +239,7 @@ impl Queue {
             room: Condvar::new(),
             capacity: capacity.max(1),
             cancellations: AtomicU64::new(0),
+            statistics: Recorder::new(),
         }
     }
 
@@ -311,6 +315,7 @@ impl Queue {
             }
             let Some(job) = line.pop() else { break };
             state.leave(&job);
+            self.statistics.taken(job.accepted.elapsed());
             taken.push(job);
         }
         drop(state);
@@ -325,10 +330,11 @@ impl Queue {
         self.state().lines[kind as usize].iter().any(|line| !line.turns.is_empty())
     }
 
-    /// Jobs waiting and what they cost.
-    pub(super) fn load(&self) -> (usize, u64) {
+    /// What waits.
+    pub(super) fn load(&self) -> Load {
         let state = self.state();
-        (state.waiting, state.cost)
+        let batch = state.lines.iter().map(|[_, batch]| batch.len()).sum();
+        Load { waiting: state.waiting, batch, cost: state.cost }
     }
 
     /// Says that some work has been given up.

@@ -53,7 +53,7 @@ fn first_come_first_served_within_an_owner() {
     (1..=9).for_each(|length| drop(bench.push(length, terms)));
     assert_eq!(bench.take(4), [1, 2, 3, 4]);
     assert_eq!(bench.take(100), [5, 6, 7, 8, 9]);
-    assert_eq!(bench.queue.load(), (0, 0));
+    assert_eq!(bench.queue.load(), Load::default());
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_is_given_up_or_late_leaves_and_makes_room() {
     let full = bench.queue.push(bench.job(4, Terms::new()), false).expect_err("it is full");
     assert!(matches!(full, Error::Overloaded { waiting: 3, limit: 3 }));
     bench.queue.sweep(Instant::now());
-    assert_eq!(bench.queue.load().0, 3);
+    assert_eq!(bench.queue.load().waiting, 3);
     given_up.cancel();
     bench.queue.sweep(Instant::now());
     assert!(matches!(bench.answers.try_recv(), Ok((1, Err(Error::Cancelled)))));

@@ -50,14 +50,14 @@ struct Lane<B: Backend, M: Seq2Seq<B>> {
     clock: u64,
 }
 
-/// Sentences in sessions, by ticket.
-#[derive(Default)]
-struct Running(HashMap<u64, Placed>);
+/// Sentences in sessions, by ticket, and where their ends are counted.
+struct Running(HashMap<u64, Placed>, Arc<Queue>);
 
 struct Placed {
     kind: Kind,
     /// The lane that decodes it.
     lane: u64,
+    begun: Instant,
     job: Job,
 }
 
@@ -69,7 +69,8 @@ impl Receive for Running {
     }
 
     fn ended(&mut self, ticket: u64, result: Result<Vec<Hypothesis>>) {
-        if let Some(Placed { job: Job { task: Task::Search(search), .. }, .. }) = self.0.remove(&ticket) {
+        if let Some(Placed { job: Job { task: Task::Search(search), .. }, begun, .. }) = self.0.remove(&ticket) {
+            self.1.statistics.ended(begun.elapsed());
             search.end(result);
         }
     }
@@ -94,10 +95,10 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             backend,
             models,
             slots,
+            running: Running(HashMap::new(), queue.clone()),
             queue,
             lanes: Vec::new(),
             scorer: Scorer::default(),
-            running: Running::default(),
             last_ticket: 0,
             last_lane: 0,
             held: Default::default(),
@@ -284,10 +285,10 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             // What it did not use is no credit.
             lane.clock = lane.clock.max(self.clock);
         }
-        let first = self.last_ticket + 1;
+        let (first, begun) = (self.last_ticket + 1, Instant::now());
         for job in jobs {
             self.last_ticket += 1;
-            self.running.0.insert(self.last_ticket, Placed { kind, lane: lane.id, job });
+            self.running.0.insert(self.last_ticket, Placed { kind, lane: lane.id, begun, job });
         }
         let admissions: Vec<Admission<'_>> = free
             .into_iter()
@@ -384,8 +385,11 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         let lane = &mut self.lanes[at];
         lane.clock += charge;
         let session = &mut lane.session;
+        let started = Instant::now();
         let stepped = session.step(&self.backend, &self.models);
-        stepped.and_then(|()| session.harvest(&self.backend, &mut self.running)).or_else(|e| self.fail_lane(at, &e))
+        let stepped = stepped.and_then(|()| session.harvest(&self.backend, &mut self.running));
+        self.queue.statistics.stepped(rows, started.elapsed());
+        stepped.or_else(|error| self.fail_lane(at, &error))
     }
 
     /// What a turn of so many rows counts.

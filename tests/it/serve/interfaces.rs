@@ -1,8 +1,9 @@
 //! DeepL's interface, the page, the drawing, the description.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::server::Server;
+use crate::common::command::run;
 
 #[test]
 fn deepls_clients_find_its_forms() {
@@ -70,4 +71,61 @@ fn the_page_needs_nothing_but_the_service() {
     let described = server.get("/openapi.json").json();
     assert_eq!(described["openapi"], "3.0.3");
     assert_eq!(server.get("/spec").json(), described);
+}
+
+#[test]
+fn every_interface_reads_html() {
+    let server = Server::start(&["--no-log"]);
+    let html = "<p>\n A man in a <b class='x'>red</b> shirt.  A dog runs.</p><script>a < b</script>";
+    let one = "<p>\n Ein Mann in einem <b class='x'>roten</b> Hemd.  Ein Hund rennt.</p><script>a < b</script>";
+    let command = run(&["translate", "--input-format", "html"], html.as_bytes()).ok();
+    assert_eq!(command.out, one);
+    let libre = json!({ "q": [html, "1 &lt; 2"], "source": "en", "target": "de", "format": "html", "alternatives": 1 });
+    let answer = server.post("/translate", &libre).json();
+    assert_eq!(answer["translatedText"], json!([one, "1 &lt; 2"]));
+    let other = answer["alternatives"][0][0].as_str().expect("an alternative");
+    assert!(other != one && other.contains("</b>") && other.ends_with("</p><script>a < b</script>"), "{other}");
+    let deepl = json!({ "text": [html], "target_lang": "DE", "tag_handling": "html" });
+    assert_eq!(server.post("/v2/translate", &deepl).json()["translations"][0]["text"], one);
+    let mut ignoring = deepl.clone();
+    ignoring["ignore_tags"] = json!("i, p");
+    assert_eq!(server.post("/v2/translate", &ignoring).json()["translations"][0]["text"], html);
+    let own = |more: Value| {
+        let mut body = json!({ "items": [{ "source": html }], "format": "html" });
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        server.post("/v1/translate", &body)
+    };
+    let item = own(json!({})).json()["items"][0].clone();
+    assert_eq!((item["text"].as_str(), item["segments"].as_array().map(Vec::len)), (Some(one), Some(2)));
+    assert_eq!(item["segments"][0]["source"], "A man in a red shirt.");
+    assert_eq!(item["segments"][0]["hypotheses"][0]["attention"], Value::Null, "nobody asked for it");
+    let shown = own(json!({ "options": { "attention": true } })).json();
+    assert!(shown["items"][0]["segments"][0]["hypotheses"][0]["attention"].is_array(), "{shown}");
+    assert_eq!(own(json!({ "stream": "items" })).kind(), (400, "option".to_owned()));
+    let prefix = json!({ "items": [{ "source": html, "target_prefix": "Ein" }], "format": "html" });
+    assert_eq!(server.post("/v1/translate", &prefix).json()["items"][0]["error"]["kind"], "conflict");
+    for body in [
+        json!({ "text": [html], "target_lang": "DE", "tag_handling": "xml" }),
+        json!({ "text": [html], "target_lang": "DE", "ignore_tags": ["p"] }),
+    ] {
+        assert_eq!(server.post("/v2/translate", &body).status, 400, "{body}");
+    }
+    let markdown = json!({ "q": "a", "source": "en", "target": "de", "format": "markdown" });
+    assert_eq!(server.post("/translate", &markdown).status, 400);
+}
+
+#[test]
+fn deepls_clients_say_what_ends_a_sentence() {
+    let server = Server::start(&["--no-log"]);
+    let text = "A dog runs.\nTwo cats\nsleep.";
+    let translated = |splitting: &str| {
+        let body = json!({ "text": [text], "target_lang": "DE", "split_sentences": splitting });
+        server.post("/v2/translate", &body).json()["translations"][0]["text"].as_str().map(str::to_owned)
+    };
+    let lines =
+        run(&["translate"], b"A dog runs.\nTwo cats\nsleep.\nTwo cats sleep.\nA dog runs. Two cats sleep.\n").ok();
+    let [dog, two, sleep, cats, all] = lines.lines()[..] else { panic!("five lines") };
+    assert_eq!(translated("1"), Some(format!("{dog}\n{two}\n{sleep}")));
+    assert_eq!(translated("nonewlines"), Some(format!("{dog}\n{cats}")));
+    assert_eq!(translated("0"), Some(all.to_owned()));
 }

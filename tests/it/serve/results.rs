@@ -53,7 +53,8 @@ fn answers_are_the_command_lines_under_any_interleaving() {
     items.push(json!({ "sauce": "A dog." }));
     items.push(json!({ "source": "A dog </s> runs." }));
     let expected = by_command(&["translate", "--format", "jsonl", "--input-format", "jsonl"], &items);
-    let server = Server::start(&["--no-log"]);
+    // However slow the machine, nothing is refused.
+    let server = Server::start(&["--no-log", "--max-wait", "600", "--deadline", "600"]);
     let next = AtomicUsize::new(0);
     // Requests of one to five items from sixteen connections at once, several times over.
     std::thread::scope(|scope| {

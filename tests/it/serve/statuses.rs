@@ -160,9 +160,17 @@ fn metrics_are_well_formed_and_logs_hold_no_text() {
         ("beamfuse_sentences_total{model=\"en-de\",outcome=\"done\"}", 1.0),
         ("beamfuse_sentences_total{model=\"en-de\",outcome=\"json\"}", 1.0),
         ("beamfuse_sentence_duration_seconds_count{model=\"en-de\"}", 1.0),
+        // This one, and the one that the model was tried with.
+        ("beamfuse_queue_wait_seconds_count{model=\"en-de\"}", 2.0),
+        ("beamfuse_decode_seconds_bucket{le=\"+Inf\",model=\"en-de\"}", 2.0),
+        ("beamfuse_queue_depth{model=\"en-de\",class=\"batch\"}", 0.0),
     ] {
         assert_eq!(server.metric(line), Some(expected), "{line} in {text}");
     }
+    // Each of the sentence's tokens takes a step of a row for each beam, four at most.
+    let steps = server.metric("beamfuse_step_seconds_count{model=\"en-de\"}").expect("steps");
+    let rows = server.metric("beamfuse_step_rows_sum{model=\"en-de\"}").expect("rows");
+    assert!(steps >= 4.0 && rows > steps && rows <= 4.0 * steps, "{steps} steps, {rows} rows");
     server.signal("TERM");
     server.signal("TERM");
     let (_, log) = server.end();
@@ -190,5 +198,5 @@ fn who_gives_up_frees_the_slots() {
         std::thread::sleep(Duration::from_millis(20));
     }
     server.lives();
-    assert_eq!(server.metric("beamfuse_queue_depth{model=\"en-de\"}"), Some(0.0));
+    assert_eq!(server.metric("beamfuse_queue_depth{model=\"en-de\",class=\"interactive\"}"), Some(0.0));
 }

@@ -93,7 +93,7 @@ fn a_reader_that_has_gone_frees_the_slots_and_the_end_of_the_service_is_an_event
     assert!(stream.read(&mut first).is_ok_and(|count| count > 0));
     drop(stream);
     let start = Instant::now();
-    while server.metric("beamfuse_queue_depth{model=\"en-de\"}") != Some(0.0) {
+    while server.metric("beamfuse_queue_depth{model=\"en-de\",class=\"interactive\"}") != Some(0.0) {
         assert!(start.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(20));
     }
