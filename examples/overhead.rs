@@ -10,7 +10,9 @@ use beamfuse::{DecodeOptions, EngineOptions, Error, Result, Translator};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, model, lines, threads] = arguments.as_slice() else { return Err(wrong("MODEL_DIR LINES THREADS", "others")) };
+    let [_, model, lines, threads] = arguments.as_slice() else {
+        return Err(wrong("MODEL_DIR LINES THREADS", "others"));
+    };
     let threads = threads.parse().map_err(|_| wrong("a number of threads", threads))?;
     let translator = Translator::open_with(model, &EngineOptions::default().with(|options| options.threads = threads))?;
     let text = std::fs::read_to_string(lines).map_err(|_| wrong("a text file", lines))?;

@@ -54,11 +54,7 @@ impl Translator {
         Ok(self.run_all(requests.into_iter().map(|request| request.map(Explain))))
     }
 
-    fn continuing(
-        &self,
-        sentences: &[(Vec<u32>, Vec<u32>)],
-        options: &DecodeOptions,
-    ) -> Result<Vec<Result<Request>>> {
+    fn continuing(&self, sentences: &[(Vec<u32>, Vec<u32>)], options: &DecodeOptions) -> Result<Vec<Result<Request>>> {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
