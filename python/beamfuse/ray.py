@@ -10,22 +10,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from .batch import ADDED, ParquetJob, Unit, _columns, units
-from .errors import Error
+from .errors import Error, RequestError
 from .translator import Translator
+
+TRIES = 5
+"""Actors that may die over a part before the job is given up."""
 
 
 class _Maker:
-    """An actor: a model and the job."""
+    """An actor: a model and the job. What it does may be done twice."""
 
     def __init__(self, model: str, output: str, engine: dict[str, Any], job: dict[str, Any]) -> None:
-        self._job = ParquetJob(Translator(model, **engine), output, **job)
+        self._arguments = model, output, engine, job
+        self._opened: ParquetJob | None = None
+
+    @property
+    def _job(self) -> ParquetJob:
+        # Not in the constructor, whose errors Ray would take for the actor's death.
+        if self._opened is None:
+            model, output, engine, job = self._arguments
+            self._opened = ParquetJob(Translator(model, **engine), output, **job)
+        return self._opened
 
     def done(self, unit: Unit) -> tuple[int, int] | None:
         return self._job.done(unit)
 
-    def make(self, unit: Unit, again: bool) -> tuple[int, int]:
-        """Makes a part; one that the same task has made before it was lost is done."""
-        return (self._job.done(unit) if again else None) or self._job.make(unit)
+    def make(self, unit: Unit) -> tuple[int, int]:
+        """Makes a part, unless an actor that died behind its commit has made it."""
+        return self._job.done(unit) or self._job.make(unit)
 
 
 def run(
@@ -55,45 +67,63 @@ def run(
     try:
         planned = units(input, column, shard)
         gpus = 1 if str(engine.get("device", "cpu")).startswith("cuda") else 0
-        # An actor that is started again looks at its part with resume: the task may have ended with the part there.
-        job = {"column": column, "resume": resume, **options}
-        maker = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=-1)(_Maker)
+        room = _room(ray, threads, gpus)
+        if room < max(actors, 1):
+            taken = f"{actors or 1} of {threads} CPUs and {gpus} GPUs"
+            raise RequestError(f"start actors: expected as many as the cluster has room for, {room}, got {taken}", "option")
+        maker = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)(_Maker)
         paths = [os.path.abspath(model) if os.path.isdir(model) else os.fspath(model), os.path.abspath(output)]
-        first = maker.remote(*paths, engine, job)
-        done = ray.get([first.done.remote(unit) for unit in planned])
-        open_units = [unit for unit, counts in zip(planned, done, strict=True) if counts is None]
-        room = int(ray.cluster_resources().get("CPU", 1)) // threads
-        count = max(1, min(actors or room, len(open_units)))
-        resumed = {**job, "resume": True}
+        first = maker.remote(*paths, engine, {"column": column, "resume": resume, **options})
+        done = _get(ray, [first.done.remote(unit) for unit in planned])
         ray.kill(first)
-        makers = [maker.remote(*paths, engine, resumed) for _ in range(count)]
+        open_units = [unit for unit, counts in zip(planned, done, strict=True) if counts is None]
+        # What is there now has been seen to be this job's.
+        resumed = {"column": column, "resume": True, **options}
+        makers = [maker.remote(*paths, engine, resumed) for _ in range(min(actors or room, len(open_units)))]
         counts = [each for each in done if each is not None] + list(_spread(ray, makers, open_units))
     finally:
         ray.shutdown()
     return sum(rows for rows, _ in counts), sum(failed for _, failed in counts)
 
 
-TRIES = 5
-"""Actors that may die over a part before the job is given up."""
+def _room(ray: Any, threads: int, gpus: int) -> int:
+    """Actors that fit on the cluster's machines."""
+    room = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            fit = node["Resources"].get("CPU", 0) // threads
+            room += int(min(fit, node["Resources"].get("GPU", 0)) if gpus else fit)
+    return room
+
+
+def _get(ray: Any, asked: Any) -> Any:
+    """What actors came to; their errors are raised as they were there."""
+    try:
+        return ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        raise Error(f"make parts: {TRIES} actors have died over the same one, the last one: {error}", "worker_lost") from None
 
 
 def _spread(ray: Any, makers: list[Any], open_units: list[Unit]) -> Iterator[tuple[int, int]]:
-    """Gives each actor a part as it gets free; a part whose actor died is given out again."""
-    free, waiting = list(makers), [(unit, 1) for unit in reversed(open_units)]
-    under_way: dict[Any, tuple[Any, Unit, int]] = {}
+    """Gives each actor a part as it gets free. After an error those that are under way are still made."""
+    free, waiting = list(makers), list(reversed(open_units))
+    under_way: dict[Any, Any] = {}
+    failure: BaseException | None = None
     while waiting or under_way:
         while free and waiting:
-            maker, (unit, time) = free.pop(), waiting.pop()
-            under_way[maker.make.remote(unit, time > 1)] = maker, unit, time
+            maker = free.pop()
+            under_way[maker.make.remote(waiting.pop())] = maker
         [ended], _ = ray.wait(list(under_way), num_returns=1)
-        maker, unit, time = under_way.pop(ended)
-        free.append(maker)
+        free.append(under_way.pop(ended))
         try:
-            yield ray.get(ended)
-        except ray.exceptions.RayActorError as error:
-            if time == TRIES:
-                raise Error(f"make {unit[1]}: {TRIES} actors have died over it, the last one: {error}", "worker_lost") from None
-            waiting.append((unit, time + 1))
+            yield _get(ray, ended)
+        except (Error, ValueError, OSError) as error:
+            failure = failure or error
+            waiting.clear()
+    if failure is not None:
+        raise failure
 
 
 class BeamfuseStage:
