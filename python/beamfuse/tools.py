@@ -117,7 +117,7 @@ def train(*, data: Texts, output: str | os.PathLike[str], **options: Any) -> lis
     """
     with _Files() as files:
         _run(["train", "--data", files.path(data), "--output", os.fspath(output), *_flags(options)], quiet=False)
-    log = Path(output, "log.jsonl").read_text("utf-8")
+    log = Path(output, "training", "log.jsonl").read_text("utf-8")
     return [json.loads(line) for line in log.splitlines()]
 
 
