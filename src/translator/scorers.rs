@@ -165,6 +165,12 @@ impl Translator {
         }
     }
 
+    /// Whether a translation can be told to contain this phrase.
+    #[cfg(feature = "documents")]
+    pub(crate) fn spells(&self, text: &str) -> bool {
+        self.constraint(text).is_ok_and(|constraint| !constraint.ids.is_empty())
+    }
+
     fn constraint(&self, text: &str) -> Result<Constraint> {
         self.tokenizer.check_text(text)?;
         let mut ids = self.tokenizer.encode_target_as(text, None);
