@@ -167,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="f32", help="as of beamfuse translate")
     parser.add_argument("--threads", type=int, default=0, help="threads that compute on the CPU [default: one per core]")
     parser.add_argument("--slots", type=int, default=32, help="sentences decoded at once [default: 32]")
+    parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="spread the files over a Ray cluster [default: this machine]")
+    parser.add_argument("--actors", type=int, default=0, metavar="N", help="with --ray: processes, of --threads each [default: as many as there is room for]")
     parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="options of the search, as {\"beam_size\": 1}")
     return parser
 
@@ -177,13 +179,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         engine = {name: getattr(given, name) for name in ("device", "dtype", "threads", "slots")}
         job = {name: getattr(given, name) for name in ("column", "resume", "shard")}
-        with Translator(given.model, **engine) as translator:
-            rows, failed = run(translator, given.input, given.output, **job, **given.options)
+        if given.ray is not None:
+            from . import ray
+
+            rows, failed = ray.run(given.model, given.input, given.output, address=given.ray or None, actors=given.actors, engine=engine, **job, **given.options)  # fmt: skip
+        else:
+            with Translator(given.model, **engine) as translator:
+                rows, failed = run(translator, given.input, given.output, **job, **given.options)
     except KeyboardInterrupt:
         print("beamfuse: the parts so far are whole; the same command with --resume continues", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"beamfuse: run the job: expected pyarrow (pip install beamfuse[parquet]): {error}", file=sys.stderr)
+        print(f"beamfuse: run the job: expected pyarrow, and ray for --ray (pip install beamfuse[parquet,ray]): {error}", file=sys.stderr)
         return 2
     except (Error, ValueError, OSError) as error:
         print(f"beamfuse: {error}", file=sys.stderr)

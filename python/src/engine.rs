@@ -7,7 +7,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
+use beamfuse::backend::TokenStats;
+use beamfuse::decode::Trace;
+use beamfuse::decode::trace::TraceStep;
 use beamfuse::hub::{Hub, ModelId};
+use beamfuse::translator::Forced;
 use beamfuse::{Bans, DecodeOptions, Dtype, EngineOptions, Error, Overrides, Preset, Sentence, Terms, Translator};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -51,8 +55,14 @@ impl Options {
 /// A sentence as Python gives it: a text, or JSON, as bytes.
 type Item = Result<Sentence<Overrides>, Failure>;
 
-/// A hypothesis in pieces: tokens, ids, score, attention.
-type InPieces = (Vec<String>, Vec<u32>, f32, Vec<f32>, Option<Vec<Vec<f32>>>);
+/// A hypothesis in pieces: tokens, ids, score, and the sum of what the search ranked.
+type InPieces = (Vec<String>, Vec<u32>, f32, f32);
+
+/// Tokens, ids, and what the search ranked of each.
+type Ranked = (Vec<String>, Vec<u32>, Vec<f32>);
+
+/// Sources and targets in pieces.
+type Pieced = Vec<(Vec<String>, Vec<String>)>;
 
 #[pymethods]
 impl Engine {
@@ -129,57 +139,59 @@ impl Engine {
     fn score(&self, py: Python<'_>, pairs: Vec<(String, String)>, collect: bool) -> PyResult<Vec<Py<PyAny>>> {
         let translator = self.translator()?;
         let scored = py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(translator.score(chunk))))?;
-        self.gather_scores(py, &translator, scored, collect)
+        gather(py, scored, collect, |py, beamfuse::Score { token_ids, token_log_probs, log_prob }| {
+            let tokens = target_pieces(&translator, &token_ids);
+            Ok(Py::new(py, Score { token_ids, tokens, token_log_probs, log_prob })?.into_any())
+        })
     }
 
-    /// Scores (source, target) pieces, without end of sentence behind the target.
-    fn score_pieces(&self, py: Python<'_>, pairs: Vec<(Vec<String>, Vec<String>)>) -> PyResult<Vec<Py<PyAny>>> {
+    /// Scores (source, target) pieces, without end of sentence behind the target, over the vocabulary without padding: tokens and
+    /// the log-probability of each.
+    fn score_pieces(&self, py: Python<'_>, pairs: Pieced) -> PyResult<Vec<(Vec<String>, Vec<f32>)>> {
         let translator = self.translator()?;
-        let pieces = self.pieces(&translator);
-        let (unknown, end) = (translator.tokenizer().unk_id(), translator.tokenizer().eos_id());
-        let ids = |pieces: &HashMap<String, u32>, tokens: &[String]| -> Vec<u32> {
-            tokens.iter().map(|token| pieces.get(token).copied().unwrap_or(unknown)).collect()
-        };
-        let to_ids = |(source, target): &(Vec<String>, Vec<String>)| {
-            let mut target = ids(&pieces.target, target);
+        let end = translator.tokenizer().eos_id();
+        let with_end = |(source, mut target): (Vec<u32>, Vec<u32>)| {
             target.push(end);
-            (ids(&pieces.source, source), target)
+            (source, target)
         };
-        let pairs: Vec<(Vec<u32>, Vec<u32>)> = pairs.iter().map(to_ids).collect();
+        let pairs: Vec<_> = self.ids(&translator, pairs).into_iter().map(with_end).collect();
         let scored =
-            py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(translator.score_ids(chunk))))?;
-        self.gather_scores(py, &translator, scored, false)
+            py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(without_padding(translator, chunk))))?;
+        let told = |scored: Result<(Vec<u32>, Vec<f32>), Failure>| {
+            scored.map(|(ids, log_probs)| (target_pieces(&translator, &ids), log_probs)).map_err(PyErr::from)
+        };
+        scored.into_iter().map(told).collect()
     }
 
     /// Translates (source, prefix) pieces; pieces that the vocabulary lacks become the unknown one.
-    fn translate_pieces(
-        &self,
-        py: Python<'_>,
-        sentences: Vec<(Vec<String>, Vec<String>)>,
-        options: &Options,
-    ) -> PyResult<Vec<Vec<InPieces>>> {
+    fn translate_pieces(&self, py: Python<'_>, sentences: Pieced, options: &Options) -> PyResult<Vec<Vec<InPieces>>> {
         let translator = self.translator()?;
-        let pieces = self.pieces(&translator);
-        let unknown = translator.tokenizer().unk_id();
-        let ids = |pieces: &HashMap<String, u32>, tokens: Vec<String>| -> Vec<u32> {
-            tokens.into_iter().map(|token| pieces.get(&token).copied().unwrap_or(unknown)).collect()
-        };
-        let to_ids = |(source, prefix)| (ids(&pieces.source, source), ids(&pieces.target, prefix));
-        let sentences: Vec<(Vec<u32>, Vec<u32>)> = sentences.into_iter().map(to_ids).collect();
+        let sentences = self.ids(&translator, sentences);
         let of_all = options.of_all.clone();
         let found = py.detach(|| {
             in_chunks(&translator, sentences, move |translator, chunk| translator.continue_ids(chunk, &of_all))
         })?;
-        let piece = |id: &u32| translator.tokenizer().target_piece(*id).to_owned();
         let told = |hypothesis: beamfuse::Hypothesis| {
-            let tokens = hypothesis.token_ids.iter().map(piece).collect();
-            (tokens, hypothesis.token_ids, hypothesis.score, hypothesis.token_log_probs, hypothesis.attention)
+            let tokens = target_pieces(&translator, &hypothesis.token_ids);
+            (tokens, hypothesis.token_ids, hypothesis.score, hypothesis.search_log_prob)
         };
-        found
-            .into_iter()
-            .map(|found| Ok(found?.into_iter().map(told).collect()))
-            .collect::<Result<_, Failure>>()
-            .map_err(PyErr::from)
+        let told = |found: Result<Vec<_>, Failure>| Ok(found?.into_iter().map(told).collect());
+        found.into_iter().map(told).collect::<Result<_, Failure>>().map_err(PyErr::from)
+    }
+
+    /// Translates (source, prefix) pieces with one beam.
+    fn rank_pieces(&self, py: Python<'_>, sentences: Pieced, options: &Options) -> PyResult<Vec<Ranked>> {
+        let translator = self.translator()?;
+        let sentences = self.ids(&translator, sentences);
+        let of_all = options.of_all.clone();
+        let found = py.detach(|| {
+            in_chunks(&translator, sentences, move |translator, chunk| translator.explain_ids(chunk, &of_all))
+        })?;
+        let told = |found: Result<Trace, Failure>| {
+            let (ids, ranked) = ranked(found?);
+            Ok((target_pieces(&translator, &ids), ids, ranked))
+        };
+        found.into_iter().map(told).collect::<Result<_, Failure>>().map_err(PyErr::from)
     }
 
     /// The target's id of a piece; None if there is none.
@@ -192,6 +204,13 @@ impl Engine {
     fn special_ids(&self) -> PyResult<(u32, u32)> {
         let translator = self.translator()?;
         Ok((translator.tokenizer().eos_id(), translator.tokenizer().unk_id()))
+    }
+
+    /// The target's pieces of these ids.
+    fn special_pieces(&self) -> PyResult<(String, String)> {
+        let translator = self.translator()?;
+        let piece = |id| translator.tokenizer().target_piece(id).to_owned();
+        Ok((piece(translator.tokenizer().eos_id()), piece(translator.tokenizer().unk_id())))
     }
 
     /// The pieces that the model reads of a text, with what stands around it.
@@ -279,18 +298,61 @@ impl Engine {
         })
     }
 
-    fn gather_scores(
-        &self,
-        py: Python<'_>,
-        translator: &Translator,
-        scored: Vec<Result<beamfuse::Score, Failure>>,
-        collect: bool,
-    ) -> PyResult<Vec<Py<PyAny>>> {
-        gather(py, scored, collect, |py, beamfuse::Score { token_ids, token_log_probs, log_prob }| {
-            let tokens = token_ids.iter().map(|id| translator.tokenizer().target_piece(*id).to_owned()).collect();
-            Ok(Py::new(py, Score { token_ids, tokens, token_log_probs, log_prob })?.into_any())
-        })
+    /// The ids of (source, target) pieces; those that the vocabulary lacks become the unknown one.
+    fn ids(&self, translator: &Translator, pairs: Pieced) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let pieces = self.pieces(translator);
+        let unknown = translator.tokenizer().unk_id();
+        let ids = |pieces: &HashMap<String, u32>, tokens: Vec<String>| -> Vec<u32> {
+            tokens.iter().map(|token| pieces.get(token).copied().unwrap_or(unknown)).collect()
+        };
+        let to_ids = |(source, target)| (ids(&pieces.source, source), ids(&pieces.target, target));
+        pairs.into_iter().map(to_ids).collect()
     }
+}
+
+fn target_pieces(translator: &Translator, ids: &[u32]) -> Vec<String> {
+    ids.iter().map(|id| translator.tokenizer().target_piece(*id).to_owned()).collect()
+}
+
+/// Per pair of ids the target and the log-probability of each of its tokens over the vocabulary without padding: what padding has
+/// is asked for at the same positions, and taken out.
+fn without_padding(
+    translator: &Translator,
+    pairs: &[(Vec<u32>, Vec<u32>)],
+) -> Vec<beamfuse::Result<(Vec<u32>, Vec<f32>)>> {
+    let ids = translator.config().ids;
+    let read = |(_, target): &(Vec<u32>, Vec<u32>)| [&[ids.decoder_start_id], &target[..target.len() - 1]].concat();
+    let inputs: Vec<Vec<u32>> = pairs.iter().map(read).collect();
+    let padding: Vec<Vec<u32>> = pairs.iter().map(|(_, target)| vec![ids.pad_id; target.len()]).collect();
+    let asked = pairs.iter().zip(&padding).zip(&inputs).flat_map(|(((source, target), padding), inputs)| {
+        [target, padding].map(|target| Forced { source, target, inputs: Some(inputs) })
+    });
+    let mut told = translator.token_stats(&asked.collect::<Vec<_>>()).into_iter();
+    let mut next = || told.next().unwrap_or(Err(Error::EngineStopped));
+    let one = |(_, target): &(Vec<u32>, Vec<u32>)| {
+        let (tokens, padding) = (next(), next());
+        let rest = |padding: &TokenStats| (-f64::from(padding.log_prob).exp()).ln_1p();
+        let each = tokens?
+            .iter()
+            .zip(&padding?)
+            .map(|(token, padding)| (f64::from(token.log_prob) - rest(padding)) as f32)
+            .collect();
+        Ok((target.clone(), each))
+    };
+    pairs.iter().map(one).collect()
+}
+
+/// The tokens of a search with one beam, and what it ranked of each.
+fn ranked(Trace { steps, hypotheses }: Trace) -> (Vec<u32>, Vec<f32>) {
+    let ids = hypotheses.into_iter().next().map(|best| best.token_ids).unwrap_or_default();
+    let sum = |step: &TraceStep| {
+        let ended = step.finished.iter().map(|beam| beam.search_log_prob);
+        ended.chain(step.live.iter().map(|beam| beam.search_log_prob)).next().unwrap_or(0.0)
+    };
+    let sums: Vec<f32> = steps.iter().take(ids.len()).map(sum).collect();
+    let before = std::iter::once(0.0).chain(sums.iter().copied());
+    let ranked = sums.iter().zip(before).map(|(sum, before)| sum - before).collect();
+    (ids, ranked)
 }
 
 /// A directory, or a model of the hub, downloaded.

@@ -40,7 +40,7 @@ told = []
 for name, arguments, options in json.load(sys.stdin):
     found = list(getattr(translator, name)(*arguments, **options))
     fields = {"generate_tokens": ["step", "batch_id", "token_id", "hypothesis_id", "token", "log_prob", "is_last"],
-              "score_batch": ["tokens", "log_probs"]}.get(name, ["hypotheses", "scores", "attention", "logits"])
+              "score_batch": ["tokens", "log_probs"], "score_iterable": ["tokens", "log_probs"]}.get(name, ["hypotheses", "scores", "attention", "logits"])
     told.append([{field: getattr(each, field) for field in fields} for each in found])
 json.dump(told, sys.stdout)
 """
@@ -61,6 +61,7 @@ def calls(pieces: list[list[str]]) -> list[tuple[str, list[Any], dict[str, Any]]
     alone = {"max_batch_size": 1}
     scores = {"return_scores": True, **alone}
     prefixes = [["▁Ein"], ["▁Zwei"], []] * (len(pieces) // 3)
+    longer = [["▁Ein", "▁Mann"], ["▁Zwei"], []] * (len(pieces) // 3)
     targets = [["▁Ein", "▁Hund", "."], [], ["▁Zwei", "▁Männer"]] * (len(pieces) // 3)
     return [
         ("translate_batch", [pieces], scores),
@@ -80,14 +81,27 @@ def calls(pieces: list[list[str]]) -> list[tuple[str, list[Any], dict[str, Any]]
         ("translate_iterable", [pieces], {"max_batch_size": 7, "beam_size": 3}),
         ("translate_iterable", [pieces, prefixes], {"max_batch_size": 7, "beam_size": 1}),
         ("score_batch", [pieces, targets], alone),
-        ("generate_tokens", [pieces[0]], {"return_log_prob": True}),
-        ("generate_tokens", [pieces[1], ["▁Zwei"]], {}),
+        ("score_batch", [[[], pieces[0]], [["▁Ein", "xyzzy"], ["xyzzy"]]], alone),
+        ("score_iterable", [pieces, targets], {"max_batch_size": 1}),
+        *[("translate_batch", [pieces[:9], longer[:9]], {**scores, "beam_size": 1, **more}) for more in LIMITS],
+        ("translate_batch", [pieces[:9], longer[:9]], {**scores, "beam_size": 4, "length_penalty": 0, "num_hypotheses": 4}),
+        ("translate_batch", [[[], pieces[0]], [["▁Ein"], ["xyzzy"]]], {**scores, "beam_size": 1}),
+        *[("generate_tokens", [pieces[0]], {"return_log_prob": True, **more}) for more in LIMITS],
+        *[("generate_tokens", [pieces[1], ["▁Zwei", "▁Männer"]], {"return_log_prob": True, **more}) for more in LIMITS],
+        ("generate_tokens", [[], ["▁Ein"]], {}),
     ]
 
 
+LIMITS: list[dict[str, Any]] = [
+    {}, {"max_decoding_length": 2}, {"max_decoding_length": 4}, {"min_decoding_length": 13}, {"min_decoding_length": 0}, {"repetition_penalty": 1.5},
+    {"no_repeat_ngram_size": 1}, {"suppress_sequences": [["▁Ein"], ["."]], "disable_unk": True}, {"max_input_length": 3},
+]  # fmt: skip
+
+
 def close(ours: Any, theirs: Any) -> bool:
+    """Equal tokens; scores to what sums of f32 lose."""
     if isinstance(theirs, float) and isinstance(ours, (int, float)):
-        return abs(ours - theirs) <= 1e-4
+        return abs(ours - theirs) <= 1e-5 * max(1, abs(theirs))
     if isinstance(theirs, list):
         return isinstance(ours, list) and len(ours) == len(theirs) and all(map(close, ours, theirs))
     return bool(ours == theirs)
@@ -133,6 +147,11 @@ def test_what_is_not_there_raises_by_name(ours: Any, pieces: list[list[str]]) ->
             ours.translate_batch(pieces[:1], **{name: value})
     with pytest.raises(NotImplementedError, match="target_prefix"):
         ours.translate_batch(pieces[:1], [["▁Ein"]], beam_size=2)
+    with pytest.raises(NotImplementedError, match="end of sentence"):
+        ours.translate_batch(pieces[:1], [["▁Ein", "</s>"]], beam_size=1)
+    for name in ["translate_batch", "generate_tokens"]:
+        with pytest.raises(NotImplementedError, match="min_decoding_length"):
+            getattr(ours, name)(pieces[:1], min_decoding_length=3, max_decoding_length=3).__iter__().__next__()
     for method in ["load_model", "unload_model", "translate_file", "score_file"]:
         with pytest.raises(NotImplementedError, match=method):
             getattr(ours, method)()

@@ -2,8 +2,8 @@
 
 use super::{Sentence, Translator};
 use crate::Result;
-use crate::decode::engine::Search;
-use crate::decode::{DecodeOptions, Hypothesis, Request, SentenceIds};
+use crate::decode::engine::{Explain, Search};
+use crate::decode::{DecodeOptions, Hypothesis, Request, SentenceIds, Trace};
 
 impl Translator {
     /// Translates sources given as ids, end of sentence included; the results stand in their order.
@@ -37,6 +37,24 @@ impl Translator {
         sentences: &[(Vec<u32>, Vec<u32>)],
         options: &DecodeOptions,
     ) -> Result<Vec<Result<Vec<Hypothesis>>>> {
+        Ok(self.search(self.continuing(sentences, options)?))
+    }
+
+    /// As [`Translator::continue_ids`], with every step of the search: what was ranked of each token, and of a prefix. All that
+    /// finished is there, and the attention; slower than [`Translator::continue_ids`], whose results it shares.
+    ///
+    /// # Errors
+    /// As [`Translator::continue_ids`].
+    pub fn explain_ids(
+        &self,
+        sentences: &[(Vec<u32>, Vec<u32>)],
+        options: &DecodeOptions,
+    ) -> Result<Vec<Result<Trace>>> {
+        let requests = self.continuing(sentences, options)?;
+        Ok(self.run_all(requests.into_iter().map(|request| request.map(Explain))))
+    }
+
+    fn continuing(&self, sentences: &[(Vec<u32>, Vec<u32>)], options: &DecodeOptions) -> Result<Vec<Result<Request>>> {
         options.validate()?;
         self.check_models(options)?;
         let options = DecodeOptions { mbr: None, ..options.clone() };
@@ -45,7 +63,7 @@ impl Translator {
             let sentence = SentenceIds { prefix: prefix.clone(), ..SentenceIds::from(source.clone()) };
             Request::new(&options, sentence, limits)
         };
-        Ok(self.search(sentences.iter().map(request).collect()))
+        Ok(sentences.iter().map(request).collect())
     }
 
     /// Runs searches side by side; the results stand in their order, and so do the errors of requests that could not be made.

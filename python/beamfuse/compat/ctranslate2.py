@@ -239,19 +239,25 @@ class Translator:
             "repetition_penalty": repetition_penalty,
             "no_repeat_ngram": no_repeat_ngram_size,
             "max_length": max_decoding_length,
-            # There the end of sentence does not count.
-            "min_length": min_decoding_length + 1 if min_decoding_length > 0 else 0,
+            "min_length": _least(min_decoding_length, max_decoding_length),
         }
         resolved = self._options(options, disable_unk, suppress_sequences)
-        sentences = [(_cut(tokens, max_input_length), prefix) for tokens, prefix in zip(source, prefixes, strict=True)]
+        sentences = [(_cut(tokens, max_input_length), self._prefix(prefix)) for tokens, prefix in zip(source, prefixes, strict=True)]
+        # Without tokens, or with no room behind the prefix, there is nothing to ask the model.
+        is_asked = [bool(tokens) and len(prefix) < max_decoding_length for tokens, prefix in sentences]
+        asked = [sentence for sentence, is_one in zip(sentences, is_asked) if is_one]
 
         def translate() -> list[TranslationResult]:
-            # Without tokens there is nothing to ask the model.
-            asked = iter(self._translator._engine.translate_pieces([each for each in sentences if each[0]], resolved))
-            found = [next(asked) if tokens else [] for tokens, _ in sentences]
+            found = self._translator._engine.translate_pieces(asked, resolved)
+            spent = self._prefix_sums(asked, options, disable_unk, suppress_sequences) if return_scores else [0.0] * len(asked)
+            results = zip(asked, found, spent, strict=True)
             return [
-                self._result(of, prefix, num_hypotheses, length_penalty, return_end_token, return_scores)
-                for of, (_, prefix) in zip(found, sentences, strict=True)
+                self._result(*next(results), length_penalty, return_end_token, return_scores)
+                if is_one
+                else TranslationResult(
+                    [prefix[:max_decoding_length]] * num_hypotheses, [0.0] * num_hypotheses if return_scores else [], [], []
+                )
+                for (_, prefix), is_one in zip(sentences, is_asked)
             ]
 
         return _later(translate, len(source)) if asynchronous else translate()
@@ -289,8 +295,13 @@ class Translator:
         pairs = [(_cut(one, max_input_length), list(other)) for one, other in zip(source, target)]
 
         def score() -> list[ScoringResult]:
-            scores = self._translator._engine.score_pieces(pairs)
-            return [ScoringResult(score.tokens, score.token_log_probs) for score in scores]
+            scored = iter(self._translator._engine.score_pieces([pair for pair in pairs if pair[0]]))
+            # Without a source there is nothing to ask the model.
+            silent = ([*self._known(target), self._translator._engine.special_pieces()[0]] for tokens, target in pairs if not tokens)
+            return [
+                ScoringResult(*next(scored)) if tokens else ScoringResult(ended := next(silent), [0.0] * len(ended))
+                for tokens, _ in pairs
+            ]
 
         return _later(score, len(source)) if asynchronous else score()
 
@@ -335,17 +346,21 @@ class Translator:
                 "use_vmap": (use_vmap, False),
             }
         )
+        sentence = (_cut(source, max_input_length), self._prefix(target_prefix or ()))
+        if not sentence[0]:
+            return
         options = {
             "preset": "ctranslate2",
             "beam_size": 1,
             "repetition_penalty": repetition_penalty,
             "no_repeat_ngram": no_repeat_ngram_size,
-            "max_length": max_decoding_length,
-            "min_length": min_decoding_length + 1 if min_decoding_length > 0 else 0,
+            # A search goes beyond its prefix.
+            "max_length": max(max_decoding_length, len(sentence[1]) + 1),
+            "min_length": _least(min_decoding_length, max_decoding_length),
         }
         resolved = self._options(options, disable_unk, suppress_sequences)
-        sentence = (_cut(source, max_input_length), list(target_prefix or ()))
-        [[(tokens, ids, _, log_probs, _)]] = self._translator._engine.translate_pieces([sentence], resolved)
+        [found] = self._translator._engine.rank_pieces([sentence], resolved)
+        tokens, ids, log_probs = (each[:max_decoding_length] for each in found)
         for step, (token, token_id, log_prob) in enumerate(zip(tokens, ids, log_probs, strict=True)):
             told = log_prob if return_log_prob else None
             yield GenerationStepResult(step, 0, token_id, 0, token, told, None, step + 1 == len(tokens))
@@ -376,27 +391,62 @@ class Translator:
             raise ValueError(f"option suppress_sequences: expected tokens of the vocabulary, got {token!r}")
         return found
 
+    def _known(self, tokens: Sequence[str]) -> list[str]:
+        """As the model reads them: what its vocabulary lacks is the unknown token."""
+        engine = self._translator._engine
+        _, unknown = engine.special_pieces()
+        return [token if engine.piece_id(token) is not None else unknown for token in tokens]
+
+    def _prefix(self, tokens: Sequence[str]) -> list[str]:
+        if self._translator._engine.special_pieces()[0] in tokens:
+            raise NotImplementedError("beamfuse.compat.ctranslate2 has no target_prefix with the end of sentence")
+        return self._known(tokens)
+
+    def _prefix_sums(
+        self,
+        sentences: Sequence[tuple[list[str], list[str]]],
+        options: dict[str, Any],
+        disable_unk: bool,
+        suppress_sequences: Sequence[Sequence[str]] | None,
+    ) -> list[float]:
+        """What the search adds up over each prefix: it costs nothing there."""
+        sums = [0.0] * len(sentences)
+        for at, (tokens, prefix) in enumerate(sentences):
+            if prefix:
+                # The shortest search that goes through the prefix.
+                length = max(len(prefix) + 1, options["min_length"])
+                own = self._options({**options, "beam_size": 1, "n_best": 1, "max_length": length}, disable_unk, suppress_sequences)
+                [(_, _, ranked)] = self._translator._engine.rank_pieces([(tokens, prefix)], own)
+                sums[at] = sum(ranked[: len(prefix)])
+        return sums
+
     def _result(
         self,
-        found: list[tuple[list[str], list[int], float, list[float], list[list[float]] | None]],
-        prefix: Sequence[str],
-        wanted: int,
+        sentence: tuple[list[str], list[str]],
+        found: list[tuple[list[str], list[int], float, float]],
+        spent: float,
         length_penalty: float,
         return_end_token: bool,
         return_scores: bool,
     ) -> TranslationResult:
+        _, prefix = sentence
         end, _ = self._translator._engine.special_ids()
         hypotheses, scores = [], []
-        for tokens, ids, score, log_probs, _ in found:
+        for tokens, ids, score, total in found:
             if prefix:
                 # What was given costs nothing there, and counts in the length.
-                score = sum(log_probs[len(prefix) :]) / len(ids) ** length_penalty
+                score = (total - spent) / len(ids) ** length_penalty
             ended = bool(ids) and ids[-1] == end
-            hypotheses.append([*prefix, *tokens[len(prefix) : len(tokens) - (ended and not return_end_token)]])
+            hypotheses.append(tokens[: len(tokens) - (ended and not return_end_token)])
             scores.append(score)
-        if not found:
-            hypotheses, scores = [[] for _ in range(wanted)], [0.0] * wanted
         return TranslationResult(hypotheses, scores if return_scores else [], [], [])
+
+
+def _least(min_decoding_length: int, max_decoding_length: int) -> int:
+    """The minimum length: there the end of sentence does not count."""
+    if min_decoding_length > 0 and min_decoding_length >= max_decoding_length:
+        raise NotImplementedError("beamfuse.compat.ctranslate2 has no min_decoding_length of max_decoding_length or more")
+    return min_decoding_length + 1 if min_decoding_length > 0 else 0
 
 
 def _prefixes(count: int, given: Sequence[Sequence[str] | None] | None) -> list[list[str]]:

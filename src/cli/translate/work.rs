@@ -180,6 +180,7 @@ impl<'a> Work<'a> {
         }
         let Setup { arguments, translator, options, set, .. } = self.setup;
         sentence.prefix = sentence.prefix.or_else(|| arguments.target_prefix.clone());
+        sentence.source_prefix = sentence.source_prefix.or_else(|| arguments.prefix.clone());
         sentence.source_lang = sentence.source_lang.or_else(|| arguments.source_lang.clone());
         sentence.target_lang = sentence.target_lang.or_else(|| arguments.target_lang.clone());
         let source = sentence.source.clone();
