@@ -110,8 +110,8 @@ fn apart(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
 /// Whether no letter stands beside a stretch that begins, or ends, with one.
 fn is_word(text: &str, range: &Range<usize>) -> bool {
     let (before, inner, behind) = (&text[..range.start], &text[range.clone()], &text[range.end..]);
-    !(before.ends_with(is_letter) && inner.starts_with(is_letter))
-        && !(inner.ends_with(is_letter) && behind.starts_with(is_letter))
+    let goes_on = |left: &str, right: &str| left.ends_with(is_letter) && right.starts_with(is_letter);
+    !goes_on(before, inner) && !goes_on(inner, behind)
 }
 
 #[cfg(test)]
