@@ -4,24 +4,24 @@ use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use beamfuse::cli::fuzzing::{read_lines, read_options};
 use beamfuse::cpu::Cpu;
 use beamfuse::decode::Request;
-use beamfuse::document::{Form, Plan, Reading, Rendered, Rules, Splitting};
-use beamfuse::serve;
-use beamfuse::decode::engine::{Engine, Job, Work};
+use beamfuse::decode::engine::{Engine, Search};
+use beamfuse::document::{Form, Plan, Reading, Rendered, Rules, Splitting, Wording};
 use beamfuse::model::Transformer;
 use beamfuse::model::config::ModelConfig;
 use beamfuse::model::generation::GenerationConfig;
 use beamfuse::model::weights::Weights;
+use beamfuse::serve;
 use beamfuse::text::Tokenizer;
 use beamfuse::text::sentencepiece::SentencePiece;
 use beamfuse::train::autograd::AutogradModel;
 use beamfuse::train::checkpoint::State;
-use beamfuse::{DecodeOptions, Error, Preset};
+use beamfuse::{DecodeOptions, Error, Preset, Terms};
 
 use crate::{ModelDir, demo_model, parts, seed};
 
@@ -66,16 +66,15 @@ pub fn weights(data: &[u8]) {
         let backend = Cpu::new(1, beamfuse::Dtype::F32).expect("a thread starts");
         let model = Transformer::open(&backend, dir.path()).expect("what has opened opens again");
         let config = model.config().clone();
-        let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2).expect("a thread starts");
+        let engine = Engine::start(vec![backend], vec![model], config.vocab_size, 2, 2).expect("a thread starts");
         let options = DecodeOptions::default()
             .with(|options| (options.beam_size, options.max_length) = (2, beamfuse::MaxLength::Absolute(4)));
         let source = vec![0, config.vocab_size as u32 - 1, config.ids.eos_id];
         let (reply, replies) = std::sync::mpsc::channel();
         let options = options.for_slot(source.len(), engine.max_len());
-        let work = Work::Search(Box::new(Request { source, options, n_best: 2, attention: true, ..Request::default() }));
-        let caller = Arc::new(());
-        match engine.submit(Job { tag: 7, work, reply, caller: Arc::downgrade(&caller) }) {
-            Ok(()) => match replies.recv().expect("the engine answers").outcome {
+        let search = Search(Request { source, options, n_best: 2, attention: true, ..Request::default() });
+        match engine.submit(search, Terms::new(), move |result| drop(reply.send(result))) {
+            Ok(_) => match replies.recv().expect("the engine answers") {
                 Ok(_) | Err(Error::NonFiniteLogits { .. }) => {}
                 Err(error) => panic!("{error}"),
             },
@@ -233,7 +232,10 @@ pub fn document(data: &[u8]) {
     let Some((how, text)) = data.split_first() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
     let splitting = [Splitting::Full, Splitting::WithoutLines, Splitting::Off][usize::from(how >> 1) % 3];
-    let form = Form { html: how & 1 == 1, splitting, ignored: vec!["x".to_owned()] };
+    let pattern = if how & 8 == 0 { "[0-9]+" } else { r"\{[^}]*\}|^a.*?b" };
+    let glossary = [("dog".to_owned(), "Hund".to_owned())];
+    let wording = Wording::new(&[pattern.to_owned()], glossary).expect("a pattern and a word");
+    let form = Form { html: how & 1 == 1, splitting, ignored: vec!["x".to_owned()], wording };
     let rules = Rules::of(["en", "de", "ja", ""].get(usize::from(how >> 4) % 4).copied());
     let encode = |text: &str| text.split_whitespace().map(|word| word.len() as u32 + 1).chain([0]).collect();
     let reading = Reading::by(encode, 12);
@@ -291,5 +293,9 @@ pub fn http(data: &[u8]) {
     let _ = stream.write_all(&[head.as_bytes(), body].concat());
     let read = stream.read_to_end(&mut answer);
     let status = answer.get(9..12).and_then(|status| std::str::from_utf8(status).ok()?.parse::<u16>().ok());
-    assert!(status.is_some_and(|status| status < 500 || status == 503), "{read:?}: {}", String::from_utf8_lossy(&answer));
+    assert!(
+        status.is_some_and(|status| status < 500 || status == 503),
+        "{read:?}: {}",
+        String::from_utf8_lossy(&answer)
+    );
 }

@@ -110,7 +110,9 @@ impl Page<'_> {
             let weights: Vec<String> = self.options.ensemble.iter().map(f32::to_string).collect();
             add("ensemble, weights", weights.join(", "));
         }
-        let Sentence { prefix, contrast_source, constraints, seed, source_lang, target_lang, .. } = self.sentence;
+        let Sentence { prefix, contrast_source, constraints, seed, .. } = self.sentence;
+        let Sentence { source_prefix, source_lang, target_lang, .. } = self.sentence;
+        source_prefix.iter().for_each(|text| add("source prefix", text.clone()));
         source_lang.iter().for_each(|code| add("source language", code.clone()));
         target_lang.iter().for_each(|code| add("target language", code.clone()));
         prefix.iter().for_each(|text| add("prefix", text.clone()));

@@ -50,7 +50,7 @@ pub(super) struct Arguments {
     resume: bool,
     #[command(flatten)]
     job: job::JobArguments,
-    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_lang", "target_lang",
+    /// How to read the input. jsonl: the sentence is the field "source"; of its own a line may have "source_prefix", "source_lang", "target_lang",
     /// "source_ids", "target_prefix", "constraints", "contrast_source", "seed" and "options". tsv: the sentence is the first column.
     /// html: all of the input is one document, whose tags come back around the translations. Input compressed by gzip or zstd is
     /// decompressed.
@@ -68,6 +68,10 @@ pub(super) struct Arguments {
     /// more attention than that. In JSON lines --attention does it.
     #[arg(long, value_name = "hard|soft|W", value_parser = reader(str::parse::<Alignment>))]
     alignment: Option<Alignment>,
+    /// What stands in front of every source that brings no field source_prefix, as it is: the task of a T5 model, as in
+    /// "summarize: ". Without it --source-lang and --target-lang name the task, where the model has one for them: see "beamfuse info".
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
     /// The language of sentences that bring no field source_lang, as the model calls it: see "beamfuse info".
     #[arg(long, value_name = "CODE")]
     source_lang: Option<String>,

@@ -35,6 +35,7 @@ mod marks;
 mod rules;
 mod split;
 mod translate;
+mod wording;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -47,13 +48,17 @@ use html::{Aligned, Markup};
 pub use rules::Rules;
 pub use split::{Piece, PieceKind, Splitting, split};
 pub use translate::{Translated, translate};
+pub use wording::{MAX_ENTRIES, MAX_PATTERNS, Wording};
 
 /// The ids of a text.
 type Encode<'a> = Box<dyn Fn(&str) -> Vec<u32> + 'a>;
+/// Whether a text can be told the model as a phrase that a translation must contain.
+type Spells<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
 /// How a model reads: what a plan asks to know which sentences are too long.
 pub struct Reading<'a> {
     encode: Encode<'a>,
+    spells: Spells<'a>,
     limit: usize,
 }
 
@@ -62,12 +67,19 @@ impl<'a> Reading<'a> {
     pub fn new(translator: &'a Translator, like: &'a Sentence) -> Self {
         // A language that the model lacks is the error of each sentence.
         let encode = |text: &str| translator.source_ids(&with_text(like, text)).unwrap_or_default();
-        Reading { encode: Box::new(encode), limit: translator.max_len() }
+        let spells = |text: &str| translator.spells(text);
+        Reading { encode: Box::new(encode), spells: Box::new(spells), limit: translator.max_len() }
     }
 
-    /// As a model that reads at most `limit` ids a sentence, which `encode` gives.
+    /// As a model that reads at most `limit` ids a sentence, which `encode` gives, and cannot be told what to write.
     pub fn by(encode: impl Fn(&str) -> Vec<u32> + 'a, limit: usize) -> Self {
-        Reading { encode: Box::new(encode), limit }
+        Reading { encode: Box::new(encode), spells: Box::new(|_| false), limit }
+    }
+
+    /// The same for a model that can be told to write the phrases of which `spells` says so.
+    #[must_use]
+    pub fn spelling(self, spells: impl Fn(&str) -> bool + 'a) -> Self {
+        Reading { spells: Box::new(spells), ..self }
     }
 
     fn fits(&self, text: &str) -> bool {
@@ -109,10 +121,14 @@ pub struct Segment {
     pub text: String,
     /// Whether it is part of a sentence that the model cannot read as a whole.
     pub cut: bool,
+    /// What its translation must contain: see [`Wording`].
+    pub constraints: Vec<String>,
+    /// Protected text that the model cannot write, and that is put back where its neighbours went.
+    pub placed: Vec<String>,
 }
 
 /// How a document is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Form {
     /// As HTML, see [`Plan::html`].
     pub html: bool,
@@ -120,6 +136,8 @@ pub struct Form {
     pub splitting: Splitting,
     /// Names of further elements of HTML whose content stays as it is.
     pub ignored: Vec<String>,
+    /// What translations have to say.
+    pub wording: Wording,
 }
 
 /// What a document consists of.
@@ -153,7 +171,10 @@ impl Plan {
 
     /// A plan for a document of any form.
     pub fn of(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
-        if form.html { html::plan(text, form, rules, reading) } else { Self::plain(text, form, rules, reading) }
+        match form.html || !form.wording.is_empty() {
+            true => html::plan(text, form, rules, reading),
+            false => Self::plain(text, form, rules, reading),
+        }
     }
 
     fn plain(text: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Self {
@@ -170,7 +191,8 @@ impl Plan {
             let sentence = &read[range.clone()];
             let mut at = range.start;
             for part in reading.parts(sentence) {
-                let segment = Segment { text: sentence[part.clone()].to_owned(), cut: part.len() < sentence.len() };
+                let (text, cut) = (sentence[part.clone()].to_owned(), part.len() < sentence.len());
+                let segment = Segment { text, cut, constraints: Vec::new(), placed: Vec::new() };
                 let part = range.start + part.start..range.start + part.end;
                 plan.parts.push(Part::Kept(at..part.start));
                 at = part.end;
@@ -210,11 +232,12 @@ impl Plan {
         &self.segments
     }
 
-    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids. Where tags are to be put back,
+    /// The segments as sentences to submit, with all else as `like` has it, but for its text and its ids, and with the phrases that each must contain. Where tags are to be put back,
     /// the sentence has options of its own that ask for [attention](crate::DecodeOptions::attention): those of `like`, else these.
     pub fn sentences(&self, like: &Sentence, options: &DecodeOptions) -> impl Iterator<Item = Sentence> {
         self.segments.iter().zip(self.needs_attention()).map(|(segment, needs_attention)| {
             let mut sentence = with_text(like, &segment.text);
+            sentence.constraints.extend_from_slice(&segment.constraints);
             if needs_attention {
                 let own = sentence.options.get_or_insert_with(|| Box::new(options.clone()));
                 own.attention = true;
@@ -247,14 +270,21 @@ impl Plan {
             }
             match (translation, markup) {
                 (Some(translation), Some(markup)) => {
-                    document.push_str(&html::place(&self.source, markup, text, translation.aligned().as_ref()));
+                    document.push_str(&html::place(self, markup, text, translation.aligned().as_ref()));
                 }
-                (Some(_), None) if self.is_html => document.push_str(&html::encode(text)),
-                _ => document.push_str(text),
+                (Some(_), None) => document.push_str(&self.written(text)),
+                (None, _) => document.push_str(text),
             }
             open = source.ends_with(is_wide);
         }
         document
+    }
+}
+
+impl Plan {
+    /// A translation's text as it stands in the document.
+    fn written<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.is_html { html::encode(text) } else { text.into() }
     }
 }
 
@@ -272,6 +302,11 @@ impl Reading<'_> {
 fn needs_space(before: &str, text: &str) -> bool {
     let is_narrow = |c: char| !is_wide(c) && !c.is_whitespace();
     before.ends_with(is_narrow) && text.starts_with(is_narrow)
+}
+
+/// Whether a character belongs to a word, in writing that parts words by spaces.
+fn is_letter(c: char) -> bool {
+    c.is_alphanumeric() && !is_wide(c)
 }
 
 /// Whether a character is of a writing that puts no space between sentences: Chinese, Japanese, and their punctuation.

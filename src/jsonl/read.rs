@@ -40,6 +40,7 @@ pub(crate) fn read_sentence(operation: &str, text: &str) -> Result<(Sentence<Ove
     let ids = given("source_ids").map(|value| field(operation, "source_ids", "an array of token ids", value));
     let options = given("options").map(|value| field(operation, "options", "an object of options", value));
     let sentence = Sentence {
+        source_prefix: text("source_prefix").map_err(bad)?,
         source_lang: text("source_lang").map_err(bad)?,
         target_lang: text("target_lang").map_err(bad)?,
         source_ids: ids.transpose().map_err(bad)?,

@@ -111,6 +111,24 @@ pub(crate) fn document_json(text: &str, segments: &[Box<RawValue>], other: &Fiel
     json(&DocumentLine { text, segments, other })
 }
 
+/// A sentence of a document as a JSON line: `cut` says that the model could not read it as a whole, `placed` what was put back into its
+/// translation.
+pub(crate) fn segment_json(
+    translation: &Translation,
+    cut: bool,
+    placed: &[String],
+    warnings: &[Warning],
+) -> Result<Box<RawValue>> {
+    let mut own = Fields::new();
+    if cut {
+        own.insert("cut".to_owned(), raw("true".to_owned())?);
+    }
+    if !placed.is_empty() {
+        own.insert("placed".to_owned(), raw(json(&placed)?)?);
+    }
+    raw(translation_json(translation, &own, warnings)?)
+}
+
 /// A line as a part of another.
 pub(crate) fn raw(text: String) -> Result<Box<RawValue>> {
     RawValue::from_string(text).map_err(|source| Error::Json { path: "-".into(), source })

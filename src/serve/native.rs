@@ -1,5 +1,6 @@
 //! `/v1`: what the command line does with JSON lines, over HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,10 +13,10 @@ use super::http::{Call, json, json_text, typed};
 use super::models::{Model, Route};
 use super::stream::{self, Place, Stream};
 use super::work::{self, Conditions, Outcomes, wrong};
-use crate::document::{self, Form, Plan, Rendered};
+use crate::document::{self, Form, Plan, Rendered, Segment, Splitting, Wording};
 use crate::explain::Page;
 use crate::jsonl::{
-    BadLine, Fields, Warning, document_json, error_json, field, raw, read_sentence, score_json, translation_json,
+    BadLine, Fields, Warning, document_json, error_json, field, raw, read_sentence, score_json, segment_json,
 };
 use crate::{DecodeOptions, Overrides, Priority, Score, Sentence, Translation};
 
@@ -35,6 +36,12 @@ pub(super) struct Request {
     segment: bool,
     #[serde(default)]
     format: Format,
+    /// Patterns of text that stays as it is.
+    #[serde(default)]
+    protect: Vec<String>,
+    /// What words are translated by.
+    #[serde(default)]
+    glossary: BTreeMap<String, String>,
     stream: Option<Stream>,
     #[serde(default)]
     priority: RequestPriority,
@@ -85,9 +92,12 @@ impl Request {
     }
 
     /// How items are read that are documents; none if each is a sentence.
-    fn form(&self) -> Option<Form> {
+    fn form(&self) -> Result<Option<Form>, Failure> {
         let html = self.format == Format::Html;
-        (html || self.segment).then(|| Form { html, ..Form::default() })
+        let wording = Wording::new(&self.protect, self.glossary.clone())?;
+        let splitting = if html || self.segment { Splitting::Full } else { Splitting::Off };
+        let is_document = html || self.segment || !wording.is_empty();
+        Ok(is_document.then(|| Form { html, splitting, wording, ..Form::default() }))
     }
 
     pub fn route(&self, call: &Call) -> Result<Route, Failure> {
@@ -162,11 +172,12 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
-    if request.format == Format::Html && request.stream.is_some() {
-        let message = "stream: expected items of text, got html, which is put together at the end";
+    let is_put_together = request.format == Format::Html || !request.protect.is_empty();
+    if is_put_together && request.stream.is_some() {
+        let message = "stream: expected items of text, got html, or protected text, which is put together at the end";
         return Err(Failure::bad("option", message));
     }
-    let form = request.form();
+    let form = request.form()?;
     let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), form.as_ref());
     check_items(&call, request.items.len())?;
     let mut items: Vec<Item> = request.items.iter().map(|raw| read(raw)).collect();
@@ -211,6 +222,9 @@ pub(super) async fn explain(mut call: Call) -> Result<Response<Body>, Failure> {
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
+    if !request.protect.is_empty() || !request.glossary.is_empty() {
+        return Err(Failure::bad("option", "explain: expected one sentence, got protect or glossary beside it"));
+    }
     let [item] = request.items.as_slice() else {
         let message = format!("explain: expected one item, got {}", request.items.len());
         return Err(Failure::bad("input", message));
@@ -254,11 +268,13 @@ fn translated(model: &Model, item: &Item, results: Outcomes<Translation>) -> Res
         let hypotheses = results.iter_mut().flat_map(|translation| &mut translation.hypotheses);
         hypotheses.for_each(|hypothesis| hypothesis.ids.attention = None);
     }
-    let segment = |translation: &Translation| {
+    let planned = item.plan.as_ref().map_or(&[][..], Plan::segments);
+    let segment = |(at, translation): (usize, &Translation)| {
         let warnings = warnings(model, &translation.source, prefix.as_deref());
-        translation_json(translation, &Fields::new(), &warnings).and_then(raw)
+        let (cut, placed) = planned.get(at).map_or((false, &[][..]), |Segment { cut, placed, .. }| (*cut, placed));
+        segment_json(translation, cut, placed, &warnings)
     };
-    let segments = results.iter().map(segment).collect::<crate::Result<Vec<_>>>()?;
+    let segments = results.iter().enumerate().map(segment).collect::<crate::Result<Vec<_>>>()?;
     Ok(raw(document_json(&text, &segments, &item.other)?)?)
 }
 
@@ -302,7 +318,7 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
     let request: Request = call.json().await?;
     let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
-    if request.options.is_some() || request.form().is_some() || request.stream.is_some() {
+    if request.options.is_some() || request.form()?.is_some() || request.stream.is_some() {
         let message = "score: expected items alone, got options of a search";
         return Err(Failure::bad("option", message));
     }

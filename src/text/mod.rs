@@ -19,6 +19,7 @@ mod open;
 mod pieces;
 pub mod sentencepiece;
 mod summary;
+mod tasks;
 mod vocabulary;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use crate::{Error, Result};
 pub use languages::{Language, Languages, TargetPlace, named_pair};
 pub use summary::{SideSummary, Summary};
+pub use tasks::Tasks;
 use vocabulary::{Marks, Vocabulary};
 
 /// How a text becomes ids, without what stands around a sentence, and back.
@@ -56,6 +58,7 @@ pub struct Tokenizer {
     around_target: Layout,
     around_labels: Layout,
     languages: Option<Languages>,
+    tasks: Tasks,
 }
 
 /// The tokenizer of one language.
@@ -205,6 +208,11 @@ impl Tokenizer {
     /// The languages of a multilingual model.
     pub fn languages(&self) -> Option<&Languages> {
         self.languages.as_ref()
+    }
+
+    /// The tasks that a model is told in front of a text.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The piece of a source id; the unknown piece for an id without one.

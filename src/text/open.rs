@@ -15,6 +15,7 @@ use super::languages::{Language, Languages, TargetPlace};
 use super::marian::Marian;
 use super::pieces::{Continues, Joining, Pieces};
 use super::sentencepiece::SentencePiece;
+use super::tasks::Tasks;
 use super::vocabulary::{Marks, Vocabulary};
 use super::{Layout, Side, Slot, Tokenizer};
 use crate::{Error, Result, read};
@@ -274,7 +275,8 @@ impl Opener<'_> {
             generated = vec![Slot::Language];
         }
         let around_target = Layout { prefix: generated, suffix: vec![Slot::Id(target.marks.eos)], once };
-        Ok(Tokenizer { around_source: layout(&source)?, around_target, around_labels, languages, source, target })
+        let (around_source, tasks) = (layout(&source)?, Tasks::open(self.dir)?);
+        Ok(Tokenizer { around_source, around_target, around_labels, languages, tasks, source, target })
     }
 
     fn languages(&self, vocabulary: &Vocabulary) -> Result<Option<Languages>> {

@@ -20,6 +20,8 @@ pub struct Summary {
     pub special_tokens: Vec<(String, u32)>,
     /// The tokens of the languages that a multilingual model knows, as in `>>fra<<`.
     pub language_tokens: Vec<String>,
+    /// The names of the tasks that a model is told in front of a text, and what it is told.
+    pub tasks: Vec<(String, String)>,
 }
 
 /// What one language's tokenizer was loaded from.
@@ -47,6 +49,7 @@ impl Summary {
             target: side(&tokenizer.target),
             shared_vocabulary: tokenizer.source.vocabulary.path() == tokenizer.target.vocabulary.path(),
             special_tokens: special.map(|id| (tokenizer.target_piece(id).to_owned(), id)).to_vec(),
+            tasks: tokenizer.tasks.all().map(|(name, prefix)| (name.to_owned(), prefix.to_owned())).collect(),
             language_tokens: languages.map(|language| language.token.clone()).collect(),
         }
     }
@@ -76,6 +79,9 @@ impl fmt::Display for Summary {
         write!(f, "special tokens: {}", special.join(", "))?;
         if !self.language_tokens.is_empty() {
             write!(f, "\nlanguage tokens: {}", self.language_tokens.join(" "))?;
+        }
+        for (name, prefix) in &self.tasks {
+            write!(f, "\ntask: {name}, prefix {prefix:?}")?;
         }
         Ok(())
     }

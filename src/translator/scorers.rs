@@ -81,8 +81,27 @@ impl Translator {
             return Ok(ids.clone());
         }
         self.tokenizer.check_text(&sentence.source)?;
+        let text = match self.source_prefix(sentence)? {
+            Some(prefix) if !sentence.source.trim().is_empty() => format!("{prefix}{}", sentence.source),
+            _ => sentence.source.clone(),
+        };
         let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
-        Ok(self.tokenizer.encode_source_as(&sentence.source, source, self.target_language(sentence)?))
+        Ok(self.tokenizer.encode_source_as(&text, source, self.target_language(sentence)?))
+    }
+
+    /// What stands in front of a sentence's text: its own, or the task that its languages name.
+    fn source_prefix<'s>(&'s self, sentence: &'s Sentence) -> Result<Option<&'s str>> {
+        let Sentence { source_prefix, source_lang, target_lang, .. } = sentence;
+        let names_none = source_lang.is_none() && target_lang.is_none();
+        if source_prefix.is_some() || names_none || !self.has_translation_tasks() {
+            return Ok(source_prefix.as_deref());
+        }
+        self.tokenizer.tasks().translation(source_lang.as_deref(), target_lang.as_deref()).map(Some)
+    }
+
+    /// Whether languages name a task, and not a token.
+    fn has_translation_tasks(&self) -> bool {
+        self.tokenizer.languages().is_none() && self.tokenizer.tasks().translate()
     }
 
     /// The id of the language of this code, or of the default where none is asked for.
@@ -94,6 +113,7 @@ impl Translator {
     ) -> Result<Option<u32>> {
         match (self.tokenizer.languages(), code) {
             (None, None) => Ok(None),
+            (None, Some(_)) if self.has_translation_tasks() => Ok(None),
             (None, Some(code)) => {
                 let (expected, got) = ("no language: the model knows none".into(), format!("{code:?}"));
                 Err(Error::Option { option, expected, got })
@@ -163,6 +183,12 @@ impl Translator {
             None => Request::new(options, ids, limits),
             Some(_) => Request::new(&DecodeOptions { forced_bos: first, ..options.clone() }, ids, limits),
         }
+    }
+
+    /// Whether a translation can be told to contain this phrase.
+    #[cfg(feature = "documents")]
+    pub(crate) fn spells(&self, text: &str) -> bool {
+        self.constraint(text).is_ok_and(|constraint| !constraint.ids.is_empty())
     }
 
     fn constraint(&self, text: &str) -> Result<Constraint> {

@@ -15,6 +15,10 @@ use crate::{Error, Result};
 pub struct Sentence<O = Box<DecodeOptions>> {
     /// The text.
     pub source: String,
+    /// What stands in front of the text, as it is, such as the task of a T5 model. Without one: the task that its languages name,
+    /// where the model has [such tasks](crate::text::Tasks).
+    #[serde(default)]
+    pub source_prefix: Option<String>,
     /// The seed of its samples. Without one: a hash of [`DecodeOptions::seed`] and its source ids.
     #[serde(default)]
     pub seed: Option<u64>,
@@ -43,8 +47,9 @@ pub struct Sentence<O = Box<DecodeOptions>> {
 }
 
 /// The fields of a sentence in JSON.
-pub const SENTENCE_FIELDS: [&str; 9] = [
+pub const SENTENCE_FIELDS: [&str; 10] = [
     "source",
+    "source_prefix",
     "seed",
     "contrast_source",
     "target_prefix",
@@ -59,6 +64,7 @@ impl<O> Default for Sentence<O> {
     fn default() -> Self {
         Sentence {
             source: String::new(),
+            source_prefix: None,
             seed: None,
             contrast_source: None,
             prefix: None,
@@ -113,7 +119,7 @@ impl Translator {
     /// As [`Translator::options`].
     pub fn sentence(&self, sentence: Sentence<Overrides>, set: &Overrides, of_all: &DecodeOptions) -> Result<Sentence> {
         let Sentence { source, seed, contrast_source, prefix, constraints, options, .. } = sentence;
-        let Sentence { source_lang, target_lang, source_ids, .. } = sentence;
+        let Sentence { source_prefix, source_lang, target_lang, source_ids, .. } = sentence;
         let own = options.map(|own| {
             let own = self.unchecked_options(&own.over(set))?;
             // What the models and files of all sentences say.
@@ -123,8 +129,8 @@ impl Translator {
             Ok::<_, Error>(Box::new(own))
         });
         let options = own.transpose()?;
-        let ids_and_languages = Sentence { source_lang, target_lang, source_ids, ..Sentence::default() };
-        Ok(Sentence { source, seed, contrast_source, prefix, constraints, options, ..ids_and_languages })
+        let rest = Sentence { source_prefix, source_lang, target_lang, source_ids, ..Sentence::default() };
+        Ok(Sentence { source, seed, contrast_source, prefix, constraints, options, ..rest })
     }
 
     /// The id of a piece of the target vocabulary, which `option` names.

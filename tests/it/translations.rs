@@ -158,3 +158,40 @@ fn a_model_whose_tokenizer_is_not_read_takes_ids() {
     let scored = run(&["score", "--model", &model], b"A dog.\tEin Hund.\n57 63\t93\n");
     assert_eq!((scored.code, scored.objects()[1]["token_ids"].clone()), (Some(1), json!([93, 2])), "{}", scored.err);
 }
+
+#[test]
+fn languages_of_a_model_with_tasks_name_one() {
+    let copy = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(dir("t5-silu")).expect("the test data is there").flatten() {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+    }
+    let path = copy.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    config["task_specific_params"] = json!({
+        "summarization": { "prefix": "summarize: ", "num_beams": 4 },
+        "translation_en_to_de": { "prefix": "translate English to German: " },
+    });
+    std::fs::write(&path, config.to_string()).expect("written");
+    let model = copy.path().display().to_string();
+    let fixed = ["translate", "--model", &model, "--format", "jsonl", "--beam-size", "1", "--max-length", "8"];
+    let found = |more: &[&str], input: &str| {
+        let done = run(&[&fixed[..], more].concat(), input.as_bytes());
+        (done.code, done.objects().iter().map(|o| o["hypotheses"][0]["token_ids"].clone()).collect::<Vec<_>>())
+    };
+    let whole = |prefix: &str| found(&["--input-format", "text"], &format!("{prefix}A dog runs.\n"));
+    let (german, summary) = (whole("translate English to German: "), whole("summarize: "));
+    assert!(german.0 == Some(0) && german.1 != summary.1 && german.1 != whole("").1);
+    for codes in [["en", "de"], ["eng", "DE"]] {
+        let named = ["--source-lang", codes[0], "--target-lang", codes[1], "--input-format", "text"];
+        assert_eq!(found(&named, "A dog runs.\n"), german);
+    }
+    assert_eq!(found(&["--prefix", "summarize: ", "--input-format", "text"], "A dog runs.\n"), summary);
+    let mixed = json!({ "source": "A dog runs.", "source_prefix": "summarize: ", "target_lang": "de" });
+    assert_eq!(found(&[], &format!("{mixed}\n")), summary);
+    let blank = found(&["--target-lang", "de", "--input-format", "text"], "\n");
+    assert_eq!(blank, found(&["--input-format", "text"], "\n"));
+    let refused = run(&[&fixed[..], &["--target-lang", "fr"]].concat(), b"A dog runs.\n");
+    assert!(refused.code == Some(1) && refused.err.contains("en to de"), "{}", refused.err);
+    let info = run(&["info", "--model", &model], b"").ok();
+    assert!(info.out.contains("translation_en_to_de") && info.out.contains("summarize: "), "{}", info.out);
+}

@@ -254,7 +254,7 @@ impl Setup<'_> {
     /// All that rows depend on beside the inputs and the model, by name.
     fn identity(&self) -> Result<Map<String, Value>> {
         let Arguments { format, input_format, alignment, .. } = self.arguments;
-        let Arguments { source_lang, target_lang, target_prefix, .. } = self.arguments;
+        let Arguments { prefix, source_lang, target_lang, target_prefix, .. } = self.arguments;
         let unreadable = |source| Error::Json { path: "-".into(), source };
         // By way of text: numbers then are as short as they were.
         let options = serde_json::to_string(&self.options).map_err(unreadable)?;
@@ -266,6 +266,7 @@ impl Setup<'_> {
             ("input_format", format!("{input_format:?}").to_lowercase().into()),
             ("segment", self.arguments.segment.then_some(true).into()),
             ("alignment", alignment.map(|alignment| format!("{alignment:?}").to_lowercase()).into()),
+            ("prefix", prefix.clone().into()),
             ("source_lang", source_lang.clone().into()),
             ("target_lang", target_lang.clone().into()),
             ("target_prefix", target_prefix.clone().into()),

@@ -15,7 +15,7 @@ use crate::cli::progress::Progress;
 use crate::cli::stream;
 use crate::cli::warnings::Warnings;
 use crate::document::{self, Plan, Reading, Rendered, Rules};
-use crate::jsonl::{BadLine, Fields, Warning, document_json, error_json, raw, translation_json};
+use crate::jsonl::{BadLine, Fields, Warning, document_json, error_json, segment_json, translation_json};
 use crate::translator::{Alternatives, Batch, Sentence, Translation};
 use crate::{Error, Result};
 
@@ -77,10 +77,18 @@ enum Outcome {
     Sentence(Translation, Vec<Warning>),
     Document {
         text: String,
-        segments: Vec<(Translation, Vec<Warning>)>,
+        segments: Vec<Translated>,
         /// Of sentences that stay as they were.
         failures: Vec<Failure>,
     },
+}
+
+/// A sentence of a document.
+struct Translated {
+    translation: Translation,
+    /// Whether it is part of one that the model cannot read as a whole.
+    cut: bool,
+    warnings: Vec<Warning>,
 }
 
 /// A line that has been read: its sentences with their ids.
@@ -125,13 +133,13 @@ fn assemble(
     let rendered = results.iter().map(|(result, _)| Some(Rendered::new(best(result)?, tokenizer)));
     let text = plan.assemble(&rendered.collect::<Vec<_>>());
     let (mut segments, mut failures) = (Vec::new(), Vec::new());
-    for (result, warnings) in results {
+    for ((result, warnings), segment) in results.into_iter().zip(plan.segments()) {
         match result {
             Ok(mut translation) => {
                 if !shows_attention {
                     translation.hypotheses.iter_mut().for_each(|hypothesis| hypothesis.ids.attention = None);
                 }
-                segments.push((translation, warnings));
+                segments.push(Translated { translation, cut: segment.cut, warnings });
             }
             Err(failure) => failures.push(failure),
         }
@@ -172,6 +180,7 @@ impl<'a> Work<'a> {
         }
         let Setup { arguments, translator, options, set, .. } = self.setup;
         sentence.prefix = sentence.prefix.or_else(|| arguments.target_prefix.clone());
+        sentence.source_prefix = sentence.source_prefix.or_else(|| arguments.prefix.clone());
         sentence.source_lang = sentence.source_lang.or_else(|| arguments.source_lang.clone());
         sentence.target_lang = sentence.target_lang.or_else(|| arguments.target_lang.clone());
         let source = sentence.source.clone();
@@ -265,9 +274,7 @@ impl<'a> Work<'a> {
         self.counts.failed += u64::from(!failures.is_empty());
         match (format, input_format) {
             (Format::Jsonl, _) => {
-                let segment = |(translation, warnings): &(Translation, Vec<Warning>)| {
-                    translation_json(translation, &Fields::new(), warnings).and_then(raw)
-                };
+                let segment = |own: &Translated| segment_json(&own.translation, own.cut, &[], &own.warnings);
                 let segments = segments.iter().map(segment).collect::<Result<Vec<Box<RawValue>>>>()?;
                 self.output.line(&document_json(text, &segments, other)?)
             }
@@ -282,7 +289,7 @@ impl<'a> Work<'a> {
 /// A document to be written.
 struct Document<'a> {
     text: &'a str,
-    segments: &'a [(Translation, Vec<Warning>)],
+    segments: &'a [Translated],
     failures: &'a [Failure],
     other: &'a Fields,
 }

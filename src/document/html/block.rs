@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::is_letter;
 use super::chars;
 use super::tree::{Tag, TagKind};
 
@@ -42,11 +43,6 @@ pub(super) struct Region {
     pub tags: Vec<Tag>,
 }
 
-/// Whether a character belongs to a word, in writing that parts words by spaces.
-pub(super) fn is_letter(c: char) -> bool {
-    c.is_alphanumeric() && !super::super::is_wide(c)
-}
-
 impl Block {
     /// Adds text of the document that begins at byte `start`.
     pub fn push_text(&mut self, html: &str, start: usize, keeps_space: bool) {
@@ -59,13 +55,7 @@ impl Block {
                 return self.push_dropped(range);
             }
             let decoded = if is_space { " " } else { decoded };
-            if std::mem::take(&mut self.is_parted) && self.text.ends_with(is_letter) && decoded.starts_with(is_letter) {
-                // They would be read as one word.
-                let at = self.text.len();
-                self.text.push(' ');
-                let kind = AtomKind::Text { text: at..at + 1, verbatim: false };
-                self.atoms.push(Atom { raw: range.start..range.start, kind });
-            }
+            self.part(decoded, range.start);
             let verbatim = html[range.start - start..range.end - start] == *decoded;
             let text = self.text.len()..self.text.len() + decoded.len();
             self.text.push_str(decoded);
@@ -101,10 +91,80 @@ impl Block {
         }
     }
 
+    /// Adds plain text.
+    pub fn push_plain(&mut self, text: &str, start: usize) {
+        let at = self.text.len();
+        self.text.push_str(text);
+        let kind = AtomKind::Text { text: at..self.text.len(), verbatim: true };
+        self.atoms.push(Atom { raw: start..start + text.len(), kind });
+    }
+
+    /// The block with these stretches of its text, which lie one behind another, made something that is seen, and is no text: one for
+    /// each, or several if tags divide it. A space behind it goes with it if one stands before it.
+    pub fn lift(mut self, stretches: &[Range<usize>]) -> Self {
+        let parts = |range: &Range<usize>| {
+            let (before, behind) = (&self.text[..range.start], &self.text[range.end..]);
+            let is_spaced = (before.is_empty() || before.ends_with(' ')) && behind.starts_with(' ');
+            range.start..range.end + usize::from(is_spaced)
+        };
+        let stretches: Vec<Range<usize>> = stretches.iter().map(parts).collect();
+        self.split_atoms(&stretches);
+        let mut lifted = Block::default();
+        let mut open = None;
+        for Atom { raw, kind } in self.atoms {
+            match kind {
+                AtomKind::Tag(kind, _) => {
+                    lifted.push_tag(kind, raw);
+                    open = None;
+                }
+                AtomKind::Text { text, verbatim } => {
+                    let within = stretches.partition_point(|stretch| stretch.end < text.end);
+                    let is_within = stretches.get(within).is_some_and(|stretch| stretch.start <= text.start);
+                    match lifted.atoms.last_mut() {
+                        Some(point) if is_within && open == Some(within) => point.raw.end = raw.end,
+                        _ if is_within && !text.is_empty() => {
+                            lifted.push_content(raw);
+                            open = Some(within);
+                        }
+                        _ => {
+                            lifted.push_read(&self.text[text], raw, verbatim);
+                            open = None;
+                        }
+                    }
+                }
+            }
+        }
+        lifted
+    }
+
+    /// Adds text that has been read before.
+    fn push_read(&mut self, text: &str, raw: Range<usize>, verbatim: bool) {
+        self.part(text, raw.start);
+        let at = self.text.len();
+        self.text.push_str(text);
+        self.atoms.push(Atom { raw, kind: AtomKind::Text { text: at..self.text.len(), verbatim } });
+    }
+
+    /// Adds a space before text that would be read as one word with what stands before something that is seen.
+    fn part(&mut self, text: &str, raw: usize) {
+        if std::mem::take(&mut self.is_parted) && self.text.ends_with(is_letter) && text.starts_with(is_letter) {
+            let at = self.text.len();
+            self.text.push(' ');
+            let kind = AtomKind::Text { text: at..at + 1, verbatim: false };
+            self.atoms.push(Atom { raw: raw..raw, kind });
+        }
+    }
+
     /// Adds something that is seen, and is no text.
     pub fn push_content(&mut self, raw: Range<usize>) {
         self.is_parted = true;
         self.push_tag(TagKind::Point, raw);
+    }
+
+    /// Where what is no text, and begins and ends no element, begins in the document.
+    pub fn points(&self) -> impl Iterator<Item = Range<usize>> {
+        let is_point = |atom: &&Atom| matches!(atom.kind, AtomKind::Tag(TagKind::Point, _));
+        self.atoms.iter().filter(is_point).map(|atom| atom.raw.clone())
     }
 
     pub fn push_tag(&mut self, kind: TagKind, raw: Range<usize>) {

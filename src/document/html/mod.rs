@@ -8,8 +8,11 @@ mod place;
 mod scan;
 mod tree;
 
-use super::split::split_with;
-use super::{Form, Part, PieceKind, Plan, Reading, Rules, Segment};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+
+use super::split::{split_with, without_lines};
+use super::{Form, Part, PieceKind, Plan, Reading, Rules, Segment, Splitting};
 use block::{Block, Region};
 pub(super) use chars::encode;
 use elements::{Open, end_of};
@@ -20,12 +23,16 @@ use tree::{Node, Tag, TagKind};
 
 /// A plan for a document, see [`Plan::html`].
 pub(super) fn plan(html: &str, form: &Form, rules: &Rules, reading: &Reading<'_>) -> Plan {
-    let plan = Plan { source: html.to_owned(), is_html: true, parts: Vec::new(), segments: Vec::new() };
-    let mut planner = Planner { plan, form, rules, reading, block: Block::default(), at: 0, open: Open::default() };
+    let plan = Plan { source: html.to_owned(), is_html: form.html, parts: Vec::new(), segments: Vec::new() };
+    let (block, open, lifted) = (Block::default(), Open::default(), BTreeMap::new());
+    let mut planner = Planner { plan, form, rules, reading, block, at: 0, open, lifted };
     // A byte order mark is no part of the text.
     let mark = html.len() - html.trim_start_matches('\u{feff}').len();
     planner.kept_to(mark.min('\u{feff}'.len_utf8()));
-    let tokens = scan(html, planner.at);
+    let tokens = match form.html {
+        true => scan(html, planner.at),
+        false => vec![Token { range: planner.at..html.len(), kind: TokenKind::Text }],
+    };
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         at = planner.token(&tokens, at, token);
@@ -44,6 +51,8 @@ struct Planner<'a> {
     /// Bytes of the document that have their part.
     at: usize,
     open: Open,
+    /// Where text begins and ends in the document that is protected, and that the model cannot write.
+    lifted: BTreeMap<usize, usize>,
 }
 
 impl Planner<'_> {
@@ -54,7 +63,11 @@ impl Planner<'_> {
             TokenKind::Text => {
                 // Borrowed from the plan's own copy of the document.
                 let text = self.plan.source[range.clone()].to_owned();
-                self.block.push_text(&text, range.start, self.open.keeps_space());
+                match (self.form.html, self.form.splitting) {
+                    (true, _) => self.block.push_text(&text, range.start, self.open.keeps_space()),
+                    (false, Splitting::Full) => self.block.push_plain(&text, range.start),
+                    (false, _) => self.block.push_plain(&without_lines(&text), range.start),
+                }
             }
             TokenKind::Other => self.block.push_tag(TagKind::Point, range),
             TokenKind::Start { name, untranslated } => {
@@ -95,6 +108,7 @@ impl Planner<'_> {
     /// Splits the block that has been read into its segments.
     fn end_block(&mut self) {
         let block = std::mem::take(&mut self.block);
+        let block = self.protect(block);
         let mut stretches = Vec::new();
         let sentences = split_with(&block.text, self.rules, self.form.splitting)
             .into_iter()
@@ -118,6 +132,25 @@ impl Planner<'_> {
         }
     }
 
+    /// Takes protected text out that the model cannot write, or that would not stay in one sentence.
+    fn protect(&mut self, block: Block) -> Block {
+        let is_lifted = |range: &Range<usize>| {
+            let text = &block.text[range.clone()];
+            let pieces = split_with(text, self.rules, self.form.splitting);
+            pieces.iter().filter(|piece| piece.kind != PieceKind::Space).count() > 1 || !(self.reading.spells)(text)
+        };
+        let stretches: Vec<Range<usize>> =
+            self.form.wording.protected(&block.text).into_iter().filter(is_lifted).collect();
+        if stretches.is_empty() {
+            return block;
+        }
+        let before: HashSet<Range<usize>> = block.points().collect();
+        let block = block.lift(&stretches);
+        let lifted = block.points().filter(|point| !before.contains(point));
+        self.lifted.extend(lifted.map(|point| (point.start, point.end)));
+        block
+    }
+
     fn region(&mut self, region: Region, text: &str, cut: bool) {
         let Region { raw, text: stretch, tags } = region;
         let text = &text[stretch];
@@ -136,10 +169,38 @@ impl Planner<'_> {
             let columns = columns(self.reading, text, &tags);
             Box::new(Markup { tags, columns, text: text.to_owned() })
         });
+        let points = markup.iter().flat_map(|markup| points(&markup.tags));
+        let placed = points.flat_map(|raw| self.lifted.range(raw)).map(|(start, end)| &self.plan.source[*start..*end]);
+        let placed = placed.map(|text| text.trim().to_owned()).collect();
         self.plan.parts.push(Part::Segment { range: raw.clone(), markup });
-        self.plan.segments.push(Segment { text: text.to_owned(), cut });
+        // What is not there as a whole cannot be asked for.
+        let mut constraints = self.form.wording.phrases(text);
+        let protected: Vec<&str> = self.form.wording.protected(text).into_iter().map(|range| &text[range]).collect();
+        constraints.retain(|phrase| !protected.contains(&phrase.as_str()) || (self.reading.spells)(phrase));
+        self.plan.segments.push(Segment { text: text.to_owned(), cut, constraints, placed });
         self.at = raw.end;
     }
+}
+
+/// Where points stand in the document.
+fn points(tags: &Tags) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    match tags {
+        Tags::Row(tags) => {
+            found.extend(tags.iter().filter(|tag| tag.kind == TagKind::Point).map(|tag| tag.raw.clone()));
+        }
+        Tags::Tree(nodes) => {
+            let mut open: Vec<&Node> = nodes.iter().collect();
+            while let Some(node) = open.pop() {
+                match node {
+                    Node::Point(own) => found.push(own.raw.clone()),
+                    Node::Element(element) => open.extend(&element.children),
+                }
+            }
+        }
+    }
+    found.sort_by_key(|raw| raw.start);
+    found
 }
 
 /// The columns of the attention to a text that its tags' places need.

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::block::is_letter;
-use super::chars::encode;
+use super::super::{Plan, is_letter};
 use super::tree::{Element, Node, Point, Tag, TagKind};
 
 /// Which columns of the attention belong to which bytes of a segment's text.
@@ -71,11 +70,11 @@ pub(super) fn neighbours(text: &str, at: usize) -> (Range<usize>, Range<usize>) 
     (start..before.len(), from..end)
 }
 
-/// Writes a translation as HTML with the segment's tags, taken from the document, in it. Without attention the words of the translation
+/// Writes a translation with the segment's tags, taken from the document, in it. Without attention the words of the translation
 /// are taken to stand in the source's order.
-pub(in crate::document) fn place(html: &str, markup: &Markup, text: &str, aligned: Option<&Aligned<'_>>) -> String {
+pub(in crate::document) fn place(plan: &Plan, markup: &Markup, text: &str, aligned: Option<&Aligned<'_>>) -> String {
     let units = units(text, aligned, &markup.columns);
-    let mut placer = Placer { html, markup, text, units, written: String::new(), at: 0 };
+    let mut placer = Placer { plan, markup, text, units, written: String::new(), at: 0 };
     let all = 0..placer.units.len();
     match &markup.tags {
         Tags::Tree(nodes) => placer.nodes(nodes, all, &(0..markup.text.len())),
@@ -158,7 +157,7 @@ fn is_mark(c: char) -> bool {
 }
 
 struct Placer<'a> {
-    html: &'a str,
+    plan: &'a Plan,
     markup: &'a Markup,
     text: &'a str,
     units: Vec<Unit>,
@@ -177,13 +176,13 @@ struct Placed<'a> {
 impl Placer<'_> {
     fn text_to(&mut self, end: usize) {
         if end > self.at {
-            self.written.push_str(&encode(&self.text[self.at..end]));
+            self.written.push_str(&self.plan.written(&self.text[self.at..end]));
             self.at = end;
         }
     }
 
     fn tag(&mut self, raw: &Range<usize>) {
-        self.written.push_str(&self.html[raw.clone()]);
+        self.written.push_str(&self.plan.source[raw.clone()]);
     }
 
     /// Writes the nodes within these bytes of the segment's text, among these units.
@@ -248,7 +247,7 @@ impl Placer<'_> {
     fn write_point(&mut self, point: &Point, unit: usize, attached: bool) {
         self.text_to(if attached { self.unit_end(unit) } else { self.unit_start(unit) });
         let (before, behind) = self.markup.text.split_at(point.at);
-        let raw = &self.html[point.raw.clone()];
+        let raw = &self.plan.source[point.raw.clone()];
         let is_seen = !raw.starts_with("<!") && !raw.starts_with("<?") && !raw.starts_with("<wbr");
         let (written, rest) = self.text.split_at(self.at);
         let is_new_word = is_seen && written.ends_with(is_letter) && !before.ends_with(is_letter);

@@ -68,7 +68,7 @@ fn copied(html: &str) -> String {
         let rows: Vec<Vec<f32>> = (0..=tokens.len()).map(row).collect();
         let ends = tokens.iter().map(|token| token.end).chain([text.len()]).collect();
         document += &match markup {
-            Some(markup) => place(html, markup, &text, Some(&Aligned { ends, rows: &rows })),
+            Some(markup) => place(&plan, markup, &text, Some(&Aligned { ends, rows: &rows })),
             None => encode_text(&text),
         };
     }
@@ -104,7 +104,7 @@ fn translated(html: &str, order: impl Fn(usize) -> Vec<usize>) -> String {
         };
         let rows: Vec<Vec<f32>> = order.iter().copied().chain([words.len()]).map(row).collect();
         document += &match markup {
-            Some(markup) => place(html, markup, &text, Some(&Aligned { ends, rows: &rows })),
+            Some(markup) => place(&plan, markup, &text, Some(&Aligned { ends, rows: &rows })),
             None => encode_text(&text),
         };
     }

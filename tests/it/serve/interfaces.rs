@@ -129,3 +129,55 @@ fn deepls_clients_say_what_ends_a_sentence() {
     assert_eq!(translated("nonewlines"), Some(format!("{dog}\n{cats}")));
     assert_eq!(translated("0"), Some(all.to_owned()));
 }
+
+#[test]
+fn what_is_protected_stays_and_a_glossary_is_followed() {
+    let server = Server::start(&["--no-log"]);
+    let ask = |body: Value| server.post("/v1/translate", &body).json()["items"][0].clone();
+    let text = |item: &Value| item["text"].as_str().map(str::to_owned).unwrap_or_else(|| panic!("{item}"));
+    let protect = [r"\{\{.*?\}\}", "Berlin"];
+    let item = ask(json!({ "items": [{ "source": "A dog {{name}} runs in Berlin.", "id": 7 }], "protect": protect }));
+    assert!(text(&item).contains("{{name}}") && text(&item).contains("Berlin"), "{item}");
+    let segment = &item["segments"][0];
+    assert_eq!(
+        (&segment["source"], &segment["placed"], &item["id"]),
+        (&json!("A dog runs in Berlin."), &json!(["{{name}}"]), &json!(7))
+    );
+    assert_eq!(segment["hypotheses"][0]["attention"], Value::Null);
+    let html =
+        json!({ "items": [{ "source": "<p>A <b>dog</b> {{&amp;}} runs.</p>" }], "protect": protect, "format": "html" });
+    let item = ask(html);
+    assert!(text(&item).contains("{{&amp;}}") && text(&item).contains("<b>Hund</b>"), "{item}");
+    let glossary = json!({ "dog": "Pudel", "cat": "Kater" });
+    let item =
+        ask(json!({ "items": [{ "source": "A dog runs.\nTwo cats sleep." }], "segment": true, "glossary": glossary }));
+    let plain = run(&["translate"], b"Two cats sleep.\n").ok().out;
+    assert!(text(&item).contains("Pudel") && text(&item).ends_with(&format!("\n{}", plain.trim_end())), "{item}");
+    let single = ask(json!({ "items": [{ "source": "A dog runs. Two cats." }], "glossary": glossary }));
+    assert!(
+        text(&single).contains("Pudel") && single["segments"].as_array().is_some_and(|all| all.len() == 1),
+        "{single}"
+    );
+    let with = |name: &str, value: Value| {
+        let mut body = json!({ "items": [{ "source": "A dog." }], "glossary": glossary });
+        body[name] = value;
+        body
+    };
+    for body in [
+        with("protect", json!(["("])),
+        with("protect", json!(vec!["a"; 9])),
+        with("glossary", json!({ "": "x" })),
+        json!({ "items": [{ "source": "A dog." }], "protect": ["x"], "stream": "items" }),
+    ] {
+        assert_eq!(server.post("/v1/translate", &body).kind(), (400, "option".to_owned()), "{body}");
+    }
+    for path in ["/v1/score", "/v1/explain"] {
+        assert_eq!(server.post(path, &with("priority", json!("batch"))).kind(), (400, "option".to_owned()), "{path}");
+    }
+    for body in [
+        with("options", json!({ "sample": true })),
+        with("items", json!([{ "source": "A dog.", "target_prefix": "Ein" }])),
+    ] {
+        assert_eq!(ask(body.clone())["error"]["kind"], "conflict", "{body}");
+    }
+}
