@@ -6,4 +6,6 @@ mod write;
 
 pub(crate) use read::{BadLine, Fields, READ_LINE, field, read_sentence};
 pub(crate) use warnings::{Warning, Watch};
-pub(crate) use write::{document_json, error_json, json, raw, score_json, segment_json, translation_json};
+#[cfg(feature = "serve")]
+pub(crate) use write::raw;
+pub(crate) use write::{document_json, error_json, json, score_json, segment_json, translation_json};
