@@ -92,7 +92,8 @@ impl TextReader {
         TextReader { state: State::Unread(Box::new(reader)), buffer: Vec::new(), used: 0, checked: 0, marked: false }
     }
 
-    /// Whether the text had a byte order mark, which is not read. Known once something has been read.
+    /// For what is put together again: whether the text had a byte order mark, which is not read. Known once something has been read.
+    #[cfg(feature = "cli")]
     pub(crate) fn is_marked(&self) -> bool {
         self.marked
     }
