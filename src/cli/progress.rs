@@ -101,6 +101,11 @@ impl Progress {
             .set_message(format!("{} done  {sentences:.1} sentences/s  {tokens:.0} tokens/s{left}", self.sentences));
     }
 
+    /// Moves on by a line of input whose sentences have been counted.
+    pub(super) fn pass(&mut self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
     /// Says what went wrong without tearing the display.
     pub(super) fn complain(&self, line: &str) {
         self.bar.suspend(|| complain(line));

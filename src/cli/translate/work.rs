@@ -259,6 +259,7 @@ impl<'a> Work<'a> {
             Err(error) => vec![Err(failure(&error)); lines.len()],
         };
         for (line, result) in lines.into_iter().zip(found) {
+            self.progress.add(0, 0);
             let done = self.ended(line, 0, result);
             self.ready.extend(done.map(|done| (line, done)));
         }
@@ -313,6 +314,7 @@ impl stream::Work for Work<'_> {
                 }
                 Err(BadLine { kind, message, source }) => {
                     let (result, other) = (Err((kind, message)), Fields::new());
+                    self.progress.add(0, 0);
                     self.ready.push((tag, Done { number, bytes, end, source, other, result }));
                 }
             }
@@ -337,7 +339,7 @@ impl stream::Work for Work<'_> {
     fn finish_one(&mut self, limit: Duration) -> Option<(u64, Done)> {
         loop {
             if let Some((line, done)) = self.ready.pop() {
-                self.progress.add(done.bytes, 0);
+                self.progress.pass(done.bytes);
                 return Some((line, done));
             }
             let (search, result) = self.batch.next_within(limit)?;
