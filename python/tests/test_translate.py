@@ -212,6 +212,8 @@ def test_a_fork_raises_and_its_parent_goes_on(translator: beamfuse.Translator) -
 INTERRUPTED = """
 import os, signal, sys, threading, time
 import beamfuse
+# A shell's background jobs ignore it, and so would this one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 translator = beamfuse.Translator({model!r}, threads=1)
 translator.translate(["A dog runs."])
 lines = ["A man in a red shirt is riding a bike. " * 6] * 4000
