@@ -1,5 +1,6 @@
 //! The further models that sentences may rank by, and what a sentence asks of all of them.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source};
@@ -81,9 +82,9 @@ impl Translator {
             return Ok(ids.clone());
         }
         self.tokenizer.check_text(&sentence.source)?;
-        let text = match self.source_prefix(sentence)? {
-            Some(prefix) if !sentence.source.trim().is_empty() => format!("{prefix}{}", sentence.source),
-            _ => sentence.source.clone(),
+        let text: Cow<'_, str> = match self.source_prefix(sentence)? {
+            Some(prefix) if !sentence.source.trim().is_empty() => format!("{prefix}{}", sentence.source).into(),
+            _ => sentence.source.as_str().into(),
         };
         let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
         Ok(self.tokenizer.encode_source_as(&text, source, self.target_language(sentence)?))

@@ -133,6 +133,8 @@ struct State {
     /// By kind, then priority.
     lines: [[Line; 2]; Kind::COUNT],
     waiting: usize,
+    /// Those of them that are [`Priority::Batch`].
+    batch: usize,
     cost: u64,
     /// Workers without work.
     idle: usize,
@@ -226,6 +228,7 @@ impl Queue {
         let state = State {
             lines: Default::default(),
             waiting: 0,
+            batch: 0,
             cost: 0,
             idle: 0,
             soonest: None,
@@ -333,8 +336,7 @@ impl Queue {
     /// What waits.
     pub(super) fn load(&self) -> Load {
         let state = self.state();
-        let batch = state.lines.iter().map(|[_, batch]| batch.len()).sum();
-        Load { waiting: state.waiting, batch, cost: state.cost }
+        Load { waiting: state.waiting, batch: state.batch, cost: state.cost }
     }
 
     /// Says that some work has been given up.
@@ -396,6 +398,7 @@ fn refuse(job: Job, error: Error) -> Result<()> {
 impl State {
     fn accept(&mut self, job: Job) {
         self.waiting += 1;
+        self.batch += usize::from(job.terms.priority == Priority::Batch);
         self.cost += job.cost;
         if let Some(deadline) = job.terms.deadline {
             self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
@@ -405,6 +408,7 @@ impl State {
 
     fn leave(&mut self, job: &Job) {
         self.waiting -= 1;
+        self.batch -= usize::from(job.terms.priority == Priority::Batch);
         self.cost -= job.cost;
     }
 

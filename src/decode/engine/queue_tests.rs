@@ -95,17 +95,19 @@ fn what_is_given_up_or_late_leaves_and_makes_room() {
     let bench = Bench::new(3);
     let given_up = bench.push(1, Terms::new());
     bench.push(2, Terms::new().within(Duration::from_millis(10)));
-    bench.push(3, Terms::new());
+    bench.push(3, Terms::new().priority(Priority::Batch));
     let full = bench.queue.push(bench.job(4, Terms::new()), false).expect_err("it is full");
     assert!(matches!(full, Error::Overloaded { waiting: 3, limit: 3 }));
     bench.queue.sweep(Instant::now());
-    assert_eq!(bench.queue.load().waiting, 3);
+    let Load { waiting, batch, .. } = bench.queue.load();
+    assert_eq!((waiting, batch), (3, 1));
     given_up.cancel();
     bench.queue.sweep(Instant::now());
     assert!(matches!(bench.answers.try_recv(), Ok((1, Err(Error::Cancelled)))));
     bench.queue.sweep(Instant::now() + Duration::from_millis(20));
     assert!(matches!(bench.answers.try_recv(), Ok((2, Err(Error::DeadlineExceeded)))));
     assert_eq!(bench.take(9), [3]);
+    assert_eq!(bench.queue.load(), Load::default());
     // Nobody answers for a job that was refused: its caller has the error.
     assert!(bench.answers.try_recv().is_err());
 }
