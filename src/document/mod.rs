@@ -19,8 +19,8 @@
 //!     let terms = beamfuse::Terms::new();
 //!     translations.push(translator.submit(sentence, &options, terms)?.wait()?);
 //! }
-//! let rendered = |translation: &beamfuse::Translation| Rendered::new(&translation.hypotheses[0], translator.tokenizer());
-//! let rendered: Vec<_> = translations.iter().map(|translation| Some(rendered(translation))).collect();
+//! let best = translations.iter().map(|translation| &translation.hypotheses[0]);
+//! let rendered: Vec<_> = best.map(|best| Some(Rendered::new(best, translator.tokenizer()))).collect();
 //! println!("{}", plan.assemble(&rendered));
 //! # Ok(())
 //! # }
