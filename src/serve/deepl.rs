@@ -6,11 +6,12 @@ use axum::body::Body;
 use axum::http::Response;
 use serde_json::{Map, Value, json};
 
+use super::detect::{self, Detected};
 use super::failure::Failure;
 use super::given::Given;
 use super::http::{Call, json_text};
-use super::libretranslate::translate_texts;
-use super::models::Code;
+use super::libretranslate::{check_texts, translate_texts};
+use super::models::{Code, Model, Route};
 use crate::document::{Form, Splitting};
 use crate::text::iso::Tag;
 
@@ -32,22 +33,25 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     let form = form(&given)?;
     let target = given.needed("target_lang")?.to_owned();
     let source = given.text("source_lang")?.map(str::to_owned);
-    let route = call.route(None, source.as_deref(), Some(&target))?;
-    let options = route.model.options.clone().with(|options| options.n_best = 1);
-    let translated = translate_texts(&call, &route, &texts, &form, &options).await?;
-    let detected = source.as_deref().and_then(Tag::parse).or_else(|| route.source.clone());
-    let detected = detected.map(|tag| tag.language.to_ascii_uppercase()).unwrap_or_default();
+    check_texts(&call, &texts)?;
+    let found = detect::routes(&call, source.as_deref(), &target, &texts, form.html).await?;
+    let (routes, detected): (Vec<Route>, Vec<Option<Detected>>) = found.into_iter().unzip();
+    let options = |model: &Model| Ok(model.options.clone().with(|options| options.n_best = 1));
+    let translated = translate_texts(&call, &routes, &texts, &form, options).await?;
+    let said = source.as_deref().and_then(Tag::parse).map(|tag| tag.language);
+    let language = |detected: Option<Detected>| detected.map(|one| one.language).or(said.clone()).unwrap_or_default();
+    let languages = detected.into_iter().map(|one| language(one).to_ascii_uppercase());
     let counts_characters = given.flag("show_billed_characters")?;
-    let entry = |(text, ranked): (&String, &Vec<String>)| {
+    let entry = |((text, ranked), language): ((&String, &Vec<String>), String)| {
         let mut entry = Map::new();
-        entry.insert("detected_source_language".into(), json!(detected));
+        entry.insert("detected_source_language".into(), json!(language));
         entry.insert("text".into(), json!(ranked.first()));
         if counts_characters {
             entry.insert("billed_characters".into(), json!(text.chars().count()));
         }
         Value::Object(entry)
     };
-    let entries: Vec<Value> = texts.iter().zip(&translated).map(entry).collect();
+    let entries: Vec<Value> = texts.iter().zip(&translated).zip(languages).map(entry).collect();
     Ok(json_text(json!({ "translations": entries }).to_string()))
 }
 

@@ -105,3 +105,22 @@ impl From<&BadLine> for Failure {
         Failure::of_kind(error.kind, error.message.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_befalls_a_worker_is_told_by_its_kind() {
+        let reason = || "the model has a bad day".to_owned();
+        for (error, status, kind, is_later) in [
+            (Error::WorkerLost { reason: reason() }, 500, "worker_lost", false),
+            (Error::EngineFailed { deaths: 3, minutes: 10, reason: reason() }, 503, "engine_failed", true),
+            (Error::EngineStopped, 503, "engine_stopped", true),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!((failure.status.as_u16(), failure.kind), (status, kind));
+            assert_eq!(failure.response(Style::Native, "x").headers().contains_key(header::RETRY_AFTER), is_later);
+        }
+    }
+}

@@ -59,6 +59,22 @@ pub(super) struct Notes {
     pub failed: Option<usize>,
 }
 
+impl Notes {
+    /// Adds another part's counts.
+    pub fn add(&mut self, part: &Notes) {
+        let add =
+            |sum: &mut Option<usize>, more: Option<usize>| *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
+        add(&mut self.items, part.items);
+        add(&mut self.characters, part.characters);
+        self.output_tokens = Some(self.output_tokens.unwrap_or(0) + part.output_tokens.unwrap_or(0));
+    }
+
+    /// Takes over the counts of all parts.
+    pub fn set_counts(&mut self, sum: &Notes) {
+        (self.items, self.characters, self.output_tokens) = (sum.items, sum.characters, sum.output_tokens);
+    }
+}
+
 /// Notes as they are shared with whoever writes the log.
 pub(super) type SharedNotes = Arc<Mutex<Notes>>;
 
@@ -272,9 +288,12 @@ pub(super) fn json_text(text: String) -> Response<Body> {
 
 /// An answer in JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<Response<Body>, Failure> {
-    let text = serde_json::to_string(value)
-        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("write JSON: {error}")))?;
-    Ok(json_text(text))
+    Ok(json_text(serde_json::to_string(value).map_err(internal)?))
+}
+
+/// What should not happen: an answer that cannot be written.
+pub(super) fn internal(error: serde_json::Error) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("write JSON: {error}"))
 }
 
 /// An answer of this media type.

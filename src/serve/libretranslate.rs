@@ -1,53 +1,89 @@
 //! The endpoints of LibreTranslate, for its clients.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
+use super::detect::{self, Detected};
 use super::failure::Failure;
 use super::given::Given;
-use super::http::{Call, json_text};
-use super::models::{Code, Route};
+use super::http::{Call, Notes, json_text};
+use super::models::{Code, Model, Route};
 use super::work::{self, Conditions, Outcomes};
 use crate::document::{Form, Plan, Rendered};
 use crate::{DecodeOptions, Priority, Sentence, TextHypothesis, Translation};
 
-/// Texts translated sentence by sentence, and the first error if there is one: such a request fails as a whole.
+/// Texts translated sentence by sentence, each on its route, and the first error if there is one: such a request fails as a whole.
 pub(super) async fn translate_texts(
     call: &Call,
-    route: &Route,
+    routes: &[Route],
     texts: &[String],
+    form: &Form,
+    options: impl Fn(&Model) -> Result<DecodeOptions, Failure>,
+) -> Result<Vec<Vec<String>>, Failure> {
+    let mut models: Vec<&Arc<Model>> = Vec::new();
+    for Route { model, .. } in routes {
+        if models.iter().all(|other| !Arc::ptr_eq(other, model)) {
+            models.push(model);
+        }
+    }
+    let mut all = vec![Vec::new(); texts.len()];
+    let mut sum = Notes::default();
+    for model in models {
+        let own: Vec<usize> = (0..texts.len()).filter(|at| Arc::ptr_eq(&routes[*at].model, model)).collect();
+        let chosen: Vec<(&Route, &String)> = own.iter().map(|at| (&routes[*at], &texts[*at])).collect();
+        let translated = translate_with(call, model, &chosen, form, &options(model)?).await?;
+        own.into_iter().zip(translated).for_each(|(at, ranked)| all[at] = ranked);
+        // Each model's part has noted its own numbers.
+        call.note(|notes| sum.add(notes));
+    }
+    call.note(|notes| notes.set_counts(&sum));
+    Ok(all)
+}
+
+/// The texts of one model.
+async fn translate_with(
+    call: &Call,
+    model: &Arc<Model>,
+    texts: &[(&Route, &String)],
     form: &Form,
     options: &DecodeOptions,
 ) -> Result<Vec<Vec<String>>, Failure> {
-    let most = call.server.config.limits.items;
-    if texts.len() > most {
-        let message = format!("read the request: expected at most {most} texts, got {}", texts.len());
-        return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
+    let mut plans: Vec<Plan> = Vec::with_capacity(texts.len());
+    let mut sentences: Outcomes<Sentence> = Vec::new();
+    for (route, text) in texts {
+        let like = Sentence {
+            source_lang: route.source_lang.clone(),
+            target_lang: route.target_lang.clone(),
+            options: Some(Box::new(options.clone())),
+            ..Sentence::default()
+        };
+        let plan = route.plan(text, form, &like);
+        sentences.extend(plan.sentences(&like, options).map(Ok));
+        plans.push(plan);
     }
-    let like = Sentence {
-        source_lang: route.source_lang.clone(),
-        target_lang: route.target_lang.clone(),
-        options: Some(Box::new(options.clone())),
-        ..Sentence::default()
-    };
-    let plans: Vec<Plan> = texts.iter().map(|text| route.plan(text, form, &like)).collect();
-    let sentences: Outcomes<Sentence> = plans.iter().flat_map(|plan| plan.sentences(&like, options)).map(Ok).collect();
     let deadline = call.deadline(None)?;
     let conditions = Conditions { owner: call.caller.owner, priority: Priority::Interactive, deadline };
-    let results = work::translate(call, &route.model, sentences, conditions).await?;
+    let results = work::translate(call, model, sentences, conditions).await?;
     let mut results: Vec<Translation> =
         results.into_iter().collect::<Result<_, _>>().map_err(|bad| Failure::from(&bad))?;
     let mut all = Vec::with_capacity(texts.len());
     for plan in &plans {
         let own: Vec<Translation> = results.drain(..plan.segments().len()).collect();
         let ranks = own.iter().map(|translation| translation.hypotheses.len()).max().unwrap_or(1);
-        let tokenizer = route.model.translator.tokenizer();
+        let tokenizer = model.translator.tokenizer();
         let ranked = |rank| own.iter().map(move |own| ranked(own, rank).map(|found| Rendered::new(found, tokenizer)));
         let filled = |rank| plan.assemble(&ranked(rank).collect::<Vec<_>>());
         all.push((0..ranks).map(filled).collect());
     }
     Ok(all)
+}
+
+/// Refuses more text than a request may have, before anything is done with it.
+pub(super) fn check_texts(call: &Call, texts: &[String]) -> Result<(), Failure> {
+    work::check_size(call, texts.iter().map(|text| text.chars().count()))
 }
 
 /// The translation of this rank; where there are fewer, the last stands for it.
@@ -70,13 +106,18 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         }
     };
     let alternatives = given.count("alternatives")?.unwrap_or(0);
-    let route = call.route(None, Some(source), Some(target))?;
-    let mut options = route.model.options.clone();
-    // The alternatives come behind the best one.
-    options.n_best = (alternatives + 1).min(call.server.config.limits.beam);
-    options.beam_size = options.beam_size.max(options.n_best);
-    options.validate()?;
-    let translated = translate_texts(&call, &route, &texts, &Form { html, ..Form::default() }, &options).await?;
+    check_texts(&call, &texts)?;
+    let found = detect::routes(&call, Some(source), target, &texts, html).await?;
+    let (routes, detected): (Vec<Route>, Vec<Option<Detected>>) = found.into_iter().unzip();
+    let options = |model: &Model| {
+        let mut options = model.options.clone();
+        // The alternatives come behind the best one.
+        options.n_best = (alternatives + 1).min(call.server.config.limits.beam);
+        options.beam_size = options.beam_size.max(options.n_best);
+        options.validate()?;
+        Ok(options)
+    };
+    let translated = translate_texts(&call, &routes, &texts, &Form { html, ..Form::default() }, options).await?;
     let best: Vec<&str> = translated.iter().map(|ranked| ranked[0].as_str()).collect();
     let others: Vec<&[String]> = translated.iter().map(|ranked| &ranked[1..]).collect();
     let mut answer = Map::new();
@@ -85,10 +126,8 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
     if alternatives > 0 {
         answer.insert("alternatives".into(), one_or_all(json!(others)));
     }
-    if let (true, Some(tag)) = (source.eq_ignore_ascii_case("auto"), &route.source) {
-        // The only language that it can be.
-        let detected = json!({ "confidence": 100, "language": tag.language });
-        answer.insert("detectedLanguage".into(), one_or_all(json!(vec![detected; texts.len()])));
+    if detected.iter().any(Option::is_some) {
+        answer.insert("detectedLanguage".into(), one_or_all(json!(detected)));
     }
     Ok(json_text(Value::Object(answer).to_string()))
 }
@@ -144,19 +183,10 @@ pub(super) async fn refused(call: Call) -> Result<Response<Body>, Failure> {
 pub(super) async fn detect(mut call: Call) -> Result<Response<Body>, Failure> {
     let given = Given(call.fields().await?);
     call.sign_in(given.text("api_key")?)?;
-    given.texts("q")?;
-    let all = call.server.models.all();
-    let mut sources = all.iter().flat_map(|model| &model.languages.sources).map(|code| &code.tag.language);
-    let first = sources.next().cloned();
-    match first {
-        // The only language that it can be.
-        Some(only) if sources.all(|other| *other == only) => {
-            Ok(json_text(json!([{ "confidence": 100, "language": only }]).to_string()))
-        }
-        _ => Err(Failure::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "detect: this service serves several source languages and does not tell them apart",
-        )),
-    }
+    let (texts, is_array) = given.texts("q")?;
+    check_texts(&call, &texts)?;
+    let served = call.server.models.sources(None, None);
+    let mut found = detect::detect(&served, texts, false, call.deadline(None)?).await?;
+    // Arrays for arrays.
+    Ok(json_text(if is_array { json!(found) } else { json!(found.swap_remove(0)) }.to_string()))
 }

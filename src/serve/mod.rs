@@ -9,6 +9,7 @@ mod admission;
 mod caller;
 mod config;
 mod deepl;
+mod detect;
 mod engines;
 mod failure;
 mod given;

@@ -101,6 +101,22 @@ impl Models {
         Ok(opened)
     }
 
+    /// The languages that a text of a request may be in, which may name a model, or the language that it asks for: those of all models
+    /// that it may go to, in their order.
+    pub fn sources(&self, name: Option<&str>, target: Option<&str>) -> Vec<String> {
+        let is_meant = |model: &&Arc<Model>| {
+            name.is_none_or(|name| model.name == name)
+                && target.is_none_or(|target| best(&model.languages.targets, target).is_some())
+        };
+        let mut found: Vec<String> = Vec::new();
+        for Code { tag, .. } in self.all().iter().filter(is_meant).flat_map(|model| &model.languages.sources) {
+            if !found.contains(&tag.language) {
+                found.push(tag.language.clone());
+            }
+        }
+        found
+    }
+
     /// The model for a request, which names it, or its languages, or both, or nothing where only one is served.
     pub fn route(&self, name: Option<&str>, source: Option<&str>, target: Option<&str>) -> Result<Route, Failure> {
         let all = self.all();

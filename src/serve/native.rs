@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::detect::{self, Detected};
 use super::failure::Failure;
-use super::http::{Call, json, json_text, typed};
+use super::http::{Call, internal, json, json_text, typed};
 use super::models::{Model, Route};
 use super::stream::{self, Place, Stream};
 use super::work::{self, Conditions, Outcomes, wrong};
@@ -100,9 +102,54 @@ impl Request {
         Ok(is_document.then(|| Form { html, splitting, wording, ..Form::default() }))
     }
 
+    /// Where the request goes, and each item by itself if the service is to find out its language: to one model.
+    async fn routes(&self, call: &Call, deadline: Instant) -> Result<(Route, Vec<Own>), Failure> {
+        let (name, target) = (self.model.as_deref(), self.target_lang.as_deref());
+        let served = call.server.models.sources(name, target);
+        if !self.source_lang.as_deref().is_some_and(|code| detect::is_left_open(Some(code))) || served.is_empty() {
+            return Ok((self.route(call)?, Vec::new()));
+        }
+        // What says its own language, or is ids, is left as it is.
+        let read: Vec<(Option<String>, Option<String>)> = self.items.iter().map(|raw| open_text(raw)).collect();
+        let texts = read.iter().filter_map(|(text, _)| text.clone()).collect::<Vec<_>>();
+        work::check_size(call, texts.iter().map(|text| text.chars().count()))?;
+        let mut found = detect::detect(&served, texts, self.format == Format::Html, deadline).await?.into_iter();
+        let mut all: Vec<Own> = Vec::with_capacity(read.len());
+        for (text, said) in read {
+            let detected = text.and_then(|_| found.next()).map(|mut found| found.swap_remove(0));
+            let language = detected.as_ref().map(|one| one.language.as_str()).or(said.as_deref());
+            // An item that cannot be read goes where the others go, and says there what is wrong with it.
+            let route = language.map(|language| call.route(name, Some(language), target)).transpose();
+            all.push(Own { route: if detected.is_some() { route? } else { route.unwrap_or(None) }, detected });
+        }
+        let mut routes = all.iter().filter_map(|own| own.route.as_ref());
+        let Some(first) = routes.next().cloned() else { return Ok((self.route(call)?, Vec::new())) };
+        if let Some(other) = routes.find(|other| !Arc::ptr_eq(&other.model, &first.model)) {
+            let message = format!(
+                "find the model: expected items of one model, got some for {} and some for {}; name one, or ask for each by itself",
+                first.model.name, other.model.name
+            );
+            return Err(Failure::bad("language_pair", message));
+        }
+        Ok((first, all))
+    }
+
     pub fn route(&self, call: &Call) -> Result<Route, Failure> {
         call.route(self.model.as_deref(), self.source_lang.as_deref(), self.target_lang.as_deref())
     }
+}
+
+/// An item's own way, and the language that it was taken for.
+struct Own {
+    route: Option<Route>,
+    detected: Option<Detected>,
+}
+
+/// An item's text if its language is open; else the language that it says.
+fn open_text(raw: &RawValue) -> (Option<String>, Option<String>) {
+    let Ok((sentence, _)) = read_sentence(READ_ITEM, raw.get()) else { return (None, None) };
+    let is_open = sentence.source_lang.is_none() && sentence.source_ids.is_none();
+    (is_open.then_some(sentence.source), sentence.source_lang)
 }
 
 /// A request's options for one model: those that are set, and what they come to.
@@ -169,8 +216,9 @@ impl Item {
 /// POST /v1/translate
 pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure> {
     let request: Request = call.json().await?;
-    let route = request.route(&call)?;
+    check_items(&call, request.items.len())?;
     let conditions = request.conditions(&call)?;
+    let (route, own) = request.routes(&call, conditions.deadline).await?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
     let is_put_together = request.format == Format::Html || !request.protect.is_empty();
     if is_put_together && request.stream.is_some() {
@@ -178,9 +226,17 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         return Err(Failure::bad("option", message));
     }
     let form = request.form()?;
-    let read = |raw: &RawValue| Item::read(raw, &route, &set, options.as_ref(), form.as_ref());
-    check_items(&call, request.items.len())?;
-    let mut items: Vec<Item> = request.items.iter().map(|raw| read(raw)).collect();
+    let read = |(at, raw): (usize, &Box<RawValue>)| {
+        let own = own.get(at);
+        let on = own.and_then(|own| own.route.as_ref()).unwrap_or(&route);
+        let mut item = Item::read(raw, on, &set, options.as_ref(), form.as_ref());
+        if let Some(detected) = own.and_then(|own| own.detected.as_ref()) {
+            let said = serde_json::value::to_raw_value(detected).map_err(internal)?;
+            item.other.insert("detected_language".to_owned(), said);
+        }
+        Ok(item)
+    };
+    let mut items: Vec<Item> = request.items.iter().enumerate().map(read).collect::<Result<_, Failure>>()?;
     let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
     let sentences = items.iter_mut().flat_map(|item| std::mem::take(&mut item.sentences)).collect();
     if let Some(stream) = request.stream {
@@ -219,8 +275,9 @@ async fn streamed(
 /// POST /v1/explain: the search for one item, as a page.
 pub(super) async fn explain(mut call: Call) -> Result<Response<Body>, Failure> {
     let request: Request = call.json().await?;
-    let route = request.route(&call)?;
     let conditions = request.conditions(&call)?;
+    check_items(&call, request.items.len())?;
+    let (route, _) = request.routes(&call, conditions.deadline).await?;
     let (set, options) = options(&route.model, request.options.as_ref())?;
     if !request.protect.is_empty() || !request.glossary.is_empty() {
         return Err(Failure::bad("option", "explain: expected one sentence, got protect or glossary beside it"));

@@ -139,7 +139,7 @@ pub(super) async fn score(
 }
 
 /// Refuses what is larger than a request may be.
-fn check_size(call: &Call, lengths: impl ExactSizeIterator<Item = usize>) -> Result<(), Failure> {
+pub(super) fn check_size(call: &Call, lengths: impl ExactSizeIterator<Item = usize>) -> Result<(), Failure> {
     let limits = &call.server.config.limits;
     let refuse = |what: &str, most: usize, got: usize| {
         let message = format!("read the request: expected at most {most} {what}, got {got}");

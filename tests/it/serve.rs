@@ -3,6 +3,7 @@
 mod access;
 mod faults;
 mod interfaces;
+mod languages;
 mod results;
 mod server;
 mod statuses;

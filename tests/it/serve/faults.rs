@@ -90,6 +90,30 @@ fn bodies_of_any_kind_are_answered() {
 }
 
 #[test]
+fn a_million_items_are_refused_at_once_and_leave_no_memory_behind() {
+    let server = Server::start(&["--no-log", "--max-body", "16777216"]);
+    let numbers = format!("{{\"items\": [{}0]}}", "0,".repeat(999_999));
+    let texts = format!("{{\"q\": [{}\"a\"], \"source\": \"en\", \"target\": \"de\"}}", "\"a\",".repeat(999_999));
+    let form = format!("source=en&target=de{}", "&q=a".repeat(1_000_000));
+    let lines = json!({ "q": "a\n".repeat(1_000_000), "source": "en", "target": "de" }).to_string();
+    let urlencoded = ["content-type: application/x-www-form-urlencoded"];
+    for _ in 0..3 {
+        for (path, body) in
+            [("/v1/translate", &numbers), ("/translate", &texts), ("/detect", &texts), ("/translate", &lines)]
+        {
+            let begun = Instant::now();
+            assert_eq!(server.post_text(path, body).status, 413, "{path}");
+            assert!(begun.elapsed() < Duration::from_secs(20), "{path}: {:?}", begun.elapsed());
+        }
+        assert_eq!(server.send("POST", "/translate", &urlencoded, form.as_bytes()).status, 413);
+    }
+    if let Some(peak) = server.peak_mib() {
+        assert!(peak < 1024, "{peak} MiB");
+    }
+    server.lives();
+}
+
+#[test]
 fn idle_connections_keep_nobody_out_for_long() {
     let server = Server::start(&["--no-log", "--max-connections", "20", "--header-timeout", "2"]);
     let idle: Vec<_> = (0..100).map(|_| server.connect()).collect();
@@ -200,4 +224,44 @@ fn a_reload_that_fails_keeps_what_is_served() {
         std::thread::sleep(Duration::from_millis(50));
     }
     server.lives();
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit that holds")]
+fn requests_that_find_no_memory_get_a_typed_error_and_the_service_lives() {
+    let server = Server::start(&["--no-log", "--max-beam", "64", "--max-wait", "600", "--deadline", "600"]);
+    server.lives();
+    let items: Vec<Value> = (0..200)
+        .map(|_| json!({ "source": "A man in a blue shirt is standing on a ladder.", "options": { "beam_size": 64 } }))
+        .collect();
+    let body = json!({ "items": items });
+    let mut refused = 0;
+    // No more than it has, and what answers take.
+    for room in [16, 24, 32, 48, 64] {
+        server.limit_address_space(Some(server.address_space_mib() + room));
+        let answer = server.post("/v1/translate", &body);
+        match answer.status {
+            200 => {
+                let answer = answer.json();
+                let errors =
+                    answer["items"].as_array().expect("items").iter().filter_map(|item| item["error"]["kind"].as_str());
+                errors.for_each(|kind| {
+                    refused += 1;
+                    assert_eq!(kind, "out_of_memory");
+                });
+            }
+            _ => {
+                refused += 1;
+                assert_eq!(answer.kind(), (503, "out_of_memory".to_owned()), "{answer:?}");
+            }
+        }
+        server.lives();
+    }
+    assert!(refused > 0, "there was room for all");
+    server.limit_address_space(None);
+    let answer = server.post("/v1/translate", &body).json();
+    assert!(
+        answer["items"].as_array().is_some_and(|items| items.iter().all(|item| item["text"].is_string())),
+        "{answer}"
+    );
 }

@@ -103,6 +103,31 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// A line of the kernel's account of the process, in MiB; none where there is no such account.
+    fn status_mib(&self, name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
+    }
+
+    /// The most memory that it has held so far.
+    pub fn peak_mib(&self) -> Option<u64> {
+        self.status_mib("VmHWM")
+    }
+
+    pub fn address_space_mib(&self) -> u64 {
+        self.status_mib("VmSize").expect("an account")
+    }
+
+    /// Sets how large its address space may grow from here on.
+    pub fn limit_address_space(&self, mib: Option<u64>) {
+        let limit = mib.map_or("unlimited".to_owned(), |mib| (mib << 20).to_string());
+        let pid = self.process.id().to_string();
+        let set =
+            Command::new("prlimit").args(["--pid", &pid, &format!("--as={limit}:")]).status().expect("prlimit runs");
+        assert!(set.success());
+    }
+
     /// Waits for the end; the exit code and what has been logged.
     pub fn end(mut self) -> (Option<i32>, Vec<String>) {
         let code = self.process.wait().expect("it ends").code();
