@@ -114,7 +114,7 @@ fn each_text_is_told_by_itself_and_goes_to_the_model_of_its_language() {
     assert_eq!(json!(parts("detected_source_language")), json!(["FR", "EN", "EN", "FR"]));
     assert_eq!(json!(parts("text")), expected);
 
-    // The count of tokens is that of all parts.
+    // Each model has had its own texts.
     let done = |model: &str| server.metric(&format!("beamfuse_sentences_total{{model=\"{model}\",outcome=\"done\"}}"));
     assert!(done("en-de") >= Some(2.0) && done("fr-de") >= Some(5.0), "{:?} {:?}", done("en-de"), done("fr-de"));
     assert_eq!(server.post("/translate", &json!({ "q": FRENCH, "source": "auto", "target": "it" })).status, 400);
