@@ -127,7 +127,9 @@ fn each_text_is_told_by_itself_and_goes_to_the_model_of_its_language() {
 fn our_own_requests_go_to_the_one_model_that_all_items_are_for() {
     let dir = nameless();
     let server = english_and_french(dir.path());
-    let ask = |items: Value| server.post("/v1/translate", &json!({ "items": items, "source_lang": "auto" }));
+    let ask = |items: Value| {
+        server.post("/v1/translate", &json!({ "items": items, "source_lang": "auto", "target_lang": "de" }))
+    };
     let french = ask(json!([{ "source": FRENCH, "id": 1 }, { "source": FRENCH, "source_lang": "fr" }, 7])).json();
     assert_eq!(french["model"], "fr-de", "{french}");
     assert_eq!(french["items"][0]["detected_language"]["language"], "fr");
@@ -135,9 +137,8 @@ fn our_own_requests_go_to_the_one_model_that_all_items_are_for() {
     assert_eq!(french["items"][1]["detected_language"], Value::Null, "it said so itself");
     assert_eq!(french["items"][2]["error"]["kind"], "json");
     assert_eq!(ask(json!([{ "source": FRENCH }, { "source": ENGLISH }])).kind(), (400, "language_pair".to_owned()));
-    let named =
-        json!({ "items": [{ "source": FRENCH }, { "source": ENGLISH }], "source_lang": "auto", "model": "en-de" });
+    let named = json!({ "items": [{ "source": FRENCH }, { "source": ENGLISH }], "source_lang": "auto", "target_lang": "de", "model": "en-de" });
     assert_eq!(server.post("/v1/translate", &named).json()["items"][0]["detected_language"]["language"], "en");
-    let drawn = json!({ "items": [{ "source": FRENCH }], "source_lang": "auto" });
+    let drawn = json!({ "items": [{ "source": FRENCH }], "source_lang": "auto", "target_lang": "de" });
     assert_eq!(server.post("/v1/explain", &drawn).status, 200);
 }

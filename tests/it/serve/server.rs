@@ -115,19 +115,6 @@ impl Server {
         self.status_mib("VmHWM")
     }
 
-    pub fn address_space_mib(&self) -> u64 {
-        self.status_mib("VmSize").expect("an account")
-    }
-
-    /// Sets how large its address space may grow from here on.
-    pub fn limit_address_space(&self, mib: Option<u64>) {
-        let limit = mib.map_or("unlimited".to_owned(), |mib| (mib << 20).to_string());
-        let pid = self.process.id().to_string();
-        let set =
-            Command::new("prlimit").args(["--pid", &pid, &format!("--as={limit}:")]).status().expect("prlimit runs");
-        assert!(set.success());
-    }
-
     /// Waits for the end; the exit code and what has been logged.
     pub fn end(mut self) -> (Option<i32>, Vec<String>) {
         let code = self.process.wait().expect("it ends").code();
