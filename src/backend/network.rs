@@ -31,8 +31,8 @@ pub trait NetworkOps: Device {
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
     /// Prepares a norm's gain and bias, `[width]` each; `eps` is added to the variance, or to the mean square.
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Self::Norm>;
-    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`. Where `product` has the same values as
-    /// its weights, a backend that keeps those as they are reads them there instead of holding them twice.
+    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`. Where they are the weights
+    /// of `product`, a backend may read them there, rounded as products take them, instead of holding them twice.
     fn embeddings(
         &self,
         tokens: &[f32],

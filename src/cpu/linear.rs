@@ -34,19 +34,15 @@ impl Matrix {
 }
 
 impl Matrix {
-    /// Whether the weights are held as they were given.
-    pub fn keeps_values(&self) -> bool {
-        matches!(self.packed, Packed::F32(_))
-    }
-
-    /// Writes the weights of one output, `[in_dim]`, where they [are held as they were given](Matrix::keeps_values).
+    /// Writes the weights of one output, `[in_dim]`, as products take them: rounded, or quantised and scaled again.
     ///
     /// # Panics
-    /// Where they are not.
+    /// If there is no such output, or `weights` has another length.
     pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
         match &self.packed {
             Packed::F32(packed) => packed.weights_of(output, weights),
-            Packed::Bf16(_) | Packed::I8(_) => panic!("linear: rounded weights are not as they were given"),
+            Packed::Bf16(packed) => packed.weights_of(output, weights),
+            Packed::I8(packed) => packed.weights_of(output, weights),
         }
     }
 }

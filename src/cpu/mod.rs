@@ -250,8 +250,7 @@ impl NetworkOps for Cpu {
         scale: f32,
         width: usize,
     ) -> Result<embedding::Embedding> {
-        let shared = product.filter(|product| product.keeps_values());
-        let tokens = match shared {
+        let tokens = match product {
             Some(product) => embedding::Tokens::Product(product.clone()),
             None => embedding::Tokens::Own(room::copy("load weights", tokens)?),
         };

@@ -67,6 +67,19 @@ impl PackedBf16 {
         self.k
     }
 
+    /// Writes the weights of one output, `[k]`, widened to f32.
+    ///
+    /// # Panics
+    /// If there is no such output, or `weights` has another length.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        assert!(output < self.n && weights.len() == self.k, "weights: output {output} of [{}, {}]", self.n, self.k);
+        for (weights, quad) in weights.chunks_mut(PAIR).zip(self.panels.of(output)) {
+            for (weight, rounded) in weights.iter_mut().zip(bytemuck::cast::<Quad, [u16; PAIR]>(quad)) {
+                *weight = f32::from_bits(u32::from(rounded) << 16);
+            }
+        }
+    }
+
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
         self.panels.bytes()

@@ -86,6 +86,19 @@ impl PackedInt8 {
         self.k
     }
 
+    /// Writes the weights of one output, `[k]`: integers times the output's scale.
+    ///
+    /// # Panics
+    /// If there is no such output, or `weights` has another length.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        assert!(output < self.n && weights.len() == self.k, "weights: output {output} of [{}, {}]", self.n, self.k);
+        for (weights, quad) in weights.chunks_mut(QUAD).zip(self.panels.of(output)) {
+            for (weight, quantised) in weights.iter_mut().zip(bytemuck::cast::<Quad, [i8; QUAD]>(quad)) {
+                *weight = f32::from(quantised) * self.scales[output];
+            }
+        }
+    }
+
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
