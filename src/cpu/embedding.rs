@@ -148,7 +148,7 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::I8] {
             let cpu = Cpu::new(1, dtype).expect("a type of the CPU");
             let product = Arc::new(cpu.matrix(&table(7), None, VOCAB, 7).expect("it fits"));
-            let embedding = cpu.embeddings(&table(7), Some(&product), 1.0, 7).expect("it fits");
+            let embedding = cpu.tied_embeddings(&product, 1.0, 7).expect("it fits");
             assert!(matches!(embedding.tokens, Tokens::Product(_)), "{dtype:?}");
         }
     }

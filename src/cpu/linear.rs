@@ -33,7 +33,49 @@ impl Matrix {
     }
 }
 
+/// How matrices of this type lie in memory: the same on every instruction set. A number behind the name counts changes of the layout.
+pub fn layout(dtype: Dtype) -> Option<&'static str> {
+    match dtype {
+        _ if cfg!(target_endian = "big") => None,
+        Dtype::I8 => Some("i8-1"),
+        Dtype::Bf16 => Some("bf16-1"),
+        Dtype::F32 | Dtype::F16 => None,
+    }
+}
+
 impl Matrix {
+    /// Room for a matrix whose [parts](Matrix::parts_mut) come from elsewhere.
+    pub fn zeroed(out_dim: usize, in_dim: usize, biased: bool, dtype: Dtype) -> Self {
+        let packed = match dtype {
+            Dtype::I8 => Packed::I8(PackedInt8::zeroed(out_dim, in_dim)),
+            Dtype::Bf16 => Packed::Bf16(PackedBf16::zeroed(out_dim, in_dim)),
+            Dtype::F32 | Dtype::F16 => Packed::F32(PackedMatrix::pack(&vec![0.0; out_dim * in_dim], out_dim, in_dim)),
+        };
+        Matrix { packed, bias: biased.then(|| vec![0.0; out_dim]) }
+    }
+
+    /// The bytes of a matrix that has a [`layout`]: weights as they are packed, and the bias.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        let mut parts = match &self.packed {
+            Packed::F32(_) => Vec::new(),
+            Packed::Bf16(packed) => vec![packed.part()],
+            Packed::I8(packed) => packed.parts().to_vec(),
+        };
+        parts.extend(self.bias.as_deref().map(bytemuck::cast_slice));
+        parts
+    }
+
+    /// [`Matrix::parts`], to be written.
+    pub fn parts_mut(&mut self) -> Vec<&mut [u8]> {
+        let mut parts = match &mut self.packed {
+            Packed::F32(_) => Vec::new(),
+            Packed::Bf16(packed) => vec![packed.part_mut()],
+            Packed::I8(packed) => Vec::from(packed.parts_mut()),
+        };
+        parts.extend(self.bias.as_deref_mut().map(bytemuck::cast_slice_mut));
+        parts
+    }
+
     /// Writes the weights of one output, `[in_dim]`, as products take them: rounded, or quantised and scaled again.
     ///
     /// # Panics

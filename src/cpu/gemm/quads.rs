@@ -50,6 +50,16 @@ impl Panels {
         lines.step_by(PANEL / LANES).take(self.steps).map(move |line| line.0[column % LANES])
     }
 
+    /// All that it holds.
+    pub fn part(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.lines[..])
+    }
+
+    /// [`Panels::part`], to be written.
+    pub fn part_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.lines[..])
+    }
+
     /// Steps of a walk down a panel, padding included.
     pub fn steps(&self) -> usize {
         self.steps
