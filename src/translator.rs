@@ -27,8 +27,10 @@ use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
+use device::Started;
 
 pub use crate::cuda::Counters;
+pub use crate::model::PackUse;
 pub use alternatives::Alternatives;
 pub use device::{Device, DeviceChoice, Gpus};
 pub use explain::{Explanation, ExplanationHandle};
@@ -56,6 +58,9 @@ pub struct EngineOptions {
     pub memory_budget: Option<u64>,
     /// Element type of the weights: f32, bf16 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
     pub dtype: Dtype,
+    /// A directory that keeps weights as the CPU takes them in i8 and bf16, in a file for each model and type: opening a model again only
+    /// reads that. It is written the first time, and anew when the model's files have changed. See [`Translator::packs`]. Default none.
+    pub pack_cache: Option<PathBuf>,
     /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
     pub amateur: Option<PathBuf>,
     /// The other members of an ensemble: directories of models with the same pieces. Default none.
@@ -72,6 +77,7 @@ impl Default for EngineOptions {
             queue: DEFAULT_QUEUE,
             memory_budget: None,
             dtype: Dtype::F32,
+            pack_cache: None,
             amateur: None,
             ensemble: Vec::new(),
         }
@@ -118,6 +124,7 @@ pub struct Translator {
     options: EngineOptions,
     device: DeviceChoice,
     contexts: Vec<Context>,
+    packs: Vec<PackUse>,
     tokenizer: Arc<Tokenizer>,
     config: ModelConfig,
     generation: GenerationConfig,
@@ -215,8 +222,9 @@ impl Translator {
         let tokenizer = Arc::new(Tokenizer::open(dir)?);
         check_vocabularies(dir, &config, &tokenizer)?;
         scorers::check_companions(options, &config, &tokenizer)?;
-        let (engine, device, contexts) = device::start(options, &config, &Weights::open(dir)?)?;
-        Ok(Translator { engine, options: options.clone(), device, contexts, tokenizer, config, generation })
+        let started = device::start(options, &config, &Weights::open(dir)?)?;
+        let Started { engine, device, contexts, packs } = started;
+        Ok(Translator { engine, options: options.clone(), device, contexts, packs, tokenizer, config, generation })
     }
 
     /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
@@ -225,14 +233,19 @@ impl Translator {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that does not fit, and [`Error::Device`]; the old weights stay then.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
-        let (engine, device, contexts) = device::start(&self.options, &self.config, weights)?;
-        (self.engine, self.device, self.contexts) = (engine, device, contexts);
+        let Started { engine, device, contexts, packs } = device::start(&self.options, &self.config, weights)?;
+        (self.engine, self.device, self.contexts, self.packs) = (engine, device, contexts, packs);
         Ok(())
     }
 
     /// The device that it runs on.
     pub fn device(&self) -> &DeviceChoice {
         &self.device
+    }
+
+    /// What became of [`EngineOptions::pack_cache`], for each model; empty where none was asked for.
+    pub fn packs(&self) -> &[PackUse] {
+        &self.packs
     }
 
     /// Sessions that decode side by side.

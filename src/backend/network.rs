@@ -31,15 +31,32 @@ pub trait NetworkOps: Device {
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
     /// Prepares a norm's gain and bias, `[width]` each; `eps` is added to the variance, or to the mean square.
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Self::Norm>;
-    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`. Where `product` has the same values as
-    /// its weights, a backend that keeps those as they are reads them there instead of holding them twice.
-    fn embeddings(
+    /// How matrices that have been prepared lie in memory, if a file can keep them so: bytes of one layout are a matrix again, on any
+    /// machine, that computes the same bits.
+    fn layout(&self) -> Option<&'static str> {
+        None
+    }
+    /// The bytes of a matrix in this layout, in parts.
+    fn matrix_parts<'a>(&self, _matrix: &'a Self::Matrix) -> Vec<&'a [u8]> {
+        Vec::new()
+    }
+    /// The matrix whose parts `fill` writes one after the other, each in full; none where there is no layout.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    fn matrix_of_parts(
         &self,
-        tokens: &[f32],
-        product: Option<&Arc<Self::Matrix>>,
-        scale: f32,
-        width: usize,
-    ) -> Result<Self::Embedding>;
+        _out_dim: usize,
+        _in_dim: usize,
+        _biased: bool,
+        _fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<Option<Self::Matrix>> {
+        Ok(None)
+    }
+    /// Prepares token embeddings `[vocab_size, width]`, each row to be multiplied by `scale`.
+    fn embeddings(&self, tokens: &[f32], scale: f32, width: usize) -> Result<Self::Embedding>;
+    /// Token embeddings that are the weights of a product, rounded as that takes them: they are not held twice.
+    fn tied_embeddings(&self, product: &Arc<Self::Matrix>, scale: f32, width: usize) -> Result<Self::Embedding>;
     /// Prepares a table of `len` positions, `[len, width]`; `values` is not called where nothing is to be computed. `pad_id` is a
     /// token that no position is added to.
     fn positions(

@@ -45,6 +45,30 @@ fn digest_open(mut file: File, path: &Path) -> Result<(String, u64)> {
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
 pub fn digest_model(directory: &Path) -> Result<String> {
+    list(directory, |file| digest_file(file).map(|(digest, _)| digest))
+}
+
+/// What tells cheaply whether a model is still the same, by all appearances: as [`digest_model`], with the files' lengths and times in
+/// the place of their digests.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io).
+pub fn stamp_model(directory: &Path) -> Result<String> {
+    list(directory, stamp_file)
+}
+
+/// A file's length in bytes, and when it was changed, in nanoseconds since 1970.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io).
+pub fn stamp_file(file: &Path) -> Result<String> {
+    let metadata = file.metadata().map_err(io("read", file))?;
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(format!("{} {}", metadata.len(), modified.unwrap_or_default().as_nanos()))
+}
+
+/// The SHA-256 of what `tell` tells of each file of a model, and of its name.
+fn list(directory: &Path, tell: impl Fn(&Path) -> Result<String>) -> Result<String> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io("read", directory))? {
         let path = entry.map_err(io("read", directory))?.path();
@@ -56,9 +80,9 @@ pub fn digest_model(directory: &Path) -> Result<String> {
     files.sort();
     let mut all = Sha256::new();
     for file in &files {
-        let (digest, _) = digest_file(file)?;
+        let told = tell(file)?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        all.update(format!("{digest}  {name}\n"));
+        all.update(format!("{told}  {name}\n"));
     }
     Ok(hex(&all.finalize()))
 }

@@ -19,10 +19,10 @@ mod record;
 mod verify;
 
 pub use compress::{Compression, Compressor};
-pub use digest::{digest_bytes, digest_file, digest_model};
+pub use digest::{digest_bytes, digest_file, digest_model, stamp_file, stamp_model};
 pub use job::{Job, Part, State};
 pub use plan::{Shard, Unit, is_many, plan};
-pub use record::{Counts, Input, Output, Record};
+pub use record::{Counts, Input, Output, Record, difference};
 pub use verify::{Problem, verify};
 
 /// The directory of an output in which its records lie.

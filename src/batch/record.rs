@@ -100,14 +100,19 @@ impl Record {
             ("version of beamfuse", &self.beamfuse, &other.beamfuse),
         ];
         let value = values.into_iter().find(|(_, ours, theirs)| ours != theirs);
-        value.map(|(name, ours, theirs)| named(name, ours, theirs)).or_else(|| {
-            let names = self.options.keys().chain(other.options.keys());
-            let text = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
-            names
-                .map(|name| (name.clone(), text(self.options.get(name)), text(other.options.get(name))))
-                .find(|(_, ours, theirs)| ours != theirs)
-        })
+        value
+            .map(|(name, ours, theirs)| named(name, ours, theirs))
+            .or_else(|| difference(&self.options, &other.options))
     }
+}
+
+/// The first option that two commands do not have in common: its name, and what each has, in JSON.
+pub fn difference(ours: &Map<String, Value>, theirs: &Map<String, Value>) -> Option<(String, String, String)> {
+    let text = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+    let names = ours.keys().chain(theirs.keys());
+    names
+        .map(|name| (name.clone(), text(ours.get(name)), text(theirs.get(name))))
+        .find(|(_, ours, theirs)| ours != theirs)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use clap::{Arg, ArgMatches, Command};
 
+use crate::cli::resume;
 use crate::cli::stdout;
 use crate::files::{Place, partial};
 use crate::{Error, Result};
@@ -46,9 +47,10 @@ pub(super) fn check(subcommand: &Command, matches: &ArgMatches) -> Result<()> {
                     values.flat_map(|directory| written_files(&directory)).filter_map(|path| claim(option, path)),
                 );
             }
-            // With the name that it has until it is whole.
+            // With the name that it has until it is whole, and that of what is noted of it until then.
             Some(option) => {
-                written.extend(values.flat_map(|path| [partial(&path), path]).filter_map(|path| claim(option, path)))
+                let names = |path: PathBuf| [resume::note_of(&path), partial(&path), path];
+                written.extend(values.flat_map(names).filter_map(|path| claim(option, path)))
             }
         }
     }

@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::batch::{digest_file, digest_model};
+use crate::batch::digest_file;
 use crate::cli::counts::{count, finite};
 use crate::cli::input::read_all;
 use crate::counts;
@@ -131,9 +131,10 @@ impl ControlArguments {
         }
     }
 
-    /// What the models and files of all sentences are, for a record of what was done: each by its digest.
-    pub(super) fn identity(&self) -> Result<Vec<(&'static str, Value)>> {
-        let model = |dir: &PathBuf| digest_model(dir).map(Value::from);
+    /// What the models and files of all sentences are, for a record of what was done: models by what `tell` tells of them, files by
+    /// their digests.
+    pub(super) fn identity(&self, tell: fn(&Path) -> Result<String>) -> Result<Vec<(&'static str, Value)>> {
+        let model = |dir: &PathBuf| tell(dir).map(Value::from);
         let file = |path: &PathBuf| digest_file(path).map(|(digest, _)| Value::from(digest));
         let mut identity =
             vec![("ensemble_weights", self.weights().into()), ("suppress", self.suppress.clone().into())];

@@ -191,13 +191,14 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 fn open_oracle(path: &Path, own: &Path, arguments: &Arguments) -> Result<Oracle> {
-    let EngineArguments { device, threads, dtype, batch_size, .. } = &arguments.model.engine;
+    let EngineArguments { device, threads, dtype, pack_cache, batch_size, .. } = &arguments.model.engine;
     let dir = ModelName { model: Some(path.to_path_buf()), revision: None }.resolve()?;
     let options = EngineOptions {
         device: *device,
         threads: *threads,
         slots: *batch_size,
         dtype: dtype.dtype(),
+        pack_cache: pack_cache.clone(),
         ..EngineOptions::default()
     };
     Ok(Oracle {

@@ -12,7 +12,7 @@ use crate::counts;
 use crate::cpu::chosen_path;
 #[cfg(feature = "hub")]
 use crate::hub::{self, Hub, ModelId};
-use crate::translator::EngineOptions;
+use crate::translator::{EngineOptions, PackUse};
 use crate::{Device, Dtype, Error, Result, Translator};
 
 /// Which model.
@@ -56,6 +56,11 @@ pub(super) struct EngineArguments {
     /// quality.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
+    /// Keep the weights as the CPU takes them in i8 or bf16 in a file of this directory, which may be the model's own, and read them from
+    /// there the next time: a large model opens many times faster. A file that is damaged, or of weights that have changed since, is
+    /// written anew.
+    #[arg(long, value_name = "DIR")]
+    pub pack_cache: Option<PathBuf>,
     /// Sentences decoded at once; changes speed and memory, never a result.
     #[arg(long, value_name = "SLOTS", default_value_t = EngineOptions::default().slots, value_parser = count(counts::SLOTS))]
     pub batch_size: usize,
@@ -119,6 +124,7 @@ impl EngineArguments {
             slots: self.batch_size,
             memory_budget: self.memory_budget,
             dtype: self.dtype.dtype(),
+            pack_cache: self.pack_cache.clone(),
             ..EngineOptions::default()
         }
     }
@@ -142,6 +148,11 @@ impl ModelArguments {
         ));
         if choice.device == Device::Cpu {
             detail(&format!("the CPU computes with {}", chosen_path()?.name()));
+        }
+        for PackUse { read, written, warning } in translator.packs() {
+            read.iter().for_each(|path| detail(&format!("read the weights from {}", path.display())));
+            written.iter().for_each(|path| detail(&format!("wrote the weights to {}", path.display())));
+            warning.iter().for_each(|warning| note(warning));
         }
         if let Some(reason) = &choice.reason {
             note(&format!("device {} chose {}: {reason}", self.engine.device, choice.device));

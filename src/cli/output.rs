@@ -14,8 +14,8 @@ use crate::{Result, TextHypothesis, Translation};
 enum Sink {
     /// Standard output, a pipe, a device: written as it comes.
     Direct(PathBuf, File),
-    /// A file, under another name until it is whole.
-    Aside(Aside),
+    /// A file, under another name until it is whole, and what is noted of it until then.
+    Aside(Aside, Option<PathBuf>),
     /// A part of a job, and the name that it has until it is committed.
     Part(PathBuf, Box<Compressor<Part>>),
 }
@@ -33,22 +33,27 @@ pub(super) struct Output {
 impl Output {
     /// A file that appears when it is [finished](Output::finish), or standard output for `None` and `-`.
     pub(super) fn create(path: Option<&Path>) -> Result<Self> {
-        Self::open(path, Aside::create)
+        let path = path.unwrap_or(Path::new("-"));
+        match Self::direct(path)? {
+            Some(output) => Ok(output),
+            None => Ok(Output { sink: Sink::Aside(Aside::create(path)?, None), waiting: Vec::new() }),
+        }
     }
 
-    /// The same, of which an end before that leaves what there is under the name [`files::partial`](crate::files::partial).
-    pub(super) fn stream(path: Option<&Path>) -> Result<Self> {
-        Self::open(path, |path| {
-            let mut aside = Aside::open(path)?;
-            let (partial, file) = aside.parts();
-            file.set_len(0).map_err(io("create", partial))?;
-            Ok(aside)
-        })
+    /// What is written as it comes, if `path` is that: standard output, a pipe, a device.
+    pub(super) fn direct(path: &Path) -> Result<Option<Self>> {
+        let file = match path.as_os_str() == "-" {
+            true => stdout::open()?,
+            false if is_direct(path) => File::options().append(true).open(path).map_err(io("open", path))?,
+            false => return Ok(None),
+        };
+        Ok(Some(Output { sink: Sink::Direct(path.to_path_buf(), file), waiting: Vec::new() }))
     }
 
-    /// Goes on behind the lines that `aside` holds.
-    pub(super) fn behind(aside: Aside) -> Self {
-        Output { sink: Sink::Aside(aside), waiting: Vec::new() }
+    /// Goes on behind the lines that `aside` holds. An end before it is [finished](Output::finish) leaves them there, and the file
+    /// `note`.
+    pub(super) fn behind(aside: Aside, note: PathBuf) -> Self {
+        Output { sink: Sink::Aside(aside, Some(note)), waiting: Vec::new() }
     }
 
     /// A part of a job, which appears when it is [committed](Output::commit).
@@ -56,19 +61,6 @@ impl Output {
         let path = part.parts().0.to_path_buf();
         let compressor = Box::new(Compressor::new(compression, part));
         Output { sink: Sink::Part(path, compressor), waiting: Vec::new() }
-    }
-
-    fn open(path: Option<&Path>, aside: impl FnOnce(&Path) -> Result<Aside>) -> Result<Self> {
-        let path = path.unwrap_or(Path::new("-"));
-        let sink = match path.as_os_str() == "-" {
-            true => Sink::Direct(path.to_path_buf(), stdout::open()?),
-            false if is_direct(path) => {
-                let file = File::options().append(true).open(path).map_err(io("open", path))?;
-                Sink::Direct(path.to_path_buf(), file)
-            }
-            false => Sink::Aside(aside(path)?),
-        };
-        Ok(Output { sink, waiting: Vec::new() })
     }
 
     /// Adds a line. Lines are written in one piece, so that whoever reads along sees whole ones.
@@ -88,7 +80,7 @@ impl Output {
         let (path, file) = match &mut self.sink {
             Sink::Direct(path, file) => (&**path, file),
             // Under the name that it has.
-            Sink::Aside(aside) => aside.parts(),
+            Sink::Aside(aside, _) => aside.parts(),
             Sink::Part(path, compressor) => {
                 compressor.write_all(&self.waiting).map_err(io("write", path))?;
                 self.waiting.clear();
@@ -122,7 +114,7 @@ impl Output {
             self.finish()?;
             return Ok(if bad_lines { Ending::BadLines } else { Ending::Complete });
         }
-        if let Sink::Aside(mut aside) = self.sink {
+        if let Sink::Aside(mut aside, _) = self.sink {
             let (partial, _) = aside.parts();
             let partial = partial.display();
             note(&format!("the lines so far are in {partial}; the same command with --resume continues"));
@@ -134,7 +126,12 @@ impl Output {
     pub(super) fn finish(mut self) -> Result<()> {
         self.flush()?;
         match self.sink {
-            Sink::Aside(aside) => aside.finish(),
+            Sink::Aside(aside, note) => {
+                aside.finish()?;
+                // It may never have been there.
+                _ = note.map(std::fs::remove_file);
+                Ok(())
+            }
             Sink::Direct(..) | Sink::Part(..) => Ok(()),
         }
     }

@@ -1,12 +1,15 @@
 //! `--resume`: what an earlier try has left of a stream of lines, and how many lines of input that answers.
 
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
+use crate::batch::{difference, stamp_file, stamp_model};
 use crate::cli::input::Line;
 use crate::cli::note;
 use crate::cli::output::Output;
-use crate::files::{Aside, io, partial};
+use crate::files::{Aside, MAX_CONFIG, io, partial, read_bounded, write_whole};
 use crate::{Error, Result};
 
 /// What a stream writes for a line of input.
@@ -25,30 +28,88 @@ pub(super) struct Start {
     pub done: u64,
 }
 
-/// Opens the output of a stream; `None` if there is nothing left to do.
+/// What the lines of a stream depend on beside the program: whoever goes on must have the same.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn terms(options: Map<String, Value>, model: &Path, input: Option<&Path>) -> Result<Map<String, Value>> {
+    let mut terms = options;
+    let input = input.filter(|input| input.as_os_str() != "-");
+    let place = |path: &Path| path.canonicalize().map_err(io("read", path)).map(|path| path.display().to_string());
+    terms.insert("version of beamfuse".into(), env!("CARGO_PKG_VERSION").into());
+    terms.insert("model".into(), place(model)?.into());
+    terms.insert("files of the model".into(), stamp_model(model)?.into());
+    terms.insert("input".into(), input.map(place).transpose()?.into());
+    // What is read from a pipe has no length, and a time of its own.
+    let stamp = input.filter(|input| input.is_file()).map(stamp_file).transpose()?;
+    terms.insert("length and time of the input".into(), stamp.into());
+    Ok(terms)
+}
+
+/// Where the [terms] of a stream are while it is not complete.
+pub(super) fn note_of(path: &Path) -> PathBuf {
+    partial(path).with_added_extension("json")
+}
+
+/// Opens the output of a stream whose lines depend on `terms`; `None` if there is nothing left to do.
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::Option`] for a stream that cannot be continued.
-pub(super) fn start(path: Option<&Path>, resume: bool, unit: Unit) -> Result<Option<Start>> {
-    let Some(path) = path.filter(|_| resume) else {
-        return Ok(Some(Start { output: Output::stream(path)?, done: 0 }));
-    };
-    if path.exists() && !path.is_file() {
-        let (expected, got) = ("a regular file as the output".into(), path.display().to_string());
-        return Err(Error::Option { option: "resume", expected, got });
+pub(super) fn start(
+    path: Option<&Path>,
+    resume: bool,
+    unit: Unit,
+    terms: impl FnOnce() -> Result<Map<String, Value>>,
+) -> Result<Option<Start>> {
+    let path = path.unwrap_or(Path::new("-"));
+    let refuse = |expected: &str, got: String| Error::Option { option: "resume", expected: expected.into(), got };
+    if let Some(output) = Output::direct(path)? {
+        return match resume {
+            true => Err(refuse("a regular file as the output", path.display().to_string())),
+            false => Ok(Some(Start { output, done: 0 })),
+        };
     }
-    if path.exists() && !partial(path).exists() {
+    if resume && path.exists() && !partial(path).exists() {
         note(&format!("{} is complete: nothing to resume", path.display()));
         return Ok(None);
     }
+    let (terms, noted) = (terms()?, note_of(path));
     let mut aside = Aside::open(path)?;
     let (name, file) = aside.parts();
-    let found = count(&mut BufReader::new(&mut *file), unit).map_err(io("read", name))?;
+    let found = match resume {
+        true => count(&mut BufReader::new(&mut *file), unit).map_err(io("read", name))?,
+        false => Found::default(),
+    };
+    if found.done > 0 {
+        check(&noted, &terms)?;
+    }
     file.set_len(found.bytes).and_then(|()| file.seek(SeekFrom::End(0))).map_err(io("write", name))?;
     if found.done > 0 {
         note(&format!("resuming behind line {} of the input", found.done));
     }
-    Ok(Some(Start { output: Output::behind(aside), done: found.done }))
+    // Behind the cut, so that no line ever lies beside what another command has noted.
+    _ = std::fs::remove_file(&noted);
+    if let Err(error) = write_whole(&noted, Value::from(terms).to_string().as_bytes()) {
+        note(&format!("{error}; --resume could not tell later whether it is the same command"));
+    }
+    Ok(Some(Start { output: Output::behind(aside, noted), done: found.done }))
+}
+
+/// Refuses to go on behind lines that were made otherwise.
+fn check(noted: &Path, terms: &Map<String, Value>) -> Result<()> {
+    if !noted.exists() {
+        note(&format!("there is no {}: the lines so far are taken for those of the same command", noted.display()));
+        return Ok(());
+    }
+    let unreadable = |source| Error::Json { path: noted.to_path_buf(), source };
+    let before: Map<String, Value> = serde_json::from_slice(&read_bounded(noted, MAX_CONFIG)?).map_err(unreadable)?;
+    match difference(&before, terms) {
+        None => Ok(()),
+        Some((name, before, now)) => {
+            let expected = format!("what the lines so far were made with: {name} {before}");
+            Err(Error::Option { option: "resume", expected, got: now })
+        }
+    }
 }
 
 /// Lines of input from the one behind those that are done.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde_json::{Map, Value};
 
 use crate::cli::input::{Form, InputFormat, Item, Line, Lines, Plain};
 use crate::cli::model_dir::ModelArguments;
@@ -47,6 +48,20 @@ enum Format {
     Jsonl,
 }
 
+impl Arguments {
+    /// All that lines depend on beside the input and the model, by name.
+    fn identity(&self, translator: &Translator) -> Map<String, Value> {
+        let device = translator.device().device.to_string();
+        let identity = [
+            ("format", format!("{:?}", self.format).to_lowercase().into()),
+            ("input_format", format!("{:?}", self.input_format).to_lowercase().into()),
+            ("device", device.split(':').next().into()),
+            ("dtype", self.model.engine.dtype.name().into()),
+        ];
+        identity.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
 /// Lines scored together.
 const WINDOW: usize = 256;
 
@@ -63,7 +78,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending> {
     };
     let mut lines = Lines::open(input, form)?;
     let translator = arguments.model.open()?;
-    let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line)?;
+    let terms = || resume::terms(arguments.identity(&translator), &arguments.model.name.resolve()?, input);
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, Unit::Line, terms)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let progress = Progress::new(lines.size());

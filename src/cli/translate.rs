@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::batch::{self, Counts};
+use crate::batch::{self, Counts, stamp_model};
 use crate::cli::alignment::Alignment;
 use crate::cli::counts::{count, finite};
 use crate::cli::input::{Form, InputFormat, Line, Lines, Plain};
@@ -134,7 +134,8 @@ fn run_one(arguments: &Arguments) -> Result<Ending> {
     let setup = Setup::new(arguments)?;
     let page = arguments.explain.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     let unit = if arguments.format == Format::Nbest { Unit::List } else { Unit::Line };
-    let start = resume::start(arguments.output.as_deref(), arguments.resume, unit)?;
+    let terms = || resume::terms(setup.identity(stamp_model)?, &arguments.model.name.resolve()?, input);
+    let start = resume::start(arguments.output.as_deref(), arguments.resume, unit, terms)?;
     let Some(Start { output, done }) = start else { return Ok(Ending::Complete) };
     interrupt::listen();
     let bytes = lines.size();

@@ -88,31 +88,68 @@ pub fn embedding(table: &Embedding, positions: Option<&Positions>, rows: &[Row],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Dtype;
+    use crate::backend::{Dtype, NetworkOps};
     use crate::check::{Tolerance, assert_close, assert_same_bits};
+    use crate::cpu::Cpu;
+
+    const VOCAB: usize = 71;
+
+    fn value(i: usize) -> f32 {
+        ((i * 37 % 101) as f32 - 50.0) * 0.03
+    }
+
+    fn table(width: usize) -> Vec<f32> {
+        (0..VOCAB * width).map(value).collect()
+    }
+
+    /// The table as products take it.
+    fn rounded(tokens: &[f32], width: usize, dtype: Dtype) -> Vec<f32> {
+        let quantised = |row: &[f32]| {
+            let largest = row.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+            row.iter().map(|value| (value * (127.0 / largest)).round_ties_even() * (largest / 127.0)).collect()
+        };
+        match dtype {
+            Dtype::I8 => tokens.chunks(width).flat_map(|row| -> Vec<f32> { quantised(row) }).collect(),
+            Dtype::Bf16 => tokens.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect(),
+            Dtype::F32 | Dtype::F16 => tokens.to_vec(),
+        }
+    }
 
     #[test]
     fn fast_path_equals_reference() {
-        let (vocab, len, width) = (71, 13, 7);
-        let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) * 0.03;
-        let tokens: Vec<f32> = (0..vocab * width).map(value).collect();
-        let own = Embedding { tokens: Tokens::Own(tokens.clone()), scale: 16.0, width };
-        let product = Arc::new(Matrix::new(&tokens, None, vocab, width, Dtype::F32));
-        let shared = Embedding { tokens: Tokens::Product(product), scale: 16.0, width };
-        let table: Vec<f32> = (0..len * width).map(|i| value(i + 5)).collect();
-        let padded = Positions { table: table.clone(), pad_id: Some(6) };
-        for positions in [None, Some(&Positions { table, pad_id: None }), Some(&padded)] {
-            for count in [0, 1, 8, 9, 79] {
-                let rows: Vec<Row> =
-                    (0..count).map(|i| Row { slot: 0, beam: 0, position: i * 5 % 13, token: i * 3 % 71 }).collect();
-                let mut expected = vec![f32::NAN; count as usize * width];
-                let (mut actual, mut gathered) = (expected.clone(), expected.clone());
-                reference(&tokens, 16.0, width, positions, &rows, &mut expected);
-                embedding(&own, positions, &rows, &mut actual);
-                embedding(&shared, positions, &rows, &mut gathered);
-                assert_close(&actual, &expected, Tolerance::new(1e-6, 1e-6));
-                assert_same_bits(&gathered, &actual);
+        // Less than a matrix tile's inputs, and several with a rest.
+        for (width, dtype) in
+            [7, 131].into_iter().flat_map(|width| [Dtype::F32, Dtype::Bf16, Dtype::I8].map(|dtype| (width, dtype)))
+        {
+            let product = Arc::new(Matrix::new(&table(width), None, VOCAB, width, dtype));
+            let tokens = rounded(&table(width), width, dtype);
+            let own = Embedding { tokens: Tokens::Own(tokens.clone()), scale: 16.0, width };
+            let shared = Embedding { tokens: Tokens::Product(product), scale: 16.0, width };
+            let places: Vec<f32> = (0..13 * width).map(|i| value(i + 5)).collect();
+            let padded = Positions { table: places.clone(), pad_id: Some(6) };
+            for positions in [None, Some(&Positions { table: places, pad_id: None }), Some(&padded)] {
+                for count in [0, 1, 8, 9, 79] {
+                    let rows: Vec<Row> =
+                        (0..count).map(|i| Row { slot: 0, beam: 0, position: i * 5 % 13, token: i * 3 % 71 }).collect();
+                    let mut expected = vec![f32::NAN; count as usize * width];
+                    let (mut actual, mut gathered) = (expected.clone(), expected.clone());
+                    reference(&tokens, 16.0, width, positions, &rows, &mut expected);
+                    embedding(&own, positions, &rows, &mut actual);
+                    embedding(&shared, positions, &rows, &mut gathered);
+                    assert_close(&actual, &expected, Tolerance::new(1e-6, 1e-6));
+                    assert_same_bits(&gathered, &actual);
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_the_vocabulary_projection_is_held_once() {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::I8] {
+            let cpu = Cpu::new(1, dtype).expect("a type of the CPU");
+            let product = Arc::new(cpu.matrix(&table(7), None, VOCAB, 7).expect("it fits"));
+            let embedding = cpu.tied_embeddings(&product, 1.0, 7).expect("it fits");
+            assert!(matches!(embedding.tokens, Tokens::Product(_)), "{dtype:?}");
         }
     }
 }

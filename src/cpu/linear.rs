@@ -33,20 +33,58 @@ impl Matrix {
     }
 }
 
+/// How matrices of this type lie in memory: the same on every instruction set. A number behind the name counts changes of the layout.
+pub fn layout(dtype: Dtype) -> Option<&'static str> {
+    match dtype {
+        _ if cfg!(target_endian = "big") => None,
+        Dtype::I8 => Some("i8-1"),
+        Dtype::Bf16 => Some("bf16-1"),
+        Dtype::F32 | Dtype::F16 => None,
+    }
+}
+
 impl Matrix {
-    /// Whether the weights are held as they were given.
-    pub fn keeps_values(&self) -> bool {
-        matches!(self.packed, Packed::F32(_))
+    /// Room for a matrix whose [parts](Matrix::parts_mut) come from elsewhere.
+    pub fn zeroed(out_dim: usize, in_dim: usize, biased: bool, dtype: Dtype) -> Self {
+        let packed = match dtype {
+            Dtype::I8 => Packed::I8(PackedInt8::zeroed(out_dim, in_dim)),
+            Dtype::Bf16 => Packed::Bf16(PackedBf16::zeroed(out_dim, in_dim)),
+            Dtype::F32 | Dtype::F16 => Packed::F32(PackedMatrix::pack(&vec![0.0; out_dim * in_dim], out_dim, in_dim)),
+        };
+        Matrix { packed, bias: biased.then(|| vec![0.0; out_dim]) }
     }
 
-    /// Writes the weights of one output, `[in_dim]`, where they [are held as they were given](Matrix::keeps_values).
+    /// The bytes of a matrix that has a [`layout`]: weights as they are packed, and the bias.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        let mut parts = match &self.packed {
+            Packed::F32(_) => Vec::new(),
+            Packed::Bf16(packed) => vec![packed.part()],
+            Packed::I8(packed) => packed.parts().to_vec(),
+        };
+        parts.extend(self.bias.as_deref().map(bytemuck::cast_slice));
+        parts
+    }
+
+    /// [`Matrix::parts`], to be written.
+    pub fn parts_mut(&mut self) -> Vec<&mut [u8]> {
+        let mut parts = match &mut self.packed {
+            Packed::F32(_) => Vec::new(),
+            Packed::Bf16(packed) => vec![packed.part_mut()],
+            Packed::I8(packed) => Vec::from(packed.parts_mut()),
+        };
+        parts.extend(self.bias.as_deref_mut().map(bytemuck::cast_slice_mut));
+        parts
+    }
+
+    /// Writes the weights of one output, `[in_dim]`, as products take them: rounded, or quantised and scaled again.
     ///
     /// # Panics
-    /// Where they are not.
+    /// If there is no such output, or `weights` has another length.
     pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
         match &self.packed {
             Packed::F32(packed) => packed.weights_of(output, weights),
-            Packed::Bf16(_) | Packed::I8(_) => panic!("linear: rounded weights are not as they were given"),
+            Packed::Bf16(packed) => packed.weights_of(output, weights),
+            Packed::I8(packed) => packed.weights_of(output, weights),
         }
     }
 }

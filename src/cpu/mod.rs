@@ -85,6 +85,13 @@ impl Cpu {
         Cpu { limit: Some(bytes), ..self }
     }
 
+    /// Makes sure that there is room for a matrix.
+    fn require(&self, out_dim: usize, in_dim: usize) -> Result<()> {
+        // Packed, and on the way there in whole panels.
+        let packed = out_dim.saturating_add(64).saturating_mul(in_dim).saturating_mul(self.dtype.size());
+        room::require("pack weights", packed.saturating_add(16 * (out_dim + in_dim)))
+    }
+
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.pool.threads()
@@ -231,9 +238,7 @@ impl NetworkOps for Cpu {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
-        // Packed, and on the way there in whole panels.
-        let packed = weights.len().saturating_add(64 * in_dim).saturating_mul(self.dtype.size());
-        room::require("pack weights", packed.saturating_add(16 * (out_dim + in_dim)))?;
+        self.require(out_dim, in_dim)?;
         Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
     }
 
@@ -243,19 +248,37 @@ impl NetworkOps for Cpu {
         Ok(layer_norm::Norm { kind, gain: copy(gain)?, bias, eps })
     }
 
-    fn embeddings(
+    fn layout(&self) -> Option<&'static str> {
+        linear::layout(self.dtype)
+    }
+
+    fn matrix_parts<'a>(&self, matrix: &'a linear::Matrix) -> Vec<&'a [u8]> {
+        matrix.parts()
+    }
+
+    fn matrix_of_parts(
         &self,
-        tokens: &[f32],
-        product: Option<&Arc<linear::Matrix>>,
-        scale: f32,
-        width: usize,
-    ) -> Result<embedding::Embedding> {
-        let shared = product.filter(|product| product.keeps_values());
-        let tokens = match shared {
-            Some(product) => embedding::Tokens::Product(product.clone()),
-            None => embedding::Tokens::Own(room::copy("load weights", tokens)?),
-        };
+        out_dim: usize,
+        in_dim: usize,
+        biased: bool,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<Option<linear::Matrix>> {
+        if self.layout().is_none() {
+            return Ok(None);
+        }
+        self.require(out_dim, in_dim)?;
+        let mut matrix = linear::Matrix::zeroed(out_dim, in_dim, biased, self.dtype);
+        matrix.parts_mut().into_iter().try_for_each(fill)?;
+        Ok(Some(matrix))
+    }
+
+    fn embeddings(&self, tokens: &[f32], scale: f32, width: usize) -> Result<embedding::Embedding> {
+        let tokens = embedding::Tokens::Own(room::copy("load weights", tokens)?);
         Ok(embedding::Embedding { tokens, scale, width })
+    }
+
+    fn tied_embeddings(&self, product: &Arc<linear::Matrix>, scale: f32, width: usize) -> Result<embedding::Embedding> {
+        Ok(embedding::Embedding { tokens: embedding::Tokens::Product(product.clone()), scale, width })
     }
 
     fn positions(

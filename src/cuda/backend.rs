@@ -331,18 +331,12 @@ impl<T: Element> NetworkOps for Cuda<T> {
         Ok(Norm { kind, gain: self.upload(gain)?, bias, eps })
     }
 
-    fn embeddings(
-        &self,
-        tokens: &[f32],
-        product: Option<&Arc<Matrix<T>>>,
-        scale: f32,
-        width: usize,
-    ) -> Result<Embedding<T>> {
-        let tokens = match product {
-            Some(product) => product.weights.clone(),
-            None => Arc::new(self.upload(tokens)?),
-        };
-        Ok(Embedding { tokens, scale, width })
+    fn embeddings(&self, tokens: &[f32], scale: f32, width: usize) -> Result<Embedding<T>> {
+        Ok(Embedding { tokens: Arc::new(self.upload(tokens)?), scale, width })
+    }
+
+    fn tied_embeddings(&self, product: &Arc<Matrix<T>>, scale: f32, width: usize) -> Result<Embedding<T>> {
+        Ok(Embedding { tokens: product.weights.clone(), scale, width })
     }
 
     fn positions(

@@ -41,7 +41,7 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 impl<B: Backend> Mini<B> {
     fn new(backend: &B) -> Result<Self> {
-        let table = backend.embeddings(&numbers(VOCAB * WIDTH, 1), None, 1.0, WIDTH)?;
+        let table = backend.embeddings(&numbers(VOCAB * WIDTH, 1), 1.0, WIDTH)?;
         let positions = backend.positions(MAX_LEN, WIDTH, None, || numbers(MAX_LEN * WIDTH, 2))?;
         let bias = numbers(VOCAB, 3);
         Ok(Mini { table, positions, output: backend.matrix(&numbers(VOCAB * WIDTH, 4), Some(&bias), VOCAB, WIDTH)? })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::config::{ModelConfig, NormPlacement, PositionConfig, StackConfig};
 use super::names::{AttentionNames, LayerNames, Naming, Side};
+use super::pack::Tensors;
 use super::weights::Weights;
 use super::{CrossAttention, DecoderLayer, EncoderLayer, FeedForward, SelfAttention, Stack, Transformer, positions};
 use crate::backend::{Backend, NormKind};
@@ -12,7 +13,10 @@ use crate::{Error, Result};
 
 pub(super) struct Loader<'a, B: Backend> {
     backend: &'a B,
+    /// Says which tensors there are.
     weights: &'a Weights,
+    /// Gives their values.
+    tensors: &'a Tensors<'a>,
     config: &'a ModelConfig,
     naming: Naming,
 }
@@ -31,8 +35,9 @@ impl<N> Norms<N> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    pub fn new(backend: &'a B, weights: &'a Weights, config: &'a ModelConfig) -> Self {
-        Loader { backend, weights, config, naming: config.names.of(weights) }
+    pub fn new(backend: &'a B, tensors: &'a Tensors<'a>, config: &'a ModelConfig) -> Self {
+        let weights = tensors.weights();
+        Loader { backend, weights, tensors, config, naming: config.names.of(weights) }
     }
 
     pub fn model(&self) -> Result<Transformer<B>> {
@@ -40,28 +45,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         let (width, source_size, target_size) = (config.d_model, config.vocab_size, config.decoder_vocab_size);
         let own_output = self.naming.own_output(self.weights, config);
         let (shared, tied) = (config.share_embeddings, own_output.is_none());
-        let table =
-            |side, size| self.weights.get(&self.naming.tokens(self.weights, side, shared, tied), &[size, width]);
-        let target = table(Side::Decoder, target_size)?;
-        let output = own_output.map(|name| self.weights.get(name, &[target_size, width])).transpose()?;
-        let bias_name = self.naming.names().output_bias;
-        let bias = match self.weights.contains(bias_name) {
-            _ if !config.output_bias => None,
-            true => Some(self.weights.get(bias_name, &[1, target_size])?),
-            false => Some(vec![0.0; target_size]),
+        let table = |side| self.naming.tokens(self.weights, side, shared, tied);
+        let target = table(Side::Decoder);
+        let projection = Arc::new(self.projection(own_output.unwrap_or(&target))?);
+        let embedding = |name: &str, size| {
+            let tokens = self.tensors.get(name, &[size, width])?;
+            self.backend.embeddings(&tokens, config.embedding_scale, width).map(Arc::new)
         };
-        let projection = output.as_deref().unwrap_or(&target);
-        let projection = Arc::new(self.backend.matrix(projection, bias.as_deref(), target_size, width)?);
-        drop(output);
-        let embedding = |tokens: &[f32], is_output: bool| {
-            let product = is_output.then_some(&projection);
-            self.backend.embeddings(tokens, product, config.embedding_scale, width).map(Arc::new)
+        let target_embedding = match tied {
+            true => Arc::new(self.backend.tied_embeddings(&projection, config.embedding_scale, width)?),
+            false => embedding(&target, target_size)?,
         };
-        let target_embedding = embedding(&target, tied)?;
-        drop(target);
         let source_embedding = match shared {
             true => target_embedding.clone(),
-            false => embedding(&table(Side::Encoder, source_size)?, false)?,
+            false => embedding(&table(Side::Encoder), source_size)?,
         };
         let [source_positions, target_positions] = self.positions()?;
         let (mut norms, first_norm) = self.norms(Side::Encoder, config.encoder)?;
@@ -85,6 +82,21 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(Transformer { config: config.clone(), encoder, decoder, output: projection })
     }
 
+    /// The vocabulary projection, whose weights are the tensor of this name.
+    fn projection(&self, name: &str) -> Result<B::Matrix> {
+        let (size, width) = (self.config.decoder_vocab_size, self.config.d_model);
+        let biased = self.config.output_bias;
+        self.tensors.matrix(self.backend, (name, biased), [size, width], || {
+            let bias_name = self.naming.names().output_bias;
+            let bias = match self.weights.contains(bias_name) {
+                _ if !biased => None,
+                true => Some(self.weights.get(bias_name, &[1, size])?),
+                false => Some(vec![0.0; size]),
+            };
+            Ok((self.weights.get(name, &[size, width])?, bias))
+        })
+    }
+
     /// The position tables of both sides, one and the same where they are equal; none where there are none or they go on.
     fn positions(&self) -> Result<[Option<Arc<B::Positions>>; 2]> {
         let (config, width) = (self.config, self.config.d_model);
@@ -95,11 +107,11 @@ impl<'a, B: Backend> Loader<'a, B> {
             let name = self.naming.positions(side);
             match config.positions {
                 PositionConfig::Table { offset } => {
-                    let mut table = self.weights.get(&name, &[len + offset, width])?;
+                    let mut table = self.tensors.get(&name, &[len + offset, width])?;
                     table.drain(..offset * width);
                     Ok(table)
                 }
-                _ if self.weights.contains(&name) => self.weights.get(&name, &[len, width]),
+                _ if self.weights.contains(&name) => self.tensors.get(&name, &[len, width]),
                 _ => Ok(positions::marian_sinusoids(len, width)),
             }
         };
@@ -116,7 +128,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let Some(relative) = self.config.relative else { return Ok(Vec::new()) };
         let num_heads = stack.heads.num_heads;
         let bias = |layer: usize| {
-            let table = self.weights.get(&self.naming.relative(side, layer), &[relative.buckets, num_heads])?;
+            let table = self.tensors.get(&self.naming.relative(side, layer), &[relative.buckets, num_heads])?;
             let values = positions::relative_bias(relative, side, &table);
             self.backend.relative_bias(&values, num_heads, relative.max_distance)
         };
@@ -125,24 +137,26 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Several linear layers over the same input as one: weights and biases stacked.
     fn linear(&self, names: &[String], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
-        let rows = out_dim * names.len();
-        let (mut weights, mut bias) = (room::vec("load weights", rows * in_dim)?, room::vec("load weights", rows)?);
-        for name in names {
-            weights.extend(self.weights.get(&format!("{name}.weight"), &[out_dim, in_dim])?);
-            if self.config.biases {
-                bias.extend(self.weights.get(&format!("{name}.bias"), &[out_dim])?);
+        let (rows, biased) = (out_dim * names.len(), self.config.biases);
+        self.tensors.matrix(self.backend, (&names.join("+"), biased), [rows, in_dim], || {
+            let mut weights = room::vec("load weights", rows * in_dim)?;
+            let mut bias = room::vec("load weights", if biased { rows } else { 0 })?;
+            for name in names {
+                weights.extend(self.weights.get(&format!("{name}.weight"), &[out_dim, in_dim])?);
+                if biased {
+                    bias.extend(self.weights.get(&format!("{name}.bias"), &[out_dim])?);
+                }
             }
-        }
-        let bias = self.config.biases.then_some(&bias[..]);
-        self.backend.matrix(&weights, bias, rows, in_dim)
+            Ok((weights, biased.then_some(bias)))
+        })
     }
 
     /// The norm of this name, whose output is multiplied by `scale`.
     fn norm(&self, name: &str, scale: f32) -> Result<B::Norm> {
         let (norm, width) = (self.config.norm, self.config.d_model);
-        let mut gain = self.weights.get(&format!("{name}.weight"), &[width])?;
+        let mut gain = self.tensors.get(&format!("{name}.weight"), &[width])?;
         let mut bias = match norm.kind {
-            NormKind::Layer => Some(self.weights.get(&format!("{name}.bias"), &[width])?),
+            NormKind::Layer => Some(self.tensors.get(&format!("{name}.bias"), &[width])?),
             NormKind::Rms => None,
         };
         if scale != 1.0 {

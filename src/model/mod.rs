@@ -6,6 +6,7 @@ mod encoder;
 pub mod generation;
 mod load;
 pub mod names;
+mod pack;
 pub mod positions;
 pub mod size;
 #[cfg(test)]
@@ -17,6 +18,8 @@ use std::sync::Arc;
 
 use crate::backend::{Activation, Backend, CrossCache, Row, Rows, SelfCache, SessionShape, SpecialIds};
 use crate::{Error, Result};
+pub use pack::PackUse;
+
 use config::{ModelConfig, NormPlacement, PositionConfig};
 use weights::Weights;
 
@@ -144,7 +147,7 @@ impl<B: Backend> Transformer<B> {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that does not fit, and a device without memory.
     pub fn new(backend: &B, config: &ModelConfig, weights: &Weights) -> Result<Self> {
-        load::Loader::new(backend, weights, config).model()
+        load::Loader::new(backend, &pack::Tensors::plain(weights), config).model()
     }
 
     /// The architecture.

@@ -16,8 +16,6 @@ pub struct WeightCounts {
     pub norms: u64,
     /// Token embeddings that are no vocabulary projection, and position tables; what both sides share counts once.
     pub embeddings: u64,
-    /// Token embeddings that are the vocabulary projection, too: held twice only where that is stored in another way.
-    pub tied_embeddings: u64,
     /// Biases of attention by distance.
     pub relative: u64,
 }
@@ -42,7 +40,7 @@ impl WeightCounts {
         let table = |tokens: usize| tokens as u64 * width;
         let source = if config.share_embeddings { 0 } else { table(config.vocab_size) };
         let target = table(config.decoder_vocab_size);
-        let (own, tied) = if config.tie_word_embeddings { (0, target) } else { (target, 0) };
+        let own = if config.tie_word_embeddings { 0 } else { target };
         // Both sides' positions may be equal, and then are one table; those that a checkpoint holds are taken to differ.
         let tables = match config.positions {
             PositionConfig::Marian => 1,
@@ -50,7 +48,6 @@ impl WeightCounts {
             PositionConfig::None | PositionConfig::Fairseq { .. } => 0,
         };
         counts.embeddings = source + own + tables * table(config.max_len.unwrap_or(0));
-        counts.tied_embeddings = tied;
         counts
     }
 
@@ -79,8 +76,7 @@ impl WeightCounts {
 
     /// Bytes on the CPU, about, with linear layers in `element` bytes a value.
     pub fn on_cpu(&self, element: u64) -> u64 {
-        let tied = if element == 4 { 0 } else { self.tied_embeddings };
-        let floats = self.outputs + self.biases + self.norms + self.embeddings + tied + self.relative;
+        let floats = self.outputs + self.biases + self.norms + self.embeddings + self.relative;
         self.matrices * element + floats * 4
     }
 }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 
 use super::config::{Config, Source};
 use super::failure::Failure;
+use super::log;
 use crate::document::{Form, Plan, Reading, Rules};
 use crate::jsonl::Watch;
 use crate::text::iso::Tag;
@@ -159,6 +160,9 @@ impl Model {
     fn open(source: &Source, engine: &EngineOptions, options: &Overrides) -> Result<Arc<Model>> {
         let Source { name, dir } = source;
         let translator = Translator::open_with(dir, engine)?;
+        for warning in translator.packs().iter().filter_map(|pack| pack.warning.as_deref()) {
+            log::event("pack", &format!("{name}: {warning}"));
+        }
         let set = options.clone();
         let options = translator.options(&set)?;
         let languages = Languages::of(name, dir, &translator);

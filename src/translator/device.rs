@@ -12,9 +12,9 @@ use crate::backend::{Backend, Dtype};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Context, Cuda, Element};
 use crate::decode::engine::Engine;
-use crate::model::Transformer;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
+use crate::model::{PackUse, Transformer};
 use crate::{Error, Result};
 
 /// Where a [`Translator`](crate::Translator) computes.
@@ -125,8 +125,15 @@ enum Opened {
     Cuda(Vec<Context>),
 }
 
-/// An engine, the device that it runs on, and the devices' handles where they have counters.
-pub(super) type Started = (Engine, DeviceChoice, Vec<Context>);
+/// What a translator computes with.
+pub(super) struct Started {
+    pub engine: Engine,
+    pub device: DeviceChoice,
+    /// The devices' handles where they have counters.
+    pub contexts: Vec<Context>,
+    /// What became of the packs of the models.
+    pub packs: Vec<PackUse>,
+}
 
 /// Starts an engine over a model on the device that the options ask for.
 pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Weights) -> Result<Started> {
@@ -137,34 +144,48 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
     match opened {
         Opened::Cpu(workers) => {
             let workers = limited(workers, needed, options.memory_budget)?;
-            let models = models(&workers[0], options, config, weights)?;
-            Ok((Engine::start(workers, models, config.vocab_size, options.slots, options.queue)?, choice, Vec::new()))
+            let (models, packs) = models(&workers[0], options, config, weights)?;
+            let engine = Engine::start(workers, models, config.vocab_size, options.slots, options.queue)?;
+            Ok(Started { engine, device: choice, contexts: Vec::new(), packs })
         }
         Opened::Cuda(contexts) => {
             if let Some(budget) = options.memory_budget {
                 contexts.iter().for_each(|context| context.limit_memory(budget));
             }
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
-            let engine = match options.dtype {
+            let (engine, packs) = match options.dtype {
                 Dtype::F32 => start_on::<f32>(&contexts, options, config, weights),
                 Dtype::F16 => start_on::<f16>(&contexts, options, config, weights),
                 Dtype::Bf16 => start_on::<bf16>(&contexts, options, config, weights),
                 Dtype::I8 => Err(no_i8(choice.device)),
             }?;
-            Ok((engine, choice, contexts))
+            Ok(Started { engine, device: choice, contexts, packs })
         }
     }
 }
 
-/// The model, then those that its sentences may rank by as well.
+/// The model, then those that its sentences may rank by as well; and what became of their packs.
 fn models<B: Backend>(
     backend: &B,
     options: &EngineOptions,
     config: &ModelConfig,
     weights: &Weights,
-) -> Result<Vec<Transformer<B>>> {
-    let first = Transformer::new(backend, config, weights);
-    std::iter::once(first).chain(options.companions().map(|dir| Transformer::open(backend, dir))).collect()
+) -> Result<(Vec<Transformer<B>>, Vec<PackUse>)> {
+    let mut packs = Vec::new();
+    let mut open = |config: &ModelConfig, weights: &Weights| match &options.pack_cache {
+        // Weights that are in memory come from training: the next update has others.
+        Some(directory) if weights.is_in_files() => {
+            let (model, pack) = Transformer::packed(backend, config, weights, directory)?;
+            packs.push(pack);
+            Ok(model)
+        }
+        _ => Transformer::new(backend, config, weights),
+    };
+    let mut models = vec![open(config, weights)?];
+    for dir in options.companions() {
+        models.push(open(&ModelConfig::open(dir)?, &Weights::open(dir)?)?);
+    }
+    Ok((models, packs))
 }
 
 /// A worker per device, each with its own copy of the models.
@@ -173,14 +194,16 @@ fn start_on<T: Element>(
     options: &EngineOptions,
     config: &ModelConfig,
     weights: &Weights,
-) -> Result<Engine> {
-    let replica = |context: &Context| {
+) -> Result<(Engine, Vec<PackUse>)> {
+    let mut packs = Vec::new();
+    let mut replica = |context: &Context| {
         let backend = Cuda::<T>::new(context.clone());
-        let models = Arc::from(models(&backend, options, config, weights)?);
-        Ok((backend, models))
+        let (models, used) = models(&backend, options, config, weights)?;
+        packs = used;
+        Ok((backend, Arc::from(models)))
     };
-    let replicas = contexts.iter().map(replica).collect::<Result<_>>()?;
-    Engine::start_replicas(replicas, config.vocab_size, options.slots, options.queue)
+    let replicas = contexts.iter().map(&mut replica).collect::<Result<_>>()?;
+    Ok((Engine::start_replicas(replicas, config.vocab_size, options.slots, options.queue)?, packs))
 }
 
 /// Checks that a device has room for the models.

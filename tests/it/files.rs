@@ -180,7 +180,7 @@ fn outputs_and_redirections_are_held_to_each_other() {
     let inputs = Inputs::new();
     let (en, out, model) = (inputs.name("en"), inputs.name("out"), inputs.model.dir().display().to_string());
     let before = contents(inputs.dir.path());
-    let partial = inputs.name("en.partial");
+    let (partial, noted) = (inputs.name("en.partial"), inputs.name("en.partial.json"));
     let both = |script: &str, args: &[&str]| finished(shell(script, &[args, &["--model", &model]].concat()));
     for (script, args) in [
         (format!("exec \"$0\" \"$@\" <'{en}' >>'{en}'"), vec!["translate"]),
@@ -193,13 +193,17 @@ fn outputs_and_redirections_are_held_to_each_other() {
             format!("cp '{en}' '{partial}' && exec \"$0\" \"$@\""),
             vec!["translate", "--input", &partial, "--output", &en],
         ),
+        (
+            format!("cp '{en}' '{partial}.json' && exec \"$0\" \"$@\""),
+            vec!["translate", "--input", &noted, "--output", &en],
+        ),
     ] {
         let ended = both(&script, &args);
         assert_eq!(ended.code, Some(2), "{script} {args:?}: {}", ended.err);
         assert!(ended.err.contains(": expected a file other than the "), "{script} {args:?}: {}", ended.err);
-        if Path::new(&partial).exists() {
-            assert_eq!(std::fs::read(&partial).expect("there"), before[&inputs.path("en")]);
-            std::fs::remove_file(&partial).expect("ours");
+        for copy in [&partial, &noted].into_iter().filter(|copy| Path::new(copy).exists()) {
+            assert_eq!(std::fs::read(copy).expect("there"), before[&inputs.path("en")]);
+            std::fs::remove_file(copy).expect("ours");
         }
         _ = std::fs::remove_file(&out);
         assert_eq!(contents(inputs.dir.path()), before, "{script} {args:?}");
@@ -284,6 +288,81 @@ fn scores_are_a_stream_too() {
     let ended = run(&[&args[..], &["--resume"]].concat(), b"");
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     assert!(std::fs::read(&out).expect("written") == whole);
+}
+
+/// Runs a stream until the limit on file sizes cuts it, and returns what it has left.
+fn cut(args: &[&str], partial: &Path) -> Vec<u8> {
+    let ended = finished(shell("ulimit -f 4; exec \"$0\" \"$@\"", args));
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    let left = std::fs::read(partial).expect("left");
+    assert!(left.len() > 500, "{}", ended.err);
+    left
+}
+
+#[test]
+fn a_stream_goes_on_with_what_it_was_begun_with_alone() {
+    let inputs = Inputs::new();
+    let (en, out) = (inputs.name("en"), inputs.name("out"));
+    let (model, other) = (inputs.model.dir().display().to_string(), Tiny::new());
+    let (partial, noted) = (inputs.path("out.partial"), inputs.path("out.partial.json"));
+    let args = streamed(&en, &out, "jsonl", &model);
+    let left = cut(&args, &partial);
+    let other_model = other.dir().display().to_string();
+    let copy = inputs.name("copy");
+    std::fs::copy(&en, &copy).expect("copied");
+    let same = [&args[..], &["--resume"]].concat();
+    for (changed, name) in [
+        (vec!["--alpha", "0.3"], "alpha"),
+        (vec!["--attention"], "attention"),
+        (vec!["--dtype", "i8"], "dtype"),
+        (vec!["--device", "emulated"], "device"),
+        (vec!["--prefix", "x"], "prefix"),
+        (vec!["--input-format", "text"], "input_format"),
+        (vec!["--ensemble", &other_model], "ensemble_weights"),
+    ] {
+        let ended = run(&[&same[..], &changed].concat(), b"");
+        let expected = format!("resume: expected what the lines so far were made with: {name} ");
+        assert!(ended.code == Some(2) && ended.err.contains(&expected), "{changed:?}: {}", ended.err);
+        assert_eq!(std::fs::read(&partial).expect("kept"), left, "{changed:?}");
+    }
+    let before = std::fs::read(&noted).expect("there");
+    for (at, value, name) in [(2, &other_model, "model"), (4, &copy, "input")] {
+        let mut args = same.clone();
+        args[at] = value;
+        let ended = run(&args, b"");
+        assert!(ended.err.contains(&format!("made with: {name} ")), "{}", ended.err);
+    }
+    // In place, of the same length.
+    let text = std::fs::read_to_string(&en).expect("there");
+    std::fs::write(&en, text.replace("dog", "cat")).expect("written");
+    let ended = run(&same, b"");
+    assert!(ended.err.contains("length and time of the input"), "{}", ended.err);
+    assert_eq!((std::fs::read(&partial).expect("kept"), std::fs::read(&noted).expect("kept")), (left, before));
+    // From the start, it may be anything.
+    run(&[&args[..], &["--alpha", "0.3"]].concat(), b"").ok();
+    assert!(!partial.exists() && !noted.exists());
+    std::fs::remove_file(&out).expect("ours");
+    cut(&args, &partial);
+    let ended = run(&[&same[..], &["--threads", "1"]].concat(), b"");
+    assert!(ended.code == Some(0) && ended.err.contains("resuming behind line "), "{}", ended.err);
+    assert!(!partial.exists() && !noted.exists());
+    assert_eq!(std::fs::read_to_string(&out).expect("whole").lines().count(), LINES);
+}
+
+#[test]
+fn scores_go_on_with_what_they_were_begun_with_alone() {
+    let inputs = Inputs::new();
+    let (tsv, out, model) = (inputs.name("tsv"), inputs.name("out"), inputs.model.dir().display().to_string());
+    let args = ["score", "--model", &model, "--input", &tsv, "--output", &out];
+    let left = cut(&args, &inputs.path("out.partial"));
+    for (changed, name) in [(["--format", "text"], "format"), (["--dtype", "bf16"], "dtype")] {
+        let ended = run(&[&args[..], &["--resume"], &changed].concat(), b"");
+        assert!(ended.err.contains(&format!("made with: {name} ")), "{}", ended.err);
+        assert_eq!(std::fs::read(inputs.path("out.partial")).expect("kept"), left);
+    }
+    let ended = run(&[&args[..], &["--resume"]].concat(), b"");
+    assert!(ended.code == Some(0) && ended.err.contains("resuming behind line "), "{}", ended.err);
+    assert!(!inputs.path("out.partial.json").exists());
 }
 
 /// Runs the command on input without end until it has written something aside, then sends it a signal.

@@ -36,6 +36,7 @@ mod messages;
 mod metric_settings;
 mod metrics;
 mod options;
+mod packs;
 mod presets;
 #[cfg(all(feature = "serve", unix))]
 mod serve;

@@ -111,7 +111,7 @@ pub(super) fn run(arguments: &Arguments, input: &Path) -> Result<Ending> {
     check_apart(input, directory, &all)?;
     let setup = Setup::new(arguments)?;
     let model = digest_model(&arguments.model.name.resolve()?)?;
-    let job = Job::new(directory, setup.identity()?, model, arguments.resume);
+    let job = Job::new(directory, setup.identity(digest_model)?, model, arguments.resume);
     let shard = arguments.job.shard.unwrap_or_default();
     let mine: Vec<(Unit, String)> =
         all.into_iter().enumerate().filter(|(at, _)| shard.has(*at)).map(|(_, named)| named).collect();
@@ -251,8 +251,8 @@ impl Arguments {
 }
 
 impl Setup<'_> {
-    /// All that rows depend on beside the inputs and the model, by name.
-    fn identity(&self) -> Result<Map<String, Value>> {
+    /// All that rows depend on beside the inputs and the model, by name; of other models, what `tell` tells.
+    pub(super) fn identity(&self, tell: fn(&Path) -> Result<String>) -> Result<Map<String, Value>> {
         let Arguments { format, input_format, alignment, .. } = self.arguments;
         let Arguments { prefix, source_lang, target_lang, target_prefix, .. } = self.arguments;
         let unreadable = |source| Error::Json { path: "-".into(), source };
@@ -275,7 +275,7 @@ impl Setup<'_> {
             ("device", device.split(':').next().into()),
             ("dtype", self.arguments.model.engine.dtype.name().into()),
         ];
-        let models = self.arguments.search.control.identity()?;
+        let models = self.arguments.search.control.identity(tell)?;
         identity.extend(own.into_iter().chain(models).map(|(name, value)| (name.to_owned(), value)));
         Ok(identity)
     }

@@ -42,13 +42,28 @@ impl std::fmt::Debug for PackedBf16 {
 }
 
 impl PackedBf16 {
+    /// Room for `n` outputs of `k` inputs; zeros.
+    pub fn zeroed(n: usize, k: usize) -> Self {
+        PackedBf16 { panels: Panels::zeroed(n, k.div_ceil(PAIR)), n, k }
+    }
+
+    /// All that it holds.
+    pub fn part(&self) -> &[u8] {
+        self.panels.part()
+    }
+
+    /// [`PackedBf16::part`], to be written.
+    pub fn part_mut(&mut self) -> &mut [u8] {
+        self.panels.part_mut()
+    }
+
     /// Rounds and packs `weights`, `[n, k]` row-major.
     ///
     /// # Panics
     /// If `weights` is not `n * k` long.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let mut packed = PackedBf16 { panels: Panels::zeroed(n, k.div_ceil(PAIR)), n, k };
+        let mut packed = Self::zeroed(n, k);
         let mut rounded = vec![0; packed.panels.steps()];
         for output in 0..n {
             narrow(Isa::best(), &weights[output * k..(output + 1) * k], &mut rounded);
@@ -65,6 +80,19 @@ impl PackedBf16 {
     /// Inputs.
     pub fn k(&self) -> usize {
         self.k
+    }
+
+    /// Writes the weights of one output, `[k]`, widened to f32.
+    ///
+    /// # Panics
+    /// If there is no such output, or `weights` has another length.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        assert!(output < self.n && weights.len() == self.k, "weights: output {output} of [{}, {}]", self.n, self.k);
+        for (weights, quad) in weights.chunks_mut(PAIR).zip(self.panels.of(output)) {
+            for (weight, rounded) in weights.iter_mut().zip(bytemuck::cast::<Quad, [u16; PAIR]>(quad)) {
+                *weight = f32::from_bits(u32::from(rounded) << 16);
+            }
+        }
     }
 
     /// Bytes held, padding included.

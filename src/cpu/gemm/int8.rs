@@ -52,16 +52,35 @@ impl PackedInt8 {
     /// The longest sum that cannot overflow: 255 * 127 * k < 2^31.
     pub const MAX_K: usize = 66_000;
 
+    /// Room for `n` outputs of `k` inputs; zeros.
+    ///
+    /// # Panics
+    /// If `k` exceeds [`PackedInt8::MAX_K`].
+    pub fn zeroed(n: usize, k: usize) -> Self {
+        assert!(k <= Self::MAX_K, "pack: sums over {k} inputs may overflow");
+        let padded = n.next_multiple_of(PANEL);
+        let panels = Panels::zeroed(n, k.div_ceil(QUAD));
+        PackedInt8 { panels, scales: vec![0.0; padded], offsets: vec![0; padded], n, k }
+    }
+
+    /// All that it holds: panels, scales, offsets.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        [self.panels.part(), bytemuck::cast_slice(&self.scales), bytemuck::cast_slice(&self.offsets)]
+    }
+
+    /// [`PackedInt8::parts`], to be written.
+    pub fn parts_mut(&mut self) -> [&mut [u8]; 3] {
+        let PackedInt8 { panels, scales, offsets, .. } = self;
+        [panels.part_mut(), bytemuck::cast_slice_mut(scales), bytemuck::cast_slice_mut(offsets)]
+    }
+
     /// Quantises and packs `weights`, `[n, k]` row-major. An output with a weight that is not finite will be NaN.
     ///
     /// # Panics
     /// If `weights` is not `n * k` long or `k` exceeds [`PackedInt8::MAX_K`].
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        assert!(k <= Self::MAX_K, "pack: sums over {k} inputs may overflow");
-        let padded = n.next_multiple_of(PANEL);
-        let panels = Panels::zeroed(n, k.div_ceil(QUAD));
-        let mut packed = PackedInt8 { panels, scales: vec![0.0; padded], offsets: vec![0; padded], n, k };
+        let mut packed = Self::zeroed(n, k);
         let mut quantised = vec![0; packed.panels.steps()];
         for output in 0..n {
             let row = &weights[output * k..(output + 1) * k];
@@ -84,6 +103,19 @@ impl PackedInt8 {
     /// Inputs.
     pub fn k(&self) -> usize {
         self.k
+    }
+
+    /// Writes the weights of one output, `[k]`: integers times the output's scale.
+    ///
+    /// # Panics
+    /// If there is no such output, or `weights` has another length.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        assert!(output < self.n && weights.len() == self.k, "weights: output {output} of [{}, {}]", self.n, self.k);
+        for (weights, quad) in weights.chunks_mut(QUAD).zip(self.panels.of(output)) {
+            for (weight, quantised) in weights.iter_mut().zip(bytemuck::cast::<Quad, [i8; QUAD]>(quad)) {
+                *weight = f32::from(quantised) * self.scales[output];
+            }
+        }
     }
 
     /// Bytes held, padding included.

@@ -43,6 +43,23 @@ impl Panels {
         }
     }
 
+    /// The weights of one output, padding included.
+    pub fn of(&self, output: usize) -> impl Iterator<Item = Quad> + '_ {
+        let (panel, column) = (output / PANEL, output % PANEL);
+        let lines = self.lines[panel * self.steps * (PANEL / LANES)..].iter().skip(column / LANES);
+        lines.step_by(PANEL / LANES).take(self.steps).map(move |line| line.0[column % LANES])
+    }
+
+    /// All that it holds.
+    pub fn part(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.lines[..])
+    }
+
+    /// [`Panels::part`], to be written.
+    pub fn part_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.lines[..])
+    }
+
     /// Steps of a walk down a panel, padding included.
     pub fn steps(&self) -> usize {
         self.steps

@@ -17,7 +17,7 @@ mod pytorch {
     }
 }
 mod safetensors;
-mod source;
+pub(super) mod source;
 #[cfg(all(test, feature = "pytorch"))]
 mod tests;
 
@@ -203,6 +203,20 @@ impl Weights {
         self.tensors.extend(tensors.map(|(name, entry)| (name, (shard, entry))));
         self.shards.push(Shard { path: path.to_path_buf(), bytes });
         Ok(())
+    }
+
+    /// Whether the tensors are in files, and not in memory.
+    pub fn is_in_files(&self) -> bool {
+        self.shards.iter().all(|shard| matches!(shard.bytes, Bytes::File(_)))
+    }
+
+    /// What tells the files, as they were when they were opened, from all others on this machine; none for tensors in memory.
+    pub(super) fn identity(&self) -> Option<Vec<String>> {
+        let identity = |shard: &Shard| match &shard.bytes {
+            Bytes::File(file) => file.identity(),
+            Bytes::Memory(_) => None,
+        };
+        self.shards.iter().map(identity).collect()
     }
 
     /// The file that was opened: the checkpoint itself, or the index of its shards.

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::files::{Stamp, io, open_regular};
 
 /// Bytes that can be read from any place.
-pub(super) trait Source {
+pub(in crate::model) trait Source {
     /// How many there are.
     fn len(&self) -> usize;
 
@@ -53,17 +53,42 @@ impl Source for Vec<u8> {
 
 /// A file as it was when it was opened.
 #[derive(Debug)]
-pub(super) struct Frozen {
+pub(in crate::model) struct Frozen {
     file: File,
     len: usize,
     stamp: Stamp,
 }
 
 impl Frozen {
-    pub(super) fn open(path: &Path) -> crate::Result<Self> {
+    pub(in crate::model) fn open(path: &Path) -> crate::Result<Self> {
         let (file, metadata) = open_regular("open", path)?;
         let len = usize::try_from(metadata.len()).map_err(|_| io("open", path)(ErrorKind::FileTooLarge.into()))?;
         Ok(Frozen { file, len, stamp: Stamp::of(&metadata) })
+    }
+
+    /// What tells this file, as it was when it was opened, from all others on this machine: place, size, times. None where the system
+    /// does not say when anything of a file was last changed.
+    #[cfg(unix)]
+    pub(in crate::model) fn identity(&self) -> Option<String> {
+        use std::os::unix::fs::MetadataExt;
+        let m = self.file.metadata().ok().filter(|metadata| Stamp::of(metadata) == self.stamp)?;
+        let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
+        wait_for_a_tick(changed);
+        Some(format!(
+            "{}:{} {} {}.{:09} {}.{:09}",
+            m.dev(),
+            m.ino(),
+            m.len(),
+            modified.0,
+            modified.1,
+            changed.0,
+            changed.1
+        ))
+    }
+
+    #[cfg(not(unix))]
+    pub(in crate::model) fn identity(&self) -> Option<String> {
+        None
     }
 
     /// Fails if anything has been written to the file.
@@ -72,6 +97,19 @@ impl Frozen {
             true => Ok(()),
             false => Err(Error::other("the file has changed while it was read: load it again when it is at rest")),
         }
+    }
+}
+
+/// Waits where a file was changed just now, until another change would have another time: those are counted in ticks of the system's
+/// clock, of at most 10 ms.
+#[cfg(unix)]
+fn wait_for_a_tick((seconds, nanoseconds): (i64, i64)) {
+    use std::time::{Duration, SystemTime};
+    let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(seconds), u32::try_from(nanoseconds)) else { return };
+    let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+    let tick = Duration::from_millis(20);
+    if SystemTime::now().duration_since(changed).is_ok_and(|age| age < tick) {
+        std::thread::sleep(tick);
     }
 }
 

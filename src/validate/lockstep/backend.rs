@@ -323,17 +323,15 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         Ok(Norms { cpu, device, width: gain.len(), largest_gain: largest(&gain).max(1.0) })
     }
 
-    fn embeddings(
-        &self,
-        tokens: &[f32],
-        product: Option<&Arc<Self::Matrix>>,
-        scale: f32,
-        width: usize,
-    ) -> Result<Self::Embedding> {
+    fn embeddings(&self, tokens: &[f32], scale: f32, width: usize) -> Result<Self::Embedding> {
         let tokens = rounded::<T>(tokens);
-        let cpu = self.cpu.embeddings(&tokens, product.map(|product| &product.cpu), scale, width)?;
-        let device = self.device.embeddings(&tokens, product.map(|product| &product.device), scale, width)?;
-        Ok(Sides { cpu, device, width })
+        let cpu = self.cpu.embeddings(&tokens, scale, width)?;
+        Ok(Sides { cpu, device: self.device.embeddings(&tokens, scale, width)?, width })
+    }
+
+    fn tied_embeddings(&self, product: &Arc<Self::Matrix>, scale: f32, width: usize) -> Result<Self::Embedding> {
+        let cpu = self.cpu.tied_embeddings(&product.cpu, scale, width)?;
+        Ok(Sides { cpu, device: self.device.tied_embeddings(&product.device, scale, width)?, width })
     }
 
     fn positions(
