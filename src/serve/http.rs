@@ -19,6 +19,7 @@ use super::caller::{self, Caller};
 use super::failure::Failure;
 use super::keys;
 use super::models::Route;
+use crate::error::room;
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -254,6 +255,9 @@ fn pairs(form: &[u8]) -> Map<String, Value> {
     fields.into_iter().map(|(name, values)| (name, single(values))).collect()
 }
 
+/// Bytes that a byte of a body may take when it is parsed: an array of empty strings has an item for three.
+const PARSED: usize = 16;
+
 /// A body of up to `limit` bytes. Of one that is longer some more is read and forgotten, so that a client which has sent it before it
 /// reads finds the answer.
 async fn collect(mut body: Body, limit: usize, declared: Option<u64>) -> Result<Vec<u8>, Failure> {
@@ -268,6 +272,7 @@ async fn collect(mut body: Body, limit: usize, declared: Option<u64>) -> Result<
         let Ok(data) = frame.into_data() else { continue };
         seen += data.len();
         if seen <= limit && declared.is_none_or(|declared| declared <= limit as u64) {
+            bytes.try_reserve(data.len()).map_err(|_| room::no_room("read the body", data.len()))?;
             bytes.extend_from_slice(&data);
         } else if seen > 8 * limit {
             break;
@@ -278,6 +283,7 @@ async fn collect(mut body: Body, limit: usize, declared: Option<u64>) -> Result<
         let message = format!("read the body: expected at most {limit} bytes, got {length} or more");
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
     }
+    room::require("read the body", PARSED * bytes.len())?;
     Ok(bytes)
 }
 

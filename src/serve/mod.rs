@@ -101,6 +101,9 @@ impl Server {
     }
 }
 
+/// Threads for work that blocks stay.
+const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Opens the models and serves until a signal, or the loss of an engine, ends it. `ready` is told the address.
 ///
 /// # Errors
@@ -113,8 +116,12 @@ pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<E
         move |source| Error::Io { operation, path, source }
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).thread_keep_alive(KEEP_ALIVE).enable_all().build();
     let runtime = runtime.map_err(io("start the runtime", "tokio"))?;
+    // While there is one thread for work that blocks, such work waits for it where the system gives no other; without any it panics.
+    let first = runtime.block_on(runtime.spawn_blocking(|| ()));
+    first.map_err(|panic| io("start the runtime", "tokio")(std::io::Error::other(panic)))?;
     // The address first: a model may take long to load, and an address in use is known at once.
     let listener = runtime.block_on(tokio::net::TcpListener::bind(config.listen));
     let listener = listener.map_err(io("listen on", &config.listen.to_string()))?;

@@ -225,3 +225,20 @@ fn a_reload_that_fails_keeps_what_is_served() {
     }
     server.lives();
 }
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit that holds")]
+fn requests_that_find_no_memory_get_a_typed_error_and_the_service_lives() {
+    let server = Server::start(&["--no-log", "--max-body", "16777216"]);
+    let large = json!({ "items": vec![json!({ "source": "A dog runs." }); 500_000] });
+    // No room for a thread's stack, nor for what such a body comes to.
+    server.limit_address_space(Some(server.address_space_mib() + 1));
+    for _ in 0..3 {
+        let answer = server.post("/v1/translate", &large);
+        assert_eq!(answer.kind(), (503, "out_of_memory".to_owned()), "{answer:?}");
+        server.lives();
+    }
+    server.limit_address_space(None);
+    assert_eq!(server.post("/v1/translate", &large).kind(), (413, "request_too_large".to_owned()));
+    server.lives();
+}

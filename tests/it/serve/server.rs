@@ -110,6 +110,20 @@ impl Server {
         Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? / 1024)
     }
 
+    /// What it has mapped.
+    pub fn address_space_mib(&self) -> u64 {
+        self.status_mib("VmSize").expect("an account")
+    }
+
+    /// Sets how large its address space may grow from here on.
+    pub fn limit_address_space(&self, mib: Option<u64>) {
+        let limit = mib.map_or("unlimited".to_owned(), |mib| (mib << 20).to_string());
+        let pid = self.process.id().to_string();
+        let set =
+            Command::new("prlimit").args(["--pid", &pid, &format!("--as={limit}:")]).status().expect("prlimit runs");
+        assert!(set.success());
+    }
+
     /// The most memory that it has held so far.
     pub fn peak_mib(&self) -> Option<u64> {
         self.status_mib("VmHWM")
