@@ -226,7 +226,7 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         return Err(Failure::bad("option", message));
     }
     let form = request.form()?;
-    let read = |(at, raw): (usize, &Box<RawValue>)| {
+    let read = |(at, raw): (usize, &RawValue)| {
         let own = own.get(at);
         let on = own.and_then(|own| own.route.as_ref()).unwrap_or(&route);
         let mut item = Item::read(raw, on, &set, options.as_ref(), form.as_ref());
@@ -236,7 +236,8 @@ pub(super) async fn translate(mut call: Call) -> Result<Response<Body>, Failure>
         }
         Ok(item)
     };
-    let mut items: Vec<Item> = request.items.iter().enumerate().map(read).collect::<Result<_, Failure>>()?;
+    let mut items: Vec<Item> =
+        request.items.iter().map(|raw| &**raw).enumerate().map(read).collect::<Result<_, Failure>>()?;
     let counts: Vec<usize> = items.iter().map(|item| item.sentences.len()).collect();
     let sentences = items.iter_mut().flat_map(|item| std::mem::take(&mut item.sentences)).collect();
     if let Some(stream) = request.stream {

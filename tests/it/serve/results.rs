@@ -55,15 +55,15 @@ fn random_options(at: u64) -> Value {
             json!({ "sample": true, "samples": beams, "top_k": below(50), "temperature": 0.5 + penalty / 2.0, "seed": at })
         }
         1 => json!({ "sample": true, "samples": beams, "mbr": "chrf", "seed": below(9) }),
-        2 => json!({ "beam_size": 2 * (1 + below(4)), "beam_groups": 2, "diversity_penalty": penalty }),
-        _ => json!({ "beam_size": beams, "n_best": 1 + below(beams), "length_penalty": penalty }),
+        2 => json!({ "beam_size": 2 * (1 + below(4)), "beam_groups": 2, "diversity": penalty }),
+        _ => json!({ "beam_size": beams, "n_best": 1 + below(beams), "alpha": penalty }),
     };
     let others = options.as_object_mut().expect("an object");
     if below(3) == 0 {
         others.insert("max_length".into(), (1 + below(60)).into());
     }
     if below(4) == 0 {
-        others.insert("no_repeat_ngram_size".into(), (1 + below(4)).into());
+        others.insert("no_repeat_ngram".into(), (1 + below(4)).into());
     }
     if below(4) == 0 {
         others.insert("attention".into(), true.into());
@@ -94,7 +94,7 @@ fn two_thousand_answers_are_the_command_lines() {
     let sources = lines("own/own.en");
     let item = |at: usize| {
         let source = &sources[at * 7 % sources.len()];
-        let prefix = (at % 7 == 0).then_some("Ein");
+        let prefix = (at.is_multiple_of(7)).then_some("Ein");
         json!({ "source": source, "id": at, "options": random_options(at as u64), "target_prefix": prefix })
     };
     let items: Vec<Value> = (0..2000).map(item).collect();
