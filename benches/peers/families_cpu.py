@@ -119,6 +119,7 @@ def main():
                   versions={package: importlib.metadata.version(package) for package in ('ctranslate2', 'transformers', 'torch')}, models={})
     if arguments.only and arguments.output.exists():
         report['models'] = json.loads(arguments.output.read_text())['models']
+    command = ['GOLDEN' if part == str(arguments.golden) else part for part in sys.argv]
     for name in arguments.only or shapes():
         directory = model(name, arguments.golden)
         rng, names = random.Random(SEED), pieces(directory)
@@ -128,7 +129,7 @@ def main():
         file.write_text(json.dumps(sources[:32]))
         ours, theirs = Beamfuse(directory, None, LENGTH), CTranslate2(directory, sources, LENGTH)
         rows = measure([ours, theirs], COUNTS, arguments.rounds)
-        report['models'][name] = dict(command=sys.argv, load=os.getloadavg()[0], best=summarise(rows), peak_memory_mib=memory(ours, theirs, file), rows=rows)
+        report['models'][name] = dict(command=command, load=os.getloadavg()[0], best=summarise(rows), peak_memory_mib=memory(ours, theirs, file), rows=rows)
         arguments.output.write_text(json.dumps(report, indent=1) + '\n')
         print(f'{name}: {json.dumps(report["models"][name]["best"])} {report["models"][name]["peak_memory_mib"]}', flush=True)
 
