@@ -110,11 +110,11 @@ def start(command, cores):
     return service, int(service.stdout.readline().rsplit(':', 1)[1])
 
 
-def measure(service, port, lines, expected, arguments, rates=None):
-    """Idle latency, capacity, and each load; at `rates` requests a second, or at multiples of the capacity."""
+def measure(service, port, lines, expected, arguments, report, save, rates=None):
+    """Adds idle latency, capacity, and each load to the report; at `rates` requests a second, or at multiples of the capacity."""
     idle = [timed(port, line) for line in (lines * 3)[:100]]
     bound = asyncio.run(capacity(port, lines, min(20, arguments.seconds), 64))
-    report = dict(idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), capacity=round(bound, 2), loads=[])
+    report |= dict(idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), capacity=round(bound, 2), loads=[])
     rates = rates or [load * bound for load in map(float, arguments.loads.split(','))]
     for number, rate in enumerate(rates):
         before = resident(service)
@@ -122,7 +122,7 @@ def measure(service, port, lines, expected, arguments, rates=None):
         entry = dict(summary(outcomes, max(wall, arguments.seconds), rate, bound), rate=round(rate, 2), resident_before=before, resident_after=resident(service))
         report['loads'].append(entry)
         print(json.dumps(entry), flush=True)
-    return report
+        save()
 
 
 async def tenants(port, lines, expected, rates, seconds, seed):
@@ -214,11 +214,18 @@ def main():
     command = [str(BINARY), 'serve', '--listen', '127.0.0.1:0', '--no-log', '--threads', str(len(theirs)), '--max-wait', str(arguments.max_wait)]
     report = dict(machine=dict(processor=processor(), cores_of_service=len(theirs), cores_of_sender=len(own)), command=sys.argv,
                   seconds=arguments.seconds, binary=' '.join(command[1:]))
+
+    def save():
+        """What there is so far: a run may take long, and be cut off."""
+        if arguments.output:
+            arguments.output.write_text(json.dumps(report, indent=1) + '\n')
+
     service, port = start(command, theirs)
     try:
-        report |= measure(service, port, lines, expected, arguments)
+        measure(service, port, lines, expected, arguments, report, save)
         if arguments.abuse:
             report['abuse'] = abuse(port, lines, expected, arguments, report['capacity'])
+            save()
     finally:
         service.terminate()
         service.wait()
@@ -228,14 +235,12 @@ def main():
         try:
             # Its own searches differ in places: nothing is compared.
             same = dict.fromkeys(lines)
-            report['ctranslate2'] = measure(service, port, lines, same, arguments, [entry['rate'] for entry in report['loads']])
+            report['ctranslate2'] = {}
+            measure(service, port, lines, same, arguments, report['ctranslate2'], save, [entry['rate'] for entry in report['loads']])
         finally:
             service.terminate()
             service.wait()
-    text = json.dumps(report, indent=1) + '\n'
-    if arguments.output:
-        arguments.output.write_text(text)
-    print(text)
+    print(json.dumps(report, indent=1))
 
 
 def timed(port, line):
