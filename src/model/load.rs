@@ -47,6 +47,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let (shared, tied) = (config.share_embeddings, own_output.is_none());
         let table = |side| self.naming.tokens(self.weights, side, shared, tied);
         let target = table(Side::Decoder);
+        // Before the projection, which may be another tensor: the table's size is what an error is to name.
+        self.weights.check(&target, &[target_size, width])?;
         let projection = Arc::new(self.projection(own_output.unwrap_or(&target))?);
         let embedding = |name: &str, size| {
             let tokens = self.tensors.get(name, &[size, width])?;

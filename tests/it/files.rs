@@ -67,7 +67,9 @@ impl Inputs {
     /// A file for an option that is read.
     fn value(&self, option: &str) -> Option<String> {
         match option {
-            "model" | "amateur" | "ensemble" | "oracle" | "teacher" => Some(self.model.dir().display().to_string()),
+            "model" | "amateur" | "ensemble" | "oracle" | "teacher" | "pack-cache" => {
+                Some(self.model.dir().display().to_string())
+            }
             "data" | "validation" => Some(self.name("tsv")),
             "spm-model" => Some(self.model.dir().join("source.spm").display().to_string()),
             "reference" | "target" | "validation-target" | "hypotheses" | "compare" => Some(self.name("de")),

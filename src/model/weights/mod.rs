@@ -260,12 +260,7 @@ impl Weights {
     /// that is not finite in f32.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
-        let Some((shard, entry)) = self.tensors.get(name) else {
-            return Err(wrong(format!("shape {shape:?}"), "no such tensor".into()));
-        };
-        if entry.shape != shape {
-            return Err(wrong(format!("shape {shape:?}"), format!("{:?}", entry.shape)));
-        }
+        let (shard, entry) = self.entry(name, shape)?;
         let shard = &self.shards[*shard];
         let values = match entry.dtype {
             Dtype::F64 => shard.values(entry, |b| f64::from_le_bytes(b) as f32)?,
@@ -277,6 +272,24 @@ impl Weights {
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(at) => Err(wrong("finite values".into(), format!("{} at index {at}", values[at]))),
+        }
+    }
+
+    /// Checks that a tensor is there and has this shape.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.entry(name, shape).map(drop)
+    }
+
+    /// Where a tensor lies, which has this shape.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&(usize, Entry)> {
+        let wrong = |got: String| Error::Tensor { name: name.to_string(), expected: format!("shape {shape:?}"), got };
+        match self.tensors.get(name) {
+            None => Err(wrong("no such tensor".into())),
+            Some((_, entry)) if entry.shape != shape => Err(wrong(format!("{:?}", entry.shape))),
+            Some(found) => Ok(found),
         }
     }
 }
