@@ -40,7 +40,7 @@ fn digest_open(mut file: File, path: &Path) -> Result<(String, u64)> {
 }
 
 /// The version of a model: the SHA-256 of the names and digests of the files in its directory, in the order of their names. What tells
-/// people about the model, `*.md`, and hidden files do not count.
+/// people about the model, `*.md`, hidden files and packs of weights, `*.pack`, do not count.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
@@ -73,7 +73,9 @@ fn list(directory: &Path, tell: impl Fn(&Path) -> Result<String>) -> Result<Stri
     for entry in std::fs::read_dir(directory).map_err(io("read", directory))? {
         let path = entry.map_err(io("read", directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_file() && !name.starts_with('.') && !name.ends_with(".md") {
+        // A pack says nothing that the weights do not, and may come and go.
+        let is_pack = name.ends_with(".pack") || name.ends_with(".pack.partial");
+        if path.is_file() && !name.starts_with('.') && !name.ends_with(".md") && !is_pack {
             files.push(path);
         }
     }
@@ -114,9 +116,12 @@ mod tests {
         write("config.json", "{}");
         write("model.safetensors", "x");
         let first = digest_model(dir.path()).expect("there");
-        write("README.md", "a card");
-        write(".gitattributes", "");
+        let stamp = stamp_model(dir.path()).expect("there");
+        for name in ["README.md", ".gitattributes", "model-0-i8.pack", "model-0-i8.pack.partial"] {
+            write(name, "a card");
+        }
         assert_eq!(digest_model(dir.path()).expect("there"), first);
+        assert_eq!(stamp_model(dir.path()).expect("there"), stamp);
         write("config.json", "{ }");
         let second = digest_model(dir.path()).expect("there");
         assert_ne!(first, second);

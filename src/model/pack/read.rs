@@ -108,11 +108,12 @@ impl Reader {
         let sums: std::io::Result<Vec<crc32fast::Hasher>> = match threads {
             1 => self.read(entry.start, bytes).map(|sum| vec![sum]),
             _ => std::thread::scope(|scope| {
-                let tasks: Vec<_> = (places.zip(bytes.chunks_mut(share)))
-                    .map(|(start, bytes)| scope.spawn(move || self.read(start, bytes)))
-                    .collect();
+                // A thread that the system does not give is an error like any other: the weights are there still.
+                let begin =
+                    |(start, bytes)| std::thread::Builder::new().spawn_scoped(scope, move || self.read(start, bytes));
+                let tasks: Vec<_> = places.zip(bytes.chunks_mut(share)).map(begin).collect();
                 let lost = |_| Err(std::io::Error::other("a thread that read it has failed"));
-                tasks.into_iter().map(|task| task.join().unwrap_or_else(lost)).collect()
+                tasks.into_iter().map(|task| task?.join().unwrap_or_else(lost)).collect()
             }),
         };
         let mut sum = crc32fast::Hasher::new();
