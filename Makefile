@@ -6,8 +6,9 @@ check: format lint features test docs deny
 format:
 	cargo fmt --check
 
+# The Python package too.
 lint:
-	cargo clippy --all-targets --all-features --locked -- -D warnings
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 
 # Each feature alone compiles, and the core stays small: no command line, no training, no network.
 features:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Python package without CUDA and training, in the profile of the tests, and holds it to its lints, its tests, its types and
-# the stable interface of Python. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called
+# Builds the Python package in the profile of the tests, and holds it to its lints, its tests, its types and the stable interface of
+# Python. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called
 # with goes to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 cargo fmt --package beamfuse-python --check
 # With the crate itself, which `make lint` has compiled already.
 cargo clippy --quiet --workspace --all-targets --all-features --locked -- -D warnings
-# Of another environment, such as that of nvcc.
+# Kernels are compiled elsewhere; and the environment may be another's, such as that of nvcc.
+export NVCC=none
 unset VIRTUAL_ENV
 
 tools=$PWD/target/python
@@ -20,7 +21,7 @@ fi
 
 wheels=target/wheels/check
 rm -rf "$wheels"
-"$tools/bin/maturin" build --quiet --locked --manifest-path python/Cargo.toml --no-default-features --out "$wheels"
+"$tools/bin/maturin" build --quiet --locked --manifest-path python/Cargo.toml --out "$wheels"
 "$tools/bin/pip" install --quiet --force-reinstall --no-deps "$wheels"/*.whl
 "$tools/bin/abi3audit" --strict "$wheels"/*.whl
 "$tools/bin/python" -m pytest python "$@"

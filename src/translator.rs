@@ -437,14 +437,17 @@ fn check_vocabularies(dir: &Path, config: &ModelConfig, tokenizer: &Tokenizer) -
     Ok(())
 }
 
+/// The tag of a text, and what the engine found.
+type Ended = (u64, Result<Vec<Hypothesis>>);
+
 /// A stream of texts through a [`Translator`]. Dropping it gives up the texts whose results have not been taken.
 #[derive(Debug)]
 pub struct Batch<'a> {
     translator: &'a Translator,
     options: DecodeOptions,
     terms: Terms,
-    reply: Sender<(u64, Result<Vec<Hypothesis>>)>,
-    replies: Receiver<(u64, Result<Vec<Hypothesis>>)>,
+    reply: Sender<Ended>,
+    replies: Receiver<Ended>,
     pending: HashMap<u64, (Pending, Canceller)>,
     /// Results that never went to the engine.
     ready: Vec<(u64, Result<Translation>)>,
@@ -515,27 +518,31 @@ impl Batch<'_> {
         reason = "an iterator would borrow the batch for as long as it is pushed to"
     )]
     pub fn next(&mut self) -> Option<(u64, Result<Translation>)> {
-        if let Some(ready) = self.ready.pop() {
-            return Some(ready);
-        }
-        if self.pending.is_empty() {
-            return None;
-        }
         // Whatever becomes of the work, the engine answers.
-        let ended = self.replies.recv().ok()?;
-        self.finish(ended)
+        self.next_from(|replies| replies.recv().ok())
     }
 
     /// As [`Batch::next`], waiting for no longer than `limit`; `None` also when nothing has ended by then.
     pub fn next_within(&mut self, limit: Duration) -> Option<(u64, Result<Translation>)> {
+        self.next_from(|replies| replies.recv_timeout(limit).ok())
+    }
+
+    fn next_from(
+        &mut self,
+        wait: impl FnOnce(&Receiver<Ended>) -> Option<Ended>,
+    ) -> Option<(u64, Result<Translation>)> {
         if let Some(ready) = self.ready.pop() {
             return Some(ready);
         }
-        let ended = self.replies.recv_timeout(limit).ok()?;
+        // The batch holds a sender itself: nothing would come, and no end either.
+        if self.pending.is_empty() {
+            return None;
+        }
+        let ended = wait(&self.replies)?;
         self.finish(ended)
     }
 
-    fn finish(&mut self, (tag, result): (u64, Result<Vec<Hypothesis>>)) -> Option<(u64, Result<Translation>)> {
+    fn finish(&mut self, (tag, result): Ended) -> Option<(u64, Result<Translation>)> {
         let (pending, _) = self.pending.remove(&tag)?;
         Some((tag, result.map(|found| pending.finish(&self.translator.tokenizer, &self.options, found))))
     }

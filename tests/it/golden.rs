@@ -257,6 +257,19 @@ fn translate(translator: &Translator, sentences: Vec<Sentence>, options: &Decode
     results.into_iter().map(|(_, result)| result.expect("a translation")).collect()
 }
 
+#[test]
+fn a_batch_with_nothing_under_way_is_not_waited_for() {
+    let translator = Translator::open(common::demo_model()).expect("the model opens");
+    let mut batch = translator.batch(&DecodeOptions::default()).expect("valid options");
+    let long = std::time::Duration::from_secs(600);
+    let start = std::time::Instant::now();
+    assert!(batch.next_within(long).is_none());
+    batch.push(7, "A dog runs.");
+    assert_eq!(batch.next_within(long).expect("a result").0, 7);
+    assert!(batch.next_within(long).is_none());
+    assert!(start.elapsed() < long / 2, "waited for nothing: {:?}", start.elapsed());
+}
+
 fn contrasted(line: &Value) -> Sentence {
     let text = |name: &str| line[name].as_str().map(str::to_owned);
     Sentence {
