@@ -45,6 +45,7 @@ pub use decode::{
     Terms,
 };
 pub use error::{Error, Result};
+pub use text::SentenceDefaults;
 pub use translator::{
     Device, DeviceChoice, EngineOptions, Score, Sentence, TextHypothesis, Translation, TranslationHandle, Translator,
 };

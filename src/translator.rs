@@ -25,7 +25,7 @@ use crate::error::room;
 use crate::model::config::ModelConfig;
 use crate::model::generation::GenerationConfig;
 use crate::model::weights::Weights;
-use crate::text::Tokenizer;
+use crate::text::{SentenceDefaults, Tokenizer};
 use crate::{Error, Result};
 use device::Started;
 
@@ -61,6 +61,8 @@ pub struct EngineOptions {
     /// A directory that keeps weights as the CPU takes them in i8 and bf16, in a file for each model and type: opening a model again only
     /// reads that. It is written the first time, and anew when the model's files have changed. See [`Translator::packs`]. Default none.
     pub pack_cache: Option<PathBuf>,
+    /// What sentences mean that do not say it themselves. Default the model's own.
+    pub defaults: SentenceDefaults,
     /// The amateur of contrastive decoding: the directory of a model with the same pieces. Default none.
     pub amateur: Option<PathBuf>,
     /// The other members of an ensemble: directories of models with the same pieces. Default none.
@@ -78,6 +80,7 @@ impl Default for EngineOptions {
             memory_budget: None,
             dtype: Dtype::F32,
             pack_cache: None,
+            defaults: SentenceDefaults::default(),
             amateur: None,
             ensemble: Vec::new(),
         }
@@ -216,15 +219,18 @@ impl Translator {
     pub fn open_with(dir: impl AsRef<Path>, options: &EngineOptions) -> Result<Self> {
         options.validate()?;
         let dir = dir.as_ref();
-        let config = ModelConfig::open(dir)?;
+        let mut config = ModelConfig::open(dir)?;
         let generation = GenerationConfig::open(dir, &config)?;
         room::require("read the tokenizer", tokenizer_room(dir))?;
-        let tokenizer = Arc::new(Tokenizer::open(dir)?);
+        let mut tokenizer = Tokenizer::open(dir)?;
         check_vocabularies(dir, &config, &tokenizer)?;
         scorers::check_companions(options, &config, &tokenizer)?;
+        tokenizer.set_defaults(&options.defaults)?;
+        config.ids.decoder_start_id = tokenizer.start_language().unwrap_or(config.ids.decoder_start_id);
         let started = device::start(options, &config, &Weights::open(dir)?)?;
         let Started { engine, device, contexts, packs } = started;
-        Ok(Translator { engine, options: options.clone(), device, contexts, packs, tokenizer, config, generation })
+        let (options, tokenizer) = (options.clone(), Arc::new(tokenizer));
+        Ok(Translator { engine, options, device, contexts, packs, tokenizer, config, generation })
     }
 
     /// Goes on with other weights of the same architecture, as training has them after an update. Everything that is asked for
@@ -334,15 +340,18 @@ impl Translator {
         })
     }
 
-    /// Scores targets under their sources: (source, target) texts.
+    /// Scores translations: (sentence, target), the sentence a text, or a [`Sentence`] with languages, a prefix or ids of its own.
     ///
     /// # Errors
-    /// Per pair [`Error::InputTooLong`], [`Error::NonFiniteLogits`], [`Error::NonFiniteScore`] or what else may become of [work](Engine::ask).
-    pub fn score(&self, pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Result<Score>> {
-        let ids = pairs.iter().map(|(source, target)| {
-            (self.tokenizer.encode_source(source.as_ref()), self.tokenizer.encode_target(target.as_ref()))
-        });
-        self.score_ids(&ids.collect::<Vec<_>>())
+    /// Per pair [`Error::Option`] for a language that is unknown or missing, [`Error::InputTooLong`], [`Error::NonFiniteLogits`],
+    /// [`Error::NonFiniteScore`] or what else may become of [work](Engine::ask).
+    pub fn score(&self, pairs: &[(impl Into<Sentence> + Clone, impl AsRef<str>)]) -> Vec<Result<Score>> {
+        let scoring = pairs.iter().map(|(sentence, target)| self.scoring(&sentence.clone().into(), target.as_ref()));
+        let work: Vec<Result<Scoring>> = scoring.collect();
+        let targets: Vec<Vec<u32>> =
+            work.iter().map(|work| work.as_ref().map_or_else(|_| Vec::new(), |work| work.target.clone())).collect();
+        let stats = self.run_all(work.into_iter());
+        stats.into_iter().zip(&targets).map(|(stats, target)| score_of(stats, target)).collect()
     }
 
     /// Scores targets under their sources: (source, target) ids, end of sentence included.

@@ -2,13 +2,15 @@
 """Loads a running service as independent callers do: requests arrive by a Poisson process whether or not earlier ones are answered.
 
     cargo build --release
-    python3 benches/peers/serve.py --seconds 30 [--peer] [--abuse] --output benches/results/serve.json
+    python3 benches/peers/serve.py --seconds 30 [--sustain 600] [--peer] [--abuse] --output benches/results/serve.json
 
 Needs nothing but Python. It starts `beamfuse serve` on the demo model, on half of the cores that it may use, and sends from the other half. First
 it measures the time of a request on the idle service, and the capacity C: requests per second with as many in flight as the service takes.
 Then for each load, a multiple of C, seeded arrivals for so many seconds. Latency counts from the scheduled arrival, so that a slow
 sender does not hide a slow service. Each request is one sentence of the file; an answer of status 200 has to be the one that the command line
 gives.
+
+--sustain goes on with the highest of the loads for so many seconds, and notes the service's memory every ten.
 
 --peer does the same, in turn, with CTranslate2 behind a batching asyncio server (serve_ctranslate2.py) on the same weights and cores, at the same
 requests per second. --abuse adds a tenant that sends ten times what another does, 30% of callers that hang up at once, and ten thousand
@@ -125,6 +127,29 @@ def measure(service, port, lines, expected, arguments, report, save, rates=None)
         save()
 
 
+def sustain(service, port, lines, expected, arguments, report, save):
+    """Adds what became of the highest load when it went on for longer."""
+    rate = report['loads'][-1]['rate']
+
+    async def watched():
+        async def watch():
+            while True:
+                await asyncio.sleep(10)
+                memory.append(resident(service))
+
+        memory, watcher = [], asyncio.create_task(watch())
+        outcomes, wall = await open_loop(port, lines, expected, rate, arguments.sustain, arguments.seed)
+        watcher.cancel()
+        return outcomes, wall, memory
+
+    outcomes, wall, memory = asyncio.run(watched())
+    after_a_minute = memory[5:] or memory
+    report['sustained'] = dict(summary(outcomes, wall, rate, report['capacity']), rate=rate, seconds=arguments.sustain,
+                               resident_after_a_minute=after_a_minute[0], resident_most=max(after_a_minute))
+    print(json.dumps(report['sustained']), flush=True)
+    save()
+
+
 async def tenants(port, lines, expected, rates, seconds, seed):
     """What became of the requests of several tenants, told apart by the address that they come from."""
     runs = [open_loop(port, lines, expected, rate, seconds, seed + number, f'127.0.0.{2 + number}') for number, rate in enumerate(rates)]
@@ -194,6 +219,7 @@ def main():
     parser.add_argument('--lines', type=pathlib.Path, default=ROOT / 'tests' / 'data' / 'own' / 'own.en')
     parser.add_argument('--seconds', type=float, default=30)
     parser.add_argument('--loads', default=','.join(map(str, LOADS)))
+    parser.add_argument('--sustain', type=float, default=0, metavar='SECONDS')
     parser.add_argument('--max-wait', type=int, default=5)
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--peer', action='store_true')
@@ -223,6 +249,8 @@ def main():
     service, port = start(command, theirs)
     try:
         measure(service, port, lines, expected, arguments, report, save)
+        if arguments.sustain:
+            sustain(service, port, lines, expected, arguments, report, save)
         if arguments.abuse:
             report['abuse'] = abuse(port, lines, expected, arguments, report['capacity'])
             save()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::cli::counts::{count, seed};
 use crate::cli::input::read_all;
-use crate::cli::model_dir::{DtypeName, ModelName};
+use crate::cli::model_dir::{DtypeName, LanguageArguments, ModelName};
 use crate::cli::output::Output;
 use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, interrupt};
@@ -30,6 +30,8 @@ use report::{Report, Row, Shape};
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelName,
+    #[command(flatten)]
+    languages: LanguageArguments,
     /// Sentences to translate, one per line; blank lines are left out [default: a built-in list of short English sentences].
     #[arg(long, short, value_name = "FILE", conflicts_with = "lengths")]
     input: Option<PathBuf>,
@@ -144,9 +146,11 @@ impl Arguments {
 
     fn engines(&self) -> impl Iterator<Item = EngineOptions> {
         let (device, dtype, workers) = (self.device, self.dtype.dtype(), self.workers);
+        let defaults = self.languages.defaults();
         let of = move |&threads| {
-            let with =
-                move |&slots| EngineOptions { device, threads, workers, slots, dtype, ..EngineOptions::default() };
+            let options = EngineOptions { device, threads, workers, dtype, ..EngineOptions::default() };
+            let options = EngineOptions { defaults: defaults.clone(), ..options };
+            let with = move |&slots| EngineOptions { slots, ..options.clone() };
             self.batch_size.iter().map(with)
         };
         self.threads.iter().flat_map(of)

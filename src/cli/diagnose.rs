@@ -191,7 +191,8 @@ fn sha256(path: &Path) -> Result<String> {
 }
 
 fn open_oracle(path: &Path, own: &Path, arguments: &Arguments) -> Result<Oracle> {
-    let EngineArguments { device, threads, dtype, pack_cache, batch_size, .. } = &arguments.model.engine;
+    let ModelArguments { engine, languages, .. } = &arguments.model;
+    let EngineArguments { device, threads, dtype, pack_cache, batch_size, .. } = engine;
     let dir = ModelName { model: Some(path.to_path_buf()), revision: None }.resolve()?;
     let options = EngineOptions {
         device: *device,
@@ -199,6 +200,7 @@ fn open_oracle(path: &Path, own: &Path, arguments: &Arguments) -> Result<Oracle>
         slots: *batch_size,
         dtype: dtype.dtype(),
         pack_cache: pack_cache.clone(),
+        defaults: languages.defaults(),
         ..EngineOptions::default()
     };
     Ok(Oracle {

@@ -30,7 +30,7 @@ use report::{Corpus, Report};
         "preset", "beam_size", "n_best", "length_penalty", "alpha", "coverage_penalty", "word_reward", "stop", "patience",
         "shrink", "cut", "renormalize", "max_length", "min_length", "truncate", "attention", "beam_groups", "diversity",
     ]).multiple(true)),
-    group(clap::ArgGroup::new("engine").args(["model", "threads", "batch_size"]).multiple(true)),
+    group(clap::ArgGroup::new("engine").args(["model", "threads", "batch_size", "prefix", "source_lang", "target_lang"]).multiple(true)),
     after_help = "Exit codes: 0 done; 1 some lines could not be translated and count as empty; 2 wrong options, model or files; \
                   130 interrupted, without scores."
 )]
@@ -161,6 +161,9 @@ const QUEUED_PER_SLOT: usize = 16;
 fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Translated>> {
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
     let options = arguments.search.resolve(&translator)?;
+    if options.forced_bos.is_none() {
+        translator.tokenizer().require_languages()?;
+    }
     let output = arguments.output.as_deref().map(|path| Output::create(Some(path))).transpose()?;
     interrupt::listen();
     let mut batch = translator.batch(&options)?;

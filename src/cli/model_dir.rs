@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::cli::counts::count;
 #[cfg(feature = "hub")]
 use crate::cli::progress::Download;
@@ -12,6 +14,7 @@ use crate::counts;
 use crate::cpu::chosen_path;
 #[cfg(feature = "hub")]
 use crate::hub::{self, Hub, ModelId};
+use crate::text::SentenceDefaults;
 use crate::translator::{EngineOptions, PackUse};
 use crate::{Device, Dtype, Error, Result, Translator};
 
@@ -30,11 +33,41 @@ pub(super) struct ModelName {
     pub revision: Option<String>,
 }
 
-/// Which model, and how it runs.
+/// What sentences have that bring none of their own.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LanguageArguments {
+    /// What stands in front of every source that brings no field source_prefix, as it is: the task of a T5 model, as in
+    /// "summarize: ". Without it --source-lang and --target-lang name the task, where the model has one for them: see "beamfuse info".
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// The language of sources that bring no field source_lang, as the model calls it: see "beamfuse info".
+    #[arg(long, value_name = "CODE")]
+    pub source_lang: Option<String>,
+    /// The language of translations of sources that bring no field target_lang.
+    #[arg(long, value_name = "CODE")]
+    pub target_lang: Option<String>,
+}
+
+impl LanguageArguments {
+    pub(super) fn defaults(&self) -> SentenceDefaults {
+        let LanguageArguments { prefix, source_lang, target_lang } = self.clone();
+        SentenceDefaults { source_prefix: prefix, source_lang, target_lang }
+    }
+
+    /// All of them by name, as a job's identity has them.
+    pub(super) fn identity(&self) -> [(&'static str, Value); 3] {
+        let LanguageArguments { prefix, source_lang, target_lang } = self.clone();
+        [("prefix", prefix.into()), ("source_lang", source_lang.into()), ("target_lang", target_lang.into())]
+    }
+}
+
+/// Which model, how it runs, and in which languages.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModelArguments {
     #[command(flatten)]
     pub name: ModelName,
+    #[command(flatten)]
+    pub languages: LanguageArguments,
     #[command(flatten)]
     pub engine: EngineArguments,
 }
@@ -137,7 +170,7 @@ impl ModelArguments {
 
     /// Opens the model with what `change` makes of the engine's options.
     pub(super) fn open_with(&self, change: impl FnOnce(EngineOptions) -> EngineOptions) -> Result<Translator> {
-        let options = change(self.engine.options());
+        let options = change(EngineOptions { defaults: self.languages.defaults(), ..self.engine.options() });
         let start = Instant::now();
         let translator = self.name.open(|dir| Translator::open_with(dir, &options))?;
         let choice = translator.device();

@@ -31,7 +31,8 @@ pub(super) struct Arguments {
     /// Go on behind the lines that an earlier run of the same command has left in the output's name with .partial behind it.
     #[arg(long, requires = "output")]
     resume: bool,
-    /// How to read the input. text and tsv: source TAB target. jsonl: objects with the fields "source" and "target". auto: jsonl if the
+    /// How to read the input. text and tsv: source TAB target. jsonl: objects with the fields "source" and "target", and
+    /// of their own "source_prefix", "source_lang", "target_lang" and "source_ids". auto: jsonl if the
     /// first line that is not blank is a JSON object. Input compressed by gzip or zstd is decompressed.
     #[arg(long, value_enum, default_value_t)]
     input_format: InputFormat,
@@ -58,7 +59,8 @@ impl Arguments {
             ("device", device.split(':').next().into()),
             ("dtype", self.model.engine.dtype.name().into()),
         ];
-        identity.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let identity = identity.into_iter().chain(self.model.languages.identity());
+        identity.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -131,24 +133,27 @@ impl stream::Work for Work<'_> {
     type Done = Done;
 
     fn start(&mut self, window: Vec<(u64, Line)>) {
-        let mut pairs = Vec::new();
+        let (mut lines, mut pairs) = (Vec::new(), Vec::new());
         for (tag, Line { number, bytes, content, .. }) in window {
             let failed = |source, other, error| {
                 let warnings = Vec::new();
                 Done { number, bytes, source, other, warnings, result: Err(error) }
             };
             match content {
-                Ok(Item { sentence: Sentence { source, .. }, columns, mut other }) => match target(columns, &mut other)
-                {
-                    Ok(target) => pairs.push((tag, number, bytes, other, (source, target))),
-                    Err(error) => self.done.push((tag, failed(Some(source), other, error))),
+                Ok(Item { sentence, columns, mut other }) => match target(columns, &mut other) {
+                    Ok(target) => {
+                        lines.push((tag, number, bytes, other));
+                        pairs.push((sentence.under(None), target));
+                    }
+                    Err(error) => self.done.push((tag, failed(Some(sentence.source), other, error))),
                 },
                 Err(bad) => self.done.push((tag, failed(bad.source, Fields::new(), (bad.kind, bad.message)))),
             }
         }
-        let texts: Vec<(&str, &str)> = pairs.iter().map(|(.., (s, t))| (s.as_str(), t.as_str())).collect();
-        let scores = self.translator.score(&texts);
-        for ((tag, number, bytes, other, (source, target)), score) in pairs.into_iter().zip(scores) {
+        let scores = self.translator.score(&pairs);
+        for (((tag, number, bytes, other), (Sentence { source, .. }, target)), score) in
+            lines.into_iter().zip(pairs).zip(scores)
+        {
             let result = score.map(|score| (target, score)).map_err(|error| (error.kind(), error.to_string()));
             let warnings = self.warnings.look_at(number, &source, None);
             self.done.push((tag, Done { number, bytes, source: Some(source), other, warnings, result }));

@@ -58,7 +58,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     }
     let (mut trainer, tokenizer) = arguments.model.open(|dir| {
         let trainer = Trainer::open(Places { model: dir.to_path_buf(), ..places.clone() }, options.clone())?;
-        Ok((trainer, Tokenizer::open(dir)?))
+        let mut tokenizer = Tokenizer::open(dir)?;
+        tokenizer.set_defaults(&places.defaults)?;
+        Ok((trainer, tokenizer))
     })?;
     let (pairs, skipped) = (trainer.data().pairs().len(), trainer.data().skipped());
     watcher.note(&match skipped {

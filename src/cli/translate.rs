@@ -68,16 +68,6 @@ pub(super) struct Arguments {
     /// more attention than that. In JSON lines --attention does it.
     #[arg(long, value_name = "hard|soft|W", value_parser = reader(str::parse::<Alignment>))]
     alignment: Option<Alignment>,
-    /// What stands in front of every source that brings no field source_prefix, as it is: the task of a T5 model, as in
-    /// "summarize: ". Without it --source-lang and --target-lang name the task, where the model has one for them: see "beamfuse info".
-    #[arg(long, value_name = "TEXT")]
-    prefix: Option<String>,
-    /// The language of sentences that bring no field source_lang, as the model calls it: see "beamfuse info".
-    #[arg(long, value_name = "CODE")]
-    source_lang: Option<String>,
-    /// The language to translate sentences into that bring no field target_lang.
-    #[arg(long, value_name = "CODE")]
-    target_lang: Option<String>,
     /// What the translations of sentences start with that bring no field target_prefix.
     #[arg(long, value_name = "TEXT")]
     target_prefix: Option<String>,

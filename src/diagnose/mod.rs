@@ -187,6 +187,7 @@ pub fn run(
         let (expected, got) = ("at least one line with a source and a reference".into(), "none".into());
         return Err(Error::Input { operation: "diagnose", expected, got });
     }
+    translator.tokenizer().require_languages()?;
     if let Some(oracle) = oracle {
         check_oracle(translator, &oracle.translator, pairs)?;
     }

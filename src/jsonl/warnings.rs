@@ -45,10 +45,11 @@ impl Watch {
     /// What is odd about a source and the prefix of its translation, if it has one, each with an example.
     pub(crate) fn look_at(&self, tokenizer: &Tokenizer, source: &str, prefix: Option<&str>) -> Vec<(Warning, String)> {
         let mut found = Vec::new();
+        let is_told = tokenizer.languages().is_some_and(|languages| languages.target.is_some());
         match language_token(source) {
             // A piece of its own begins the ids of any text that begins with it.
             Some(token) if !begins_with(tokenizer, token) => found.push((Warning::UnknownLanguage, token.to_owned())),
-            None if !self.languages.is_empty() && !source.trim().is_empty() => {
+            None if !self.languages.is_empty() && !is_told && !source.trim().is_empty() => {
                 found.push((Warning::NoLanguage, self.languages[0].clone()));
             }
             _ => {}
@@ -65,7 +66,7 @@ impl Watch {
 }
 
 fn begins_with(tokenizer: &Tokenizer, token: &str) -> bool {
-    let ids = tokenizer.encode_source(token);
+    let ids = tokenizer.encode_source_as(token, None, None);
     ids.first().is_some_and(|id| tokenizer.source_piece(*id) == token)
 }
 

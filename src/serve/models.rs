@@ -58,6 +58,12 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// Gives a sentence the languages of the route where it names none. A model that is not told has none to be asked for by an item alone.
+    pub fn complete<O>(&self, sentence: &mut Sentence<O>) {
+        sentence.source_lang = sentence.source_lang.take().or_else(|| self.source_lang.clone());
+        sentence.target_lang = sentence.target_lang.take().or_else(|| self.target_lang.clone());
+    }
+
     /// Which sentences of a text are translated, each as `like` but for its text.
     pub fn plan(&self, text: &str, form: &Form, like: &Sentence) -> Plan {
         let language = like.source_lang.clone().or_else(|| self.source.as_ref().map(|tag| tag.language.clone()));
@@ -217,12 +223,22 @@ fn best(codes: &[Code], asked: &str) -> Option<Code> {
 }
 
 impl Languages {
-    /// A multilingual model's own; else those that its tokenizer's configuration names, or its name, as in `en-de`.
+    /// A multilingual model's own, or those of its tasks; else those that its tokenizer's configuration names, or its name, as in `en-de`.
     fn of(name: &str, dir: &Path, translator: &Translator) -> Self {
         let code = |own: &str| Some(Code { own: own.to_owned(), tag: Tag::parse(own)? });
         let one = |named: Option<String>| -> Vec<Code> { named.as_deref().and_then(code).into_iter().collect() };
         let [one_source, one_target] = named_pair(dir, name).map(one);
+        let tasks: Vec<_> = translator.tokenizer().tasks().translations().map(|(pair, _)| pair).collect();
+        let side = |at: usize| -> Vec<Code> {
+            let mut named: Vec<&str> = tasks.iter().map(|pair| pair[at]).collect();
+            named.sort_unstable();
+            named.dedup();
+            named.into_iter().filter_map(code).collect()
+        };
         let Some(known) = translator.tokenizer().languages() else {
+            if !tasks.is_empty() {
+                return Languages { sources: side(0), targets: side(1), tells_source: true, tells_target: true };
+            }
             return Languages { sources: one_source, targets: one_target, tells_source: false, tells_target: false };
         };
         let all: Vec<Code> = known.all().iter().filter_map(|language| code(&language.code)).collect();

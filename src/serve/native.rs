@@ -182,9 +182,7 @@ impl Item {
         let read = || {
             let (mut sentence, other) = read_sentence(READ_ITEM, raw.get())?;
             let source = sentence.source.clone();
-            // A model that is not told has none to be asked for by an item alone.
-            sentence.source_lang = sentence.source_lang.or_else(|| route.source_lang.clone());
-            sentence.target_lang = sentence.target_lang.or_else(|| route.target_lang.clone());
+            route.complete(&mut sentence);
             let model = &route.model;
             let read = model.translator.sentence(sentence, set, of_all);
             let mut sentence = read.map_err(|error| wrong(&error, Some(source.clone())))?;
@@ -382,22 +380,22 @@ pub(super) async fn score(mut call: Call) -> Result<Response<Body>, Failure> {
     }
     check_items(&call, request.items.len())?;
     let read = |raw: &RawValue| {
-        let (sentence, mut other) = read_sentence(READ_ITEM, raw.get())?;
-        let source = sentence.source;
-        let bad = |message: String| BadLine { kind: "json", message, source: Some(source.clone()) };
+        let (mut sentence, mut other) = read_sentence(READ_ITEM, raw.get())?;
+        route.complete(&mut sentence);
+        let bad = |message: String| BadLine { kind: "json", message, source: Some(sentence.source.clone()) };
         let target = other.shift_remove("target");
         let target = target.ok_or_else(|| bad(format!("{READ_ITEM}: expected a field \"target\", got none")))?;
         let target: String = field(READ_ITEM, "target", "a string", &target).map_err(bad)?;
-        Ok::<_, BadLine>((source, target, other))
+        Ok::<_, BadLine>((sentence.under(None), target, other))
     };
-    let read: Outcomes<(String, String, Fields)> = request.items.iter().map(|raw| read(raw)).collect();
+    let read: Outcomes<(Sentence, String, Fields)> = request.items.iter().map(|raw| read(raw)).collect();
     let mut others = Vec::with_capacity(read.len());
     let pairs = read
         .into_iter()
         .map(|item| match item {
-            Ok((source, target, other)) => {
-                others.push((source.clone(), target.clone(), other));
-                Ok((source, target))
+            Ok((sentence, target, other)) => {
+                others.push((sentence.source.clone(), target.clone(), other));
+                Ok((sentence, target))
             }
             Err(bad) => {
                 others.push(Default::default());

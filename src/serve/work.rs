@@ -125,16 +125,16 @@ pub(super) async fn explain(
 pub(super) async fn score(
     call: &Call,
     model: &Arc<Model>,
-    pairs: Outcomes<(String, String)>,
+    pairs: Outcomes<(Sentence, String)>,
     conditions: Conditions,
 ) -> Result<Outcomes<Score>, Failure> {
-    let characters = |(source, target): &(String, String)| source.chars().count() + target.chars().count();
+    let characters = |(sentence, target): &(Sentence, String)| sentence.source.chars().count() + target.chars().count();
     check_size(call, pairs.iter().map(|pair| pair.as_ref().map_or(0, characters)))?;
     let costs: Vec<u64> = pairs.iter().map(|pair| pair.as_ref().map_or(0, |pair| cost(1, characters(pair)))).collect();
-    let start = move |model: &Model, (source, target): (String, String)| {
-        model.translator.submit_score(&source, &target, conditions.terms())
+    let start = move |model: &Model, (sentence, target): (Sentence, String)| {
+        model.translator.submit_score(sentence, &target, conditions.terms())
     };
-    let handles = submit::<(String, String), ScoreHandle>(call, model, pairs, &costs, conditions, start).await?;
+    let handles = submit::<(Sentence, String), ScoreHandle>(call, model, pairs, &costs, conditions, start).await?;
     collect(call, model, handles, costs, conditions).await
 }
 

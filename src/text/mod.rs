@@ -9,6 +9,7 @@ mod bytes;
 mod class;
 mod codes;
 mod config;
+mod defaults;
 #[cfg(feature = "tokenizers")]
 mod fast;
 mod ids;
@@ -26,6 +27,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::{Error, Result};
+pub use defaults::SentenceDefaults;
+pub(crate) use defaults::behind;
 pub use languages::{Language, Languages, TargetPlace, named_pair};
 pub use summary::{SideSummary, Summary};
 pub use tasks::Tasks;
@@ -59,6 +62,7 @@ pub struct Tokenizer {
     around_labels: Layout,
     languages: Option<Languages>,
     tasks: Tasks,
+    defaults: SentenceDefaults,
 }
 
 /// The tokenizer of one language.
@@ -117,15 +121,16 @@ impl Tokenizer {
         open::open(dir)
     }
 
-    /// The ids of a source text with what stands around it, such as the end of sentence; a blank text gives just that. The source
-    /// language is the tokenizer's default, see [`Languages::source`].
+    /// The ids of a source text with what stands around it, such as the end of sentence; a blank text gives just that. Prefix and
+    /// languages are the tokenizer's defaults, see [`Tokenizer::set_defaults`].
     ///
     /// Added tokens are found in the text first; for Marian only those that are not special. A language token in front, as in
     /// `>>fra<<` for multilingual Marian models, is one token. As in the reference implementations pieces are looked up in the
     /// whole vocabulary: characters unknown to the SentencePiece model that happen to spell a special token become that token.
     pub fn encode_source(&self, text: &str) -> Vec<u32> {
         let languages = self.languages.as_ref();
-        self.encode_source_as(text, languages.and_then(|l| l.source), languages.and_then(|l| l.target))
+        let text = behind(self.defaults.source_prefix.as_deref(), text);
+        self.encode_source_as(&text, languages.and_then(|l| l.source), languages.and_then(|l| l.target))
     }
 
     /// Refuses a text that cannot be tokenized: one that is not token ids, where the model's own tokenizer is not read.
@@ -142,7 +147,7 @@ impl Tokenizer {
         }
     }
 
-    /// As [`Tokenizer::encode_source`], from and to these languages, of [`Languages::all`].
+    /// As [`Tokenizer::encode_source`], from and to these languages, of [`Languages::all`], and without a prefix.
     pub fn encode_source_as(&self, text: &str, source: Option<u32>, target: Option<u32>) -> Vec<u32> {
         let ids = match self.source_token(target) {
             Some(token) => self.source.encoder.encode(&format!("{token} {text}")),

@@ -10,6 +10,7 @@ use super::added::{AddedToken, AddedTokens};
 use super::bytes::{self, Bytes};
 use super::class::{Class, Mark, Source};
 use super::config::TokenizerConfig;
+use super::defaults::SentenceDefaults;
 use super::ids::{self, Ids};
 use super::languages::{Language, Languages, TargetPlace};
 use super::marian::Marian;
@@ -276,7 +277,8 @@ impl Opener<'_> {
         }
         let around_target = Layout { prefix: generated, suffix: vec![Slot::Id(target.marks.eos)], once };
         let (around_source, tasks) = (layout(&source)?, Tasks::open(self.dir)?);
-        Ok(Tokenizer { around_source, around_target, around_labels, languages, tasks, source, target })
+        let defaults = SentenceDefaults::default();
+        Ok(Tokenizer { around_source, around_target, around_labels, languages, tasks, defaults, source, target })
     }
 
     fn languages(&self, vocabulary: &Vocabulary) -> Result<Option<Languages>> {

@@ -30,7 +30,8 @@ impl Tasks {
         self.0.iter().map(|(name, prefix)| (name.as_str(), prefix.as_str()))
     }
 
-    fn translations(&self) -> impl Iterator<Item = ([&str; 2], &str)> {
+    /// The translations among them: source and target, and the prefix.
+    pub fn translations(&self) -> impl Iterator<Item = ([&str; 2], &str)> {
         self.all().filter_map(|(name, prefix)| {
             let (source, target) = name.strip_prefix("translation_")?.split_once("_to_")?;
             Some(([source, target], prefix))
@@ -42,21 +43,32 @@ impl Tasks {
         self.translations().next().is_some()
     }
 
-    /// What stands in front of a text to translate it from one language into another; codes may be of any kind.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for a pair of languages that no task has.
-    pub fn translation(&self, source: Option<&str>, target: Option<&str>) -> Result<&str> {
+    /// The prefixes of the translations from and into these languages; codes may be of any kind.
+    fn asked(&self, source: Option<&str>, target: Option<&str>) -> impl Iterator<Item = &str> {
         let means = |code: &str, own: &str| {
             let tag = |code| Tag::parse(code).map(|tag: Tag| tag.language);
             code == own || tag(code).is_some_and(|language| Some(language) == tag(own))
         };
-        let is_asked = |([own_source, own_target], _): &([&str; 2], &str)| {
-            source.is_none_or(|code| means(code, own_source)) && target.is_none_or(|code| means(code, own_target))
-        };
-        let mut found = self.translations().filter(is_asked);
+        self.translations().filter_map(move |([own_source, own_target], prefix)| {
+            let is_asked =
+                source.is_none_or(|code| means(code, own_source)) && target.is_none_or(|code| means(code, own_target));
+            is_asked.then_some(prefix)
+        })
+    }
+
+    /// Whether several translations are from and into these languages.
+    pub(super) fn are_several(&self, source: Option<&str>, target: Option<&str>) -> bool {
+        self.asked(source, target).nth(1).is_some()
+    }
+
+    /// What stands in front of a text to translate it from one language into another; codes may be of any kind.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a pair of languages that no task has, or several have.
+    pub fn translation(&self, source: Option<&str>, target: Option<&str>) -> Result<&str> {
+        let mut found = self.asked(source, target);
         match (found.next(), found.next()) {
-            (Some((_, prefix)), None) => Ok(prefix),
+            (Some(prefix), None) => Ok(prefix),
             _ => {
                 let pairs: Vec<String> = self.translations().map(|([a, b], _)| format!("{a} to {b}")).collect();
                 let expected =

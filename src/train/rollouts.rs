@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::Result;
 use crate::decode::{DecodeOptions, Hypothesis};
+use crate::text::SentenceDefaults;
 use crate::train::autograd::AutogradModel;
 use crate::train::objectives::Example;
 use crate::translator::{EngineOptions, Translator};
@@ -56,12 +57,13 @@ pub struct Rollouts {
 }
 
 impl Rollouts {
-    /// Opens the session over a model directory.
+    /// Opens the session over a model directory, for sources with this prefix and these languages.
     ///
     /// # Errors
     /// As [`Translator::open`].
-    pub fn open(dir: &Path) -> Result<Self> {
-        Ok(Rollouts { translator: Translator::open_with(dir, &EngineOptions::default())?, weights_of: None })
+    pub fn open(dir: &Path, defaults: &SentenceDefaults) -> Result<Self> {
+        let options = EngineOptions { defaults: defaults.clone(), ..EngineOptions::default() };
+        Ok(Rollouts { translator: Translator::open_with(dir, &options)?, weights_of: None })
     }
 
     /// Makes sure that what comes now is the model's as it is before update number `update`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::files::{self, io};
-use crate::text::Tokenizer;
+use crate::text::{SentenceDefaults, Tokenizer};
 use crate::train::autograd::AutogradModel;
 use crate::train::checkpoint::{Progress, State, check_fingerprint, model_files, write_model};
 use crate::train::data::{Corpus, Data};
@@ -33,6 +33,8 @@ pub struct Places {
     pub data: Corpus,
     /// What to validate on.
     pub validation: Option<Corpus>,
+    /// Prefix and languages of the pairs.
+    pub defaults: SentenceDefaults,
     /// Whether lines that are no pair are left out and counted.
     pub skip_bad: bool,
     /// Whether to continue the run that `output` holds.
@@ -156,13 +158,17 @@ impl Trainer {
             let (expected, got) = ("a validation set".into(), "none".into());
             return Err(Error::Option { option: "patience", expected, got });
         }
-        let translator = Translator::open_with(&places.model, &EngineOptions::default())?;
+        let engine = EngineOptions { defaults: places.defaults.clone(), ..EngineOptions::default() };
+        let translator = Translator::open_with(&places.model, &engine)?;
+        let tokenizer = translator.tokenizer();
+        tokenizer.require_languages()?;
         let mut model = AutogradModel::open(&places.model)?;
+        model.start_with(translator.config().ids.decoder_start_id);
         if let Some(deviation) = options.from_scratch {
             model.parameters_mut().initialize(options.seed, deviation)?;
         }
         let longest = model.config().longest().min(options.batch_tokens);
-        let read = |corpus: &Corpus| Data::read(corpus, translator.tokenizer(), longest, places.skip_bad);
+        let read = |corpus: &Corpus| Data::read(corpus, tokenizer, longest, places.skip_bad);
         let data = read(&places.data)?;
         let validation = places.validation.as_ref().map(read).transpose()?;
         let optimizer = AdamW::new(options.adam, model.parameters());
@@ -170,7 +176,7 @@ impl Trainer {
         fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
         fingerprint.insert("model".into(), format!("weights of hash {:016x}", hash(&model)?));
         let progress = Progress { update: 0, epoch: 0, batch: 0, best: None, worse: 0, logged: 0, fingerprint };
-        let objective = objective(&options.objective, &places.model, translator.tokenizer())?;
+        let objective = objective(&options.objective, &places, tokenizer)?;
         let log = Log::new(&places.output.join("training"));
         let lock = lock(&places.output)?;
         if !places.resume {
@@ -370,21 +376,23 @@ impl Trainer {
     }
 }
 
-/// The objective over the model in `dir`.
-fn objective(options: &ObjectiveOptions, dir: &Path, tokenizer: &Tokenizer) -> Result<Box<dyn Objective>> {
+/// The objective over the model that a run starts from.
+fn objective(options: &ObjectiveOptions, places: &Places, tokenizer: &Tokenizer) -> Result<Box<dyn Objective>> {
+    let dir = &places.model;
+    let session = |dir| Rollouts::open(dir, &places.defaults);
     Ok(match options {
         ObjectiveOptions::Mle => Box::new(Mle),
         ObjectiveOptions::ScheduledSampling(options) => Box::new(OwnInputs(*options)),
-        ObjectiveOptions::Mrt(options) => Box::new(MinimumRisk::new(*options, Rollouts::open(dir)?)),
+        ObjectiveOptions::Mrt(options) => Box::new(MinimumRisk::new(*options, session(dir)?)),
         ObjectiveOptions::Distill(options) => {
-            let own = [dir.to_path_buf()];
+            let own = [dir.clone()];
             let dirs = match &options.teacher {
                 Teacher::Models(dirs) => &dirs[..],
                 Teacher::Frozen | Teacher::Ema(_) => &own,
             };
             let teacher = average(dirs, tokenizer)?;
             // The session reads its weights from the teacher before its first sentence.
-            let sessions = (Rollouts::open(dir)?, Rollouts::open(&dirs[0])?);
+            let sessions = (session(dir)?, session(&dirs[0])?);
             Box::new(Distill::new(options.clone(), teacher, sessions.0, sessions.1))
         }
     })

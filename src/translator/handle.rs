@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Pending, Score, Sentence, Translation, Translator, score_of};
 use crate::backend::TokenStats;
-use crate::decode::engine::{Canceller, Handle, Progress, Scoring, Search, Terms};
+use crate::decode::engine::{Canceller, Handle, Progress, Search, Terms};
 use crate::decode::{DecodeOptions, Hypothesis};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -77,15 +77,14 @@ impl Translator {
         self.open_handle(sentence.into(), options, terms, true)
     }
 
-    /// Asks for the score of a target under its source, as [`Translator::score`] gives it; does not wait.
+    /// Asks for the score of a translation, as [`Translator::score`] gives it; does not wait.
     ///
     /// # Errors
     /// As [`Translator::submit`].
-    pub fn submit_score(&self, source: &str, target: &str, terms: Terms) -> Result<ScoreHandle> {
-        let target = self.tokenizer.encode_target(target);
-        let source = self.tokenizer.encode_source(source);
-        let scoring = self.engine.ask(Scoring { source, target: target.clone(), inputs: None }, terms)?;
-        Ok(ScoreHandle { scoring, target })
+    pub fn submit_score(&self, sentence: impl Into<Sentence>, target: &str, terms: Terms) -> Result<ScoreHandle> {
+        let work = self.scoring(&sentence.into(), target)?;
+        let target = work.target.clone();
+        Ok(ScoreHandle { scoring: self.engine.ask(work, terms)?, target })
     }
 
     fn open_handle(

@@ -1,13 +1,13 @@
 //! The further models that sentences may rank by, and what a sentence asks of all of them.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use super::{EngineOptions, Sentence, Translator, check_vocabularies, cut_source};
 use crate::backend::{ContrastiveForm, SpecialIds};
+use crate::decode::engine::Scoring;
 use crate::decode::{Constraint, DecodeOptions, Limits, Request, SentenceIds};
 use crate::model::config::ModelConfig;
-use crate::text::{Languages, TargetPlace, Tokenizer};
+use crate::text::{TargetPlace, Tokenizer, behind};
 use crate::{Error, Result};
 
 impl EngineOptions {
@@ -82,65 +82,36 @@ impl Translator {
             return Ok(ids.clone());
         }
         self.tokenizer.check_text(&sentence.source)?;
-        let text: Cow<'_, str> = match self.source_prefix(sentence)? {
-            Some(prefix) if !sentence.source.trim().is_empty() => format!("{prefix}{}", sentence.source).into(),
-            _ => sentence.source.as_str().into(),
-        };
-        let source = self.language("source-lang", sentence.source_lang.as_deref(), |languages| languages.source)?;
+        let Sentence { source_prefix, source_lang, target_lang, .. } = sentence;
+        let prefix = self.tokenizer.prefix(source_prefix.as_deref(), source_lang.as_deref(), target_lang.as_deref())?;
+        let text = behind(prefix, &sentence.source);
+        let source = self.tokenizer.source_language(source_lang.as_deref())?;
         Ok(self.tokenizer.encode_source_as(&text, source, self.target_language(sentence)?))
     }
 
-    /// What stands in front of a sentence's text: its own, or the task that its languages name.
-    fn source_prefix<'s>(&'s self, sentence: &'s Sentence) -> Result<Option<&'s str>> {
-        let Sentence { source_prefix, source_lang, target_lang, .. } = sentence;
-        let names_none = source_lang.is_none() && target_lang.is_none();
-        if source_prefix.is_some() || names_none || !self.has_translation_tasks() {
-            return Ok(source_prefix.as_deref());
-        }
-        self.tokenizer.tasks().translation(source_lang.as_deref(), target_lang.as_deref()).map(Some)
-    }
-
-    /// Whether languages name a task, and not a token.
-    fn has_translation_tasks(&self) -> bool {
-        self.tokenizer.languages().is_none() && self.tokenizer.tasks().translate()
-    }
-
-    /// The id of the language of this code, or of the default where none is asked for.
-    fn language(
-        &self,
-        option: &'static str,
-        code: Option<&str>,
-        default: impl Fn(&Languages) -> Option<u32>,
-    ) -> Result<Option<u32>> {
-        match (self.tokenizer.languages(), code) {
-            (None, None) => Ok(None),
-            (None, Some(_)) if self.has_translation_tasks() => Ok(None),
-            (None, Some(code)) => {
-                let (expected, got) = ("no language: the model knows none".into(), format!("{code:?}"));
-                Err(Error::Option { option, expected, got })
-            }
-            (Some(languages), None) => Ok(default(languages)),
-            (Some(languages), Some(code)) => languages.id(option, code).map(Some),
-        }
+    /// What it takes to score a translation of a sentence.
+    pub(super) fn scoring(&self, sentence: &Sentence, target: &str) -> Result<Scoring> {
+        let (source, language) = (self.source_ids(sentence)?, self.target_language(sentence)?);
+        self.tokenizer.require_target(language)?;
+        self.tokenizer.check_text(target)?;
+        let target = self.tokenizer.encode_target_as(target, language);
+        let place = self.tokenizer.languages().map(|languages| languages.place);
+        let start = language.filter(|_| place == Some(TargetPlace::DecoderStart));
+        let inputs =
+            start.map(|start| std::iter::once(start).chain(target.iter().copied()).take(target.len()).collect());
+        Ok(Scoring { source, target, inputs })
     }
 
     fn target_language(&self, sentence: &Sentence) -> Result<Option<u32>> {
-        self.language("target-lang", sentence.target_lang.as_deref(), |languages| languages.target)
+        self.tokenizer.target_language(sentence.target_lang.as_deref())
     }
 
     /// Checks that a model which is told its target language has one, where a text is translated.
     pub(super) fn check_target_language(&self, options: &DecodeOptions, sentence: &Sentence) -> Result<()> {
-        let Some(languages) = self.tokenizer.languages() else { return Ok(()) };
-        let is_said = languages.place == TargetPlace::Source
-            || options.forced_bos.is_some()
-            || sentence.source_ids.is_some()
-            || self.target_language(sentence)?.is_some();
-        if is_said {
-            return Ok(());
+        match options.forced_bos.is_some() || sentence.source_ids.is_some() {
+            true => Ok(()),
+            false => self.tokenizer.require_target(self.target_language(sentence)?),
         }
-        let some: Vec<&str> = languages.all().iter().take(3).map(|language| language.code.as_str()).collect();
-        let expected = format!("one of the model's {} languages, such as {}", languages.all().len(), some.join(", "));
-        Err(Error::Option { option: "target-lang", expected, got: "none".into() })
     }
 
     /// What requests under these options have to know of the models.

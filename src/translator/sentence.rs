@@ -77,6 +77,26 @@ impl<O> Default for Sentence<O> {
     }
 }
 
+impl<O> Sentence<O> {
+    /// The sentence under these options, or, without any, under those of all.
+    pub fn under<P>(self, options: Option<P>) -> Sentence<P> {
+        let Sentence { source, source_prefix, seed, contrast_source, prefix, constraints, .. } = self;
+        let Sentence { source_lang, target_lang, source_ids, .. } = self;
+        Sentence {
+            source,
+            source_prefix,
+            seed,
+            contrast_source,
+            prefix,
+            constraints,
+            options,
+            source_lang,
+            target_lang,
+            source_ids,
+        }
+    }
+}
+
 impl From<&str> for Sentence {
     fn from(source: &str) -> Self {
         source.to_owned().into()
@@ -117,10 +137,13 @@ impl Translator {
     ///
     /// # Errors
     /// As [`Translator::options`].
-    pub fn sentence(&self, sentence: Sentence<Overrides>, set: &Overrides, of_all: &DecodeOptions) -> Result<Sentence> {
-        let Sentence { source, seed, contrast_source, prefix, constraints, options, .. } = sentence;
-        let Sentence { source_prefix, source_lang, target_lang, source_ids, .. } = sentence;
-        let own = options.map(|own| {
+    pub fn sentence(
+        &self,
+        mut sentence: Sentence<Overrides>,
+        set: &Overrides,
+        of_all: &DecodeOptions,
+    ) -> Result<Sentence> {
+        let own = sentence.options.take().map(|own| {
             let own = self.unchecked_options(&own.over(set))?;
             // What the models and files of all sentences say.
             let bans = of_all.bans.clone().or(own.bans.clone());
@@ -128,9 +151,7 @@ impl Translator {
             own.validate()?;
             Ok::<_, Error>(Box::new(own))
         });
-        let options = own.transpose()?;
-        let rest = Sentence { source_prefix, source_lang, target_lang, source_ids, ..Sentence::default() };
-        Ok(Sentence { source, seed, contrast_source, prefix, constraints, options, ..rest })
+        Ok(sentence.under(own.transpose()?))
     }
 
     /// The id of a piece of the target vocabulary, which `option` names.

@@ -13,7 +13,7 @@ use beamfuse::train::trainer::state_file;
 use beamfuse::train::{
     Corpus, Ending, Keep, Metric, ObjectiveOptions, Observer, Places, Report, TrainOptions, Trainer,
 };
-use beamfuse::{DecodeOptions, Translator};
+use beamfuse::{DecodeOptions, SentenceDefaults, Translator};
 
 /// Watches, and interrupts before the update that follows `stop_after`.
 struct Watch {
@@ -77,6 +77,7 @@ impl Fixture {
             output: self.path(output),
             validation: Some(data.clone()),
             data,
+            defaults: SentenceDefaults::default(),
             skip_bad: false,
             resume,
         }
@@ -322,6 +323,7 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
         output: "missing".into(),
         data: Corpus::Tsv("missing".into()),
         validation: None,
+        defaults: SentenceDefaults::default(),
         skip_bad: false,
         resume: false,
     };

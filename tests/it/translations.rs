@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use beamfuse::{DecodeOptions, LengthPenalty, MaxLength, Sentence, Stop, Terms, Translator};
+use beamfuse::{
+    DecodeOptions, EngineOptions, LengthPenalty, MaxLength, Sentence, SentenceDefaults, Stop, Terms, Translator,
+};
 use serde_json::{Value, json};
 
 use crate::common;
@@ -17,7 +19,7 @@ fn dir(name: &str) -> PathBuf {
 fn items(name: &str, kind: &str, search: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(dir(name).join("expected.jsonl")).expect("what is expected");
     let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON object"));
-    all.filter(|item| item["kind"] == kind && item["name"] == search).collect()
+    all.filter(|item| item["kind"] == kind && item["name"].as_str().unwrap_or_default() == search).collect()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -121,6 +123,123 @@ fn the_command_line_takes_languages_and_ids() {
     assert_eq!(of_all[0], expected[0]);
 }
 
+/// The model, for texts in the languages of an item.
+fn opened_for(name: &str, item: &Value) -> Translator {
+    let defaults = SentenceDefaults {
+        source_lang: text(&item["src_lang"]),
+        target_lang: text(&item["tgt_lang"]),
+        ..SentenceDefaults::default()
+    };
+    let options = EngineOptions::default().with(|options| options.defaults = defaults);
+    Translator::open_with(dir(name), &options).expect("a model")
+}
+
+#[test]
+fn scores_are_those_of_the_languages_that_are_said() {
+    for name in ["nllb-legacy", "mbart-en-ro", "plbart"] {
+        let translator = Translator::open(dir(name)).expect("a model");
+        for item in items(name, "score", "") {
+            let told = opened_for(name, &item);
+            let own = told.score_ids(&[(ids(&item["input_ids"]), ids(&item["token_ids"]))]).remove(0).expect("a score");
+            let expected = item["token_log_probs"].as_array().expect("numbers");
+            assert_eq!(own.token_log_probs.len(), expected.len());
+            for (found, expected) in own.token_log_probs.iter().zip(expected) {
+                let expected = expected.as_f64().expect("a number") as f32;
+                assert!((found - expected).abs() < 1e-4, "{name}: {found} and {expected}");
+            }
+            let target = "Two dogs run.";
+            let said = translator.score(&[(sentence(&item), target)]).remove(0).expect("a score");
+            let source = item["source"].as_str().expect("a text");
+            assert_eq!(told.score(&[(source, target)]).remove(0).expect("a score"), said);
+            let other = Sentence { target_lang: text(&item["src_lang"]), ..sentence(&item) };
+            assert_ne!(translator.score(&[(other, target)]).remove(0).expect("a score").log_prob, said.log_prob);
+        }
+    }
+    let translator = Translator::open(dir("nllb-legacy")).expect("a model");
+    let missing = translator.score(&[("A dog.", "Ein Hund.")]).remove(0).expect_err("refused").to_string();
+    assert!(missing.contains("target-lang") && missing.contains("got none"), "{missing}");
+}
+
+#[test]
+fn every_command_takes_the_languages_of_its_texts() {
+    let work = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| work.path().join(name).display().to_string();
+    let model = dir("nllb-legacy").display().to_string();
+    let items = items("nllb-legacy", "generate", "greedy");
+    let sources: String = items.iter().map(|item| item["source"].as_str().expect("a text").to_owned() + "\n").collect();
+    std::fs::write(path("sources"), &sources).expect("written");
+    std::fs::write(path("targets"), "Two dogs run.\n".repeat(items.len())).expect("written");
+    let pairs: String = sources.lines().map(|source| format!("{source}\tTwo dogs run.\n")).collect();
+    std::fs::write(path("pairs"), &pairs).expect("written");
+    let languages = ["--model", &model, "--source-lang", "eng_Latn", "--target-lang", "deu_Latn"];
+    let search = ["--beam-size", "1", "--max-length", "9"];
+
+    let translated = run(&[&["translate"], &languages[..], &search].concat(), sources.as_bytes()).ok();
+    let (sources, targets, output) = (path("sources"), path("targets"), path("output"));
+    let eval = ["eval", "--input", &sources, "--reference", &targets, "--resamples", "10", "--output", &output];
+    run(&[&eval[..], &languages, &search].concat(), b"").ok();
+    assert_eq!(std::fs::read_to_string(&output).expect("translations"), translated.out);
+
+    let scored = run(&[&["score"], &languages[..]].concat(), pairs.as_bytes()).ok();
+    let of_lines: String = pairs
+        .lines()
+        .map(|line| line.split_once('\t').expect("a pair"))
+        .map(|(source, target)| {
+            json!({"source": source, "target": target, "source_lang": "eng_Latn", "target_lang": "deu_Latn"})
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let own = run(&["score", "--model", &model], of_lines.as_bytes()).ok();
+    for (of_all, of_one) in scored.objects().iter().zip(own.objects()) {
+        assert_eq!(of_all["token_log_probs"], of_one["token_log_probs"]);
+        // The language's token is the first that is generated.
+        assert!(of_all["token_ids"].as_array().expect("ids").len() > 1);
+    }
+
+    let bench = ["bench", "--sentences", "2", "--beam-size", "1", "--batch-size", "1", "--repeat", "1"];
+    run(&[&bench[..], &languages].concat(), b"");
+    for command in [&eval[..], &["score"], &bench] {
+        let missing = run(&[command, &["--model", &model]].concat(), pairs.as_bytes());
+        assert!(missing.code != Some(0) && (missing.err + &missing.out).contains("target-lang"), "{command:?}");
+        let unknown = run(&[command, &["--model", &model, "--target-lang", "deu_Latin"]].concat(), pairs.as_bytes());
+        assert!(unknown.code == Some(2) && unknown.err.contains("deu_Latn"), "{command:?}: {}", unknown.err);
+    }
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_multilingual_model_learns_a_pair_of_languages() {
+    let work = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| work.path().join(name).display().to_string();
+    for name in ["nllb-legacy", "mbart-en-ro", "flan-t5"] {
+        let model = dir(name).display().to_string();
+        let pair = "A man is riding a bike.\tTwo dogs run.\n";
+        std::fs::write(path("pairs"), pair.repeat(4)).expect("written");
+        let (pairs, output) = (path("pairs"), path(name));
+        let train = ["train", "--model", &model, "--data", &pairs, "--output", &output, "--objective", "mle"];
+        let more = ["--updates", "60", "--batch-tokens", "64", "--learning-rate", "0.003", "--warmup", "5"];
+        let train = [&train[..], &more].concat();
+        let languages: &[&str] = match name {
+            "nllb-legacy" => &["--source-lang", "eng_Latn", "--target-lang", "fra_Latn"],
+            "mbart-en-ro" => &["--source-lang", "en_XX", "--target-lang", "de_DE"],
+            _ => &["--prefix", "say: "],
+        };
+        let done = run(&[&train[..], languages].concat(), b"");
+        assert_eq!(done.code, Some(0), "{name}: {}", done.err);
+        // What it has learnt it says in these languages.
+        let score = |model: &str, more: &[&str]| {
+            let done = run(&[&["score", "--model", model, "--format", "text"], more].concat(), pair.as_bytes());
+            done.out.trim().parse::<f32>().expect("a log-probability")
+        };
+        let (before, after) = (score(&model, languages), score(&output, languages));
+        assert!(after > before / 2.0, "{name}: {before} before, {after} after");
+        if languages.len() == 4 {
+            let missing = run(&[&train[..6], &[&path("other"), "--objective", "mle"], &languages[..2]].concat(), b"");
+            assert!(missing.code == Some(2) && missing.err.contains("target-lang"), "{name}: {}", missing.err);
+        }
+    }
+}
+
 #[test]
 fn a_sentence_that_is_submitted_is_read_by_its_own_ids() {
     let options = DecodeOptions::default().with(|options| options.beam_size = 1);
@@ -161,17 +280,7 @@ fn a_model_whose_tokenizer_is_not_read_takes_ids() {
 
 #[test]
 fn languages_of_a_model_with_tasks_name_one() {
-    let copy = tempfile::tempdir().expect("a directory");
-    for entry in std::fs::read_dir(dir("t5-silu")).expect("the test data is there").flatten() {
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
-    }
-    let path = copy.path().join("config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
-    config["task_specific_params"] = json!({
-        "summarization": { "prefix": "summarize: ", "num_beams": 4 },
-        "translation_en_to_de": { "prefix": "translate English to German: " },
-    });
-    std::fs::write(&path, config.to_string()).expect("written");
+    let copy = common::t5_with_tasks();
     let model = copy.path().display().to_string();
     let fixed = ["translate", "--model", &model, "--format", "jsonl", "--beam-size", "1", "--max-length", "8"];
     let found = |more: &[&str], input: &str| {
@@ -186,12 +295,37 @@ fn languages_of_a_model_with_tasks_name_one() {
         assert_eq!(found(&named, "A dog runs.\n"), german);
     }
     assert_eq!(found(&["--prefix", "summarize: ", "--input-format", "text"], "A dog runs.\n"), summary);
+    // What the library makes of it for all sentences of a translator.
+    let opened = |defaults: SentenceDefaults| {
+        let options = EngineOptions::default().with(|options| options.defaults = defaults);
+        Translator::open_with(copy.path(), &options)
+    };
+    let said = |prefix: Option<&str>, target: Option<&str>| SentenceDefaults {
+        source_prefix: prefix.map(str::to_owned),
+        target_lang: target.map(str::to_owned),
+        ..SentenceDefaults::default()
+    };
+    let plain = opened(said(None, None)).expect("a model");
+    for (defaults, prefix) in [
+        (said(None, Some("de")), "translate English to German: "),
+        (said(Some("summarize: "), Some("de")), "summarize: "),
+    ] {
+        let translator = opened(defaults).expect("a model");
+        let behind = plain.tokenizer().encode_source(&format!("{prefix}A dog runs."));
+        assert_eq!(translator.tokenizer().encode_source("A dog runs."), behind);
+        assert_eq!(translator.source_ids(&"A dog runs.".into()).expect("ids"), behind);
+        assert_eq!(translator.tokenizer().encode_source(" "), plain.tokenizer().encode_source(" "));
+        let own = Sentence { target_lang: Some("de".into()), ..Sentence::from("A dog runs.") };
+        let german = plain.tokenizer().encode_source("translate English to German: A dog runs.");
+        assert_eq!(translator.source_ids(&own).expect("ids"), german);
+    }
+    assert!(opened(said(None, Some("fr"))).expect_err("refused").to_string().contains("en to de"));
     let mixed = json!({ "source": "A dog runs.", "source_prefix": "summarize: ", "target_lang": "de" });
     assert_eq!(found(&[], &format!("{mixed}\n")), summary);
     let blank = found(&["--target-lang", "de", "--input-format", "text"], "\n");
     assert_eq!(blank, found(&["--input-format", "text"], "\n"));
     let refused = run(&[&fixed[..], &["--target-lang", "fr"]].concat(), b"A dog runs.\n");
-    assert!(refused.code == Some(1) && refused.err.contains("en to de"), "{}", refused.err);
+    assert!(refused.code == Some(2) && refused.err.contains("en to de"), "{}", refused.err);
     let info = run(&["info", "--model", &model], b"").ok();
     assert!(info.out.contains("translation_en_to_de") && info.out.contains("summarize: "), "{}", info.out);
 }

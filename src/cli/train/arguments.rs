@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::backend::{Divergence, Pick};
 use crate::cli::counts::{count, finite, seed};
-use crate::cli::model_dir::ModelName;
+use crate::cli::model_dir::{LanguageArguments, ModelName};
 use crate::counts;
 use crate::model::config::TrainingDefaults;
 use crate::train::autograd::Rates;
@@ -30,6 +30,8 @@ use crate::{Error, Result};
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     pub model: ModelName,
+    #[command(flatten)]
+    pub languages: LanguageArguments,
     /// Directory to write the model to.
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
@@ -420,6 +422,7 @@ impl Arguments {
             output: self.output.clone(),
             data: data.ok_or_else(missing)?,
             validation: corpus(&self.validation, &self.validation_source, &self.validation_target),
+            defaults: self.languages.defaults(),
             skip_bad: self.skip_bad,
             resume: self.resume,
         })

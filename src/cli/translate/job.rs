@@ -253,8 +253,7 @@ impl Arguments {
 impl Setup<'_> {
     /// All that rows depend on beside the inputs and the model, by name; of other models, what `tell` tells.
     pub(super) fn identity(&self, tell: fn(&Path) -> Result<String>) -> Result<Map<String, Value>> {
-        let Arguments { format, input_format, alignment, .. } = self.arguments;
-        let Arguments { prefix, source_lang, target_lang, target_prefix, .. } = self.arguments;
+        let Arguments { format, input_format, alignment, target_prefix, model, .. } = self.arguments;
         let unreadable = |source| Error::Json { path: "-".into(), source };
         // By way of text: numbers then are as short as they were.
         let options = serde_json::to_string(&self.options).map_err(unreadable)?;
@@ -266,17 +265,15 @@ impl Setup<'_> {
             ("input_format", format!("{input_format:?}").to_lowercase().into()),
             ("segment", self.arguments.segment.then_some(true).into()),
             ("alignment", alignment.map(|alignment| format!("{alignment:?}").to_lowercase()).into()),
-            ("prefix", prefix.clone().into()),
-            ("source_lang", source_lang.clone().into()),
-            ("target_lang", target_lang.clone().into()),
             ("target_prefix", target_prefix.clone().into()),
             ("alternatives", alternatives.map(|(count, _)| count).into()),
             ("min_alternative_prob", alternatives.map(|(_, min_prob)| min_prob).into()),
             ("device", device.split(':').next().into()),
-            ("dtype", self.arguments.model.engine.dtype.name().into()),
+            ("dtype", model.engine.dtype.name().into()),
         ];
         let models = self.arguments.search.control.identity(tell)?;
-        identity.extend(own.into_iter().chain(models).map(|(name, value)| (name.to_owned(), value)));
+        let own = own.into_iter().chain(model.languages.identity()).chain(models);
+        identity.extend(own.map(|(name, value)| (name.to_owned(), value)));
         Ok(identity)
     }
 }

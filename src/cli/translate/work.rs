@@ -10,6 +10,7 @@ use crate::batch::Counts;
 use crate::cli::control_options::ControlArguments;
 use crate::cli::input::{InputFormat, Item, Line};
 use crate::cli::interrupt;
+use crate::cli::model_dir::LanguageArguments;
 use crate::cli::output::{Output, n_best, text_line};
 use crate::cli::progress::Progress;
 use crate::cli::stream;
@@ -180,9 +181,10 @@ impl<'a> Work<'a> {
         }
         let Setup { arguments, translator, options, set, .. } = self.setup;
         sentence.prefix = sentence.prefix.or_else(|| arguments.target_prefix.clone());
-        sentence.source_prefix = sentence.source_prefix.or_else(|| arguments.prefix.clone());
-        sentence.source_lang = sentence.source_lang.or_else(|| arguments.source_lang.clone());
-        sentence.target_lang = sentence.target_lang.or_else(|| arguments.target_lang.clone());
+        let LanguageArguments { prefix, source_lang, target_lang } = arguments.model.languages.clone();
+        sentence.source_prefix = sentence.source_prefix.or(prefix);
+        sentence.source_lang = sentence.source_lang.or(source_lang);
+        sentence.target_lang = sentence.target_lang.or(target_lang);
         let source = sentence.source.clone();
         let read = || {
             sentence.options.as_ref().map_or(Ok(()), ControlArguments::check_own)?;

@@ -55,6 +55,11 @@ impl AutogradModel {
         Ok(AutogradModel { config, model, parameters })
     }
 
+    /// Lets the decoder start with this token in place of the configuration's: the target language of some families.
+    pub fn start_with(&mut self, id: u32) {
+        self.config.ids.decoder_start_id = id;
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -9,6 +9,24 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use beamfuse::{DecodeOptions, Translator};
+use serde_json::{Value, json};
+
+/// A small T5 that names two tasks, one of which translates from English into German.
+pub fn t5_with_tasks() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a directory");
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families/t5-silu");
+    for entry in std::fs::read_dir(from).expect("the test data is there").flatten() {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+    }
+    let path = copy.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    config["task_specific_params"] = json!({
+        "summarization": { "prefix": "summarize: ", "num_beams": 4 },
+        "translation_en_to_de": { "prefix": "translate English to German: " },
+    });
+    std::fs::write(&path, config.to_string()).expect("written");
+    copy
+}
 
 /// The demo model's directory.
 pub fn demo_model() -> PathBuf {

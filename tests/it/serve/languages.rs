@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::server::Server;
 use crate::common::command::run;
-use crate::common::demo_model;
+use crate::common::{demo_model, t5_with_tasks};
 
 const ENGLISH: &str = "Two dogs are playing in the snow.";
 const FRENCH: &str = "Deux chiens jouent dans la neige.";
@@ -57,6 +57,30 @@ fn a_single_language_is_what_every_text_is_in() {
     assert_eq!(server.post("/detect", &json!({ "q": "a".repeat(20_001) })).status, 413);
     assert_eq!(server.post("/detect", &json!({ "q": 7 })).status, 400);
     assert_eq!(server.post("/detect", &json!({})).status, 400);
+}
+
+#[test]
+fn the_translations_that_a_model_names_as_tasks_are_routes() {
+    let (t5, demo) = (t5_with_tasks(), nameless());
+    let models = [format!("t5={}", t5.path().display()), format!("fr-de={}", demo.path().display())];
+    let server = Server::start(&["--no-log", "--model", &models[0], "--model", &models[1]]);
+    let listed = server.get("/v1/models").json();
+    let t5_model = listed["models"].as_array().expect("a list").iter().find(|model| model["name"] == "t5").cloned();
+    let t5_model = t5_model.expect("it is listed");
+    assert_eq!((&t5_model["source_languages"], &t5_model["target_languages"]), (&json!(["en"]), &json!(["de"])));
+    let body = json!({ "items": [{ "source": "A dog runs." }], "source_lang": "eng", "target_lang": "DE", "options": { "max_length": 8 } });
+    let routed = server.post("/v1/translate", &body).json();
+    assert_eq!(routed["model"], "t5");
+    let task = ["--model", &t5.path().display().to_string(), "--max-length", "8"];
+    let command = [&["translate", "--source-lang", "en", "--target-lang", "de"], &task[..]].concat();
+    let expected = run(&command, b"A dog runs.\n").ok().out;
+    assert_eq!(routed["items"][0]["text"].as_str().map(|text| format!("{text}\n")), Some(expected));
+    let scored = json!({ "items": [{ "source": "A dog runs.", "target": "Two dogs." }], "source_lang": "en", "target_lang": "de" });
+    let scored = server.post("/v1/score", &scored).json()["items"][0]["log_prob"].clone();
+    let command = [&["score", "--source-lang", "en", "--target-lang", "de"], &task[..2]].concat();
+    assert_eq!(run(&command, b"A dog runs.\tTwo dogs.\n").ok().objects()[0]["log_prob"], scored);
+    let unknown = json!({ "items": [{ "source": "A dog runs." }], "source_lang": "en", "target_lang": "fr" });
+    assert_eq!(server.post("/v1/translate", &unknown).kind(), (400, "language_pair".to_owned()));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::text::SentenceDefaults;
 use crate::train::data::Pair;
 
 fn dir() -> PathBuf {
@@ -29,7 +30,7 @@ fn options(teacher: Teacher, prefixes: Prefixes) -> Options {
 }
 
 fn distill(options: Options) -> Distill {
-    let session = || Rollouts::open(&dir()).expect("a session");
+    let session = || Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
     Distill::new(options, AutogradModel::open(&dir()).expect("a model"), session(), session())
 }
 
@@ -70,7 +71,7 @@ fn prefixes_are_whose_they_should_be() {
     let examples = examples(&pairs);
     let student = scaled(&model, 0.5);
     let said = |model: &AutogradModel| {
-        let mut rollouts = Rollouts::open(&dir()).expect("a session");
+        let mut rollouts = Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
         rollouts.follow(model, 1).expect("followed");
         let drawn = rollouts.draw(&examples, 1, Draw::Beam, 0).expect("drawn");
         drawn.into_iter().map(|d| d[0].ids.clone()).collect::<Vec<_>>()
@@ -146,7 +147,7 @@ fn several_teachers_are_one_of_their_mean_weights() {
     let pairs = pairs();
     let teachers = |dirs: &[PathBuf]| average(dirs, &tokenizer).expect("a teacher");
     let said = |teacher: AutogradModel| {
-        let session = || Rollouts::open(&dir()).expect("a session");
+        let session = || Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
         let models = Teacher::Models(vec![dir()]);
         let mut distill = Distill::new(options(models, Prefixes::Teacher), teacher, session(), session());
         distill.sentences(&update(&model, 0.0), &examples(&pairs)).expect("sentences")

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::text::SentenceDefaults;
 use crate::train::autograd::Gradients;
 use crate::train::data::Pair;
 
@@ -45,7 +46,8 @@ fn examples(pairs: &[Pair]) -> Vec<Example<'_>> {
 }
 
 fn run(options: Options, model: &AutogradModel, pairs: &[Pair]) -> Sum {
-    let mut objective = MinimumRisk::new(options, Rollouts::open(&dir()).expect("a session"));
+    let mut objective =
+        MinimumRisk::new(options, Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session"));
     let mut sum = Sum::default();
     objective.gradients(&update(model, pairs), &examples(pairs), &mut sum).expect("gradients");
     sum
@@ -81,7 +83,8 @@ fn the_gradient_lowers_the_expected_risk_as_it_says() {
     let gradient = flat(sum.gradients.as_ref().expect("gradients"));
     let square: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum();
     let examples = examples(&pairs);
-    let mut objective = MinimumRisk::new(options(4), Rollouts::open(&dir()).expect("a session"));
+    let mut objective =
+        MinimumRisk::new(options(4), Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session"));
     objective.rollouts.follow(&model, 1).expect("followed");
     let drawn = objective.rollouts.draw(&examples, 4, Draw::Beam, 0).expect("drawn");
     let groups = Groups { examples: &examples, candidates: objective.candidates(&examples, drawn) };
@@ -136,7 +139,8 @@ fn coefficients_of_a_source_sum_to_zero_and_count_the_sources() {
     let model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs(&dir());
     let examples = examples(&pairs);
-    let mut objective = MinimumRisk::new(options(6), Rollouts::open(&dir()).expect("a session"));
+    let mut objective =
+        MinimumRisk::new(options(6), Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session"));
     objective.rollouts.follow(&model, 1).expect("followed");
     let drawn = objective.rollouts.draw(&examples, 6, Draw::Beam, 0).expect("drawn");
     let groups = Groups { examples: &examples, candidates: objective.candidates(&examples, drawn) };
@@ -171,7 +175,7 @@ fn samples_follow_the_seed_and_the_weights() {
     let mut model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs(&dir());
     let examples = examples(&pairs);
-    let mut rollouts = Rollouts::open(&dir()).expect("a session");
+    let mut rollouts = Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
     rollouts.follow(&model, 1).expect("followed");
     let samples = Draw::Samples { temperature: 1.0, top_p: 1.0 };
     let draw = |rollouts: &Rollouts, seed| rollouts.draw(&examples, 8, samples, seed).expect("drawn");
@@ -192,7 +196,7 @@ fn rollouts_see_the_weights_of_the_update() {
     let mut model = AutogradModel::open(&dir()).expect("a model");
     let pairs = pairs(&dir());
     let examples = examples(&pairs);
-    let mut rollouts = Rollouts::open(&dir()).expect("a session");
+    let mut rollouts = Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
     rollouts.follow(&model, 1).expect("followed");
     let before = rollouts.draw(&examples, 1, Draw::Beam, 0).expect("drawn");
     let values = model.parameters().values().expect("values");
@@ -205,7 +209,7 @@ fn rollouts_see_the_weights_of_the_update() {
     let after = rollouts.draw(&examples, 1, Draw::Beam, 0).expect("drawn");
     assert_ne!(after, before);
     // And they are what a translator of those weights gives.
-    let mut fresh = Rollouts::open(&dir()).expect("a session");
+    let mut fresh = Rollouts::open(&dir(), &SentenceDefaults::default()).expect("a session");
     fresh.follow(&model, 7).expect("followed");
     assert_eq!(fresh.draw(&examples, 1, Draw::Beam, 0).expect("drawn"), after);
 }
