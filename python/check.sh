@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds the Python package in the profile of the tests, and holds it to its lints, its tests, its types and the stable interface of
-# Python. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called
-# with goes to pytest.
+# Python. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called with goes to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -120,10 +120,10 @@ impl Tokenizer {
         self.languages.is_none() && self.tasks.translate()
     }
 
-    /// The language that the decoder starts with in place of the start token of the model's configuration, if it starts with one.
-    pub fn start_language(&self) -> Option<u32> {
-        let starting = |languages: &&Languages| languages.place == TargetPlace::DecoderStart;
-        self.languages.as_ref().filter(starting)?.target
+    /// What the decoder starts with to write this language, in place of the start token of the model's configuration.
+    pub fn decoder_start(&self, language: Option<u32>) -> Option<u32> {
+        let place = self.languages.as_ref().map(|languages| languages.place);
+        language.filter(|_| place == Some(TargetPlace::DecoderStart))
     }
 }
 

@@ -95,10 +95,8 @@ impl Translator {
         self.tokenizer.require_target(language)?;
         self.tokenizer.check_text(target)?;
         let target = self.tokenizer.encode_target_as(target, language);
-        let place = self.tokenizer.languages().map(|languages| languages.place);
-        let start = language.filter(|_| place == Some(TargetPlace::DecoderStart));
-        let inputs =
-            start.map(|start| std::iter::once(start).chain(target.iter().copied()).take(target.len()).collect());
+        let behind = |start| std::iter::once(start).chain(target.iter().copied()).take(target.len()).collect();
+        let inputs = self.tokenizer.decoder_start(language).map(behind);
         Ok(Scoring { source, target, inputs })
     }
 
@@ -131,7 +129,7 @@ impl Translator {
         let target = self.target_language(sentence)?;
         let place = self.tokenizer.languages().map(|languages| languages.place);
         let first = target.filter(|_| place == Some(TargetPlace::FirstToken));
-        let start = target.filter(|_| place == Some(TargetPlace::DecoderStart));
+        let start = self.tokenizer.decoder_start(target);
         let mut contrast_source = Vec::new();
         if options.contrastive == Some(ContrastiveForm::Source) {
             let Some(other) = &sentence.contrast_source else {

@@ -261,7 +261,7 @@ fn translate(translator: &Translator, sentences: Vec<Sentence>, options: &Decode
 fn a_batch_with_nothing_under_way_is_not_waited_for() {
     let translator = Translator::open(common::demo_model()).expect("the model opens");
     let mut batch = translator.batch(&DecodeOptions::default()).expect("valid options");
-    let long = std::time::Duration::from_secs(600);
+    let long = std::time::Duration::from_secs(60);
     let start = std::time::Instant::now();
     assert!(batch.next_within(long).is_none());
     batch.push(7, "A dog runs.");
