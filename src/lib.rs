@@ -33,6 +33,7 @@ pub mod read;
 #[cfg(feature = "serve")]
 #[doc(hidden)]
 pub mod serve;
+mod shares;
 pub mod text;
 #[cfg(feature = "train")]
 pub mod train;

@@ -5,10 +5,14 @@
     python3 benches/peers/serve.py --seconds 30 [--sustain 600] [--peer] [--abuse] --output benches/results/serve.json
 
 Needs nothing but Python. It starts `beamfuse serve` on the demo model, on half of the cores that it may use, and sends from the other half. First
-it measures the time of a request on the idle service, and the capacity C: requests per second with as many in flight as the service takes.
-Then for each load, a multiple of C, seeded arrivals for so many seconds. Latency counts from the scheduled arrival, so that a slow
+it measures the time of a request on the idle service, and the capacity C: requests per second with 64 in flight, which is what its slots take and
+as many waiting. Then for each load, a multiple of C, seeded arrivals for so many seconds. C is measured again behind each load, and what became of
+the load is compared with the mean of the two beside it: a machine's speed may change by a fifth within a minute. Latency counts from the scheduled arrival, so that a slow
 sender does not hide a slow service. Each request is one sentence of the file; an answer of status 200 has to be the one that the command line
 gives.
+
+The sender's half is kept busy all the time, by a process that runs when nothing else there does: two halves may be hyperthreads of the same
+core, where the service would run the faster the less is sent, and a capacity that is measured with few requests would be one that no load reaches.
 
 --sustain goes on with the highest of the loads for so many seconds, and notes the service's memory every ten.
 
@@ -16,7 +20,7 @@ gives.
 requests per second. --abuse adds a tenant that sends ten times what another does, 30% of callers that hang up at once, and ten thousand
 connections that say nothing.
 """
-import argparse, asyncio, json, os, pathlib, platform, random, resource, statistics, subprocess, sys, time
+import argparse, asyncio, contextlib, json, os, pathlib, platform, random, resource, statistics, subprocess, sys, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BINARY = pathlib.Path(os.environ.get('BEAMFUSE_BINARY', ROOT / 'target' / 'release' / 'beamfuse'))
@@ -89,12 +93,12 @@ def quantile(times, share):
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def summary(outcomes, wall, sent_rate, capacity):
+def summary(outcomes, wall, rate, capacity):
     good = [seconds for status, seconds, _ in outcomes if status == 200]
     refused = [seconds for status, seconds, _ in outcomes if status == 503]
     rounded = lambda value: None if value is None else round(value, 4)
     return dict(
-        requests=len(outcomes), load=round(sent_rate / capacity, 2), answered=len(good), refused=len(refused),
+        requests=len(outcomes), rate=round(rate, 2), capacity=round(capacity, 2), load=round(rate / capacity, 2), answered=len(good), refused=len(refused),
         other=len(outcomes) - len(good) - len(refused), wrong=sum(wrong for *_, wrong in outcomes),
         goodput_of_capacity=round(len(good) / wall / capacity, 3), p50=rounded(quantile(good, 0.5)), p99=rounded(quantile(good, 0.99)),
         refused_p99=rounded(quantile(refused, 0.99)))
@@ -106,30 +110,58 @@ def resident(process):
             return int(line.split()[1]) * 1024
 
 
-def start(command, cores):
+@contextlib.contextmanager
+def kept_busy(cores):
+    """While these cores are computed on whenever nothing else is there to do."""
+    def restrict(core):
+        os.sched_setaffinity(0, {core})
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+    endless = [sys.executable, '-c', 'while True: pass']
+    processes = [subprocess.Popen(endless, preexec_fn=lambda core=core: restrict(core)) for core in cores]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def running(command, cores):
     """A service on these cores, and its port."""
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
-    return service, int(service.stdout.readline().rsplit(':', 1)[1])
+    try:
+        yield service, int(service.stdout.readline().rsplit(':', 1)[1])
+    finally:
+        service.terminate()
+        service.wait()
 
 
 def measure(service, port, lines, expected, arguments, report, save, rates=None):
     """Adds idle latency, capacity, and each load to the report; at `rates` requests a second, or at multiples of the capacity."""
     idle = [timed(port, line) for line in (lines * 3)[:100]]
-    bound = asyncio.run(capacity(port, lines, min(20, arguments.seconds), 64))
-    report |= dict(idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), capacity=round(bound, 2), loads=[])
-    rates = rates or [load * bound for load in map(float, arguments.loads.split(','))]
-    for number, rate in enumerate(rates):
-        before = resident(service)
+    bound = measured_capacity(port, lines, arguments)
+    report |= dict(idle=dict(p50=round(statistics.median(idle), 4), p99=round(quantile(idle, 0.99), 4)), loads=[])
+    for number, load in enumerate(map(float, arguments.loads.split(','))):
+        rate, before = rates[number] if rates else load * bound, resident(service)
         outcomes, wall = asyncio.run(open_loop(port, lines, expected, rate, arguments.seconds, arguments.seed + number))
-        entry = dict(summary(outcomes, max(wall, arguments.seconds), rate, bound), rate=round(rate, 2), resident_before=before, resident_after=resident(service))
+        after, memory = measured_capacity(port, lines, arguments), resident(service)
+        entry = dict(summary(outcomes, max(wall, arguments.seconds), rate, (bound + after) / 2), resident_before=before, resident_after=memory)
+        bound = after
         report['loads'].append(entry)
         print(json.dumps(entry), flush=True)
         save()
+    return bound
 
 
-def sustain(service, port, lines, expected, arguments, report, save):
-    """Adds what became of the highest load when it went on for longer."""
-    rate = report['loads'][-1]['rate']
+def measured_capacity(port, lines, arguments):
+    return asyncio.run(capacity(port, lines, min(20, arguments.seconds), 64))
+
+
+def sustain(service, port, lines, expected, arguments, report, save, bound):
+    """Adds what became of the highest load when it went on for longer; gives the capacity behind it."""
+    rate = max(map(float, arguments.loads.split(','))) * bound
 
     async def watched():
         async def watch():
@@ -143,11 +175,12 @@ def sustain(service, port, lines, expected, arguments, report, save):
         return outcomes, wall, memory
 
     outcomes, wall, memory = asyncio.run(watched())
-    after_a_minute = memory[5:] or memory
-    report['sustained'] = dict(summary(outcomes, wall, rate, report['capacity']), rate=rate, seconds=arguments.sustain,
-                               resident_after_a_minute=after_a_minute[0], resident_most=max(after_a_minute))
+    after = measured_capacity(port, lines, arguments)
+    report['sustained'] = dict(summary(outcomes, wall, rate, (bound + after) / 2), seconds=arguments.sustain,
+                               resident_every_10_s=memory)
     print(json.dumps(report['sustained']), flush=True)
     save()
+    return after
 
 
 async def tenants(port, lines, expected, rates, seconds, seed):
@@ -246,28 +279,20 @@ def main():
         if arguments.output:
             arguments.output.write_text(json.dumps(report, indent=1) + '\n')
 
-    service, port = start(command, theirs)
-    try:
-        measure(service, port, lines, expected, arguments, report, save)
+    with kept_busy(own), running(command, theirs) as (service, port):
+        bound = measure(service, port, lines, expected, arguments, report, save)
         if arguments.sustain:
-            sustain(service, port, lines, expected, arguments, report, save)
+            bound = sustain(service, port, lines, expected, arguments, report, save, bound)
         if arguments.abuse:
-            report['abuse'] = abuse(port, lines, expected, arguments, report['capacity'])
+            report['abuse'] = abuse(port, lines, expected, arguments, bound)
             save()
-    finally:
-        service.terminate()
-        service.wait()
     if arguments.peer:
         command = [sys.executable, str(pathlib.Path(__file__).with_name('serve_ctranslate2.py')), '--threads', str(len(theirs))]
-        service, port = start(command, theirs)
-        try:
+        with kept_busy(own), running(command, theirs) as (service, port):
             # Its own searches differ in places: nothing is compared.
             same = dict.fromkeys(lines)
             report['ctranslate2'] = {}
             measure(service, port, lines, same, arguments, report['ctranslate2'], save, [entry['rate'] for entry in report['loads']])
-        finally:
-            service.terminate()
-            service.wait()
     print(json.dumps(report, indent=1))
 
 

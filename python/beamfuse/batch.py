@@ -21,6 +21,9 @@ from .translator import Translator
 
 ADDED = ["translation", "hypotheses", "error"]
 
+LANGUAGES = ["source_lang", "target_lang", "source_prefix"]
+"""What a job's texts have in common, and what its record names where it is said."""
+
 ROWS = 4096
 """Rows that are in memory at once."""
 
@@ -43,7 +46,9 @@ class ParquetJob:
     ) -> None:
         self._translator, self._column, self._options = translator, column, options
         resolved = json.loads(translator._engine.options(json.dumps(options)).json())
+        said = {name: translator._arguments[name] for name in LANGUAGES}
         arguments = {name: translator._arguments[name] for name in ("device", "dtype")}
+        arguments |= {name: value for name, value in said.items() if value is not None}
         identity = {**resolved, **arguments, "format": "parquet", "column": column}
         self._job = _native.Job(output, json.dumps(identity), translator.version, resume)
 
@@ -167,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="f32", help="as of beamfuse translate")
     parser.add_argument("--threads", type=int, default=0, help="threads that compute on the CPU [default: one per core]")
     parser.add_argument("--slots", type=int, default=32, help="sentences decoded at once [default: 32]")
+    parser.add_argument("--source-lang", metavar="CODE", help="as of beamfuse translate")
+    parser.add_argument("--target-lang", metavar="CODE", help="as of beamfuse translate")
+    parser.add_argument("--prefix", dest="source_prefix", metavar="TEXT", help="as of beamfuse translate")
     parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="spread the files over a Ray cluster [default: this machine]")
     parser.add_argument("--actors", type=int, default=0, metavar="N", help="with --ray: processes, of --threads each [default: as many as there is room for]")
     parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="options of the search, as {\"beam_size\": 1}")
@@ -177,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; gives its exit code, which is that of beamfuse translate."""
     given = _parser().parse_args(arguments)
     try:
-        engine = {name: getattr(given, name) for name in ("device", "dtype", "threads", "slots")}
+        engine = {name: getattr(given, name) for name in ("device", "dtype", "threads", "slots", *LANGUAGES)}
         job = {name: getattr(given, name) for name in ("column", "resume", "shard")}
         if given.ray is not None:
             from . import ray

@@ -24,6 +24,8 @@ class Translator:
     `model` is a directory in Hugging Face form, or a hub id `owner/name`, downloaded once. The other arguments are those of the
     command line: `device` (cpu, cuda, cuda:N, auto, ..), `dtype` (f32, i8, bf16, f16), `threads` and `workers` (0: one per core),
     `slots` (sentences decoded at once), `memory_budget` in bytes; `amateur` and `ensemble` are directories of further models.
+    `source_lang`, `target_lang` and `source_prefix` (the task of a T5 model, as in `"summarize: "`) are those of texts that bring none
+    of their own.
 
     Threads may share one translator. A process that was forked cannot use it: it raises there. Pickled, it is its arguments, and is
     opened again where it is unpickled.
@@ -41,6 +43,9 @@ class Translator:
         memory_budget: int | None = None,
         amateur: str | os.PathLike[str] | None = None,
         ensemble: Sequence[str | os.PathLike[str]] = (),
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        source_prefix: str | None = None,
     ) -> None:
         self._arguments = {
             "device": device,
@@ -51,17 +56,21 @@ class Translator:
             "memory_budget": memory_budget,
             "amateur": amateur,
             "ensemble": tuple(ensemble),
+            "source_lang": source_lang,
+            "target_lang": target_lang,
+            "source_prefix": source_prefix,
         }
         self._model = model
+        languages = source_lang, target_lang, source_prefix
         self._engine = _native.Engine(
-            model, device, dtype, threads, workers, slots, memory_budget, amateur, list(ensemble)
+            model, device, dtype, threads, workers, slots, memory_budget, amateur, list(ensemble), languages
         )
 
     def translate(self, texts: Iterable[Sentence], *, on_error: OnError = "raise", **options: Any) -> list[_native.Translation]:
         """Translates all texts; the results stand in their order.
 
         A text is a string, or a dict with what is its own: `source`, and any of `target_prefix`, `constraints`, `contrast_source`,
-        `seed`, `source_lang`, `target_lang`, `source_ids` and `options`. `options` are those of the command line and of JSON
+        `seed`, `source_prefix`, `source_lang`, `target_lang`, `source_ids` and `options`. `options` are those of the command line and of JSON
         lines: `beam_size`, `n_best`, `preset`, `sample`, `attention` and so on.
 
         The first error is raised; with `on_error="return"` each error stands in the place of its text instead.
@@ -166,10 +175,11 @@ class Translator:
                     pending.cancel()
 
     def score(
-        self, pairs: Iterable[tuple[str, str]], *, on_error: OnError = "raise"
+        self, pairs: Iterable[tuple[Sentence, str]], *, on_error: OnError = "raise"
     ) -> list[_native.Score]:
-        """The log-probabilities that the model gives to translations: (source, target) texts."""
-        return self._engine.score([(source, target) for source, target in pairs], _collects(on_error))
+        """The log-probabilities that the model gives to translations: pairs of a source, a text or dict as in `translate`, and a target."""
+        asked = [(source if isinstance(source, str) else _item(source), target) for source, target in pairs]
+        return self._engine.score(asked, _collects(on_error))
 
     def preset(self, name: str) -> dict[str, Any]:
         """All options of a preset, by name; `hf` follows the model's generation config."""

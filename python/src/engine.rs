@@ -12,7 +12,9 @@ use beamfuse::decode::Trace;
 use beamfuse::decode::trace::TraceStep;
 use beamfuse::hub::{Hub, ModelId};
 use beamfuse::translator::Forced;
-use beamfuse::{Bans, DecodeOptions, Dtype, EngineOptions, Error, Overrides, Preset, Sentence, Terms, Translator};
+use beamfuse::{
+    Bans, DecodeOptions, Dtype, EngineOptions, Error, Overrides, Preset, Sentence, SentenceDefaults, Terms, Translator,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -52,6 +54,9 @@ impl Options {
     }
 }
 
+/// What sentences have that bring none of their own: source language, target language, prefix of the source.
+type Languages = (Option<String>, Option<String>, Option<String>);
+
 /// A sentence as Python gives it: a text, or JSON, as bytes.
 type Item = Result<Sentence<Overrides>, Failure>;
 
@@ -67,7 +72,7 @@ type Pieced = Vec<(Vec<String>, Vec<String>)>;
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (model, device, dtype, threads, workers, slots, memory_budget, amateur, ensemble))]
+    #[pyo3(signature = (model, device, dtype, threads, workers, slots, memory_budget, amateur, ensemble, languages))]
     #[expect(clippy::too_many_arguments, reason = "they are the arguments of the class in Python")]
     fn new(
         py: Python<'_>,
@@ -80,8 +85,11 @@ impl Engine {
         memory_budget: Option<u64>,
         amateur: Option<PathBuf>,
         ensemble: Vec<PathBuf>,
+        languages: Languages,
     ) -> PyResult<Self> {
+        let (source_lang, target_lang, source_prefix) = languages;
         let options = EngineOptions::default().with(|options| {
+            options.defaults = SentenceDefaults { source_prefix, source_lang, target_lang };
             (options.threads, options.workers, options.slots) = (threads, workers, slots);
             options.memory_budget = memory_budget;
             (options.amateur, options.ensemble) = (amateur, ensemble);
@@ -135,10 +143,25 @@ impl Engine {
         translator.submit(sentence, &options.of_all, Terms::new()).map(Pending::new).map_err(raised)
     }
 
-    /// Scores (source, target) texts.
-    fn score(&self, py: Python<'_>, pairs: Vec<(String, String)>, collect: bool) -> PyResult<Vec<Py<PyAny>>> {
+    /// Scores targets under their sources.
+    fn score<'py>(
+        &self,
+        py: Python<'py>,
+        pairs: Vec<(Bound<'py, PyAny>, String)>,
+        collect: bool,
+    ) -> PyResult<Vec<Py<PyAny>>> {
         let translator = self.translator()?;
-        let scored = py.detach(|| in_chunks(&translator, pairs, |translator, chunk| Ok(translator.score(chunk))))?;
+        let read = |(source, target): (Bound<'py, PyAny>, String)| {
+            // A score has no options.
+            let source = read_item(&source)?.map(|sentence| sentence.under(None));
+            Ok(source.map(|source| (source, target)))
+        };
+        let pairs: Vec<Result<(Sentence, String), Failure>> = pairs.into_iter().map(read).collect::<PyResult<_>>()?;
+        let sound: Vec<(Sentence, String)> = pairs.iter().flatten().cloned().collect();
+        let scored = py.detach(|| in_chunks(&translator, sound, |translator, chunk| Ok(translator.score(chunk))))?;
+        let mut scored = scored.into_iter();
+        let in_its_place = |pair: Result<_, Failure>| pair.map_or_else(|failure| Some(Err(failure)), |_| scored.next());
+        let scored = pairs.into_iter().filter_map(in_its_place).collect();
         gather(py, scored, collect, |py, beamfuse::Score { token_ids, token_log_probs, log_prob }| {
             let tokens = target_pieces(&translator, &token_ids);
             Ok(Py::new(py, Score { token_ids, tokens, token_log_probs, log_prob })?.into_any())

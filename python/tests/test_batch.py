@@ -95,3 +95,11 @@ def test_other_files_are_refused_by_name(corpus: Path) -> None:
     pq.write_table(pa.table({"source": ["a"], "error": ["b"]}), corpus / "in" / "y.parquet")
     assert "column 'error'" in batch(corpus, "out").stderr
     assert not (corpus / "out").exists()
+
+
+def test_languages_are_the_jobs(corpus: Path) -> None:
+    model = ["--model", MODEL.parents[1] / "tests" / "data" / "families" / "nllb-legacy", "--source-lang", "eng_Latn"]
+    german = batch(corpus, "out", *map(str, model), "--target-lang", "deu_Latn", "--options", '{"beam_size": 1, "max_length": 4}')
+    assert german.returncode == 1 and "40 rows" in german.stderr, german.stderr
+    french = batch(corpus, "out", *map(str, model), "--target-lang", "fra_Latn", "--options", '{"beam_size": 1, "max_length": 4}', "--resume")
+    assert french.returncode == 2 and "target_lang" in french.stderr, french.stderr

@@ -126,8 +126,12 @@ def test_errors_stand_in_their_places(translator: beamfuse.Translator) -> None:
         kinds = [result.kind if isinstance(result, beamfuse.Error) else None for result in results]
         assert kinds == [None, "input_too_long", "input", "utf8", None]
         assert results[4] == translator.translate(["Two cats."], **FAST)[0]
-    scores = translator.score([("A dog runs.", "Ein Hund."), ("a", "dog " * 900)], on_error="return")
-    assert isinstance(scores[1], beamfuse.Error) and scores[0].log_prob < 0
+    pairs: list[Any] = [({"source": 3}, "x"), ("A dog runs.", "Ein Hund."), ("a", "dog " * 900), ({"source": "A dog runs."}, "Ein Hund.")]
+    scores = translator.score(pairs, on_error="return")
+    assert [isinstance(score, beamfuse.Error) for score in scores] == [True, False, True, False]
+    assert scores[1].log_prob == scores[3].log_prob < 0
+    with pytest.raises(beamfuse.Error, match="integer `3`"):
+        translator.score(pairs)
 
 
 def test_results_do_not_change_and_attention_is_a_buffer(translator: beamfuse.Translator) -> None:
@@ -162,6 +166,29 @@ def test_a_translator_is_pickled_as_its_arguments(translator: beamfuse.Translato
         with pickle.loads(pickle.dumps(first)) as second:
             assert second.translate(LINES[:3]) == first.translate(LINES[:3])
             assert second.translate(LINES[:8]) != translator.translate(LINES[:8])
+
+
+def test_languages_and_a_prefix_are_those_of_texts_that_bring_none() -> None:
+    families = ROOT / "tests" / "data" / "families"
+    text = "A dog runs."
+    with beamfuse.Translator(families / "nllb-legacy", threads=1) as plain, pytest.raises(beamfuse.Error, match="target-lang"):
+        plain.translate([text])
+    with beamfuse.Translator(families / "nllb-legacy", threads=1, source_lang="eng_Latn", target_lang="deu_Latn") as opened:
+        said = {"source": text, "source_lang": "eng_Latn", "target_lang": "deu_Latn"}
+        french = {**said, "target_lang": "fra_Latn"}
+        found = opened.translate([text, said, french], max_length=8)
+        starts = [result.hypotheses[0].tokens[0] for result in found]
+        assert found[0].hypotheses == found[1].hypotheses and starts == ["deu_Latn", "deu_Latn", "fra_Latn"]
+        scores = opened.score([(text, "Ein Hund."), (said, "Ein Hund."), (french, "Ein Hund.")])
+        assert scores[0].token_log_probs == scores[1].token_log_probs != scores[2].token_log_probs
+        with pickle.loads(pickle.dumps(opened)) as second:
+            assert second.translate([text], max_length=8)[0].hypotheses == found[0].hypotheses
+    with pytest.raises(ValueError, match="deu_Latn"):
+        beamfuse.Translator(families / "nllb-legacy", target_lang="de_Latn")
+    with beamfuse.Translator(families / "flan-t5", threads=1, source_prefix="summarize: ") as t5:
+        [said, own] = t5.translate([text, {"source": text, "source_prefix": "x: "}], max_length=8)
+        assert said.source_ids != own.source_ids
+        assert t5.translate([{"source": text, "source_prefix": "summarize: "}], max_length=8)[0].source_ids == said.source_ids
 
 
 def test_closed_is_closed() -> None:

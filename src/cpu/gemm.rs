@@ -28,8 +28,9 @@ use crate::backend::Activation;
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{LANES, Portable, Simd, dispatch};
 use crate::cpu::simd::{Isa, reference_activation};
+use crate::shares::in_shares;
 use std::ops::Range;
-use storage::Lines;
+use storage::{Lines, interleave, panels_of_share};
 use tiling::{Layer, PANEL, Tiles, prefetch, tiles};
 
 /// One cache line of packed weights.
@@ -56,15 +57,13 @@ impl PackedMatrix {
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
         let mut lines = Lines::<Line>::zeroed(n.div_ceil(PANEL) * k * (PANEL / LANES));
-        let packed: &mut [f32] = bytemuck::cast_slice_mut(&mut lines[..]);
+        let steps: &mut [[f32; PANEL]] = bytemuck::cast_slice_mut(&mut lines[..]);
         if k > 0 {
-            for (panel, rows) in packed.chunks_exact_mut(k * PANEL).zip(weights.chunks(PANEL * k)) {
-                for (column, row) in rows.chunks_exact(k).enumerate() {
-                    for (step, &weight) in row.iter().enumerate() {
-                        panel[step * PANEL + column] = weight;
-                    }
+            in_shares(steps, panels_of_share(k), |at, steps| {
+                for (panel, rows) in steps.chunks_exact_mut(k).zip(weights[at * PANEL..].chunks(k * PANEL)) {
+                    interleave(rows, panel);
                 }
-            }
+            });
         }
         PackedMatrix { lines, n, k }
     }

@@ -193,6 +193,16 @@ fn forced<B: Backend>(
     Ok((encoded, apart.chunks(stride).flat_map(|row| &row[..vocab_size]).copied().collect()))
 }
 
+/// The log-probability of each of a target's tokens under the logits of its positions.
+fn log_probs_of(target: &[u32], vocab_size: usize, logits: Vec<f32>) -> Vec<f32> {
+    let log_prob = |(row, token): (&[f32], &u32)| {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|z| f64::from(z - max).exp()).sum();
+        (f64::from(row[*token as usize] - max) - sum.ln()) as f32
+    };
+    logits.chunks(vocab_size).zip(target).map(log_prob).collect()
+}
+
 /// Holds a model to all that is expected of it; returns how much that was.
 fn check<B: Backend>(golden: &Golden, backend: &B, values: &impl Fn(&B::Tensor) -> Vec<f32>) -> Result<usize> {
     let model = Transformer::open(backend, &golden.dir)?;
@@ -216,13 +226,7 @@ fn check<B: Backend>(golden: &Golden, backend: &B, values: &impl Fn(&B::Tensor) 
     for item in golden.of_kind("score") {
         let (source, target) = (ids(&item["input_ids"]), ids(&item["token_ids"]));
         let (_, logits) = forced(backend, &model, values, (&source, start(item, config), &target))?;
-        let rows = logits.chunks(model.vocab_size()).zip(&target);
-        let log_prob = |(row, token): (&[f32], &u32)| {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|z| f64::from(z - max).exp()).sum();
-            (f64::from(row[*token as usize] - max) - sum.ln()) as f32
-        };
-        let found: Vec<f32> = rows.map(log_prob).collect();
+        let found = log_probs_of(&target, model.vocab_size(), logits);
         assert_close(&found, &numbers(&item["token_log_probs"]), Tolerance::new(5e-4, 1e-4));
     }
     for item in golden.of_kind("probe") {
@@ -277,6 +281,102 @@ fn a_sentence_gets_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
             assert_eq!(alone, together, "{} in {dtype:?}", golden.name());
         }
     }
+}
+
+/// Searches of all models in a narrower type beside those in f32.
+#[derive(Default)]
+struct Agreement {
+    searches: usize,
+    /// Whose best hypothesis is another.
+    others: usize,
+    /// By how much f32 scores the other hypothesis lower than its own, per token.
+    worse: Vec<f32>,
+    /// How far the log-probabilities of given targets' tokens are from f32's.
+    apart: Vec<f32>,
+}
+
+impl Agreement {
+    /// Adds a model's.
+    fn add<B: Backend>(&mut self, golden: &Golden, backend: &B, values: &impl Fn(&B::Tensor) -> Vec<f32>) {
+        let exact_backend = Cpu::new(1, Dtype::F32).expect("a thread");
+        let exact = Transformer::open(&exact_backend, &golden.dir).expect("a model that is read");
+        let model = Transformer::open(backend, &golden.dir).expect("a model that is read");
+        let config = model.config();
+        let exact_log_probs = |source: &[u32], start: u32, target: &[u32]| {
+            let given = (source, start, target);
+            log_probs_of(
+                target,
+                exact.vocab_size(),
+                forced(&exact_backend, &exact, &Vec::clone, given).expect("logits").1,
+            )
+        };
+        let generate = golden.of_kind("generate");
+        let requests: Vec<Request> = generate.iter().map(|item| golden.request(item, config)).collect();
+        let own = search(&exact_backend, &exact, 3, &requests).expect("searches");
+        let found = search(backend, &model, 3, &requests).expect("searches");
+        for (((item, request), own), found) in generate.iter().zip(&requests).zip(&own).zip(&found) {
+            self.searches += 1;
+            let (own, found) = (&own[0].token_ids, &found[0].token_ids);
+            if own != found {
+                self.others += 1;
+                let mean = |ids: &[u32]| {
+                    let log_probs = exact_log_probs(&request.source, start(item, config), ids);
+                    log_probs.iter().sum::<f32>() / log_probs.len() as f32
+                };
+                self.worse.push(mean(own) - mean(found));
+            }
+        }
+        for item in golden.of_kind("score") {
+            let (source, start, target) = (ids(&item["input_ids"]), start(item, config), ids(&item["token_ids"]));
+            let (_, logits) = forced(backend, &model, values, (&source, start, &target)).expect("logits");
+            let found = log_probs_of(&target, model.vocab_size(), logits);
+            let exact = exact_log_probs(&source, start, &target);
+            self.apart.extend(found.iter().zip(&exact).map(|(found, exact)| (found - exact).abs()));
+        }
+    }
+}
+
+/// The middle one.
+fn median(values: &mut [f32]) -> f32 {
+    values.sort_unstable_by(f32::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+impl Agreement {
+    /// Checks that no more than a part of the searches find another hypothesis, which f32 ranks no lower by more than 0.05 a token in
+    /// the median, and how far given targets' tokens may be apart in the median.
+    fn check(mut self, others: f64, apart: f32) {
+        assert!(self.searches >= 60 && self.apart.len() >= 400, "{} searches", self.searches);
+        assert!(self.others as f64 <= others * self.searches as f64, "{} of {}", self.others, self.searches);
+        let (worse, by) = (median(&mut self.worse), median(&mut self.apart));
+        assert!(worse <= 0.05 && by <= apart, "other hypotheses are {worse} worse, tokens {by} apart");
+    }
+}
+
+/// The weights of these models are large, so that every mistake shows: what rounding does to them is many times what it does to a trained
+/// model, and the bounds are what it does, not what it may do.
+#[test]
+fn i8_and_bf16_stay_near_f32_in_every_family() {
+    for (dtype, others, apart) in [(Dtype::I8, 0.65, 0.08), (Dtype::Bf16, 0.35, 0.03)] {
+        let mut agreement = Agreement::default();
+        let backend = Cpu::new(1, dtype).expect("a thread");
+        all().iter().for_each(|golden| agreement.add(golden, &backend, &Vec::clone));
+        agreement.check(others, apart);
+    }
+}
+
+#[test]
+#[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+fn f16_stays_near_f32_in_every_family() {
+    let context = open_emulated().expect("an emulator");
+    let backend = Cuda::<half::f16>::new(context.clone());
+    let values = |tensor: &crate::cuda::Buffer<half::f16>| {
+        let values: Vec<half::f16> = context.download(tensor.view()).expect("a copy");
+        values.into_iter().map(half::f16::to_f32).collect()
+    };
+    let mut agreement = Agreement::default();
+    all().iter().for_each(|golden| agreement.add(golden, &backend, &values));
+    agreement.check(0.15, 0.005);
 }
 
 /// A pre-norm layer takes no more launches than a post-norm one: a sublayer's closing add carries the next one's norm.

@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What comes from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
+pub(super) enum Signal {
     Stop,
     Reload,
 }
@@ -51,14 +51,11 @@ pub(super) async fn serve(
     server: Arc<Server>,
     listener: TcpListener,
     phases: watch::Sender<Phase>,
-    ready: impl FnOnce(),
-) -> Result<Ended> {
-    let (to, mut signals) = mpsc::channel(4);
-    listen_for_signals(to).map_err(|source| Error::Io { operation: "listen for", path: "signals".into(), source })?;
+    mut signals: mpsc::Receiver<Signal>,
+) -> Ended {
     let most = server.config.limits.connections;
     let connections = Arc::new(Semaphore::new(most));
     let accepting = tokio::spawn(accept(server.clone(), listener, connections.clone()));
-    ready();
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
@@ -74,7 +71,7 @@ pub(super) async fn serve(
                     log::event("engine_failed", "an engine has failed for good");
                     end(&server, &phases, Phase::Expired).await;
                     tokio::time::sleep(LAST_WORDS).await;
-                    return Ok(Ended::EngineFailed);
+                    return Ended::EngineFailed;
                 }
             }
         }
@@ -85,7 +82,7 @@ pub(super) async fn serve(
         () = second(&mut signals) => Ended::Interrupted,
     };
     accepting.abort();
-    Ok(ended)
+    ended
 }
 
 async fn second(signals: &mut mpsc::Receiver<Signal>) {
@@ -187,9 +184,15 @@ async fn connection(server: Arc<Server>, router: Router, stream: TcpStream, peer
     drop(permit);
 }
 
-/// Passes signals on.
+/// The process's signals.
+pub(super) fn signals() -> Result<mpsc::Receiver<Signal>> {
+    let (to, signals) = mpsc::channel(4);
+    pass_on(to).map_err(|source| Error::Io { operation: "listen for", path: "signals".into(), source })?;
+    Ok(signals)
+}
+
 #[cfg(unix)]
-fn listen_for_signals(to: mpsc::Sender<Signal>) -> std::io::Result<()> {
+fn pass_on(to: mpsc::Sender<Signal>) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [
         (SignalKind::terminate(), Signal::Stop),
@@ -203,9 +206,8 @@ fn listen_for_signals(to: mpsc::Sender<Signal>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Passes signals on.
 #[cfg(not(unix))]
-fn listen_for_signals(to: mpsc::Sender<Signal>) -> std::io::Result<()> {
+fn pass_on(to: mpsc::Sender<Signal>) -> std::io::Result<()> {
     tokio::spawn(async move { while tokio::signal::ctrl_c().await.is_ok() && to.send(Signal::Stop).await.is_ok() {} });
     Ok(())
 }

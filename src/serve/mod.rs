@@ -73,6 +73,18 @@ async fn reached(phase: &mut watch::Receiver<Phase>, least: Phase) {
 }
 
 impl Server {
+    /// Opens the models; with what tells all parts of the service how far it is from its end.
+    fn open(config: Config, keys: Option<Vec<Arc<keys::Key>>>) -> Result<(Arc<Self>, watch::Sender<Phase>)> {
+        let models = Models::open(&config)?;
+        let (phases, phase) = watch::channel(Phase::Serving);
+        let admission = Arc::new(Admission::new(config.limits.max_wait));
+        let server = Arc::new(Server { models, keys, admission, metrics: Metrics::new(), phase, config });
+        for model in server.models.all() {
+            server.metrics.add_model(&model);
+        }
+        Ok((server, phases))
+    }
+
     fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -101,7 +113,11 @@ impl Server {
     }
 }
 
-/// Threads for work that blocks stay.
+/// Threads for work that blocks, of which a burst of requests would otherwise start hundreds: they read and split texts, which takes a
+/// processor and no waiting.
+const BLOCKING_THREADS: usize = 16;
+
+/// They stay.
 const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Opens the models and serves until a signal, or the loss of an engine, ends it. `ready` is told the address.
@@ -117,7 +133,8 @@ pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<E
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(threads).thread_keep_alive(KEEP_ALIVE).enable_all().build();
+    runtime.worker_threads(threads).max_blocking_threads(BLOCKING_THREADS).thread_keep_alive(KEEP_ALIVE);
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(io("start the runtime", "tokio"))?;
     // While there is one thread for work that blocks, such work waits for it where the system gives no other; without any it panics.
     let first = runtime.block_on(runtime.spawn_blocking(|| ()));
@@ -126,14 +143,15 @@ pub fn run(config: Config, ready: impl FnOnce(std::net::SocketAddr)) -> Result<E
     let listener = runtime.block_on(tokio::net::TcpListener::bind(config.listen));
     let listener = listener.map_err(io("listen on", &config.listen.to_string()))?;
     let address = listener.local_addr().map_err(io("listen on", &config.listen.to_string()))?;
-    let models = Models::open(&config)?;
-    let (phases, phase) = watch::channel(Phase::Serving);
-    let admission = Arc::new(Admission::new(config.limits.max_wait));
-    let server = Arc::new(Server { models, keys, admission, metrics: Metrics::new(), phase, config });
-    for model in server.models.all() {
-        server.metrics.add_model(&model);
-    }
-    let ended = runtime.block_on(listen::serve(server, listener, phases, || ready(address)));
+    let (server, phases) = Server::open(config, keys)?;
+    let ended = runtime.block_on(async {
+        let signals = listen::signals()?;
+        ready(address);
+        Ok(listen::serve(server, listener, phases, signals).await)
+    });
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
+
+#[cfg(test)]
+mod tests;

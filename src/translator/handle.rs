@@ -87,6 +87,16 @@ impl Translator {
         Ok(ScoreHandle { scoring: self.engine.ask(work, terms)?, target })
     }
 
+    /// The worker that ends a certain sentence panics.
+    #[cfg(all(test, feature = "serve"))]
+    pub(crate) fn let_a_worker_panic(&self) {
+        let options = DecodeOptions { max_length: crate::MaxLength::Absolute(1), ..DecodeOptions::default() };
+        let source = self.tokenizer.encode_source("A dog runs.");
+        let request = crate::decode::Request::new(&options, source.into(), self.limits(&options)).expect("a search");
+        let submitted = self.engine.submit(Search(request), Terms::new(), |_| panic!("a bad day"));
+        submitted.expect("there is room");
+    }
+
     fn open_handle(
         &self,
         sentence: Sentence,

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 25] = [
+const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("error", &[]),
+    ("shares", &[]),
     ("read", &["error", "files"]),
     ("check", &[]),
     ("counts", &["error"]),
@@ -13,13 +14,13 @@ const MAY_IMPORT: [(&str, &[&str]); 25] = [
     ("input", &["error"]),
     ("batch", &["error", "files", "input"]),
     ("backend", &["error"]),
-    ("cpu", &["error", "check", "backend"]),
+    ("cpu", &["error", "check", "shares", "backend"]),
     ("cuda", &["error", "check", "backend"]),
     ("text", &["error", "read"]),
     ("metrics", &["error", "counts"]),
     ("hub", &["error", "files", "read"]),
     ("plot", &[]),
-    ("model", &["error", "files", "read", "backend"]),
+    ("model", &["error", "files", "read", "shares", "backend"]),
     ("decode", &["error", "counts", "backend", "metrics", "model"]),
     ("translator", &["error", "counts", "files", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     ("document", &["error", "text", "decode", "translator"]),

@@ -64,11 +64,10 @@ impl PackedBf16 {
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
         let mut packed = Self::zeroed(n, k);
-        let mut rounded = vec![0; packed.panels.steps()];
-        for output in 0..n {
-            narrow(Isa::best(), &weights[output * k..(output + 1) * k], &mut rounded);
-            packed.panels.set(output, &rounded);
-        }
+        let narrow = |output: usize, rounded: &mut [Quad]| {
+            narrow(Isa::best(), &weights[output * k..(output + 1) * k], rounded);
+        };
+        packed.panels.fill(n, narrow);
         packed
     }
 

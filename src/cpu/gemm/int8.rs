@@ -81,16 +81,18 @@ impl PackedInt8 {
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
         let mut packed = Self::zeroed(n, k);
-        let mut quantised = vec![0; packed.panels.steps()];
-        for output in 0..n {
-            let row = &weights[output * k..(output + 1) * k];
-            packed.scales[output] = quantise(Isa::best(), row, &mut quantised);
-            for byte in bytemuck::cast_slice_mut::<Quad, u8>(&mut quantised) {
+        let narrow = |output: usize, quantised: &mut [Quad]| {
+            let scale = quantise(Isa::best(), &weights[output * k..(output + 1) * k], quantised);
+            let mut sum = 0;
+            for byte in bytemuck::cast_slice_mut::<Quad, u8>(quantised) {
                 let weight = (i16::from(*byte) - 128) as i8;
-                packed.offsets[output] += 128 * i32::from(weight);
+                sum += i32::from(weight);
                 *byte = weight as u8;
             }
-            packed.panels.set(output, &quantised);
+            (scale, 128 * sum)
+        };
+        for (output, (scale, offset)) in packed.panels.fill(n, narrow).into_iter().enumerate() {
+            (packed.scales[output], packed.offsets[output]) = (scale, offset);
         }
         packed
     }

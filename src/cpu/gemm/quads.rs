@@ -3,9 +3,10 @@
 //! x is narrowed row by row into a scratch; weights lie in the panels of [`super`], `[n / 32][steps][32][4 bytes]`. Both are padded to
 //! whole matrix tiles, sixteen steps each, so that one layout serves all instructions.
 
-use super::storage::Lines;
+use super::storage::{Lines, interleave, panels_of_share};
 use super::tiling::{Layer, PANEL, Tiles, prefetch};
 use crate::cpu::simd::lanes::{LANES, Simd};
+use crate::shares::in_shares;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -34,13 +35,24 @@ impl Panels {
         Panels { lines: Lines::zeroed(n.div_ceil(PANEL) * (PANEL / LANES) * steps), steps }
     }
 
-    /// Sets the weights of one output.
-    pub fn set(&mut self, output: usize, weights: &[Quad]) {
-        let (panel, column) = (output / PANEL, output % PANEL);
-        for (step, quad) in weights.iter().enumerate() {
-            let line = (panel * self.steps + step) * (PANEL / LANES) + column / LANES;
-            self.lines[line].0[column % LANES] = *quad;
+    /// Sets the weights of the first `n` outputs: `narrow` is given each, and room for its quads. What it returns stands in their order.
+    pub fn fill<R: Send>(&mut self, n: usize, narrow: impl Fn(usize, &mut [Quad]) -> R + Sync) -> Vec<R> {
+        let steps = self.steps;
+        if steps == 0 {
+            return (0..n).map(|output| narrow(output, &mut [])).collect();
         }
+        let lines: &mut [[Quad; PANEL]] = bytemuck::cast_slice_mut(&mut self.lines[..]);
+        let results = in_shares(lines, panels_of_share(steps), |at, lines| {
+            let (mut rows, mut results) = (vec![0; PANEL * steps], Vec::new());
+            for (panel, first) in lines.chunks_exact_mut(steps).zip((at / steps * PANEL..n).step_by(PANEL)) {
+                let outputs = first..n.min(first + PANEL);
+                let rows = &mut rows[..outputs.len() * steps];
+                results.extend(outputs.zip(rows.chunks_exact_mut(steps)).map(|(output, row)| narrow(output, row)));
+                interleave(rows, panel);
+            }
+            results
+        });
+        results.into_iter().flatten().collect()
     }
 
     /// The weights of one output, padding included.

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
+use super::tiling::PANEL;
+
 /// Cache lines of packed weights, zeros at first. Many of them are mapped on large pages where the system offers those: each step of
 /// the search reads all weights, and pages of 4 KiB are then more than a processor keeps addresses of.
 pub(super) enum Lines<L> {
@@ -54,9 +56,43 @@ impl<L: Pod> DerefMut for Lines<L> {
     }
 }
 
+/// Steps that are written at a time: together they stay in the processor's first cache, whatever the stride of the rows.
+const BLOCK: usize = 16;
+
+/// Writes rows of as many values as the panel has steps, one row a column.
+pub(super) fn interleave<T: Copy>(rows: &[T], panel: &mut [[T; PANEL]]) {
+    let steps = panel.len();
+    for (first, block) in (0..).step_by(BLOCK).zip(panel.chunks_mut(BLOCK)) {
+        for (column, row) in rows.chunks_exact(steps).enumerate() {
+            for (step, value) in block.iter_mut().zip(&row[first..]) {
+                step[column] = *value;
+            }
+        }
+    }
+}
+
+/// Steps of the whole panels that a thread packs at a time, `steps` being those of one: some megabytes.
+pub(super) fn panels_of_share(steps: usize) -> usize {
+    const SHARE: usize = 1 << 15;
+    SHARE.next_multiple_of(steps)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Lines;
+    use super::{Lines, PANEL, interleave};
+
+    #[test]
+    fn rows_become_columns_and_what_has_no_row_stays() {
+        for (rows, steps) in [(1, 1), (32, 16), (7, 33)] {
+            let values: Vec<usize> = (0..rows * steps).collect();
+            let mut panel = vec![[usize::MAX; PANEL]; steps];
+            interleave(&values, &mut panel);
+            for (step, line) in panel.iter().enumerate() {
+                let expected = |column| if column < rows { column * steps + step } else { usize::MAX };
+                assert_eq!(*line, std::array::from_fn(expected));
+            }
+        }
+    }
 
     #[test]
     fn few_lines_and_many_are_zeros_that_can_be_written() {

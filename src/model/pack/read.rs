@@ -8,6 +8,7 @@ use crate::backend::Backend;
 use crate::error::room;
 use crate::files::io;
 use crate::model::weights::source::{Frozen, Source};
+use crate::shares::in_shares;
 use crate::{Error, Result};
 
 /// A pack that fits and whose index is whole; each value is checked when it is read.
@@ -19,10 +20,8 @@ pub(super) struct Reader {
 
 /// Bytes that are read and checked at a time, while they are in the processor's cache.
 const PIECE: usize = 1 << 18;
-/// A thread's least share of a value.
+/// Bytes that a thread takes at a time.
 const SHARE: usize = 4 << 20;
-/// More threads than this do not read memory faster.
-const MAX_THREADS: usize = 8;
 
 impl Reader {
     /// The pack of this name; none if there is none, or it was made from other files or in another layout.
@@ -101,21 +100,8 @@ impl Reader {
         if entry.len != bytes.len() {
             return Err(invalid(&self.path, &format!("{} bytes of {name}", bytes.len()), &entry.len.to_string()));
         }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(MAX_THREADS).min(bytes.len() / SHARE).max(1);
-        let share = bytes.len().div_ceil(threads).max(1);
-        let places = (entry.start..).step_by(share);
-        let sums: std::io::Result<Vec<crc32fast::Hasher>> = match threads {
-            1 => self.read(entry.start, bytes).map(|sum| vec![sum]),
-            _ => std::thread::scope(|scope| {
-                // A thread that the system does not give is an error like any other: the weights are there still.
-                let begin =
-                    |(start, bytes)| std::thread::Builder::new().spawn_scoped(scope, move || self.read(start, bytes));
-                let tasks: Vec<_> = places.zip(bytes.chunks_mut(share)).map(begin).collect();
-                let lost = |_| Err(std::io::Error::other("a thread that read it has failed"));
-                tasks.into_iter().map(|task| task?.join().unwrap_or_else(lost)).collect()
-            }),
-        };
+        let read = |at: usize, bytes: &mut [u8]| self.read(entry.start + at, bytes);
+        let sums: std::io::Result<Vec<crc32fast::Hasher>> = in_shares(bytes, SHARE, read).into_iter().collect();
         let mut sum = crc32fast::Hasher::new();
         sums.map_err(io("read", &self.path))?.iter().for_each(|part| sum.combine(part));
         match sum.finalize() == entry.crc {

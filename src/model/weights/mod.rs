@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::room;
 use crate::files::io;
+use crate::shares::in_shares;
 use crate::{Error, Result, read};
 use ::safetensors::Dtype;
 use source::{Frozen, Source};
@@ -259,19 +260,31 @@ impl Weights {
     /// [`Error::Tensor`] if it is missing, has another shape, an element type other than f64, f32, f16 or bf16, or holds a value
     /// that is not finite in f32.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.entry(name, shape)?;
+        let len = shape.iter().try_fold(1, |len: usize, n| len.checked_mul(*n)).unwrap_or(usize::MAX);
+        let mut values = room::zeros("load weights", len)?;
+        self.get_into(name, shape, &mut values)?;
+        Ok(values)
+    }
+
+    /// As [`Weights::get`], into `values`, which has as many elements as the shape.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub(super) fn get_into(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<()> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
         let (shard, entry) = self.entry(name, shape)?;
         let shard = &self.shards[*shard];
-        let values = match entry.dtype {
-            Dtype::F64 => shard.values(entry, |b| f64::from_le_bytes(b) as f32)?,
-            Dtype::F32 => shard.values(entry, f32::from_le_bytes)?,
-            Dtype::F16 => shard.values(entry, |b| half::f16::from_le_bytes(b).to_f32())?,
-            Dtype::BF16 => shard.values(entry, |b| half::bf16::from_le_bytes(b).to_f32())?,
+        let found = match entry.dtype {
+            Dtype::F64 => shard.values(entry, values, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => shard.values(entry, values, f32::from_le_bytes)?,
+            Dtype::F16 => shard.values(entry, values, |b| half::f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => shard.values(entry, values, |b| half::bf16::from_le_bytes(b).to_f32())?,
             other => return Err(wrong("element type F64, F32, F16 or BF16".into(), format!("{other:?}"))),
         };
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(wrong("finite values".into(), format!("{} at index {at}", values[at]))),
+        match found {
+            None => Ok(()),
+            Some((at, value)) => Err(wrong("finite values".into(), format!("{value} at index {at}"))),
         }
     }
 
@@ -294,28 +307,53 @@ impl Weights {
     }
 }
 
-/// Bytes that are read at a time: the values of a tensor are in memory once, in f32.
-const PIECE: usize = 1 << 20;
+/// Values that are read and checked at a time, while they are in the processor's cache.
+const PIECE: usize = 1 << 16;
+/// Values that a thread takes at a time.
+const SHARE: usize = 1 << 20;
 
 impl Shard {
-    /// The values of a tensor whose elements take `N` bytes.
-    fn values<const N: usize>(&self, entry: &Entry, value: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+    /// Takes the values of a tensor whose elements have `N` bytes. Returns the first that is not finite, and its index.
+    fn values<const N: usize>(
+        &self,
+        entry: &Entry,
+        out: &mut [f32],
+        value: impl Fn([u8; N]) -> f32 + Sync,
+    ) -> Result<Option<(usize, f32)>> {
+        let take = |bytes: &[u8], out: &mut [f32]| {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+                *out = value(*bytes);
+            }
+            not_finite(out)
+        };
         if let Some(strides) = &entry.strides {
             // The bytes as they are, in order, and as values.
             room::require("load weights", entry.range.len().saturating_mul(4))?;
             let bytes = self.bytes.read(entry.range.clone()).map_err(io("read", &self.path))?;
-            let bytes = gathered(&bytes, &entry.shape, strides, N);
-            return Ok(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect());
+            return Ok(take(&gathered(&bytes, &entry.shape, strides, N), out));
         }
-        let mut values = room::vec("load weights", entry.range.len() / N)?;
-        let mut piece: Vec<u8> = room::zeros("load weights", PIECE.min(entry.range.len()))?;
-        for start in entry.range.clone().step_by(PIECE) {
-            let bytes = &mut piece[..PIECE.min(entry.range.end - start)];
-            self.bytes.fill(start, bytes).map_err(io("read", &self.path))?;
-            values.extend(bytes.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
-        }
-        Ok(values)
+        let share = |at: usize, out: &mut [f32]| {
+            let mut piece: Vec<u8> = room::zeros("load weights", PIECE.min(out.len()) * N)?;
+            for (at, out) in (at..).step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+                let bytes = &mut piece[..out.len() * N];
+                self.bytes.fill(entry.range.start + at * N, bytes).map_err(io("read", &self.path))?;
+                if let Some((index, value)) = take(bytes, out) {
+                    return Ok(Some((at + index, value)));
+                }
+            }
+            Ok(None)
+        };
+        let found: Result<Vec<_>> = in_shares(out, SHARE, share).into_iter().collect();
+        Ok(found?.into_iter().flatten().next())
     }
+}
+
+/// The first value that is not finite.
+fn not_finite(values: &[f32]) -> Option<(usize, f32)> {
+    // The bits of numbers above zero are in the order of the numbers.
+    let largest = values.iter().fold(0, |largest, value| largest.max(value.abs().to_bits()));
+    let at = (largest >= f32::INFINITY.to_bits()).then(|| values.iter().position(|value| !value.is_finite()))??;
+    Some((at, values[at]))
 }
 
 fn index_error(path: &Path, field: &str, expected: &str, got: &str) -> Error {
