@@ -28,7 +28,7 @@ pub(crate) fn in_shares<T: Send, R: Send>(
         done
     };
     let mut done = thread::scope(|scope| {
-        let begin = |_| thread::Builder::new().spawn_scoped(scope, &run).ok();
+        let begin = |_| thread::Builder::new().spawn_scoped(scope, run).ok();
         let helpers: Vec<_> = (1..threads).filter_map(begin).collect();
         let mut done = run();
         for helper in helpers {
