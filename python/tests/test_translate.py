@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import beamfuse
-from conftest import LINES, MODEL, command_json
+from conftest import LINES, MODEL, ROOT, command_json
 
 FAST: dict[str, Any] = {"beam_size": 1}
 FIELDS = ["text", "tokens", "token_ids", "token_log_probs", "log_prob", "search_log_prob", "length", "length_penalty",
@@ -184,7 +184,7 @@ def test_languages_and_a_prefix_are_those_of_texts_that_bring_none() -> None:
         with pickle.loads(pickle.dumps(opened)) as second:
             assert second.translate([text], max_length=8)[0].hypotheses == found[0].hypotheses
     with pytest.raises(ValueError, match="deu_Latn"):
-        beamfuse.Translator(families / "nllb-legacy", target_lang="de_Latn")
+        beamfuse.Translator(families / "nllb-legacy", target_lang="deu_Latin")
     with beamfuse.Translator(families / "flan-t5", threads=1, source_prefix="summarize: ") as t5:
         [said, own] = t5.translate([text, {"source": text, "source_prefix": "x: "}], max_length=8)
         assert said.source_ids != own.source_ids
