@@ -16,8 +16,11 @@ pub(crate) fn in_shares<T: Send, R: Send>(
     work: impl Fn(usize, &mut [T]) -> R + Sync,
 ) -> Vec<R> {
     let len = len.max(1);
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = processors.min(MAX_THREADS).min(data.len().div_ceil(len));
+    let threads = match data.len().div_ceil(len) {
+        // Of how many processors there are the system is asked only where it matters: that reads files.
+        0 | 1 => 1,
+        shares => shares.min(thread::available_parallelism().map_or(1, usize::from)).min(MAX_THREADS),
+    };
     let shares = Mutex::new(data.chunks_mut(len).enumerate());
     let next = || shares.lock().unwrap_or_else(PoisonError::into_inner).next();
     let run = || {
