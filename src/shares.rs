@@ -53,6 +53,8 @@ mod tests {
             let mut data: Vec<usize> = (0..len).collect();
             let sums = in_shares(&mut data, share, |at, part| {
                 assert_eq!(part.first(), Some(&at));
+                // So that several threads take shares by turns.
+                std::thread::sleep(std::time::Duration::from_millis(1));
                 part.iter_mut().for_each(|value| *value += 1);
                 (at, part.len())
             });
