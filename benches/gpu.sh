@@ -8,7 +8,7 @@
 #   2  validate --full in shards
 #   3  compute-sanitizer over the kernels: memcheck, racecheck, synccheck, initcheck
 #   4  bench --kernels; bench at batch sizes 1 to 1024 in three types; the longest kernels under ncu
-#   5  CTranslate2 and transformers on the same weights and lines, alternated
+#   5  CTranslate2 and transformers on the same weights, and lines or lengths, alternated
 #
 # A phase that was cut off, by its time or by anybody, goes on where it was when it is started again: what is done is marked, and its
 # results are kept. A tool that is missing is named, and its step marked as skipped. Exits with 1 if a step failed.
@@ -123,7 +123,7 @@ phase_3() {
     needs compute-sanitizer 3-sanitizer || return 0
     for tool in memcheck racecheck synccheck initcheck; do
         for op in $(ops); do
-            printf '3-%s-%s\t%s\n' "$tool" "$op" "compute-sanitizer --tool $tool --error-exitcode 9 \"\$BINARY\" validate --device \"\$DEVICE\" --kernel $op --timeout 100000"
+            printf '3-%s-%s\t%s\n' "$tool" "$op" "compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9 \"\$BINARY\" validate --device \"\$DEVICE\" --kernel $op --timeout 100000"
         done
     done | side_by_side
 }
@@ -145,25 +145,54 @@ phase_4() {
         done
     done
     needs ncu 4-ncu || return 0
-    step 4-ncu ncu --set full --launch-count 200 --export "$OUT/4-ncu" -f "$BINARY" bench --device "$DEVICE" --dtype bf16 \
-        --batch-size 256 --beam-size 4 --lengths 30 --sentences 256 --repeat 1 --warmup 0 --no-latency --model "$model"
+    # How long each kernel of some steps takes, behind those of the encoder.
+    for batch in $batches; do
+        step "4-ncu-$batch" ncu --metrics gpu__time_duration.sum --clock-control none --launch-skip 400 --launch-count 300 --csv --log-file "$OUT/4-ncu-$batch.csv" \
+            "$BINARY" bench --device "$DEVICE" --dtype bf16 --batch-size "$batch" --beam-size 4 --lengths "$lengths" \
+            --sentences "$batch" --repeat 1 --warmup 0 --no-latency --model "$model"
+    done
+}
+
+# What both programs are given: a name and the options of benches/peers/gpu.py, then those of bench.
+against() {
+    local name=$1 model=$2 theirs=$3 own=$4 batch=$5 round=$6 peer device=cuda
+    [ -n "$tiny" ] && device=cpu
+    for peer in $peers; do
+        # shellcheck disable=SC2086
+        step "5-$name-$peer-$round" python3 "$here/peers/gpu.py" "$peer" "$model" "$OUT/5-$name-$peer-$round.json" $theirs --batch "$batch" --device "$device"
+    done
+    # shellcheck disable=SC2086
+    step "5-$name-own-$round" "$BINARY" bench --device "$DEVICE" --dtype f16 --batch-size "$batch" --beam-size 4 $own --no-latency \
+        --model "$model" --json "$OUT/5-$name-own-$round.json"
 }
 
 phase_5() {
-    local lines=$OUT/lines.txt peer round device=cuda
+    local lines=$OUT/lines.txt model round batch length=30 peer peers=
+    for peer in ctranslate2 hf; do
+        if python3 -c "import transformers, torch, sentencepiece$([ $peer = hf ] || echo ", ctranslate2")" 2> /dev/null; then
+            peers="$peers $peer"
+        else
+            echo "5-$peer: skipped, not installed"
+            echo "not installed" > "$OUT/5-$peer.skipped"
+        fi
+    done
+    local batches="1 32 256"
+    [ -n "$tiny" ] && batches=2 length=4
+    model=$(big_model)
     head -n "$([ -n "$tiny" ] && echo 2 || echo 100)" "$(first_of "$here/sentences.txt" "$top/src/cli/bench/sentences.txt")" > "$lines"
-    [ -n "$tiny" ] && device=cpu
+    # CTranslate2 is built for cuBLAS 12; what it calls is in 13 as well.
+    if [ -z "$tiny" ] && ! ldconfig -p | grep -q 'libcublas\.so\.12'; then
+        mkdir -p "$OUT/lib"
+        ln -sf "$(ldconfig -p | sed -n 's/.*libcublas\.so\.13 .*=> //p' | head -1)" "$OUT/lib/libcublas.so.12"
+        export LD_LIBRARY_PATH=$OUT/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    fi
     for round in 1 2 3; do
-        for peer in ctranslate2 hf; do
-            if python3 -c "import transformers, $([ $peer = hf ] && echo torch || echo ctranslate2)" 2> /dev/null; then
-                step "5-$peer-$round" python3 "$here/peers/gpu.py" "$peer" "$MODEL" "$lines" 32 float16 "$device" "$OUT/5-$peer-$round.json"
-            else
-                echo "5-$peer-$round: skipped, not installed"
-                echo "not installed" > "$OUT/5-$peer-$round.skipped"
-            fi
+        against lines "$MODEL" "--lines $lines" "--input $lines" 32 "$round"
+        for batch in $batches; do
+            local count=$((batch * 4 > 8 ? batch * 4 : 8))
+            [ -n "$tiny" ] && count=2
+            against "fixed-$batch" "$model" "--length $length --sentences $count" "--lengths $length --sentences $count" "$batch" "$round"
         done
-        step "5-own-$round" "$BINARY" bench --device "$DEVICE" --dtype f16 --batch-size 32 --beam-size 4 --input "$lines" --no-latency \
-            --model "$MODEL" --json "$OUT/5-own-$round.json"
     done
 }
 

@@ -23,7 +23,7 @@ def main():
     tokenizer, output = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     width, ffn, layers, heads, vocabulary = map(int, sys.argv[3:8] if len(sys.argv) > 3 else (512, 2048, 6, 8, 58_101))
     output.mkdir(parents=True, exist_ok=True)
-    for name in ("source.spm", "target.spm", "tokenizer_config.json", "generation_config.json"):
+    for name in ("source.spm", "target.spm", "tokenizer_config.json"):
         if (tokenizer / name).exists():
             shutil.copy(tokenizer / name, output / name)
     old = json.loads((tokenizer / "config.json").read_text())
@@ -32,9 +32,13 @@ def main():
         sys.exit(f"expected a vocabulary of at least {len(vocab)} entries, got {vocabulary}")
     for i in range(len(vocab), vocabulary):
         vocab[f"<none{i}>"] = i
+    # Padding stands last in a Marian vocabulary; converters count on it.
+    pad, last = old["pad_token_id"], vocabulary - 1
+    name_of = {i: name for name, i in vocab.items()}
+    vocab[name_of[last]], vocab[name_of[pad]] = pad, last
     (output / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     config = {
-        **{key: old[key] for key in ("model_type", "pad_token_id", "eos_token_id", "decoder_start_token_id")},
+        "model_type": old["model_type"], "eos_token_id": old["eos_token_id"], "pad_token_id": last, "decoder_start_token_id": last,
         "d_model": width, "encoder_ffn_dim": ffn, "decoder_ffn_dim": ffn, "vocab_size": vocabulary,
         "encoder_layers": layers, "decoder_layers": layers, "encoder_attention_heads": heads,
         "decoder_attention_heads": heads, "max_position_embeddings": 512, "activation_function": "swish",

@@ -1,78 +1,100 @@
 #!/usr/bin/env python3
-"""The speed of another program on the same weights and lines as `beamfuse bench`, as JSON.
+"""The speed of another program on the same weights as `beamfuse bench`, as JSON.
 
-    gpu.py {ctranslate2|hf} MODEL LINES BATCH DTYPE DEVICE OUTPUT
+    gpu.py {ctranslate2|hf} MODEL OUTPUT (--lines FILE | --length N --sentences N) [--batch N] [--dtype float16] [--device cuda]
 
-MODEL is a Marian model directory, LINES a text file, DTYPE float32, float16 or bfloat16, DEVICE cuda or cpu. Needs transformers,
-torch and sentencepiece, for ctranslate2 also that: pip install torch transformers sentencepiece ctranslate2. One run that does not
-count, then three; the generated tokens of all lines over the time of each.
+MODEL is a Marian model directory. --lines: the lines of a text, as long as their translations are; --length: random sources of so many
+tokens, each translated to as many. Needs transformers, torch and sentencepiece, for ctranslate2 also that: pip install torch transformers
+sentencepiece ctranslate2. One run that does not count, then three; the generated tokens of all sentences over the time of each.
 """
 
+import argparse
 import json
 import pathlib
-import sys
+import random
 import tempfile
 import time
 
 BEAM = 4
 
 
-def ctranslate2_engine(model, dtype, device):
+def ctranslate2_engine(args, tokenizer, sources):
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
     converted = pathlib.Path(tempfile.mkdtemp()) / "model"
-    TransformersConverter(str(model)).convert(str(converted))
-    translator = ctranslate2.Translator(str(converted), device=device, compute_type=dtype)
+    TransformersConverter(args.model).convert(str(converted))
+    translator = ctranslate2.Translator(str(converted), device=args.device, compute_type=args.dtype)
+    tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in sources]
+    length = {"min_decoding_length": args.length, "max_decoding_length": args.length} if args.length else {}
 
-    def run(tokenizer, lines, batch):
-        tokens = [tokenizer.convert_ids_to_tokens(tokenizer(line).input_ids) for line in lines]
-        results = translator.translate_batch(tokens, beam_size=BEAM, max_batch_size=batch)
+    def run():
+        results = translator.translate_batch(tokens, beam_size=BEAM, max_batch_size=args.batch, **length)
         return sum(len(result.hypotheses[0]) for result in results)
 
     return run, ctranslate2.__version__
 
 
-def hf_engine(model, dtype, device):
+def hf_engine(args, tokenizer, sources):
     import torch
     import transformers
 
-    network = transformers.MarianMTModel.from_pretrained(model, torch_dtype=getattr(torch, dtype)).to(device).eval()
+    network = transformers.MarianMTModel.from_pretrained(args.model).to(getattr(torch, args.dtype)).to(args.device).eval()
+    pad = network.config.pad_token_id
+    length = {"min_new_tokens": args.length, "max_new_tokens": args.length} if args.length else {}
 
-    def run(tokenizer, lines, batch):
+    def run():
         generated = 0
-        for first in range(0, len(lines), batch):
-            inputs = tokenizer(lines[first : first + batch], return_tensors="pt", padding=True).to(device)
+        for first in range(0, len(sources), args.batch):
+            batch = tokenizer.pad({"input_ids": sources[first : first + args.batch]}, return_tensors="pt").to(args.device)
             with torch.inference_mode():
-                out = network.generate(**inputs, num_beams=BEAM)
+                out = network.generate(**batch, num_beams=BEAM, **length)
             # Without the start token and the padding.
-            generated += int((out[:, 1:] != network.config.pad_token_id).sum())
+            generated += int((out[:, 1:] != pad).sum())
         return generated
 
     return run, transformers.__version__
 
 
 def main():
-    name, model, lines, batch, dtype, device, output = sys.argv[1:8]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", choices=["ctranslate2", "hf"])
+    parser.add_argument("model")
+    parser.add_argument("output")
+    parser.add_argument("--lines")
+    parser.add_argument("--length", type=int, default=0)
+    parser.add_argument("--sentences", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--dtype", default="float16")
+    parser.add_argument("--device", default="cuda")
+    args = parser.parse_args()
+
     from transformers import MarianTokenizer
 
-    run, version = {"ctranslate2": ctranslate2_engine, "hf": hf_engine}[name](model, dtype, device)
-    tokenizer = MarianTokenizer.from_pretrained(model)
-    lines = pathlib.Path(lines).read_text(encoding="utf-8").splitlines()
-    # Long lines first, as these programs like it best.
-    lines.sort(key=len, reverse=True)
-    run(tokenizer, lines, int(batch))
+    tokenizer = MarianTokenizer.from_pretrained(args.model)
+    if args.lines:
+        sources = [tokenizer(line).input_ids for line in pathlib.Path(args.lines).read_text(encoding="utf-8").splitlines()]
+    else:
+        # Words of the model, not its special tokens.
+        words = random.Random(1)
+        sources = [
+            [words.randrange(1000, 5000) for _ in range(args.length - 1)] + [tokenizer.eos_token_id] for _ in range(args.sentences)
+        ]
+    # Long ones first, as these programs like it best.
+    sources.sort(key=len, reverse=True)
+    run, version = {"ctranslate2": ctranslate2_engine, "hf": hf_engine}[args.program](args, tokenizer, sources)
+    run()
     runs = []
     for _ in range(3):
         start = time.perf_counter()
-        tokens = run(tokenizer, lines, int(batch))
+        tokens = run()
         runs.append({"tokens": tokens, "seconds": time.perf_counter() - start})
     report = {
-        "program": name, "version": version, "model": str(model), "lines": len(lines), "batch": int(batch), "beam": BEAM,
-        "dtype": dtype, "device": device, "runs": runs,
+        "program": args.program, "version": version, "model": pathlib.Path(args.model).name, "sentences": len(sources),
+        "length": args.length or None, "batch": args.batch, "beam": BEAM, "dtype": args.dtype, "device": args.device, "runs": runs,
         "tokens_per_second": max(run["tokens"] / run["seconds"] for run in runs),
     }
-    pathlib.Path(output).write_text(json.dumps(report, indent=1) + "\n")
+    pathlib.Path(args.output).write_text(json.dumps(report, indent=1) + "\n")
 
 
 main()
