@@ -155,7 +155,31 @@ void for_lanes(std::uint32_t lanes, F f) {
     for (; lanes != 0; lanes &= lanes - 1) f(static_cast<unsigned>(__builtin_ctz(lanes)));
 }
 
+// What `together` brings to the exchange.
+struct Collective {
+    void (*work)(void* const* lanes);
+    void* mine;
+};
+
+void work_together(Thread* lanes) {
+    void* brought[WARP];
+    const auto* first = reinterpret_cast<const Collective*>(lanes[0].value);
+    for (unsigned lane = 0; lane < WARP; ++lane) {
+        const auto* of = reinterpret_cast<const Collective*>(lanes[lane].value);
+        if (of->work != first->work) fail("divergent warp: lanes meet at %s:%d in different operations", lanes[lane].site.file, lanes[lane].site.line);
+        brought[lane] = of->mine;
+    }
+    first->work(brought);
+}
+
 void exchange_values(Thread* lanes, std::uint32_t taking_part, Exchange kind) {
+    if (kind == Exchange::Together) {
+        if (taking_part != ~0u)
+            fail("divergent warp: an operation of the whole warp at %s:%d, lanes %08x came", lanes[__builtin_ctz(taking_part)].site.file,
+                 lanes[__builtin_ctz(taking_part)].site.line, taking_part);
+        work_together(lanes);
+        return;
+    }
     if (kind == Exchange::Shuffle || kind == Exchange::Match) {
         std::uint64_t before[WARP];
         for_lanes(taking_part, [&](unsigned lane) { before[lane] = lanes[lane].value; });
@@ -208,6 +232,7 @@ void try_exchange(Emulator& e, Thread& thread) {
 }
 
 void thread_returned(Emulator& e, Thread& thread) {
+    if (thread.async.count != 0) fail("the thread returned while %u of its copies were under way", thread.async.count);
     Warp& warp = *thread.warp;
     warp.alive &= ~(1u << thread.lane);
     ++e.exited;
@@ -297,6 +322,7 @@ void start_block(Emulator& e) {
         thread.lane = t % WARP;
         thread.warp = &e.warps[t / WARP];
         thread.fiber = nullptr;
+        thread.async.first = thread.async.count = thread.async.groups = thread.async.open = 0;
     }
 }
 
@@ -407,6 +433,42 @@ std::uint64_t exchange(Exchange kind, std::uint32_t mask, std::uint64_t value, i
     try_exchange(e, *me);
     suspend(e, me);
     return me->value;
+}
+
+void together(void (*work)(void* const* lanes), void* mine, Site site) {
+    Collective of{work, mine};
+    exchange(Exchange::Together, ~0u, reinterpret_cast<std::uint64_t>(&of), 0, site);
+}
+
+void copy_async(void* to, const void* from, bool is_zero) {
+    AsyncCopies& async = self->async;
+    const auto misaligned = [](const void* at) { return reinterpret_cast<std::uintptr_t>(at) % COPY_BYTES != 0; };
+    if (misaligned(to) || misaligned(from)) fail("misaligned: a copy of %u bytes from %p to %p", COPY_BYTES, from, to);
+    if (async.count == MAX_COPIES) fail("more than %u copies under way", MAX_COPIES);
+    auto* target = static_cast<unsigned char*>(to);
+    std::memset(target, 0xFF, COPY_BYTES);
+    const auto* source = is_zero ? nullptr : static_cast<const unsigned char*>(from);
+    async.copies[(async.first + async.count++) % MAX_COPIES] = AsyncCopy{target, source};
+    ++async.open;
+}
+
+void end_copies() {
+    AsyncCopies& async = self->async;
+    if (async.groups == MAX_COPY_GROUPS) fail("more than %u groups of copies under way", MAX_COPY_GROUPS);
+    async.ended[async.groups++] = async.open;
+    async.open = 0;
+}
+
+void wait_for_copies(unsigned groups_left) {
+    AsyncCopies& async = self->async;
+    for (; async.groups > groups_left; --async.groups) {
+        for (unsigned i = 0; i < async.ended[0]; ++i, --async.count, async.first = (async.first + 1) % MAX_COPIES) {
+            const AsyncCopy& copy = async.copies[async.first];
+            if (copy.from == nullptr) std::memset(copy.to, 0, COPY_BYTES);
+            else std::memcpy(copy.to, copy.from, COPY_BYTES);
+        }
+        std::memmove(async.ended, async.ended + 1, (async.groups - 1) * sizeof *async.ended);
+    }
 }
 
 void* shared(const void* site, std::size_t bytes) {

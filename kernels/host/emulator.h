@@ -27,9 +27,25 @@ struct Site {
     int line;
 };
 
-enum class Exchange : std::uint8_t { Sync, Shuffle, Ballot, Match, Sum, Min, Max, MinSigned, MaxSigned, And, Or, Xor };
+enum class Exchange : std::uint8_t { Sync, Together, Shuffle, Ballot, Match, Sum, Min, Max, MinSigned, MaxSigned, And, Or, Xor };
 
 struct Warp;
+
+// A copy to shared memory that has begun.
+struct AsyncCopy {
+    unsigned char* to;
+    const unsigned char* from;  // null: zeros
+};
+
+constexpr unsigned MAX_COPIES = 64, MAX_COPY_GROUPS = 16, COPY_BYTES = 16;
+
+// A thread's copies under way, the oldest first.
+struct AsyncCopies {
+    AsyncCopy copies[MAX_COPIES];
+    unsigned first, count;               // in `copies`, which is a ring
+    unsigned ended[MAX_COPY_GROUPS];     // copies of each group that has ended, the oldest first
+    unsigned groups, open;               // how many groups have ended; copies of none yet
+};
 
 struct Thread {
     Index3 index;
@@ -42,6 +58,7 @@ struct Thread {
     int source_lane;
     Exchange exchange;
     Site site;
+    AsyncCopies async;
 };
 
 // Masks have one bit per lane.
@@ -136,6 +153,12 @@ extern __thread Thread* self;
 int barrier(bool predicate, Site site);
 // Waits for the lanes in `mask`, then returns what the exchange gives this lane.
 std::uint64_t exchange(Exchange kind, std::uint32_t mask, std::uint64_t value, int source_lane, Site site);
+// Waits for the whole warp; then `work` is called once, with what each lane brought.
+void together(void (*work)(void* const* lanes), void* mine, Site site);
+// Begins to copy COPY_BYTES, or zeros; they arrive when the thread waits for them.
+void copy_async(void* to, const void* from, bool is_zero);
+void end_copies();
+void wait_for_copies(unsigned groups_left);
 // The block's shared memory declared at `site`; the same site gives the same memory to all threads.
 void* shared(const void* site, std::size_t bytes);
 void* dynamic_shared();

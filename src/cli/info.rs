@@ -117,7 +117,6 @@ fn memory(info: &ModelInfo, arguments: &Arguments) -> Result<String> {
         ("logits", plan.logits),
         ("activations", plan.activations),
         ("search", plan.search),
-        ("workspace", plan.workspace),
     ];
     let parts: Vec<String> = parts.iter().map(|(name, bytes)| format!("{name} {}", mebibytes(*bytes))).collect();
     let mut text = format!(

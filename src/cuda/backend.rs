@@ -13,7 +13,7 @@ use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, linear, processors, sample, stats};
+use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
     Activation, CrossCache, Device, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps, SelfCache,
@@ -181,11 +181,18 @@ fn views<T: Element>(search: &mut Search<Cuda<T>>) -> (SearchViews<'_>, &mut Bea
 }
 
 impl<T: Element> Cuda<T> {
-    /// `out = x W^T` over the bucket, without the bias.
-    fn product(&self, matrix: &Matrix<T>, rows: usize, x: &Buffer<T>, out: &mut Buffer<T>) -> Result<()> {
+    /// `out = x W^T` over the bucket, and what is to be done with it.
+    fn product(
+        &self,
+        matrix: &Matrix<T>,
+        rows: usize,
+        x: &Buffer<T>,
+        finish: (Option<View<'_, f32>>, Activation),
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
         let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * out_dim)?);
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), None, out, out_dim)
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), finish, out, out_dim)
     }
 }
 
@@ -383,17 +390,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         activation: Activation,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        let (rows, n) = (rows.bucket, matrix.out_dim);
-        self.product(matrix, rows, x, out)?;
-        let bias = matrix.bias.as_ref().map(Buffer::view);
-        if bias.is_none() && activation == Activation::None {
-            return Ok(());
-        }
-        linear::Epilogue { x: head_mut(out, rows * n)?, bias, activation, residual: None }.launch(
-            &self.context,
-            rows,
-            n,
-        )
+        self.product(matrix, rows.bucket, x, (matrix.bias.as_ref().map(Buffer::view), activation), out)
     }
 
     fn gate(
@@ -418,7 +415,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         let stride = logits_stride(out_dim);
         let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * stride)?);
         let bias = matrix.bias.as_ref().map(Buffer::view);
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), bias, out, stride)
+        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), (bias, Activation::None), out, stride)
     }
 
     fn layer_norm(
@@ -442,7 +439,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         sum: Option<&mut Buffer<f32>>,
         x: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, from, delta)?;
+        self.product(matrix, rows.bucket, from, (None, Activation::None), delta)?;
         self.normalize(norm, rows.bucket, (Some(delta), matrix.bias.as_ref()), sum, x)
     }
 
@@ -548,7 +545,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
             self.store_self(heads, rows, qkv, cache)?;
             return self.self_attention(scores, rows, qkv, cache, ancestry, out);
         }
-        self.product(matrix, rows.bucket, x, qkv)?;
+        self.product(matrix, rows.bucket, x, (None, Activation::None), qkv)?;
         attention::StoreOwn {
             rows: list(rows),
             qkv: head(qkv, rows.bucket * 3 * heads.width())?,
@@ -576,7 +573,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         weights: Option<&mut Buffer<f32>>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, x, queries)?;
+        self.product(matrix, rows.bucket, x, (None, Activation::None), queries)?;
         let bias = matrix.bias.as_ref().map(Buffer::view);
         cross(heads, rows, queries, bias, cache, options, weights, out)?.launch(&self.context, heads)
     }

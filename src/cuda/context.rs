@@ -16,7 +16,7 @@ use super::counters::{
     WAITS,
 };
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use crate::backend::Dtype;
+use crate::backend::{Activation, Dtype};
 use crate::{Error, Result};
 
 mod recording;
@@ -376,22 +376,22 @@ impl Context {
         unsafe { self.0.device.launch(launch, bytemuck::bytes_of(arguments)) }
     }
 
-    /// `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32; the rows of `out` start `out_stride`
-    /// elements apart and what lies between is not written. A row's bits do not depend on the other rows.
+    /// `out[rows, n] = activation(x[rows, k] * weight[n, k]^T + bias[n])`, row-major, accumulated in f32; the rows of `out` start
+    /// `out_stride` elements apart and what lies between is not written. A row's bits do not depend on the other rows.
     ///
     /// # Errors
-    /// The lengths do not fit `[rows, k]`, `[n, k]`, `[n]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type, or has
-    /// a bias and is not f32; the device failed.
+    /// The lengths do not fit `[rows, k]`, `[n, k]`, `[n]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type; the
+    /// device failed.
     pub fn gemm<I: Element, O: Element>(
         &self,
         [rows, n, k]: [usize; 3],
         x: View<'_, I>,
         weight: View<'_, I>,
-        bias: Option<View<'_, f32>>,
+        (bias, activation): (Option<View<'_, f32>>, Activation),
         out: ViewMut<'_, O>,
         out_stride: usize,
     ) -> Result<()> {
-        let gemm = self.check_gemm([rows, n, k], &x, &weight, bias.as_ref(), &out, out_stride)?;
+        let gemm = self.check_gemm([rows, n, k], &x, &weight, (bias.as_ref(), activation), &out, out_stride)?;
         if rows == 0 || n == 0 {
             return Ok(());
         }
@@ -412,7 +412,7 @@ impl Context {
         [rows, n, k]: [usize; 3],
         x: &View<'_, I>,
         weight: &View<'_, I>,
-        bias: Option<&View<'_, f32>>,
+        (bias, activation): (Option<&View<'_, f32>>, Activation),
         out: &ViewMut<'_, O>,
         out_stride: usize,
     ) -> Result<Gemm> {
@@ -426,6 +426,7 @@ impl Context {
             x: self.address(x)?,
             weight: self.address(weight)?,
             bias: self.address_or_null(bias)?,
+            activation,
             out: self.address_mut(out)?,
         };
         check_len("gemm", "x", rows * k, x.len)?;
@@ -434,8 +435,8 @@ impl Context {
         if out_stride < n || out.len < gemm.out_len() {
             return Err(shape_error("gemm", "out", format!("{rows} rows of {n}, {out_stride} apart"), out.len));
         }
-        if O::DTYPE != Dtype::F32 && (O::DTYPE != I::DTYPE || bias.is_some()) {
-            let expected = if bias.is_some() { "F32".to_owned() } else { format!("{:?} or F32", I::DTYPE) };
+        if O::DTYPE != Dtype::F32 && O::DTYPE != I::DTYPE {
+            let expected = format!("{:?} or F32", I::DTYPE);
             return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
         }
         Ok(gemm)

@@ -1,10 +1,10 @@
 //! The narrow layer that everything else in `cuda/` stands on: memory, copies, launches, matrix products, graphs.
 //!
-//! Two implementations: [`driver`](super::driver), a GPU through the CUDA driver and cuBLASLt, and
+//! Two implementations: [`driver`](super::driver), a GPU through the CUDA driver, and
 //! [`emulated`](super::emulated), the same kernels on the host. [`Context`](super::Context) makes the layer safe, counts what
 //! it does and injects faults; nothing else calls it.
 
-use crate::backend::Dtype;
+use crate::backend::{Activation, Dtype};
 use crate::{Error, Result};
 
 /// A launch of a kernel: which one, and on how many threads.
@@ -20,7 +20,7 @@ pub struct Launch {
     pub shared: usize,
 }
 
-/// A matrix product `out[rows, n] = x[rows, k] * weight[n, k]^T + bias[n]`, row-major, accumulated in f32.
+/// A matrix product `out[rows, n] = activation(x[rows, k] * weight[n, k]^T + bias[n])`, row-major, accumulated in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     /// Rows of `x` and `out`.
@@ -39,8 +39,10 @@ pub struct Gemm {
     pub x: u64,
     /// Address of `weight`.
     pub weight: u64,
-    /// Address of the bias, f32 and only where `out` is; 0 without one.
+    /// Address of the bias, f32; 0 without one.
     pub bias: u64,
+    /// Applied last.
+    pub activation: Activation,
     /// Address of `out`.
     pub out: u64,
 }

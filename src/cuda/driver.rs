@@ -1,7 +1,7 @@
-//! The device layer on a GPU: the CUDA driver for memory, launches and graphs, cuBLASLt for matrix products.
+//! The device layer on a GPU, through the CUDA driver.
 //!
-//! Both libraries are loaded at run time, so that one binary serves machines with and without a GPU. cudarc panics when a
-//! library is missing; `open` asks first.
+//! It is loaded at run time, so that one binary serves machines with and without a GPU. cudarc panics when it is missing; `open`
+//! asks first.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -13,9 +13,9 @@ use cudarc::driver::sys;
 
 use bytemuck::Zeroable;
 
-use super::cublaslt::{Plans, Rest};
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use super::{WORKSPACE_BYTES, WORKSPACES, gemm, layout};
+use super::gemm::{Product, Tile};
+use super::{gemm, layout};
 use crate::{Error, Result};
 
 #[cfg(all(test, fake_driver))]
@@ -23,7 +23,7 @@ mod fake_tests;
 mod requirements;
 mod staging;
 
-use requirements::{Image, NO_DEVICE_CODE, check_device, check_libraries, describe_refusal, images};
+use requirements::{Image, NO_DEVICE_CODE, check_device, check_library, describe_refusal, images};
 use staging::Staging;
 
 /// Dynamic shared memory that a kernel gets without being asked for.
@@ -37,8 +37,6 @@ pub struct CudaDevice {
     stream: sys::CUstream,
     aside: Aside,
     modules: Vec<sys::CUmodule>,
-    /// Of the products of either stream.
-    workspaces: [u64; WORKSPACES],
     state: Mutex<State>,
 }
 
@@ -57,8 +55,8 @@ struct Aside {
 
 #[derive(Default)]
 struct State {
-    /// Made at the first product; dropped before the context goes.
-    plans: Option<Plans>,
+    /// What has been multiplied, and how.
+    products: HashMap<Product, Tile>,
     functions: HashMap<&'static str, Function>,
     capturing: bool,
     /// Memory to be freed once the capture has ended.
@@ -102,7 +100,7 @@ impl CudaDevice {
     /// Opens the GPU with this number and loads the kernels.
     ///
     /// # Errors
-    /// [`Error::Device`] if this build holds no device code, or no driver, no cuBLASLt or no such GPU is there, or the driver or
+    /// [`Error::Device`] if this build holds no device code, or no driver or no such GPU is there, or the driver or
     /// the GPU is too old.
     pub fn open(ordinal: usize) -> Result<Self> {
         let name = format!("cuda:{ordinal}");
@@ -111,7 +109,7 @@ impl CudaDevice {
 
     fn try_open(ordinal: usize, name: &str) -> Result<Self, String> {
         let images = images()?;
-        check_libraries()?;
+        check_library()?;
         let describe = |error: DriverError| format!("CUDA driver: {}", text(error));
         result::init().map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => format!(
@@ -141,7 +139,6 @@ impl CudaDevice {
                 is_pending: AtomicBool::new(false),
             },
             modules: Vec::new(),
-            workspaces: [0; WORKSPACES],
             state: Mutex::default(),
         };
         // From here on `Drop` gives back whatever was taken.
@@ -168,22 +165,6 @@ impl CudaDevice {
         }
         self.keep_freed_memory().map_err(describe)?;
         layout::check(&self.layout_entries()?)?;
-        for workspace in &mut self.workspaces {
-            // SAFETY: a context is current.
-            *workspace = unsafe { result::malloc_sync(WORKSPACE_BYTES) }.map_err(|error| match error.0 {
-                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                    let (free, total) = result::mem_get_info().unwrap_or_default();
-                    let needed = WORKSPACES * WORKSPACE_BYTES;
-                    format!(
-                        "expected {} MiB of free GPU memory to start, got {} of {} MiB; other processes may hold the rest",
-                        needed >> 20,
-                        free >> 20,
-                        total >> 20
-                    )
-                }
-                _ => describe(error),
-            })?;
-        }
         Ok(())
     }
 
@@ -313,7 +294,7 @@ impl CudaDevice {
 
 /// How many GPUs the driver knows; 0 without a driver.
 pub fn count() -> usize {
-    if check_libraries().is_err() || result::init().is_err() {
+    if check_library().is_err() || result::init().is_err() {
         return 0;
     }
     result::device::get_count().ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
@@ -337,7 +318,6 @@ impl Drop for CudaDevice {
             for stream in streams.clone() {
                 let _ = result::stream::synchronize(stream);
             }
-            drop(state.plans.take());
             for address in std::mem::take(&mut state.freed_aside) {
                 let _ = result::free_async(address, self.stream);
             }
@@ -348,9 +328,6 @@ impl Drop for CudaDevice {
             for pinned in state.pinned.into_values() {
                 let _ = result::event::destroy(pinned.arrived);
                 let _ = result::free_host(pinned.host);
-            }
-            for workspace in self.workspaces.into_iter().filter(|workspace| *workspace != 0) {
-                let _ = result::free_sync(workspace);
             }
             for event in [self.aside.begun, self.aside.ended].into_iter().filter(|event| !event.is_null()) {
                 let _ = result::event::destroy(event);
@@ -394,10 +371,6 @@ impl Device for CudaDevice {
             unsafe { result::stream::synchronize(self.stream)? };
             self.free_bytes().map(Some)
         })
-    }
-
-    fn own_bytes(&self) -> u64 {
-        (WORKSPACES * WORKSPACE_BYTES) as u64
     }
 
     unsafe fn free(&self, address: u64) {
@@ -477,35 +450,18 @@ impl Device for CudaDevice {
     }
 
     unsafe fn gemm(&self, product: &Gemm) -> Result<()> {
-        self.call("gemm", || Ok(()))?;
-        let mut state = self.state();
-        let plans = match &mut state.plans {
-            Some(plans) => plans,
-            none => none.insert(Plans::new().map_err(|reason| self.failure("gemm", reason))?),
-        };
-        let workspace = self.workspaces[usize::from(self.aside.is_open.load(Ordering::Relaxed))];
-        // SAFETY: the caller's promise; the stream is alive; work of one stream shares a workspace in order.
-        let rest = unsafe { plans.run(product, workspace, self.current_stream().cast()) }
-            .map_err(|reason| self.failure("gemm", reason))?;
-        drop(state);
-        // SAFETY: the caller's promise, which is that of the kernels, too.
-        unsafe {
-            match rest {
-                Rest::Nothing => Ok(()),
-                Rest::Bias => {
-                    let (launch, arguments) = gemm::bias(product)?;
-                    self.launch(&launch, bytemuck::bytes_of(&arguments))
-                }
-                Rest::Product => {
-                    let (launch, arguments) = gemm::plain_product(product)?;
-                    self.launch(&launch, bytemuck::bytes_of(&arguments))
-                }
-            }
-        }
+        let tile = Tile::choose(product);
+        self.state().products.insert(Product::of(product), tile);
+        let (launch, arguments) = gemm::product(product, tile)?;
+        // SAFETY: the caller's promise, which is that of the kernel, too.
+        unsafe { self.launch(&launch, bytemuck::bytes_of(&arguments)) }
     }
 
     fn gemm_plans(&self) -> Vec<String> {
-        self.state().plans.as_ref().map(Plans::describe).unwrap_or_default()
+        let mut lines: Vec<String> =
+            self.state().products.iter().map(|(product, tile)| format!("{product}: {tile:?}")).collect();
+        lines.sort();
+        lines
     }
 
     fn begin_aside(&self) -> Result<()> {
@@ -667,7 +623,7 @@ mod tests {
         // Whatever this machine has, it does not have this many GPUs.
         let error = CudaDevice::open(usize::MAX).err().map(|error| error.to_string()).unwrap_or_default();
         let reasons =
-            ["holds no device code", "no NVIDIA driver", "no cuBLASLt", "expected a number below", "CUDA driver: "];
+            ["holds no device code", "no NVIDIA driver", "expected a number below", "CUDA driver: "];
         assert!(error.starts_with("open device cuda:"), "{error}");
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
     }

@@ -1,4 +1,9 @@
-//! Launcher of `kernels/gemm.cu`: matrix products without cuBLASLt, for shapes that it has no plan for.
+//! Launcher of `kernels/gemm.cu`: matrix products with what follows them.
+//!
+//! A row's bits depend on that row and the weights alone. They are the same whatever tile a block computes, so the tile is chosen
+//! by what is fastest for a number of rows ([`Tile::choose`]).
+
+use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -8,14 +13,134 @@ use super::context::{Context, to_u32};
 use super::device::Gemm;
 use super::element::Element;
 use super::layout::{Layout, layout};
-use crate::backend::Dtype;
+use crate::backend::{Activation, Dtype};
 use crate::{Error, Result};
 
 const OPERATION: &str = "gemm";
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-const THREADS: u32 = 256;
-/// Rows and columns of `out` that a block computes; as in the kernel.
-pub(super) const TILE: u32 = 32;
+/// Elements along k that are summed by themselves on tensor cores; as in the kernel.
+pub(super) const SLICE: u32 = 512;
+/// Addresses of matrices for tensor cores are multiples of this; so is 2 k.
+const ALIGNMENT: u64 = 16;
+/// Blocks that keep a large GPU's multiprocessors busy.
+const ENOUGH_BLOCKS: u64 = 128;
+
+/// What a block computes of `out`: some rows by some columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU chooses"))]
+pub enum Tile {
+    /// On tensor cores.
+    Small,
+    /// On tensor cores, for long rows: slices of k side by side.
+    Deep,
+    /// On tensor cores.
+    Middle,
+    /// On tensor cores.
+    Large,
+    /// On tensor cores.
+    Huge,
+    /// On the ordinary units, f32's among them.
+    Square32,
+    /// On the ordinary units.
+    Square64,
+    /// On the ordinary units.
+    Square128,
+}
+
+/// A tile's sizes, as in the kernel.
+struct Sizes {
+    rows: u32,
+    columns: u32,
+    threads: u32,
+    shared: u32,
+}
+
+const fn sizes(rows: u32, columns: u32, threads: u32, shared: u32) -> Sizes {
+    Sizes { rows, columns, threads, shared }
+}
+
+impl Tile {
+    /// Those on tensor cores.
+    pub const ON_TENSOR_CORES: [Tile; 5] = [Tile::Small, Tile::Deep, Tile::Middle, Tile::Large, Tile::Huge];
+    /// The others, which take any type and size.
+    pub const ON_ORDINARY_UNITS: [Tile; 3] = [Tile::Square32, Tile::Square64, Tile::Square128];
+
+    /// Its kernels' last name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tile::Small => "small",
+            Tile::Deep => "deep",
+            Tile::Middle => "middle",
+            Tile::Large => "large",
+            Tile::Huge => "huge",
+            Tile::Square32 => "square32",
+            Tile::Square64 => "square64",
+            Tile::Square128 => "square128",
+        }
+    }
+
+    const fn sizes(self) -> Sizes {
+        match self {
+            Tile::Small => sizes(16, 32, 64, 49_152),
+            Tile::Deep => sizes(16, 32, 128, 73_728),
+            Tile::Middle => sizes(32, 64, 128, 49_152),
+            Tile::Large => sizes(64, 64, 128, 65_536),
+            Tile::Huge => sizes(128, 128, 256, 98_304),
+            Tile::Square32 => sizes(32, 32, 256, 0),
+            Tile::Square64 => sizes(64, 64, 256, 0),
+            Tile::Square128 => sizes(128, 128, 256, 0),
+        }
+    }
+
+    /// Bytes of shared memory of a block.
+    pub(super) const fn shared(self) -> u32 {
+        self.sizes().shared
+    }
+
+    /// Blocks of a product.
+    fn blocks(self, rows: usize, n: usize) -> u64 {
+        let Sizes { rows: height, columns, .. } = self.sizes();
+        rows.div_ceil(height as usize) as u64 * n.div_ceil(columns as usize) as u64
+    }
+
+    /// The tile of a product: the largest that fills at least half its rows and keeps the GPU busy.
+    pub fn choose(gemm: &Gemm) -> Tile {
+        let suits = |tile: &Tile| {
+            gemm.rows > tile.sizes().rows as usize / 2 && tile.blocks(gemm.rows, gemm.n) >= ENOUGH_BLOCKS
+        };
+        let is_aligned = [gemm.x, gemm.weight].iter().all(|address| address.is_multiple_of(ALIGNMENT));
+        if gemm.input == Dtype::F32 || !is_aligned || !gemm.k.is_multiple_of(ALIGNMENT as usize / 2) {
+            return [Tile::Square128, Tile::Square64].into_iter().find(suits).unwrap_or(Tile::Square32);
+        }
+        let few_rows = if gemm.k > SLICE as usize { Tile::Deep } else { Tile::Small };
+        [Tile::Huge, Tile::Large, Tile::Middle].into_iter().find(suits).unwrap_or(few_rows)
+    }
+}
+
+/// What a tile is chosen for.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU chooses"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Product {
+    rows: usize,
+    n: usize,
+    k: usize,
+    input: Dtype,
+    output: Dtype,
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU chooses"))]
+impl Product {
+    pub(super) fn of(gemm: &Gemm) -> Self {
+        let &Gemm { rows, n, k, input, output, .. } = gemm;
+        Product { rows, n, k, input, output }
+    }
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Product { rows, n, k, input, output } = self;
+        write!(f, "{rows} rows by [{n}, {k}], {} to {}", input.name(), output.name())
+    }
+}
 
 /// Mirrors `GemmArguments`.
 #[repr(C)]
@@ -29,41 +154,46 @@ pub(super) struct Arguments {
     n: u32,
     k: u32,
     out_stride: u32,
-}
-
-/// Mirrors `GemmBiasArguments`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct BiasArguments {
-    out: u64,
-    bias: u64,
-    rows: u32,
-    n: u32,
-    out_stride: u32,
-    unused: u32,
+    activation: u32,
+    vectorized: u32,
 }
 
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] = &[
-    layout!(Arguments as "GemmF32" { x, weight, bias, out, rows, n, k, out_stride }),
-    layout!(Arguments as "GemmF16" { x, weight, bias, out, rows, n, k, out_stride }),
-    layout!(Arguments as "GemmBf16" { x, weight, bias, out, rows, n, k, out_stride }),
-    layout!(Arguments as "GemmWideF16" { x, weight, bias, out, rows, n, k, out_stride }),
-    layout!(Arguments as "GemmWideBf16" { x, weight, bias, out, rows, n, k, out_stride }),
-    layout!(BiasArguments as "GemmBiasArguments" { out, bias, rows, n, out_stride, unused }),
+    layout!(Arguments as "GemmF32" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
+    layout!(Arguments as "GemmF16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
+    layout!(Arguments as "GemmBf16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
+    layout!(Arguments as "GemmWideF16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
+    layout!(Arguments as "GemmWideBf16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
 ];
+
+/// The kernels of some types, by tile; f32 has none on tensor cores.
+macro_rules! symbols {
+    ($types:literal, $tile:expr) => {
+        match $tile {
+            Tile::Small => concat!("gemm_", $types, "_small"),
+            Tile::Deep => concat!("gemm_", $types, "_deep"),
+            Tile::Middle => concat!("gemm_", $types, "_middle"),
+            Tile::Large => concat!("gemm_", $types, "_large"),
+            Tile::Huge => concat!("gemm_", $types, "_huge"),
+            Tile::Square32 => concat!("gemm_", $types, "_square32"),
+            Tile::Square64 => concat!("gemm_", $types, "_square64"),
+            Tile::Square128 => concat!("gemm_", $types, "_square128"),
+        }
+    };
+}
 
 /// The launch of a product, which may not be empty, and its arguments.
 ///
 /// # Errors
 /// Sizes beyond 32 bits; types that are not multiplied.
-pub(super) fn product(gemm: &Gemm, threads: u32) -> Result<(Launch, Arguments)> {
+pub(super) fn product(gemm: &Gemm, tile: Tile) -> Result<(Launch, Arguments)> {
     let symbol = match (gemm.input, gemm.output) {
-        (Dtype::F32, Dtype::F32) => "gemm_f32",
-        (Dtype::F16, Dtype::F16) => "gemm_f16",
-        (Dtype::F16, Dtype::F32) => "gemm_wide_f16",
-        (Dtype::Bf16, Dtype::Bf16) => "gemm_bf16",
-        (Dtype::Bf16, Dtype::F32) => "gemm_wide_bf16",
+        (Dtype::F32, Dtype::F32) => symbols!("f32", tile),
+        (Dtype::F16, Dtype::F16) => symbols!("f16", tile),
+        (Dtype::F16, Dtype::F32) => symbols!("wide_f16", tile),
+        (Dtype::Bf16, Dtype::Bf16) => symbols!("bf16", tile),
+        (Dtype::Bf16, Dtype::F32) => symbols!("wide_bf16", tile),
         (input, output) => {
             let (expected, got) =
                 ("f32, f16 or bf16, out as in or f32".to_owned(), format!("{input:?}, {output:?} out"));
@@ -71,6 +201,7 @@ pub(super) fn product(gemm: &Gemm, threads: u32) -> Result<(Launch, Arguments)> 
         }
     };
     let size = |name, value| to_u32(OPERATION, name, value);
+    let row_bytes = (gemm.out_stride * gemm.output.size()) as u64;
     let arguments = Arguments {
         x: gemm.x,
         weight: gemm.weight,
@@ -80,127 +211,39 @@ pub(super) fn product(gemm: &Gemm, threads: u32) -> Result<(Launch, Arguments)> 
         n: size("n", gemm.n)?,
         k: size("k", gemm.k)?,
         out_stride: size("stride", gemm.out_stride)?,
+        activation: gemm.activation as u32,
+        vectorized: (gemm.out.is_multiple_of(ALIGNMENT) && row_bytes.is_multiple_of(ALIGNMENT)).into(),
     };
-    let grid = [arguments.n.div_ceil(TILE), arguments.rows.div_ceil(TILE), 1];
-    Ok((Launch { symbol, grid, block: threads, shared: 0 }, arguments))
+    let Sizes { rows, columns, threads, shared } = tile.sizes();
+    // Blocks that share columns of the weights follow each other.
+    let grid = [arguments.rows.div_ceil(rows), arguments.n.div_ceil(columns), 1];
+    Ok((Launch { symbol, grid, block: threads, shared: shared as usize }, arguments))
 }
 
-/// The launch that adds a product's bias to its f32 `out`, and its arguments.
+/// As [`Context::gemm`], in tiles of one kind.
 ///
 /// # Errors
-/// Sizes beyond 32 bits.
-pub(super) fn bias(gemm: &Gemm) -> Result<(Launch, BiasArguments)> {
-    let size = |name, value| to_u32(OPERATION, name, value);
-    let arguments = BiasArguments {
-        out: gemm.out,
-        bias: gemm.bias,
-        rows: size("rows", gemm.rows)?,
-        n: size("n", gemm.n)?,
-        out_stride: size("stride", gemm.out_stride)?,
-        unused: 0,
-    };
-    let grid = [arguments.n.div_ceil(THREADS), arguments.rows, 1];
-    Ok((Launch { symbol: "gemm_bias_f32", grid, block: THREADS, shared: 0 }, arguments))
-}
-
-#[cfg(feature = "cuda")]
-/// As [`product`], with blocks of the usual size.
-///
-/// # Errors
-/// As [`product`].
-pub(super) fn plain_product(gemm: &Gemm) -> Result<(Launch, Arguments)> {
-    product(gemm, THREADS)
-}
-
-/// How a product adds the bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BiasIn {
-    /// In the kernel of the product.
-    Product,
-    /// In a kernel of its own.
-    Itself,
-}
-
-/// As [`Context::gemm`], by this kernel in blocks of `threads`, a multiple of 32.
-///
-/// # Errors
-/// As [`Context::gemm`].
+/// As [`Context::gemm`]; there is no such kernel.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn launch<I: Element, O: Element>(
     context: &Context,
     sizes: [usize; 3],
     x: View<'_, I>,
     weight: View<'_, I>,
-    bias_view: Option<View<'_, f32>>,
+    (bias, activation): (Option<View<'_, f32>>, Activation),
     out: ViewMut<'_, O>,
     out_stride: usize,
-    (bias_in, threads): (BiasIn, u32),
+    tile: Tile,
 ) -> Result<()> {
-    let mut gemm = context.check_gemm(sizes, &x, &weight, bias_view.as_ref(), &out, out_stride)?;
+    let gemm = context.check_gemm(sizes, &x, &weight, (bias.as_ref(), activation), &out, out_stride)?;
     if gemm.rows == 0 || gemm.n == 0 {
         return Ok(());
     }
-    let own_bias = bias_in == BiasIn::Itself && gemm.bias != 0;
-    let added = own_bias.then(|| bias(&gemm)).transpose()?;
-    if own_bias {
-        gemm.bias = 0;
-    }
-    let (launch, arguments) = product(&gemm, threads)?;
+    let (launch, arguments) = product(&gemm, tile)?;
     // SAFETY: mirrors `GemmArguments` of these types. A thread reads rows below `rows` and `n` up to `k`, writes elements of `out`
     // below `rows` and `n`; the lengths were checked, and `out` is borrowed mutably.
-    unsafe { context.launch(&launch, &arguments)? };
-    if let Some((launch, arguments)) = added {
-        // SAFETY: mirrors `GemmBiasArguments`; a thread changes one element of `out` below `rows` and `n`, and reads the bias at its
-        // column.
-        unsafe { context.launch(&launch, &arguments)? };
-    }
-    Ok(())
+    unsafe { context.launch(&launch, &arguments) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::check::assert_same_bits;
-    use crate::cuda::testing::{Values, device_tests};
-    use crate::validate::kernels::gemm as cases;
-    use crate::validate::probe::assert_all_pass;
-
-    fn a_row_does_not_depend_on_the_others(context: &Context) -> Result<()> {
-        let (n, k, most) = (37, 129, 70);
-        let mut values = Values::new(9);
-        let (x, weight) = (values.elements::<f32>(most * k, 0.0, 1.0), values.elements::<f32>(n * k, 0.0, 1.0));
-        let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
-        let product = |rows: usize, threads: u32| -> Result<Vec<f32>> {
-            let (mut out, x) = (context.allocate(rows * n)?, x.view().slice(0..rows * k)?);
-            launch(context, [rows, n, k], x, weight.view(), None, out.view_mut(), n, (BiasIn::Product, threads))?;
-            context.download(out.view())
-        };
-        let all = product(most, THREADS)?;
-        for rows in 1..most {
-            assert_same_bits(&product(rows, [32, 96, 256, 1024][rows % 4])?, &all[..rows * n]);
-        }
-        Ok(())
-    }
-
-    /// An infinity in one row or column, and what lies between the rows of `out`.
-    fn bad_values_stay_in_their_row(context: &Context) -> Result<()> {
-        let (mut x, weight) = ([1.0f32; 3 * 33], [0.5f32; 2 * 33]);
-        x[33] = f32::INFINITY;
-        let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
-        let mut out = context.upload(&[-7.0f32; 3 * 5])?;
-        let how = (BiasIn::Product, THREADS);
-        launch(context, [3, 2, 33], x.view(), weight.view(), None, out.view_mut(), 5, how)?;
-        let out = context.download(out.view())?;
-        let (row, inf) = ([16.5, 16.5, -7.0, -7.0, -7.0], f32::INFINITY);
-        assert_eq!(out, [row, [inf, inf, -7.0, -7.0, -7.0], row].concat());
-        Ok(())
-    }
-
-    device_tests! {
-        f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
-        f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
-        bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
-        rows: a_row_does_not_depend_on_the_others;
-        bad_values: bad_values_stay_in_their_row;
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::gemm::Tile;
 use crate::backend::{
     Activation, BANK_WORDS, Constraints, ContrastiveForm, ContrastiveOptions, ExpectedRisk, Failure, FinishKind,
     Finished, LengthPenaltyKind, MAX_CONSTRAINT_TOKENS, MAX_SCORERS, Row, SampleOptions, SamplePick, Schedule,
@@ -117,7 +118,12 @@ const CONSTANTS: &[(&str, u32)] = &[
     ("Purpose::Noise", PURPOSES[1]),
     ("Purpose::Draw", PURPOSES[2]),
     ("gather::MAX_PARTS", super::gather::MAX_PARTS as u32),
-    ("gemm::TILE", super::gemm::TILE),
+    ("gemm::SLICE", super::gemm::SLICE),
+    ("Small::SHARED_BYTES", Tile::Small.shared()),
+    ("Deep::SHARED_BYTES", Tile::Deep.shared()),
+    ("Middle::SHARED_BYTES", Tile::Middle.shared()),
+    ("Large::SHARED_BYTES", Tile::Large.shared()),
+    ("Huge::SHARED_BYTES", Tile::Huge.shared()),
     ("Row::WORDS", words::<Row>() as u32),
     ("SamplePick::NONE", SamplePick::NONE),
     ("MAX_BEAMS", super::beam_step::MAX_BEAMS as u32),
@@ -131,7 +137,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 17] {
+fn launchers() -> [&'static [Layout]; 16] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -143,7 +149,6 @@ fn launchers() -> [&'static [Layout]; 17] {
         super::gather::LAYOUTS,
         super::gemm::LAYOUTS,
         super::layer_norm::LAYOUTS,
-        super::linear::LAYOUTS,
         super::loss::LAYOUTS,
         super::processors::LAYOUTS,
         super::risk::LAYOUTS,

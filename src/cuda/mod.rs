@@ -1,9 +1,9 @@
-//! The CUDA backend: custom kernels and cuBLASLt, on a GPU or emulated on the host.
+//! The CUDA backend: kernels of its own, on a GPU or emulated on the host.
 //!
 //! | file | what |
 //! |---|---|
 //! | `device` | the narrow layer: allocate, copy, launch, multiply, capture |
-//! | `driver` | that layer on a GPU: CUDA driver, graphs; `cublaslt` beside it: plans for matrix products |
+//! | `driver` | that layer on a GPU: CUDA driver, graphs |
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
 //! | `dry` | that layer without a device: plans of memory count what would be allocated |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
@@ -17,8 +17,6 @@
 mod buffer;
 mod context;
 mod counters;
-#[cfg(feature = "cuda")]
-mod cublaslt;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
@@ -40,7 +38,6 @@ pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
-pub mod linear;
 pub mod loss;
 pub mod processors;
 pub mod risk;
@@ -58,12 +55,6 @@ pub use element::Element;
 pub use rows::RowList;
 
 use crate::Result;
-
-/// Workspaces of a device, one for each stream that multiplies.
-pub const WORKSPACES: usize = 2;
-
-/// Bytes of device memory that cuBLASLt may work in, for each of them.
-pub const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// What nvcc made of one file in `kernels/`.
 #[cfg(all(feature = "cuda", any(device_code, emulated)))]
@@ -100,7 +91,7 @@ fn is_vectorizable<T>(len: usize, addresses: &[u64]) -> bool {
 /// Opens the GPU with this number.
 ///
 /// # Errors
-/// [`Error::Device`](crate::Error::Device) if this build holds no device code, or no driver, no cuBLASLt or no such GPU is
+/// [`Error::Device`](crate::Error::Device) if this build holds no device code, or no driver or no such GPU is
 /// there, or the GPU is older than compute capability 8.0.
 pub fn open(ordinal: usize) -> Result<Context> {
     #[cfg(feature = "cuda")]

@@ -24,8 +24,6 @@ pub struct MemoryPlan {
     pub activations: u64,
     /// Hypotheses, histories, and the search's working memory.
     pub search: u64,
-    /// What the library of matrix products works in.
-    pub workspace: u64,
 }
 
 impl MemoryPlan {
@@ -48,15 +46,13 @@ impl MemoryPlan {
             Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), models, element, shape),
             Dtype::I8 => Err(super::device::no_i8(device)),
         }?;
-        let on_gpu = matches!(device, Device::Cuda(_) | Device::Cudas(_));
-        let workspace = if on_gpu { (cuda::WORKSPACES * cuda::WORKSPACE_BYTES) as u64 } else { 0 };
-        Ok(MemoryPlan { weights, workspace, ..plan })
+        Ok(MemoryPlan { weights, ..plan })
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let MemoryPlan { weights, caches, logits, activations, search, workspace } = self;
-        weights + caches + logits + activations + search + workspace
+        let MemoryPlan { weights, caches, logits, activations, search } = self;
+        weights + caches + logits + activations + search
     }
 
     /// The most sentences, up to those of `size`, that `budget` bytes have room for; 0 if not even one fits.

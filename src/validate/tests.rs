@@ -4,9 +4,8 @@ use super::*;
 use crate::cuda::kernel_ops;
 use crate::model::config::ModelConfig;
 
-/// Kernels that `bench --kernels` does not measure: what measures the ceiling, and what stands in for
-/// cuBLASLt, and copies of a few words.
-const NOT_MEASURED: [&str; 3] = ["checksum", "gather", "gemm"];
+/// Kernels that `bench --kernels` does not measure: what measures the ceiling, and copies of a few words.
+const NOT_MEASURED: [&str; 2] = ["checksum", "gather"];
 
 #[test]
 fn every_kernel_file_has_its_cases() {

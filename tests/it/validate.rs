@@ -71,7 +71,7 @@ fn what_cannot_be_checked_is_refused() {
         assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     };
     refused(&["validate", "--device", "cpu"], "option device: expected cuda, cuda:N or emulated");
-    refused(&["validate", "--kernel", "no_such"], "option kernel: expected one of embedding, linear,");
+    refused(&["validate", "--kernel", "no_such"], "option kernel: expected one of embedding, gate,");
     let meaningless = "option device: expected cuda or cuda:N, the only ones whose kernel times mean anything, got";
     refused(&["bench", "--kernels", "--device", "emulated"], &format!("{meaningless} emulated"));
     refused(&["bench", "--kernels"], &format!("{meaningless} cpu"));

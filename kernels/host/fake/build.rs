@@ -1,4 +1,4 @@
-//! Builds the fake driver, libcuda and libcublasLt in OUT_DIR/fake, from the emulator that build.rs has compiled.
+//! Builds the fake driver, a libcuda in OUT_DIR/fake, from the emulator that build.rs has compiled.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, op};
 
-/// Builds both libraries, and tells the crate where they are.
+/// Builds the library, and tells the crate where it is.
 pub fn build(
     root: &Path,
     out: &Path,
@@ -34,39 +34,20 @@ pub fn build(
         build.file(here.join(format!("{name}.cpp")));
     }
     let objects = build.file(&table).try_compile_intermediates()?;
-    let link = |soname: &str, link_name: &str, inputs: &[PathBuf]| -> Result<(), Failure> {
-        let library = libraries.join(soname);
-        let mut command = compiler.to_command();
-        command.args(["-shared", "-fno-sanitize=all", "-Wl,-Bsymbolic", &format!("-Wl,-soname,{soname}"), "-o"]);
-        command.arg(&library).args(inputs).arg("-lpthread");
-        let output = command.output()?;
-        if !output.status.success() {
-            return Err(format!("link {}: {}", library.display(), String::from_utf8_lossy(&output.stderr)).into());
-        }
-        let short = libraries.join(link_name);
-        let _ = fs::remove_file(&short);
-        Ok(symlink(soname, short)?)
-    };
-    let emulator = out.join("libbeamfuse_emulated.a");
-    link("libcuda.so.1", "libcuda.so", &[objects, vec![emulator]].concat())?;
-    let products = cublaslt(&build, &here)?;
-    link("libcublasLt.so.13", "libcublasLt.so", &[products, vec![libraries.join("libcuda.so.1")]].concat())?;
+    let library = libraries.join("libcuda.so.1");
+    let mut command = compiler.to_command();
+    command.args(["-shared", "-fno-sanitize=all", "-Wl,-Bsymbolic", "-Wl,-soname,libcuda.so.1", "-o"]);
+    command.arg(&library).args(objects).arg(out.join("libbeamfuse_emulated.a")).arg("-lpthread");
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("link {}: {}", library.display(), String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let short = libraries.join("libcuda.so");
+    let _ = fs::remove_file(&short);
+    symlink("libcuda.so.1", short)?;
     println!("cargo::rustc-cfg=fake_driver");
     println!("cargo::rustc-env=BEAMFUSE_FAKE_DRIVER={}", libraries.display());
     Ok(())
-}
-
-/// The objects of the double of cuBLASLt, which converts numbers as the emulator does.
-fn cublaslt(like: &cc::Build, here: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").include(here.join("..")).opt_level(2).pic(true).cargo_metadata(false);
-    for flag in like.get_compiler().args() {
-        if flag.to_string_lossy().starts_with("-f") {
-            build.flag(flag);
-        }
-    }
-    build.flag("-Wno-unused-variable");
-    Ok(build.file(here.join("cublaslt.cpp")).try_compile_intermediates()?)
 }
 
 /// The table of images: each op's kernels, and the hash of its device code.

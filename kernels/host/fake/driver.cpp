@@ -704,36 +704,4 @@ Result cuGraphLaunch(std::shared_ptr<Graph>* executable, Stream* stream) {
     return result;
 }
 
-// ---- For the double of cuBLASLt ----
-
-// Puts a product on a stream: `run` gets `context`, which is freed with it.
-Result fake_enqueue_product(Stream* stream, const std::uint64_t* addresses, const std::size_t* bytes, std::size_t count,
-                            void (*run)(void*), void (*drop)(void*), void* context) {
-    ENTER;
-    if (const Result state = ready("cublasLtMatmul"); state != SUCCESS) return state;
-    LIVE(streams, stream, "stream");
-    const std::shared_ptr<void> owned(context, drop);
-    Work work{"multiply", [run, owned] {
-                  run(owned.get());
-                  return Outcome{};
-              }, {}};
-    for (std::size_t i = 0; i < count; ++i) {
-        const Allocation* allocation = range("cublasLtMatmul", addresses[i], bytes[i]);
-        if (allocation == nullptr) return INVALID_VALUE;
-        work.memory.push_back({addresses[i], allocation->id});
-    }
-    return f.enqueue(stream, std::move(work));
-}
-
-int fake_broken(int code, const char* rule, const char* text) {
-    ENTER;
-    f.broken(static_cast<Result>(code), rule, "%s", text);
-    return code;
-}
-
-std::uint64_t fake_setting(const char* name) {
-    ENTER;
-    return f.setting(name);
-}
-
 }  // extern "C"

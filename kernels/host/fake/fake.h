@@ -5,7 +5,7 @@
 //
 // FAKE_CUDA holds settings, "name=number,...": driver (13000), devices (1), capability (90), memory (bytes), taken (bytes that
 // others use), exclusive (1: another process has the device), lose (launches after which the device is lost), seed (order in which
-// streams get on), algorithms (0: cuBLASLt has none).
+// streams get on).
 #pragma once
 
 #include <cstdarg>

@@ -1,6 +1,5 @@
 //! What the engine needs of a machine: a driver and a GPU that are new enough, and kernels in the build.
 
-use cudarc::cublaslt::sys as cublaslt;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
@@ -119,26 +118,8 @@ pub(super) const DRIVER_SYMBOLS: &[&str] = &[
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
 ];
-/// cuBLASLt's, likewise.
-pub(super) const PRODUCT_SYMBOLS: &[&str] = &[
-    "cublasLtCreate",
-    "cublasLtDestroy",
-    "cublasLtMatmul",
-    "cublasLtMatmulAlgoCheck",
-    "cublasLtMatmulAlgoConfigGetAttribute",
-    "cublasLtMatmulAlgoGetHeuristic",
-    "cublasLtMatmulDescCreate",
-    "cublasLtMatmulDescDestroy",
-    "cublasLtMatmulDescSetAttribute",
-    "cublasLtMatmulPreferenceCreate",
-    "cublasLtMatmulPreferenceDestroy",
-    "cublasLtMatmulPreferenceSetAttribute",
-    "cublasLtMatrixLayoutCreate",
-    "cublasLtMatrixLayoutDestroy",
-];
-
-/// Whether both libraries are there, new enough, and have all functions.
-pub(super) fn check_libraries() -> Result<(), String> {
+/// Whether the driver is there, new enough, and has all functions.
+pub(super) fn check_library() -> Result<(), String> {
     type Function = unsafe extern "C" fn();
     let mut version = 0;
     // SAFETY: asks the dynamic loader, then the driver for one number.
@@ -147,29 +128,20 @@ pub(super) fn check_libraries() -> Result<(), String> {
             return Err("no NVIDIA driver found (libcuda)".to_owned());
         }
         let has = |name: &str| sys::culib().get::<Function>(name.as_bytes()).is_ok();
-        check_symbols("libcuda", &["cuDriverGetVersion"], has)?;
+        check_symbols(&["cuDriverGetVersion"], has)?;
         sys::cuDriverGetVersion(&mut version).result().map_err(|error| format!("CUDA driver: {:?}", error.0))?;
         check_driver(version)?;
-        check_symbols("libcuda", DRIVER_SYMBOLS, has)?;
-        if !cublaslt::is_culib_present() {
-            return Err(
-                "no cuBLASLt found (libcublasLt of CUDA 13); it comes with the CUDA toolkit, and with the Python \
-                        package nvidia-cublas, whose lib directory LD_LIBRARY_PATH must then name"
-                    .to_owned(),
-            );
-        }
-        let has = |name: &str| cublaslt::culib().get::<Function>(name.as_bytes()).is_ok();
-        check_symbols("libcublasLt", PRODUCT_SYMBOLS, has)
+        check_symbols(DRIVER_SYMBOLS, has)
     }
 }
 
-/// Whether a library has these functions.
-fn check_symbols(library: &str, symbols: &[&str], has: impl Fn(&str) -> bool) -> Result<(), String> {
+/// Whether the driver has these functions.
+fn check_symbols(symbols: &[&str], has: impl Fn(&str) -> bool) -> Result<(), String> {
     let missing: Vec<&str> = symbols.iter().copied().filter(|symbol| !has(symbol)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(format!("expected a {library} with all functions that are called, got one without {}", missing.join(", ")))
+    Err(format!("expected a libcuda with all functions that are called, got one without {}", missing.join(", ")))
 }
 
 /// What a failure to take the device means, in words.
@@ -209,8 +181,8 @@ mod tests {
         let has = |name: &str| name != "cuFuncGetParamInfo" && name != "cuInit";
         let missing =
             "expected a libcuda with all functions that are called, got one without cuFuncGetParamInfo, cuInit";
-        assert_eq!(check_symbols("libcuda", DRIVER_SYMBOLS, has), Err(missing.to_owned()));
-        assert_eq!(check_symbols("libcuda", DRIVER_SYMBOLS, |_| true), Ok(()));
+        assert_eq!(check_symbols(DRIVER_SYMBOLS, has), Err(missing.to_owned()));
+        assert_eq!(check_symbols(DRIVER_SYMBOLS, |_| true), Ok(()));
         assert_eq!(
             check_driver(11_080),
             Err("expected a driver for CUDA 13.0 or later (release 580), got 11.8".to_owned())

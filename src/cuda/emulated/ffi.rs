@@ -20,6 +20,8 @@ pub struct Kernel {
 }
 
 unsafe extern "C" {
+    /// The C library's.
+    safe fn erff(x: f32) -> f32;
     fn emulated_new(seed: u64) -> *mut c_void;
     fn emulated_delete(emulator: *mut c_void);
     fn emulated_launch(
@@ -34,6 +36,11 @@ unsafe extern "C" {
     fn emulated_watched_bytes(emulator: *const c_void) -> u64;
     fn emulated_poison(begin: *const c_void, bytes: usize);
     fn emulated_unpoison(begin: *const c_void, bytes: usize);
+}
+
+/// The error function, as kernels on the host have it.
+pub fn erf(x: f32) -> f32 {
+    erff(x)
 }
 
 /// A kernel that this build's emulator can run.

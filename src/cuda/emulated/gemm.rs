@@ -1,8 +1,12 @@
-//! The emulated device's matrix product: naive, one order of additions whatever the number of rows.
+//! The emulated device's matrix product: naive, one order of additions whatever the number of rows, since the kernels' tensor cores
+//! take the emulator long.
+
+use std::f32::consts::FRAC_1_SQRT_2;
 
 use half::{bf16, f16};
 
-use crate::backend::Dtype;
+use super::ffi::erf;
+use crate::backend::{Activation, Dtype};
 use crate::cuda::{Element, Gemm};
 
 /// How many rows are computed side by side, each in its own sum: for the host's vector registers, and for few rows.
@@ -66,11 +70,22 @@ unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
             let sums = sum_products(&panel, &weight_row);
             let bias = bias.get(j).copied();
             for (r, &sum) in sums.iter().enumerate().take(count) {
-                let sum = bias.map_or(sum, |bias| sum + bias);
+                let sum = activate(gemm.activation, bias.map_or(sum, |bias| sum + bias));
                 // SAFETY: row `first + r < rows` and column `j < n` of `out`.
                 unsafe { out.add((first + r) * out_stride + j).write(O::from_f32(sum)) };
             }
         }
+    }
+}
+
+/// As `kernels/activation.cuh`.
+fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => if x < 0.0 { 0.0 } else { x },
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044715 * x * x * x)).tanh()),
+        Activation::GeluErf => 0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2)),
     }
 }
 

@@ -12,7 +12,6 @@ pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
-pub mod linear;
 pub mod loss;
 pub mod near_ties;
 pub mod processors;
@@ -36,7 +35,6 @@ pub struct Op {
 /// All ops.
 pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
-    Op { name: "linear", check: linear::check },
     Op { name: "gate", check: gate::check },
     Op { name: "gemm", check: gemm::check },
     Op { name: "layer_norm", check: layer_norm::check },

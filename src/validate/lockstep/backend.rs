@@ -39,7 +39,6 @@ pub struct Matrix<C, D> {
     in_dim: usize,
     /// The largest Euclidean length of a row of weights, bias included.
     longest: f64,
-    largest_bias: f64,
 }
 
 /// A norm on both.
@@ -121,26 +120,23 @@ impl<T: Element> Lockstep<T> {
         Ok(())
     }
 
-    /// Settles a linear layer. `largest_sum` is the largest number that the activation was taken of, `stride` what lies from row to
-    /// row on the device.
+    /// Settles a linear layer; `stride` is what lies from row to row on the device.
     fn settle_linear<E: Element>(
         &self,
         matrix: &<Self as NetworkOps>::Matrix,
         (rows, x): (usize, &[f32]),
-        (largest_sum, stride): (f64, usize),
+        stride: usize,
         out: &mut (Vec<f32>, Buffer<E>),
     ) -> Result<()> {
         // No activation magnifies a difference by more than this.
         const STEEPEST: f64 = 1.2;
-        let &Matrix { out_dim, in_dim, longest, largest_bias, .. } = matrix;
+        let &Matrix { out_dim, in_dim, longest, .. } = matrix;
         let x = x.chunks(in_dim).take(rows).map(length).fold(0.0, f64::max);
         // Both sides sum in f32: k products and additions each err by at most a unit in the last place of the sum of
         // magnitudes, which is at most the product of lengths (Cauchy).
         let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
         let rounding = tolerance::<E>(1e-6);
-        // The product is stored, rounded, before the bias is added.
-        let stored = if E::DTYPE == Dtype::F32 { 0.0 } else { rounding.rel * (largest_sum + largest_bias) };
-        let tolerance = Tolerance::new(rounding.abs + STEEPEST * (sums + stored), rounding.rel);
+        let tolerance = Tolerance::new(rounding.abs + STEEPEST * sums, rounding.rel);
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
         self.settle_rows(&name, (&mut cpu[..rows * out_dim], device.view()), (out_dim, stride), tolerance)
@@ -308,7 +304,6 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         let lengths = weights.chunks(in_dim).enumerate().map(|(row, weights)| length(weights) + bias_of(row));
         Ok(Matrix {
             longest: lengths.fold(0.0, f64::max),
-            largest_bias: bias.map_or(0.0, largest),
             cpu: Arc::new(self.cpu.matrix(&weights, bias, out_dim, in_dim)?),
             device: Arc::new(self.device.matrix(&weights, bias, out_dim, in_dim)?),
             out_dim,
@@ -381,14 +376,9 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         with_rows(rows, |cpu_rows, rows| {
             let (x, out) = (&*x.get(), &mut *out.get_mut());
             let live = cpu_rows.live().len();
-            // Without the activation first, to see how large the sums are.
-            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, Activation::None, &mut out.0)?;
-            let largest_sum = largest(&out.0[..live * matrix.out_dim]);
-            if activation != Activation::None {
-                self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
-            }
+            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
             self.device.linear(&matrix.device, rows, &x.1, activation, &mut out.1)?;
-            self.settle_linear(matrix, (live, &x.0), (largest_sum, matrix.out_dim), out)
+            self.settle_linear(matrix, (live, &x.0), matrix.out_dim, out)
         })
     }
 
@@ -404,8 +394,7 @@ impl<T: Element> NetworkOps for Lockstep<T> {
             self.device.logits(&matrix.device, rows, &x.1, &mut out.1)?;
             self.log().leave_layers();
             let live = cpu_rows.live().len();
-            let sums = (largest(&out.0[..live * matrix.out_dim]), self.device.logits_stride(matrix.out_dim));
-            self.settle_linear(matrix, (live, &x.0), sums, out)
+            self.settle_linear(matrix, (live, &x.0), self.device.logits_stride(matrix.out_dim), out)
         })
     }
 

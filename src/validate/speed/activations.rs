@@ -2,21 +2,22 @@
 
 use super::{BEAMS, Bench, FFN, HEADS, LEN, Moves, SpeedRow};
 use crate::Result;
-use crate::backend::{Activation, NormKind, Row, SlotOptions};
+use crate::backend::{Activation, Dtype, NormKind, Row, SlotOptions};
 use crate::cuda::Element;
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::embedding::Embedding;
 use crate::cuda::gate::Gate;
+use crate::cuda::gemm::{self, Tile};
 use crate::cuda::layer_norm::LayerNorm;
-use crate::cuda::linear::Epilogue;
 use crate::cuda::testing::DeviceRows;
 
 impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// All of it, in a storage type.
     pub(super) fn activations<T: Element>(&mut self) -> Result<()> {
+        self.products::<T>(BEAMS)?;
         for rows in self.effort.rows.clone() {
+            self.products::<T>(rows)?;
             self.embedding::<T>(rows)?;
-            self.linear::<T>(rows)?;
             self.gate::<T>(rows)?;
             self.layer_norm::<T>(rows)?;
             self.encoder_attention::<T>(rows)?;
@@ -48,15 +49,36 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         self.add(("embedding", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
     }
 
-    fn linear<T: Element>(&mut self, rows: usize) -> Result<()> {
+    /// Those of a layer.
+    fn products<T: Element>(&mut self, rows: usize) -> Result<()> {
+        let width = HEADS.width();
+        for [n, k] in [[3 * width, width], [width; 2], [FFN, width], [width, FFN]] {
+            self.product::<T>([rows, n, k])?;
+        }
+        Ok(())
+    }
+
+    /// The tile that the device chooses, then each of the others.
+    fn product<T: Element>(&mut self, [rows, n, k]: [usize; 3]) -> Result<()> {
         let context = self.context;
-        let (mut x, bias) = (self.numbers::<T>(rows * FFN)?, context.zeros::<f32>(FFN)?);
-        let seconds = self.time(|| {
-            let (x, bias) = (x.view_mut(), Some(bias.view()));
-            Epilogue { x, bias, activation: Activation::Silu, residual: None }.launch(context, rows, FFN)
-        })?;
-        let moved = (Moves::ReadsAndWrites, 2 * rows * FFN * size_of::<T>());
-        self.add(("linear", "epilogue", T::DTYPE.name()), format!("{rows} x {FFN}"), moved, seconds)
+        let (x, weights) = (self.numbers::<T>(rows * k)?, self.numbers::<T>(n * k)?);
+        let (bias, mut out) = (context.zeros::<f32>(n)?, context.allocate::<T>(rows * n)?);
+        let is_f32 = T::DTYPE == Dtype::F32;
+        let tiles = if is_f32 { &Tile::ON_ORDINARY_UNITS[..] } else { &Tile::ON_TENSOR_CORES[..] };
+        for tile in std::iter::once(None).chain(tiles.iter().copied().map(Some)) {
+            let seconds = self.time(|| {
+                let finish = (Some(bias.view()), Activation::Relu);
+                let (x, weights, out) = (x.view(), weights.view(), out.view_mut());
+                match tile {
+                    None => context.gemm([rows, n, k], x, weights, finish, out, n),
+                    Some(tile) => gemm::launch(context, [rows, n, k], x, weights, finish, out, n, tile),
+                }
+            })?;
+            let moved = (Moves::ReadsAndWrites, (rows * k + n * k + rows * n) * size_of::<T>());
+            let variant = tile.map_or("", Tile::name);
+            self.add(("gemm", variant, T::DTYPE.name()), format!("{rows} x {n} x {k}"), moved, seconds)?;
+        }
+        Ok(())
     }
 
     fn gate<T: Element>(&mut self, rows: usize) -> Result<()> {

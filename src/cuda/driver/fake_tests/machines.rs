@@ -1,9 +1,7 @@
 //! Machines that are not as they should be.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
-
-use super::{FAKE, Run, is_child, run, run_with};
+use super::{Run, is_child, run, run_with};
+use crate::backend::Activation;
 use crate::cuda;
 
 const OPENS: &str = "cuda::driver::fake_tests::machines::opens_and_works";
@@ -20,10 +18,9 @@ fn opens_and_works() {
         for _ in 0..4 {
             let mut buffer = context.zeros::<f32>(64)?;
             let (x, bias) = (context.upload(&[1.0f32; 64])?, context.upload(&[2.0f32; 8])?);
-            context.gemm([8, 8, 8], x.view(), x.view(), Some(bias.view()), buffer.view_mut(), 8)?;
+            context.gemm([8, 8, 8], x.view(), x.view(), (Some(bias.view()), Activation::None), buffer.view_mut(), 8)?;
             assert_eq!(context.download(buffer.view())?, [10.0; 64]);
         }
-        println!("plans: {:?}", context.gemm_plans());
         Ok(())
     };
     match work() {
@@ -63,43 +60,20 @@ fn what_a_machine_lacks_is_named_with_what_is_needed() {
     says("devices=0", &["open device cuda:0", "expected a GPU, got none", "CUDA_ERROR_NO_DEVICE", "MIG"]);
     says("exclusive=1", &["open device cuda:0", "exclusive mode", "CUDA_ERROR_DEVICE_UNAVAILABLE"]);
     says("memory=1000000000,taken=1000000000", &["open device cuda:0", "other processes hold it"]);
-    says(
-        "memory=1000000000,taken=990000000",
-        &["expected 64 MiB of free GPU memory to start", "of 953 MiB", "other processes"],
-    );
 }
 
 #[test]
 fn a_device_that_is_lost_is_named_at_every_call_from_then_on() {
-    says("lose=1,algorithms=0", &["cuda:0", "CUDA_ERROR_ECC_UNCORRECTABLE"]);
-    says("lose=2,algorithms=0", &["cuda:0", "CUDA_ERROR_ECC_UNCORRECTABLE"]);
+    says("lose=1", &["cuda:0", "CUDA_ERROR_ECC_UNCORRECTABLE"]);
+    says("lose=2", &["cuda:0", "CUDA_ERROR_ECC_UNCORRECTABLE"]);
 }
 
 #[test]
-fn products_without_a_plan_of_cublaslt_are_computed_all_the_same() {
-    let run = run("algorithms=0", &[OPENS.to_owned()]);
-    assert_eq!(outcome(&run), "it works");
-    assert!(run.output.contains("with bias: own kernel"), "{}", run.output);
-    let run = super::run("", &[OPENS.to_owned()]);
-    assert!(run.output.contains("cuBLASLt algorithm 20, tile 15, stages 12, split 1"), "{}", run.output);
-}
-
-#[test]
-fn missing_libraries_are_named() {
+fn a_missing_driver_is_named() {
     let empty = tempfile::tempdir().expect("a directory");
     // SAFETY: asks the dynamic loader only.
-    let (has_driver, has_products) =
-        unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::cublaslt::sys::is_culib_present()) };
-    if !has_driver {
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
         let run = run_with(empty.path(), "", &[OPENS.to_owned()]);
         assert_eq!(outcome(&run), "open device cuda:0: no NVIDIA driver found (libcuda)");
-    }
-    if !has_products {
-        for name in ["libcuda.so", "libcuda.so.1"] {
-            symlink(Path::new(FAKE).join("libcuda.so.1"), empty.path().join(name)).expect("a link");
-        }
-        let run = run_with(empty.path(), "", &[OPENS.to_owned()]);
-        let said = outcome(&run);
-        assert!(said.starts_with("open device cuda:0: no cuBLASLt found (libcublasLt of CUDA 13)"), "{said}");
     }
 }

@@ -1,8 +1,5 @@
 //! Each rule of the fake driver, broken on purpose: it must be named.
 
-use std::ptr::null_mut;
-
-use cudarc::cublaslt::{result as products, sys as lt};
 use cudarc::driver::result::{self, DriverError, event, graph, primary_ctx, stream};
 use cudarc::driver::sys;
 
@@ -235,61 +232,12 @@ planted! {
         let zeros = unsafe { device.fill(x, 0, 8).and_then(|()| device.fill(weight, 0, 8)) };
         zeros.expect("enqueued");
         let (input, output) = (crate::Dtype::F32, crate::Dtype::F32);
-        let gemm = cuda::Gemm { rows: 2, n: 2, k: 1, out_stride: 2, input, output, x, weight, bias: 0, out };
-        let (launch, arguments) = cuda::gemm::plain_product(&gemm).expect("arguments");
+        let activation = crate::backend::Activation::None;
+        let gemm = cuda::Gemm { rows: 2, n: 2, k: 1, out_stride: 2, input, output, x, weight, bias: 0, activation, out };
+        let (launch, arguments) = cuda::gemm::product(&gemm, cuda::gemm::Tile::Square32).expect("arguments");
         // SAFETY: the fake driver's memory has room for what is written too far.
         unsafe { device.launch(&launch, bytemuck::bytes_of(&arguments)) }.expect("enqueued");
         let error = device.synchronize().expect_err("found");
         assert!(error.to_string().contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{error}");
     };
-    a_product_of_the_wrong_shapes: "shapes", "shapes of matrices", || {
-        Raw::open();
-        multiply([8, 9], None);
-    };
-    a_product_at_an_odd_address: "alignment", "less than the algorithm needs", || {
-        Raw::open();
-        multiply([8, 8], Some(4));
-    };
-}
-
-/// A product of 8 x 8 matrices by a first one of this shape, whose address is so far from where it should be.
-fn multiply([k, n]: [u64; 2], offset: Option<u64>) {
-    let raw = stream::create(stream::StreamKind::NonBlocking).expect("a stream");
-    // SAFETY: refused.
-    unsafe {
-        let at = result::malloc_sync(4096).expect("memory");
-        let handle = products::create_handle().expect("a handle");
-        let float = lt::cudaDataType::CUDA_R_32F;
-        let operation =
-            products::create_matmul_desc(lt::cublasComputeType_t::CUBLAS_COMPUTE_32F, float).expect("a description");
-        let transposed = 1i32;
-        let attribute = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        products::set_matmul_desc_attribute(operation, attribute, (&raw const transposed).cast(), 4).expect("set");
-        let layout =
-            |rows, columns| products::create_matrix_layout(float, rows, columns, 8.max(rows) as i64).expect("a layout");
-        let (weight, x, out) = (layout(k, n), layout(8, 8), layout(8, 8));
-        let preference = products::create_matmul_pref().expect("a preference");
-        let found = products::get_matmul_algo_heuristic(handle, operation, layout(8, 8), x, out, out, preference);
-        let found = found.expect("an algorithm");
-        let (one, zero) = (1.0f32, 0.0f32);
-        let outcome = products::matmul(
-            handle,
-            operation,
-            (&raw const one).cast(),
-            (&raw const zero).cast(),
-            (at + offset.unwrap_or(0)) as *const _,
-            weight,
-            (at + 1024) as *const _,
-            x,
-            (at + 2048) as *const _,
-            out,
-            (at + 2048) as *mut _,
-            out,
-            &found.algo,
-            null_mut(),
-            0,
-            raw.cast(),
-        );
-        assert!(outcome.is_err());
-    }
 }

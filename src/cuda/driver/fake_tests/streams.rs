@@ -1,6 +1,7 @@
 //! What a stream does in which order: work aside, recorded steps, reads that come late, uploads.
 
 use super::{is_child, run};
+use crate::backend::Activation;
 use crate::cuda::{self, Context, Recording};
 use crate::{Result, cuda::device::Device, cuda::device::Launch};
 
@@ -96,7 +97,7 @@ fn steps_are_recorded_and_replayed(context: &Context) -> Result<()> {
     for _ in 0..5 {
         context.step(&mut recording, || {
             context.fill(y.view_mut(), 0)?;
-            context.gemm([8, 8, 8], x.view(), x.view(), None, y.view_mut(), 8)
+            context.gemm([8, 8, 8], x.view(), x.view(), (None, Activation::None), y.view_mut(), 8)
         })?;
         assert_eq!(context.download(y.view())?, [32.0; 64]);
     }
@@ -120,25 +121,25 @@ fn late_reads_wait_for_their_own_copy(context: &Context) -> Result<()> {
     context.post(buffer.view(), &mut pinned, 0)
 }
 
-fn odd_products_find_a_plan(context: &Context) -> Result<()> {
-    for [rows, n, k] in [[1, 1, 1], [3, 37, 31], [5, 7, 16], [2, 8, 9], [4, 64, 64], [3, 66, 64]] {
+fn products_say_how_they_are_computed(context: &Context) -> Result<()> {
+    for [rows, n, k] in [[1, 1, 1], [3, 37, 31], [5, 7, 16], [2, 8, 9], [4, 64, 64], [70, 66, 64]] {
         let (x, weight) = (context.upload(&vec![1.0f32; rows * k])?, context.upload(&vec![2.0f32; n * k])?);
         for bias in [None, Some(context.upload(&vec![0.5f32; n])?)] {
             let mut out = context.allocate::<f32>(rows * n)?;
-            let view = bias.as_ref().map(|bias| bias.view());
-            context.gemm([rows, n, k], x.view(), weight.view(), view, out.view_mut(), n)?;
+            let finish = (bias.as_ref().map(|bias| bias.view()), Activation::Relu);
+            context.gemm([rows, n, k], x.view(), weight.view(), finish, out.view_mut(), n)?;
             let expected = 2.0 * k as f32 + if bias.is_some() { 0.5 } else { 0.0 };
             assert_eq!(context.download(out.view())?, vec![expected; rows * n], "{rows} {n} {k}");
         }
     }
+    let halves = context.upload(&[half::bf16::ONE; 16 * 64])?;
+    let mut out = context.allocate::<half::bf16>(16 * 16)?;
+    context.gemm([16, 16, 64], halves.view(), halves.view(), (None, Activation::None), out.view_mut(), 16)?;
+    assert_eq!(context.download(out.view())?, [half::bf16::from_f32(64.0); 256]);
     let plans = context.gemm_plans();
-    let has = |shape: &str, how: &str| plans.iter().any(|plan| plan.starts_with(shape) && plan.contains(how));
-    assert!(has("[1, 1]", "own kernel"), "{plans:#?}");
-    // An odd number of inputs: no aligned algorithm. An odd number of outputs: none that adds a bias.
-    assert!(has("[37, 31] f32 to f32 37 apart with bias", "algorithm 5, tile 8, stages 0, split 1, workspace 0 bytes"));
-    assert!(has("[8, 9] f32 to f32 8 apart with bias", "bias fused"), "{plans:#?}");
-    // Not for the most rows, so not for few.
-    assert!(has("[64, 64]", "algorithm 21") && has("[66, 64]", "algorithm 5"), "{plans:#?}");
+    assert!(plans.contains(&"3 rows by [37, 31], f32 to f32: Square32".to_owned()), "{plans:#?}");
+    assert!(plans.contains(&"16 rows by [16, 64], bf16 to bf16: Small".to_owned()), "{plans:#?}");
+    assert_eq!(plans.len(), 7, "{plans:#?}");
     Ok(())
 }
 
@@ -158,6 +159,6 @@ on_the_fake_driver! {
     aside: what_goes_aside_starts_behind_what_was_there;
     recorded: steps_are_recorded_and_replayed;
     late: late_reads_wait_for_their_own_copy;
-    products: odd_products_find_a_plan;
+    products: products_say_how_they_are_computed;
     arguments: arguments_of_another_size_are_refused;
 }

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::{Planted, message, ramp};
 use crate::Result;
+use crate::backend::Activation;
 use crate::check::{Tolerance, assert_close};
 use crate::cuda::testing::Values;
 use crate::cuda::{Buffer, Context, Fault, Launch, View, open_emulated};
@@ -78,7 +79,7 @@ fn products_are_right_for_every_type_and_stride() -> Result<()> {
             }
             let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
             let mut out = context.upload(&vec![O::from_f32(-7.0); rows * stride])?;
-            context.gemm([rows, n, k], x.view(), weight.view(), None, out.view_mut(), stride)?;
+            context.gemm([rows, n, k], x.view(), weight.view(), (None, Activation::None), out.view_mut(), stride)?;
             let out: Vec<f32> = context.download(out.view())?.iter().map(|value| value.to_f32()).collect();
             assert_close(&out, &expected, tolerance);
         }
@@ -94,30 +95,29 @@ fn products_are_right_for_every_type_and_stride() -> Result<()> {
     let (x, mut out) = (context.upload(&[1.0f32; 6])?, context.allocate::<f32>(4)?);
     assert!(
         context
-            .gemm([2, 2, 3], x.view(), x.view(), None, out.view_mut(), 1)
+            .gemm([2, 2, 3], x.view(), x.view(), (None, Activation::None), out.view_mut(), 1)
             .is_err_and(|error| error.kind() == "shape")
     );
     assert!(
         context
-            .gemm([2, 2, 2], x.view(), x.view(), None, out.view_mut(), 2)
+            .gemm([2, 2, 2], x.view(), x.view(), (None, Activation::None), out.view_mut(), 2)
             .is_err_and(|error| error.kind() == "shape")
     );
     let bias = context.upload(&[5.0f32, -3.0])?;
     let with_bias = |bias: View<'_, f32>, out: &mut Buffer<f32>| {
-        context.gemm([2, 2, 3], x.view(), x.view(), Some(bias), out.view_mut(), 2)
+        context.gemm([2, 2, 3], x.view(), x.view(), (Some(bias), Activation::None), out.view_mut(), 2)
     };
     with_bias(bias.view(), &mut out)?;
     assert_eq!(context.download(out.view())?, [8.0, 0.0, 8.0, 0.0]);
     assert!(with_bias(bias.view().slice(0..1)?, &mut out).is_err_and(|error| error.kind() == "shape"));
     let (mut half, halves) = (context.allocate::<f16>(4)?, context.zeros::<f16>(6)?);
+    let silu = (Some(bias.view()), Activation::Silu);
+    context.gemm([2, 2, 3], halves.view(), halves.view(), silu, half.view_mut(), 2)?;
+    let expected = [5.0 / (1.0 + (-5.0f32).exp()), -3.0 / (1.0 + 3.0f32.exp())].map(f16::from_f32);
+    assert_eq!(context.download(half.view())?, [expected, expected].concat());
     assert!(
         context
-            .gemm([2, 2, 3], halves.view(), halves.view(), Some(bias.view()), half.view_mut(), 2)
-            .is_err_and(|error| error.kind() == "shape")
-    );
-    assert!(
-        context
-            .gemm([2, 2, 3], x.view(), x.view(), None, half.view_mut(), 2)
+            .gemm([2, 2, 3], x.view(), x.view(), (None, Activation::None), half.view_mut(), 2)
             .is_err_and(|error| error.kind() == "shape")
     );
     Ok(())
@@ -132,7 +132,7 @@ fn a_row_of_a_product_does_not_depend_on_the_others() -> Result<()> {
     let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
     let product = |rows: usize| -> Result<Vec<f32>> {
         let mut out = context.allocate(rows * n)?;
-        context.gemm([rows, n, k], x.view().slice(0..rows * k)?, weight.view(), None, out.view_mut(), n)?;
+        context.gemm([rows, n, k], x.view().slice(0..rows * k)?, weight.view(), (None, Activation::None), out.view_mut(), n)?;
         context.download(out.view())
     };
     let all = product(most)?;
