@@ -147,7 +147,7 @@ phase_4() {
     needs ncu 4-ncu || return 0
     # How long each kernel of some steps takes, behind those of the encoder.
     for batch in $batches; do
-        step "4-ncu-$batch" ncu --metrics gpu__time_duration.sum --clock-control none --launch-skip 400 --launch-count 300 --csv --log-file "$OUT/4-ncu-$batch.csv" \
+        step "4-ncu-$batch" ncu --metrics gpu__time_duration.sum --clock-control none --cache-control none --launch-skip $((400 + 2 * batch)) --launch-count 300 --csv --log-file "$OUT/4-ncu-$batch.csv" \
             "$BINARY" bench --device "$DEVICE" --dtype bf16 --batch-size "$batch" --beam-size 4 --lengths "$lengths" \
             --sentences "$batch" --repeat 1 --warmup 0 --no-latency --model "$model"
     done

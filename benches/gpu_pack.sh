@@ -4,7 +4,7 @@
 #
 #   benches/gpu_pack.sh OUTPUT.tar.xz [WHEEL...]
 #
-# There: tar xf OUTPUT.tar.xz && beamfuse-gpu/gpu.sh 0. cuBLASLt is looked for where Python packages put it (nvidia/cu13/lib).
+# There: tar xf OUTPUT.tar.xz && beamfuse-gpu/gpu.sh 0
 #
 # Variables: BINARY (built here if it is not named: cargo build --release, with nvcc, for BEAMFUSE_CUDA_ARCH, by default 90).
 set -euo pipefail

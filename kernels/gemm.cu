@@ -381,16 +381,16 @@ using GemmWideF16 = GemmArguments<__half, float>;
 using GemmWideBf16 = GemmArguments<__nv_bfloat16, float>;
 
 #define ON_ORDINARY_UNITS(types, Arguments)                                                                \
-    KERNEL(gemm_##types##_square32, SmallSquare::THREADS, Arguments, gemm_on_ordinary_units<SmallSquare>)  \
-    KERNEL(gemm_##types##_square64, LargeSquare::THREADS, Arguments, gemm_on_ordinary_units<LargeSquare>)  \
-    KERNEL(gemm_##types##_square128, HugeSquare::THREADS, Arguments, gemm_on_ordinary_units<HugeSquare>)
+    KERNEL(gemm_square32_##types, SmallSquare::THREADS, Arguments, gemm_on_ordinary_units<SmallSquare>)  \
+    KERNEL(gemm_square64_##types, LargeSquare::THREADS, Arguments, gemm_on_ordinary_units<LargeSquare>)  \
+    KERNEL(gemm_square128_##types, HugeSquare::THREADS, Arguments, gemm_on_ordinary_units<HugeSquare>)
 
 #define ON_TENSOR_CORES(types, Arguments)                                                \
-    KERNEL(gemm_##types##_small, Small::THREADS, Arguments, gemm_on_tensor_cores<Small>)    \
-    KERNEL(gemm_##types##_deep, Deep::THREADS, Arguments, gemm_on_tensor_cores<Deep>)       \
-    KERNEL(gemm_##types##_middle, Middle::THREADS, Arguments, gemm_on_tensor_cores<Middle>) \
-    KERNEL(gemm_##types##_large, Large::THREADS, Arguments, gemm_on_tensor_cores<Large>)    \
-    KERNEL(gemm_##types##_huge, Huge::THREADS, Arguments, gemm_on_tensor_cores<Huge>)
+    KERNEL(gemm_small_##types, Small::THREADS, Arguments, gemm_on_tensor_cores<Small>)    \
+    KERNEL(gemm_deep_##types, Deep::THREADS, Arguments, gemm_on_tensor_cores<Deep>)       \
+    KERNEL(gemm_middle_##types, Middle::THREADS, Arguments, gemm_on_tensor_cores<Middle>) \
+    KERNEL(gemm_large_##types, Large::THREADS, Arguments, gemm_on_tensor_cores<Large>)    \
+    KERNEL(gemm_huge_##types, Huge::THREADS, Arguments, gemm_on_tensor_cores<Huge>)
 
 ON_ORDINARY_UNITS(f32, GemmF32)
 ON_ORDINARY_UNITS(f16, GemmF16)

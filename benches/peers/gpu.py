@@ -5,14 +5,14 @@
 
 MODEL is a Marian model directory. --lines: the lines of a text, as long as their translations are; --length: random sources of so many
 tokens, each translated to as many. Needs transformers, torch and sentencepiece, for ctranslate2 also that: pip install torch transformers
-sentencepiece ctranslate2. One run that does not count, then three; the generated tokens of all sentences over the time of each.
+sentencepiece ctranslate2. What CTranslate2 converts is kept beside OUTPUT. One run that does not count, then three; the generated tokens
+of all sentences over the time of each.
 """
 
 import argparse
 import json
 import pathlib
 import random
-import tempfile
 import time
 
 BEAM = 4
@@ -22,8 +22,9 @@ def ctranslate2_engine(args, tokenizer, sources):
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
-    converted = pathlib.Path(tempfile.mkdtemp()) / "model"
-    TransformersConverter(args.model).convert(str(converted))
+    converted = pathlib.Path(args.output).parent / f"ctranslate2-{pathlib.Path(args.model).name}"
+    if not converted.exists():
+        TransformersConverter(args.model).convert(str(converted))
     translator = ctranslate2.Translator(str(converted), device=args.device, compute_type=args.dtype)
     tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in sources]
     length = {"min_decoding_length": args.length, "max_decoding_length": args.length} if args.length else {}

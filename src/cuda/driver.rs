@@ -622,8 +622,7 @@ mod tests {
     fn a_missing_device_is_an_error_that_says_what_is_missing() {
         // Whatever this machine has, it does not have this many GPUs.
         let error = CudaDevice::open(usize::MAX).err().map(|error| error.to_string()).unwrap_or_default();
-        let reasons =
-            ["holds no device code", "no NVIDIA driver", "expected a number below", "CUDA driver: "];
+        let reasons = ["holds no device code", "no NVIDIA driver", "expected a number below", "CUDA driver: "];
         assert!(error.starts_with("open device cuda:"), "{error}");
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
     }

@@ -104,9 +104,8 @@ impl Tile {
 
     /// The tile of a product: the largest that fills at least half its rows and keeps the GPU busy.
     pub fn choose(gemm: &Gemm) -> Tile {
-        let suits = |tile: &Tile| {
-            gemm.rows > tile.sizes().rows as usize / 2 && tile.blocks(gemm.rows, gemm.n) >= ENOUGH_BLOCKS
-        };
+        let suits =
+            |tile: &Tile| gemm.rows > tile.sizes().rows as usize / 2 && tile.blocks(gemm.rows, gemm.n) >= ENOUGH_BLOCKS;
         let is_aligned = [gemm.x, gemm.weight].iter().all(|address| address.is_multiple_of(ALIGNMENT));
         if gemm.input == Dtype::F32 || !is_aligned || !gemm.k.is_multiple_of(ALIGNMENT as usize / 2) {
             return [Tile::Square128, Tile::Square64].into_iter().find(suits).unwrap_or(Tile::Square32);
@@ -171,14 +170,14 @@ pub(super) const LAYOUTS: &[Layout] = &[
 macro_rules! symbols {
     ($types:literal, $tile:expr) => {
         match $tile {
-            Tile::Small => concat!("gemm_", $types, "_small"),
-            Tile::Deep => concat!("gemm_", $types, "_deep"),
-            Tile::Middle => concat!("gemm_", $types, "_middle"),
-            Tile::Large => concat!("gemm_", $types, "_large"),
-            Tile::Huge => concat!("gemm_", $types, "_huge"),
-            Tile::Square32 => concat!("gemm_", $types, "_square32"),
-            Tile::Square64 => concat!("gemm_", $types, "_square64"),
-            Tile::Square128 => concat!("gemm_", $types, "_square128"),
+            Tile::Small => concat!("gemm_small_", $types),
+            Tile::Deep => concat!("gemm_deep_", $types),
+            Tile::Middle => concat!("gemm_middle_", $types),
+            Tile::Large => concat!("gemm_large_", $types),
+            Tile::Huge => concat!("gemm_huge_", $types),
+            Tile::Square32 => concat!("gemm_square32_", $types),
+            Tile::Square64 => concat!("gemm_square64_", $types),
+            Tile::Square128 => concat!("gemm_square128_", $types),
         }
     };
 }

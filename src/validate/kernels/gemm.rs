@@ -136,9 +136,7 @@ fn extremes<T: Element>(case: &mut Case<'_>, activation: Activation) -> Result<(
     let x = context.upload(&extremes.map(T::from_f32))?;
     let one = context.upload(&[T::from_f32(1.0)])?;
     let mut out = context.upload(&[T::from_f32(UNTOUCHED); 8])?;
-    case.launch(0, |context| {
-        context.gemm([8, 1, 1], x.view(), one.view(), (None, activation), out.view_mut(), 1)
-    })?;
+    case.launch(0, |context| context.gemm([8, 1, 1], x.view(), one.view(), (None, activation), out.view_mut(), 1))?;
     let out = stored(&context.download(out.view())?);
     let mut expected = [f32::NAN; 8];
     let epilogue = gemm::Epilogue { bias: None, activation, residual: None };

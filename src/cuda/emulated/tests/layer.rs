@@ -132,7 +132,14 @@ fn a_row_of_a_product_does_not_depend_on_the_others() -> Result<()> {
     let (x, weight) = (context.upload(&x)?, context.upload(&weight)?);
     let product = |rows: usize| -> Result<Vec<f32>> {
         let mut out = context.allocate(rows * n)?;
-        context.gemm([rows, n, k], x.view().slice(0..rows * k)?, weight.view(), (None, Activation::None), out.view_mut(), n)?;
+        context.gemm(
+            [rows, n, k],
+            x.view().slice(0..rows * k)?,
+            weight.view(),
+            (None, Activation::None),
+            out.view_mut(),
+            n,
+        )?;
         context.download(out.view())
     };
     let all = product(most)?;
