@@ -73,7 +73,7 @@ struct LimitArguments {
     /// Connections at once.
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = count(counts::CONNECTIONS))]
     max_connections: usize,
-    /// Seconds that a request may have to wait before it begins: others are refused.
+    /// Seconds within which a request's first sentence must be expected to end, where others wait: else it is refused.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = count(counts::SECONDS))]
     max_wait: u32,
     /// Seconds that a request may take where it does not ask for less.

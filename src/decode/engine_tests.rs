@@ -239,6 +239,50 @@ fn a_wide_search_takes_its_share_and_no_more() {
     assert!(beside > 1.05 * alone && beside < 1.35 * alone, "median {beside} rows after {alone}");
 }
 
+/// Rows that had been computed when the sentences of other owners ended, one each, which came when one owner had much waiting.
+fn ends_beside_much(others: u64) -> Vec<usize> {
+    let total = Arc::new(AtomicUsize::new(0));
+    let (rows, begun) = (total.clone(), Arc::new(Barrier::new(2)));
+    let waits = begun.clone();
+    let hook = move |sources: &[u64], _| {
+        if rows.fetch_add(sources.len(), Ordering::Relaxed) == 0 {
+            waits.wait();
+        }
+    };
+    let model = Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), ..MODEL };
+    let options = options(4, 20);
+    let alone = translate_one(&Scripted { hook: None, ..model.clone() }, &source(500), &options);
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
+    let engine = Engine::start(vec![cpu], vec![model], 256, 32, 4096).expect("a thread starts");
+    let much: Vec<_> = (0..400)
+        .map(|i| engine.ask(search(source(i), &options), Terms::new().owner(1)).expect("there is room"))
+        .collect();
+    let ends: Arc<Mutex<Vec<usize>>> = Arc::default();
+    for owner in 2..2 + others {
+        let (ends, total, alone) = (ends.clone(), total.clone(), alone.clone());
+        let reply = move |result: Result<Vec<Hypothesis>>| {
+            assert_eq!(result.expect("it is translated"), alone);
+            ends.lock().expect("no panic").push(total.load(Ordering::Relaxed));
+        };
+        engine.submit(search(source(500), &options), Terms::new().owner(owner), reply).expect("there is room");
+    }
+    begun.wait();
+    much.into_iter().for_each(|handle| assert!(handle.wait().is_ok()));
+    drop(engine);
+    std::mem::take(&mut *ends.lock().expect("no panic"))
+}
+
+#[test]
+fn an_owner_with_much_to_do_does_not_slow_down_the_steps_of_another() {
+    // 20 steps of 4 rows and a few of 128; among 31 others they would be 20 of 128.
+    let ends = ends_beside_much(1);
+    assert!(ends.len() == 1 && ends[0] < 700, "{ends:?}");
+    // More than its session has slots for: they have a share of the others' as well. In turn with all of the first one's these are 56,000
+    // rows.
+    let ends = ends_beside_much(40);
+    assert!(ends.len() == 40 && ends[39] < 12_000, "{ends:?}");
+}
+
 #[test]
 fn wide_searches_alone_have_all_slots_that_their_rows_allow() {
     let log = Arc::new(Log::default());

@@ -1,7 +1,8 @@
 //! Who may come in: a request that would have to wait for too long is refused before anything is done for it.
 //!
 //! The wait is the cost that stands before it divided by the rate at which cost has lately been worked off. An owner gets an equal
-//! share of the engine, so before its request stands no more than its own unfinished cost, times the owners that have some.
+//! share of the engine, so before its request stands no more than its own unfinished cost, times the owners that have some. What
+//! sentences have lately taken beyond that is added: the batch that they are decoded in.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ const LONG_WINDOW: Duration = Duration::from_secs(2);
 
 /// Part of a new measurement in the rate.
 const NEW: f64 = 0.2;
+/// The same of what a sentence took beyond its wait, where that is less than before; where it is more, all of it.
+const NEW_BEYOND: f64 = 0.01;
 
 /// Keeps account of what has been admitted and has not ended.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ struct State {
     sentences: usize,
     /// Cost worked off per second; none before the engine has been full for the first time.
     rate: Option<f64>,
+    /// Seconds that a sentence takes beyond its wait, such as few exceed.
+    beyond: f64,
     window: Window,
 }
 
@@ -58,6 +63,8 @@ pub(super) struct Admitted {
     cost: u64,
     bytes: usize,
     sentences: usize,
+    /// When it was, and how long it was expected to wait; not for several sentences, which stand before each other.
+    expected: Option<(Instant, Duration)>,
 }
 
 /// What a request would come to.
@@ -78,7 +85,7 @@ pub(super) fn cost(beams: usize, characters: usize) -> u64 {
 impl Admission {
     pub fn new(max_wait: Duration) -> Self {
         let window = Window { start: Instant::now(), done: 0, sentences: 0, is_full: false };
-        let state = State { owners: Default::default(), bytes: 0, sentences: 0, rate: None, window };
+        let state = State { owners: Default::default(), bytes: 0, sentences: 0, rate: None, beyond: 0.0, window };
         Admission { max_wait, state: Mutex::new(state) }
     }
 
@@ -87,18 +94,22 @@ impl Admission {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a request in that would begin within `patience`, and within the most that any may wait; else how long to stay away.
+    /// Lets a request in whose first sentence would end within `patience`, and within the most that any may wait; else how long to stay
+    /// away.
     pub fn admit(self: &Arc<Self>, asked: Asked, patience: Duration) -> Result<Admitted, Duration> {
         let Asked { owner, priority, cost, bytes, sentences } = asked;
         let mut state = self.state();
         let (wait, most) = (state.wait(owner, priority), patience.min(self.max_wait));
-        if wait > most || state.bytes + bytes > MOST_BYTES {
-            return Err(wait.saturating_sub(most).max(Duration::from_secs(1)));
+        let end = wait.saturating_add(Duration::from_secs_f64(state.beyond));
+        // Where nothing is to be waited for, nobody is better off for being refused.
+        if (!wait.is_zero() && end > most) || state.bytes + bytes > MOST_BYTES {
+            return Err(end.saturating_sub(most).max(Duration::from_secs(1)));
         }
         *state.owners[priority as usize].entry(owner).or_default() += cost;
         (state.bytes, state.sentences) = (state.bytes + bytes, state.sentences + sentences);
         drop(state);
-        Ok(Admitted { admission: self.clone(), owner, priority, cost, bytes, sentences })
+        let expected = (sentences == 1).then(|| (Instant::now(), wait));
+        Ok(Admitted { admission: self.clone(), owner, priority, cost, bytes, sentences, expected })
     }
 
     /// Sentences admitted that have not ended.
@@ -142,6 +153,12 @@ impl State {
         self.window = Window { start: now, done: 0, sentences: 0, is_full };
     }
 
+    /// A sentence has taken so much longer than it was expected to wait.
+    fn note(&mut self, beyond: f64) {
+        let part = if beyond > self.beyond { 1.0 } else { NEW_BEYOND };
+        self.beyond = (self.beyond + part * (beyond - self.beyond)).max(0.0);
+    }
+
     fn release(&mut self, owner: u64, priority: Priority, cost: u64) {
         let owners = &mut self.owners[priority as usize];
         if let Some(left) = owners.get_mut(&owner) {
@@ -160,6 +177,9 @@ impl Admitted {
         self.cost -= cost;
         self.sentences = self.sentences.saturating_sub(1);
         let mut state = self.admission.state();
+        if let Some((since, wait)) = self.expected.take() {
+            state.note(since.elapsed().as_secs_f64() - wait.as_secs_f64());
+        }
         state.sentences = state.sentences.saturating_sub(1);
         state.window.done += cost;
         state.window.sentences += 1;
@@ -217,6 +237,23 @@ mod tests {
         let _batch = admission.admit(asked(1, Priority::Batch, 10_000), LONG).expect("nobody is before it");
         assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_ok());
         assert!(admission.admit(asked(1, Priority::Batch, 1), LONG).is_err());
+    }
+
+    #[test]
+    fn what_sentences_take_beyond_their_wait_counts() {
+        let admission = at_rate_100();
+        admission.state().note(0.6);
+        let before = admission.admit(asked(1, Priority::Interactive, 450), LONG).expect("nobody is before it");
+        assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_err(), "4.5 seconds and 0.6");
+        (0..100).for_each(|_| admission.state().note(0.1));
+        let beyond = admission.state().beyond;
+        assert!((0.1 + 0.5 * 0.99f64.powi(100) - beyond).abs() < 1e-9, "{beyond}");
+        let next = admission.admit(asked(1, Priority::Interactive, 1), LONG).expect("4.5 seconds and 0.28");
+        assert!(next.expected.is_some_and(|(_, wait)| wait == Duration::from_millis(4500)));
+        // Where nobody is before it, it comes in however long its like take.
+        admission.state().note(60.0);
+        drop((before, next));
+        assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_ok());
     }
 
     #[test]

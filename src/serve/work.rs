@@ -227,7 +227,7 @@ async fn submit<S: Send + 'static, H: Send + 'static>(
         let most = patience.min(server.config.limits.max_wait);
         Failure::later(
             "overloaded",
-            format!("admit the request: expected it to begin within {most:.1?}, got more work than that before it"),
+            format!("admit the request: expected it to end within {most:.1?}, got more work than that before it"),
             wait,
         )
     })?;

@@ -5,6 +5,8 @@
 //!   that has waited for 10 seconds waits no longer.
 //! * Within a priority, owners take turns by cost (deficit round robin, Shreedhar & Varghese 1995): one with much to do does not
 //!   delay another's first sentence by more than a turn. Within an owner, first come, first served.
+//! * Where one owner has much waiting, the sentences of another that has little go by [`Kind::Light`]: neither another's queue nor
+//!   its batch makes them slow.
 //! * Work whose deadline has passed or that has been given up is removed, and its room is free.
 //! * Kinds of work wait apart, so that one that has no room yet holds up nobody else; how they share a device is up to
 //!   [`Kind::share`].
@@ -85,6 +87,8 @@ pub(super) enum Kind {
     Wide,
     /// Searches of which every step is kept, with attention.
     Explained,
+    /// Searches of up to [`WIDE_BEAM`] beams of owners with little to do, beside one with much.
+    Light,
     /// Scoring given targets.
     Scoring,
 }
@@ -93,14 +97,14 @@ pub(super) enum Kind {
 pub(super) const WIDE_BEAM: usize = 16;
 
 impl Kind {
-    pub(super) const SEARCHES: [Kind; 3] = [Kind::Regular, Kind::Wide, Kind::Explained];
-    const COUNT: usize = 4;
+    pub(super) const SEARCHES: [Kind; 4] = [Kind::Regular, Kind::Wide, Kind::Explained, Kind::Light];
+    const COUNT: usize = 5;
 
     /// Of a device that several kinds want, the part that this one gets, as a weight: while regular searches run, all wide ones
     /// together take a quarter at most.
     pub(super) fn share(self) -> u64 {
         match self {
-            Kind::Regular => 3,
+            Kind::Regular | Kind::Light => 3,
             Kind::Wide | Kind::Explained | Kind::Scoring => 1,
         }
     }
@@ -112,6 +116,9 @@ const BATCH_TURN: u64 = 10;
 const PROMOTION: Duration = Duration::from_secs(10);
 /// Cost that an owner may add to its account at each of its turns: about that of a sentence at beam 4.
 const QUANTUM: u64 = 256;
+/// An owner has much to do from so much waiting cost on, and little up to so much.
+const MUCH: u64 = 16 * QUANTUM;
+const LITTLE: u64 = 4 * QUANTUM;
 
 /// The queue that all workers of an engine take from.
 #[derive(Debug)]
@@ -160,11 +167,15 @@ struct Line {
     owners: HashMap<u64, Account>,
     /// The owners, in the order of their turns.
     turns: VecDeque<u64>,
+    /// Owners with [`MUCH`] to do.
+    busy: usize,
 }
 
 #[derive(Debug, Default)]
 struct Account {
     jobs: VecDeque<Job>,
+    /// Of all of them.
+    cost: u64,
     credit: u64,
 }
 
@@ -174,7 +185,15 @@ impl Line {
             self.turns.push_back(*owner);
             Account::default()
         });
+        let before = account.cost;
+        account.cost += job.cost;
+        self.busy += usize::from(before < MUCH && account.cost >= MUCH);
         account.jobs.push_back(job);
+    }
+
+    /// What waits of an owner.
+    fn cost_of(&self, owner: u64) -> u64 {
+        self.owners.get(&owner).map_or(0, |account| account.cost)
     }
 
     /// The owner whose turn it is.
@@ -198,10 +217,13 @@ impl Line {
         let account = self.turn()?;
         let job = account.jobs.pop_front()?;
         account.credit -= job.cost;
+        account.cost -= job.cost;
+        let has_left = account.cost < MUCH && account.cost + job.cost >= MUCH;
         if account.jobs.is_empty() {
             self.turns.pop_front();
             self.owners.remove(&job.terms.owner);
         }
+        self.busy -= usize::from(has_left);
         Some(job)
     }
 
@@ -215,10 +237,12 @@ impl Line {
         for account in self.owners.values_mut() {
             let (gone, stays): (VecDeque<Job>, _) = account.jobs.drain(..).partition(&leaves);
             account.jobs = stays;
+            account.cost -= gone.iter().map(|job| job.cost).sum::<u64>();
             removed.extend(gone);
         }
         self.owners.retain(|_, account| !account.jobs.is_empty());
         self.turns.retain(|owner| self.owners.contains_key(owner));
+        self.busy = self.owners.values().filter(|account| account.cost >= MUCH).count();
         removed
     }
 }
@@ -403,7 +427,20 @@ impl State {
         if let Some(deadline) = job.terms.deadline {
             self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
         }
-        self.lines[job.kind() as usize][job.terms.priority as usize].push(job);
+        self.lines[self.kind_of(&job) as usize][job.terms.priority as usize].push(job);
+    }
+
+    /// Where a job waits. One owner's work stays in one line, and so in order, until none of it waits there.
+    fn kind_of(&self, job: &Job) -> Kind {
+        let kind = job.kind();
+        if kind != Kind::Regular || job.terms.priority == Priority::Batch {
+            return kind;
+        }
+        let [regular, light] = [Kind::Regular, Kind::Light].map(|kind| &self.lines[kind as usize]);
+        let waits_there = regular.iter().any(|line| line.cost_of(job.terms.owner) > 0);
+        let cost = job.cost + light.iter().map(|line| line.cost_of(job.terms.owner)).sum::<u64>();
+        let is_beside_much = regular.iter().any(|line| line.busy > 0);
+        if is_beside_much && !waits_there && cost <= LITTLE { Kind::Light } else { kind }
     }
 
     fn leave(&mut self, job: &Job) {

@@ -36,7 +36,11 @@ impl Bench {
     }
 
     fn take(&self, count: usize) -> Vec<usize> {
-        let taken = self.queue.take(Kind::Regular, count, |_| true);
+        self.take_of(Kind::Regular, count)
+    }
+
+    fn take_of(&self, kind: Kind, count: usize) -> Vec<usize> {
+        let taken = self.queue.take(kind, count, |_| true);
         let name = |job: Job| {
             let length = job.cost as usize / 2;
             job.forget();
@@ -59,19 +63,48 @@ fn first_come_first_served_within_an_owner() {
 #[test]
 fn owners_take_turns_by_cost() {
     let bench = Bench::new(1000);
-    // One with much to do, and one with a single sentence that comes last.
-    (0..200).for_each(|_| drop(bench.push(100, Terms::new().owner(1))));
+    // One with more to do, and one with a single sentence that comes last.
+    (0..20).for_each(|_| drop(bench.push(100, Terms::new().owner(1))));
     bench.push(7, Terms::new().owner(2));
     let first = bench.take(5);
     assert!(first.contains(&7), "{first:?}");
     // Two that have as much to do, one in long sentences, get the same number of tokens.
     let bench = Bench::new(1000);
-    (0..400).for_each(|_| drop(bench.push(10, Terms::new().owner(1))));
-    (0..40).for_each(|_| drop(bench.push(100, Terms::new().owner(2))));
-    let taken = bench.take(220);
+    (0..200).for_each(|_| drop(bench.push(10, Terms::new().owner(1))));
+    (0..20).for_each(|_| drop(bench.push(100, Terms::new().owner(2))));
+    let taken = bench.take(110);
     let short: usize = taken.iter().filter(|length| **length == 10).sum();
     let long: usize = taken.iter().filter(|length| **length == 100).sum();
     assert!(short.abs_diff(long) <= 300, "{short} and {long} tokens");
+}
+
+#[test]
+fn little_work_beside_much_waits_apart() {
+    let bench = Bench::new(1000);
+    let [much, little, other] = [1, 2, 3].map(|owner| Terms::new().owner(owner));
+    bench.push(1, little);
+    (0..22).for_each(|_| drop(bench.push(100, much)));
+    // In order: its first one waits among the others.
+    bench.push(2, little);
+    bench.push(3, other);
+    assert_eq!(bench.take_of(Kind::Light, 9), [3]);
+    let batch = Terms::new().priority(Priority::Batch);
+    bench.push(4, batch);
+    assert_eq!(bench.take(3), [1, 2, 100]);
+    bench.push(5, little);
+    // More than little: 4 quanta.
+    (0..5).for_each(|_| drop(bench.push(90, other)));
+    (0..2).for_each(|_| drop(bench.push(91, other)));
+    assert_eq!(bench.take_of(Kind::Light, 99), [5, 90, 90, 90, 90, 90]);
+    let cancelled = bench.push(6, little);
+    cancelled.cancel();
+    bench.queue.sweep(Instant::now());
+    assert!(bench.take_of(Kind::Light, 9).is_empty());
+    // Two sentences less are no more much.
+    let busy = || bench.queue.state().lines[Kind::Regular as usize][0].busy;
+    assert_eq!(busy(), 1);
+    assert_eq!(bench.take(5).len(), 5);
+    assert_eq!(busy(), 0);
 }
 
 #[test]

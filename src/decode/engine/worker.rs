@@ -85,6 +85,9 @@ enum Opened {
     Never(Error),
 }
 
+/// Light sentences decoded at once: of the regular ones, one in so many.
+const LIGHT_PART: usize = 8;
+
 /// Rows whose time a step takes beside that for its own, on the host and on a device: what does not depend on them.
 const HOST_STEP_ROWS: usize = 8;
 const DEVICE_STEP_ROWS: usize = 256;
@@ -209,7 +212,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         for kind in kinds {
             let mut jobs = std::mem::take(&mut self.held[kind as usize]);
             if jobs.is_empty() {
-                jobs = self.queue.take(kind, self.room(kind), |_| true);
+                jobs = self.take(kind);
             }
             if !jobs.is_empty() {
                 self.place(kind, jobs)?;
@@ -219,6 +222,16 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             }
         }
         Ok(())
+    }
+
+    /// Takes what there is room for from the queue.
+    fn take(&self, kind: Kind) -> Vec<Job> {
+        let room = self.room(kind);
+        // Light ones beyond their own session's slots have a share of the others'.
+        let is_full = kind == Kind::Regular && self.current(Kind::Light).is_some() && self.room(Kind::Light) == 0;
+        let mut jobs = if is_full { self.queue.take(Kind::Light, room.div_ceil(2), |_| true) } else { Vec::new() };
+        jobs.extend(self.queue.take(kind, room - jobs.len(), |_| true));
+        jobs
     }
 
     /// How many more sentences of a kind can be taken.
@@ -247,7 +260,9 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             match self.open(kind, &jobs) {
                 Opened::Yes => {}
                 Opened::Later => {
-                    self.held[kind as usize] = jobs;
+                    // Where memory has no room for a session of their own, light ones go with the others.
+                    let kind = if kind == Kind::Light { Kind::Regular } else { kind };
+                    self.held[kind as usize].extend(jobs);
                     return Ok(());
                 }
                 Opened::Never(error) => {
@@ -351,7 +366,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             let before = self.lanes.len();
             self.lanes.retain(|lane| !lane.session.is_empty());
             if self.lanes.len() == before {
-                self.clears_memory = true;
+                self.clears_memory = kind != Kind::Light;
                 return Opened::Later;
             }
         }
@@ -362,6 +377,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         match kind {
             Kind::Regular => self.slots,
             Kind::Wide => (self.slots * WIDE_BEAM / beam_size.max(1)).clamp(1, self.slots),
+            Kind::Light => self.slots.div_ceil(LIGHT_PART),
             Kind::Explained | Kind::Scoring => 1,
         }
     }
@@ -395,7 +411,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
     /// What a turn of so many rows counts.
     fn charge(&self, kind: Kind, rows: usize) -> u64 {
         // Another's step counts as no less than that of the regular sentences: so they have their share of steps as well as of rows.
-        let least = if kind == Kind::Regular { 0 } else { self.regular_rows() };
+        // Light ones have the regular ones' share of rows, which is many more steps.
+        let least = if matches!(kind, Kind::Regular | Kind::Light) { 0 } else { self.regular_rows() };
         let fixed = if B::READBACK_DEPTH == 0 { HOST_STEP_ROWS } else { DEVICE_STEP_ROWS };
         (6 * (fixed + rows.max(least))) as u64 / kind.share()
     }
