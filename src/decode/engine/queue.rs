@@ -116,9 +116,9 @@ const BATCH_TURN: u64 = 10;
 const PROMOTION: Duration = Duration::from_secs(10);
 /// Cost that an owner may add to its account at each of its turns: about that of a sentence at beam 4.
 const QUANTUM: u64 = 256;
-/// An owner has much to do from so much waiting cost on, and little up to so much.
-const MUCH: u64 = 16 * QUANTUM;
-const LITTLE: u64 = 4 * QUANTUM;
+/// An owner has much to do from so many waiting sentences on, and little up to so many.
+const MUCH: usize = 8;
+const LITTLE: usize = 4;
 
 /// The queue that all workers of an engine take from.
 #[derive(Debug)]
@@ -174,8 +174,6 @@ struct Line {
 #[derive(Debug, Default)]
 struct Account {
     jobs: VecDeque<Job>,
-    /// Of all of them.
-    cost: u64,
     credit: u64,
 }
 
@@ -185,15 +183,13 @@ impl Line {
             self.turns.push_back(*owner);
             Account::default()
         });
-        let before = account.cost;
-        account.cost += job.cost;
-        self.busy += usize::from(before < MUCH && account.cost >= MUCH);
         account.jobs.push_back(job);
+        self.busy += usize::from(account.jobs.len() == MUCH);
     }
 
-    /// What waits of an owner.
-    fn cost_of(&self, owner: u64) -> u64 {
-        self.owners.get(&owner).map_or(0, |account| account.cost)
+    /// How many jobs of an owner wait.
+    fn waiting(&self, owner: u64) -> usize {
+        self.owners.get(&owner).map_or(0, |account| account.jobs.len())
     }
 
     /// The owner whose turn it is.
@@ -217,13 +213,12 @@ impl Line {
         let account = self.turn()?;
         let job = account.jobs.pop_front()?;
         account.credit -= job.cost;
-        account.cost -= job.cost;
-        let has_left = account.cost < MUCH && account.cost + job.cost >= MUCH;
+        let was_busy = account.jobs.len() + 1 == MUCH;
         if account.jobs.is_empty() {
             self.turns.pop_front();
             self.owners.remove(&job.terms.owner);
         }
-        self.busy -= usize::from(has_left);
+        self.busy -= usize::from(was_busy);
         Some(job)
     }
 
@@ -237,12 +232,11 @@ impl Line {
         for account in self.owners.values_mut() {
             let (gone, stays): (VecDeque<Job>, _) = account.jobs.drain(..).partition(&leaves);
             account.jobs = stays;
-            account.cost -= gone.iter().map(|job| job.cost).sum::<u64>();
             removed.extend(gone);
         }
         self.owners.retain(|_, account| !account.jobs.is_empty());
         self.turns.retain(|owner| self.owners.contains_key(owner));
-        self.busy = self.owners.values().filter(|account| account.cost >= MUCH).count();
+        self.busy = self.owners.values().filter(|account| account.jobs.len() >= MUCH).count();
         removed
     }
 }
@@ -437,10 +431,9 @@ impl State {
             return kind;
         }
         let [regular, light] = [Kind::Regular, Kind::Light].map(|kind| &self.lines[kind as usize]);
-        let waits_there = regular.iter().any(|line| line.cost_of(job.terms.owner) > 0);
-        let cost = job.cost + light.iter().map(|line| line.cost_of(job.terms.owner)).sum::<u64>();
+        let waiting = |lines: &[Line]| lines.iter().map(|line| line.waiting(job.terms.owner)).sum::<usize>();
         let is_beside_much = regular.iter().any(|line| line.busy > 0);
-        if is_beside_much && !waits_there && cost <= LITTLE { Kind::Light } else { kind }
+        if is_beside_much && waiting(regular) == 0 && waiting(light) < LITTLE { Kind::Light } else { kind }
     }
 
     fn leave(&mut self, job: &Job) {
