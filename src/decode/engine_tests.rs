@@ -195,18 +195,22 @@ fn a_dead_worker_is_replaced_and_three_deaths_end_the_engine() {
     assert_eq!(refused.kind(), "engine_failed");
 }
 
-/// Rows that had been computed when each of the regular sentences ended, with or without a wide one beside them.
-fn completions(wide: bool) -> Vec<usize> {
-    let total = Arc::new(AtomicUsize::new(0));
-    let (rows, begun) = (total.clone(), Arc::new(Barrier::new(2)));
-    let waits = begun.clone();
+/// A model that goes on to the limit, the rows that it has computed, and what its first step waits for: whatever comes until then is
+/// there from the second step on.
+fn counting_rows() -> (Scripted, Arc<AtomicUsize>, Arc<Barrier>) {
+    let (total, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+    let (rows, waits) = (total.clone(), begun.clone());
     let hook = move |sources: &[u64], _| {
-        // The others are there from the second step on.
         if rows.fetch_add(sources.len(), Ordering::Relaxed) == 0 {
             waits.wait();
         }
     };
-    let model = Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), ..MODEL };
+    (Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), ..MODEL }, total, begun)
+}
+
+/// Rows that had been computed when each of the regular sentences ended, with or without a wide one beside them.
+fn completions(wide: bool) -> Vec<usize> {
+    let (model, total, begun) = counting_rows();
     let engine = start(model, 32);
     let ends: Arc<Mutex<Vec<usize>>> = Arc::default();
     let submit = |i: u32, options: &DecodeOptions, counts: bool| {
@@ -241,15 +245,7 @@ fn a_wide_search_takes_its_share_and_no_more() {
 
 /// Rows that had been computed when the sentences of other owners ended, one each, which came when one owner had much waiting.
 fn ends_beside_much(others: u64) -> Vec<usize> {
-    let total = Arc::new(AtomicUsize::new(0));
-    let (rows, begun) = (total.clone(), Arc::new(Barrier::new(2)));
-    let waits = begun.clone();
-    let hook = move |sources: &[u64], _| {
-        if rows.fetch_add(sources.len(), Ordering::Relaxed) == 0 {
-            waits.wait();
-        }
-    };
-    let model = Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), ..MODEL };
+    let (model, total, begun) = counting_rows();
     let options = options(4, 20);
     let alone = translate_one(&Scripted { hook: None, ..model.clone() }, &source(500), &options);
     let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
