@@ -1,6 +1,7 @@
 // Kernels with planted faults, and sound ones beside them, for the emulator's own tests. Never compiled for a device.
 // Reference: the tests in src/cuda/emulated/tests/
 #include "../../common.cuh"
+#include "../../tensor_cores.cuh"
 
 struct PlantedArguments {
     const float* in;
@@ -169,6 +170,63 @@ __device__ void uninitialised(const PlantedArguments& a) {
     fixed[t] = 1u;
 }
 
+// out[16, 8] = 1 + in[0..256) as [16, 16] times in[256..384) as [16, 8], of one warp, in f16: each lane's fragments as the document has
+// them. Fault 1: half the lanes leave before. 2: half the lanes meet the others in another operation.
+__device__ void products(const PlantedArguments& a) {
+    SHARED(unsigned, rows, 128);
+    const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    const auto pair = [&](unsigned first, unsigned second) {
+        const unsigned low = __half_as_ushort(from_float<__half>(a.in[first])), high = __half_as_ushort(from_float<__half>(a.in[second]));
+        return low | high << 16;
+    };
+    unsigned x[4], weight[2];
+    for (unsigned r = 0; r < 4; ++r) {
+        const unsigned at = (g + 8 * (r % 2)) * 16 + 2 * t + 8 * (r / 2);
+        x[r] = pair(at, at + 1);
+    }
+    for (unsigned r = 0; r < 2; ++r) {
+        const unsigned at = 256 + (2 * t + 8 * r) * 8 + g;
+        weight[r] = pair(at, at + 8);
+    }
+    float sums[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+    if (a.fault == 1 && lane >= 16) return;
+    if (a.fault == 2 && lane >= 16) load_matrices(rows + lane * 4, x);
+    else multiply_add(__half{}, x, weight, sums);
+    for (unsigned r = 0; r < 4; ++r) a.out[(g + 8 * (r / 2)) * 8 + 2 * t + r % 2] = sums[r];
+}
+
+using FourWords = Pack<unsigned, 4>;
+using FourFloats = Pack<float, 4>;
+
+// counts[4 l + i] = what lane l gets of the i-th of four matrices whose words are numbered.
+__device__ void matrices(const PlantedArguments& a) {
+    SHARED(FourWords, rows, 32);
+    const unsigned lane = threadIdx.x;
+    for (unsigned word = 0; word < 4; ++word) rows[lane].values[word] = lane * 4 + word;
+    __syncthreads();
+    unsigned to[4];
+    load_matrices(&rows[lane], to);
+    for (unsigned i = 0; i < 4; ++i) a.counts[4 * lane + i] = to[i];
+}
+
+// out[4 t ..] = in[4 (n - 1 - t) ..] of n threads, through shared memory, by copies that run ahead, every third of them zeros. Fault 1:
+// nobody waits. 2: waits for too few. 3: no barrier. 4: starts one number late.
+__device__ void copies(const PlantedArguments& a) {
+    SHARED(FourFloats, line, 64);
+    const unsigned t = threadIdx.x;
+    end_copies();
+    copy_async(&line[t], a.in + 4 * t + (a.fault == 4), t % 3 == 2);
+    end_copies();
+    if (a.fault == 2) wait_for_copies<1>();
+    else if (a.fault != 1) wait_for_copies<0>();
+    if (a.fault != 3) __syncthreads();
+    store_pack(a.out + 4 * t, line[a.n - 1 - t]);
+    if (a.fault == 2) wait_for_copies<0>();
+}
+
+KERNEL(planted_products, 32, PlantedArguments, products)
+KERNEL(planted_matrices, 32, PlantedArguments, matrices)
+KERNEL(planted_copies, 64, PlantedArguments, copies)
 KERNEL(planted_reverse, 256, PlantedArguments, reverse)
 KERNEL(planted_sum_twice, 1024, PlantedArguments, sum_twice)
 KERNEL(planted_twice, 1024, PlantedArguments, twice)

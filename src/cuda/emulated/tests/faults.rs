@@ -57,6 +57,38 @@ fn a_divergent_warp_is_caught() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_operation_that_not_all_of_a_warp_come_to_is_caught() -> Result<()> {
+    for (fault, expected) in [(1, "an operation of the whole warp"), (2, "in different operations")] {
+        for seed in 0..5 {
+            let mut planted = Planted::new(seed, &[1.0; 384], 128, 1)?;
+            planted.launch("planted_products", [1; 3], 32, 0, fault)?;
+            let text = message(planted.out());
+            assert!(text.contains("divergent warp") && text.contains(expected), "{text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_that_is_not_waited_for_is_caught() -> Result<()> {
+    for seed in 0..5 {
+        let launch = |fault: u32| -> Result<Planted> {
+            let mut planted = Planted::new(seed, &ramp(260), 256, 1)?;
+            planted.launch("planted_copies", [1; 3], 64, 64, fault)?;
+            Ok(planted)
+        };
+        let text = message(launch(1)?.out());
+        assert!(text.contains("returned while 1 of its copies were under way"), "{text}");
+        // Those who go on first read what others have not waited for.
+        assert!(launch(2)?.out()?.iter().any(|value| value.is_nan()), "seed {seed}");
+        assert!(launch(3)?.out()?.iter().any(|value| value.is_nan()), "seed {seed}");
+        let text = message(launch(4)?.out());
+        assert!(text.contains("misaligned: a copy of 16 bytes"), "{text}");
+    }
+    Ok(())
+}
+
 /// Runs this very test in another process, where AddressSanitizer may end it; returns what it said.
 #[cfg(sanitized)]
 fn run_in_child(test: &str) -> String {

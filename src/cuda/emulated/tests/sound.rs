@@ -149,3 +149,39 @@ fn memory_starts_as_nan() -> Result<()> {
     assert_eq!(planted.counts()?, vec![u32::MAX; 64], "static shared memory");
     Ok(())
 }
+
+#[test]
+fn fragments_of_a_product_lie_as_documented() -> Result<()> {
+    let input: Vec<f32> = Values::new(5).elements::<f16>(384, 0.0, 1.0).iter().map(|value| value.to_f32()).collect();
+    let mut planted = Planted::new(1, &input, 128, 1)?;
+    planted.launch("planted_products", [1; 3], 32, 0, 0)?;
+    let (x, weight) = input.split_at(256);
+    let element = |i: usize| {
+        let (row, column) = (i / 8, i % 8);
+        (0..16).fold(1.0f32, |sum, t| sum + x[row * 16 + t] * weight[t * 8 + column])
+    };
+    assert_eq!(planted.out()?, (0..128).map(element).collect::<Vec<f32>>());
+    let mut planted = Planted::new(1, &[], 1, 128)?;
+    planted.launch("planted_matrices", [1; 3], 32, 0, 0)?;
+    // Of matrix i lane l gets word l % 4 of row l / 4.
+    let word = |at: u32| {
+        let (lane, matrix) = (at / 4, at % 4);
+        (8 * matrix + lane / 4) * 4 + lane % 4
+    };
+    assert_eq!(planted.counts()?, (0..128).map(word).collect::<Vec<u32>>());
+    Ok(())
+}
+
+#[test]
+fn copies_arrive_when_they_are_waited_for() -> Result<()> {
+    for seed in 0..5 {
+        let mut planted = Planted::new(seed, &ramp(256), 256, 1)?;
+        planted.launch("planted_copies", [1; 3], 64, 64, 0)?;
+        let expected = |i: usize| {
+            let from = 63 - i / 4;
+            if from % 3 == 2 { 0.0 } else { (4 * from + i % 4) as f32 }
+        };
+        assert_eq!(planted.out()?, (0..256).map(expected).collect::<Vec<f32>>());
+    }
+    Ok(())
+}
