@@ -345,7 +345,7 @@ fn info_plans_memory_for_a_device_that_need_not_be_there() {
     let text =
         plan(&["--device", "cuda", "--dtype", "f16", "--batch-size", "64", "--beam-size", "4", "--length", "100"]);
     assert!(text.contains("on cuda:0 in f16 to decode 64 sentences of 100 tokens at beam 4"), "{text}");
-    for part in ["weights", "caches", "logits", "activations", "search", "workspace 64.0 MiB"] {
+    for part in ["weights", "caches", "logits", "activations", "search"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let text = plan(&["--batch-size", "4096", "--memory-budget", "1G"]);
