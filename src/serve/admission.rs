@@ -22,6 +22,8 @@ const LONG_WINDOW: Duration = Duration::from_secs(2);
 const NEW: f64 = 0.2;
 /// The same of what a sentence took beyond its wait, where that is less than before; where it is more, all of it.
 const NEW_BEYOND: f64 = 0.01;
+/// The most that it counts, as a part of the longest wait: one long sentence keeps nobody out.
+const MOST_BEYOND: f64 = 0.25;
 
 /// Keeps account of what has been admitted and has not ended.
 #[derive(Debug)]
@@ -178,7 +180,8 @@ impl Admitted {
         self.sentences = self.sentences.saturating_sub(1);
         let mut state = self.admission.state();
         if let Some((since, wait)) = self.expected.take() {
-            state.note(since.elapsed().as_secs_f64() - wait.as_secs_f64());
+            let most = MOST_BEYOND * self.admission.max_wait.as_secs_f64();
+            state.note((since.elapsed().as_secs_f64() - wait.as_secs_f64()).min(most));
         }
         state.sentences = state.sentences.saturating_sub(1);
         state.window.done += cost;
@@ -254,6 +257,13 @@ mod tests {
         admission.state().note(60.0);
         drop((before, next));
         assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_ok());
+        // One that took for ever counts as a quarter of the longest wait.
+        let admission = at_rate_100();
+        let mut slow = admission.admit(asked(1, Priority::Interactive, 1), LONG).expect("nobody is before it");
+        slow.expected = Instant::now().checked_sub(Duration::from_secs(60)).map(|since| (since, Duration::ZERO));
+        assert!(slow.expected.is_some());
+        slow.finish(1);
+        assert!((admission.state().beyond - 1.25).abs() < 1e-9);
     }
 
     #[test]

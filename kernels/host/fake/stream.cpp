@@ -14,7 +14,7 @@ Fake& fake() {
 
 Fake::Fake() {
     settings = {{"driver", 13000}, {"devices", 1}, {"capability", 90}, {"memory", std::uint64_t{64} << 30}, {"taken", 0},
-                {"exclusive", 0}, {"lose", 0}, {"seed", 1}, {"algorithms", 1}};
+                {"exclusive", 0}, {"lose", 0}, {"seed", 1}};
     const char* given = std::getenv("FAKE_CUDA");
     for (std::string rest = given == nullptr ? "" : given; !rest.empty();) {
         const std::size_t comma = rest.find(','), equals = rest.find('=');
