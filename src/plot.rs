@@ -1,21 +1,15 @@
-//! Charts as inline SVG: lines with intervals, bars, points, heat maps, with axes, ticks and a legend.
+//! Charts: lines with intervals, bars, points, heat maps, with axes, ticks and a legend.
 //!
-//! A chart is a string to put into an HTML page or, with [`STYLE`] in front, into a file of its own. Colours are CSS variables,
-//! defined for light and dark by [`STYLE`] once per page; nothing is fetched from anywhere. The same data gives the same bytes.
+//! A chart is drawn as an SVG to put into an HTML page with [`STYLE`], or as an SVG or PDF file of its own. Colours of a page are CSS
+//! variables, defined for light and dark by [`STYLE`] once; nothing is fetched from anywhere. The same data gives the same bytes.
 
-use std::fmt::Write as _;
+mod drawing;
+mod pdf;
+
 use std::ops::RangeInclusive;
 
-/// Defines the colours for light and dark, and the text of charts. Put it into a page's `<style>` element once.
-pub const STYLE: &str = "\
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c2024; --faint: #6a7480; --grid: #e3e7eb;\
- --c0: #2563b0; --c1: #c2571a; --c2: #2d8a4e; --c3: #8a4fb5; --c4: #b0324f; --c5: #5f6b7a; --heat: #2563b0; }\n\
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e6e9ec; --faint: #98a2ad; --grid: #2c3238;\
- --c0: #6ea8ee; --c1: #f0965a; --c2: #6cc98c; --c3: #c39be6; --c4: #ef7f97; --c5: #aab4c0; --heat: #6ea8ee; } }\n\
-svg.chart { font: 12px system-ui, sans-serif; fill: var(--ink); max-width: 100%; height: auto; }\n";
-
-/// Colours that series take in turn.
-const COLORS: usize = 6;
+use drawing::{Anchor, Color, Shape, Stroke, Text};
+pub use drawing::{Drawing, STYLE, escape};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 300.0;
@@ -96,36 +90,41 @@ impl Chart {
         self
     }
 
-    /// The `<svg>` element. Without a finite point it says so in the chart's place.
+    /// The `<svg>` element of a page.
     pub fn svg(&self) -> String {
+        self.draw().svg()
+    }
+
+    /// Without a finite point the drawing says so in the chart's place.
+    pub fn draw(&self) -> Drawing {
         let legend = self.series.len() > 1;
         let height =
             HEIGHT + if legend { LEGEND_GAP + LEGEND_LINE * self.series.len().div_ceil(2) as f64 } else { 0.0 };
-        let mut svg = open_svg(&self.title, height);
+        let mut drawing = titled(&self.title, height);
         let Some(frame) = self.frame() else {
-            text(&mut svg, WIDTH / 2.0, HEIGHT / 2.0, "middle", "var(--faint)", "no data");
-            return svg + "</svg>\n";
+            drawing.text((WIDTH / 2.0, HEIGHT / 2.0), Anchor::Middle, Color::Faint, "no data");
+            return drawing;
         };
-        self.draw_axes(&frame, &mut svg);
+        self.draw_axes(&frame, &mut drawing);
         let bars = self.series.iter().filter(|s| s.mark == Mark::Bars).count();
         let mut bar = 0;
         for (i, series) in self.series.iter().enumerate() {
-            let color = format!("var(--c{})", i % COLORS);
+            let color = Color::Series(i);
             match series.mark {
                 Mark::Bars => {
-                    draw_bars(series, &frame, (bar, bars), &color, &mut svg);
+                    draw_bars(series, &frame, (bar, bars), color, &mut drawing);
                     bar += 1;
                 }
-                Mark::Points => draw_points(series, &frame, &color, &mut svg),
-                Mark::Line | Mark::Dashed => draw_line(series, &frame, &color, &mut svg),
+                Mark::Points => draw_points(series, &frame, color, &mut drawing),
+                Mark::Line | Mark::Dashed => draw_line(series, &frame, color, &mut drawing),
             }
             if legend {
                 let (x, y) = (LEFT + (i % 2) as f64 * 240.0, HEIGHT + LEGEND_GAP + LEGEND_LINE * (i / 2) as f64);
-                let _ = writeln!(svg, r#"<rect x="{x:.1}" y="{:.1}" width="14" height="4" fill="{color}"/>"#, y - 2.0);
-                text(&mut svg, x + 20.0, y + 4.0, "start", "var(--ink)", &series.name);
+                drawing.shapes.push(Shape::Rectangle { x, y: y - 2.0, width: 14.0, height: 4.0, color, opacity: 1.0 });
+                drawing.text((x + 20.0, y + 4.0), Anchor::Start, Color::Ink, &series.name);
             }
         }
-        svg + "</svg>\n"
+        drawing
     }
 
     /// What both axes show; nothing without a finite point.
@@ -144,37 +143,24 @@ impl Chart {
         Some(Frame { x, y })
     }
 
-    fn draw_axes(&self, frame: &Frame, svg: &mut String) {
+    fn draw_axes(&self, frame: &Frame, drawing: &mut Drawing) {
         let (left, right, top, bottom) = (LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM);
         for &tick in &frame.y.ticks {
             let y = frame.y(tick);
-            let _ =
-                writeln!(svg, r#"<line x1="{left:.1}" x2="{right:.1}" y1="{y:.1}" y2="{y:.1}" stroke="var(--grid)"/>"#);
-            text(svg, left - 6.0, y + 4.0, "end", "var(--faint)", &frame.y.label(tick));
+            drawing.line(vec![(left, y), (right, y)], Stroke::thin(Color::Grid));
+            drawing.text((left - 6.0, y + 4.0), Anchor::End, Color::Faint, &frame.y.label(tick));
         }
-        let _ = writeln!(
-            svg,
-            r#"<path d="M{left:.1} {top:.1}V{bottom:.1}H{right:.1}" fill="none" stroke="var(--faint)"/>"#
-        );
+        drawing.line(vec![(left, top), (left, bottom), (right, bottom)], Stroke::thin(Color::Faint));
         for &tick in &frame.x.ticks {
             let x = frame.x(tick);
-            let _ = writeln!(
-                svg,
-                r#"<line x1="{x:.1}" x2="{x:.1}" y1="{bottom:.1}" y2="{:.1}" stroke="var(--faint)"/>"#,
-                bottom + 4.0
-            );
-            text(svg, x, bottom + 17.0, "middle", "var(--faint)", &frame.x.label(tick));
+            drawing.line(vec![(x, bottom), (x, bottom + 4.0)], Stroke::thin(Color::Faint));
+            drawing.text((x, bottom + 17.0), Anchor::Middle, Color::Faint, &frame.x.label(tick));
         }
         for (i, name) in self.categories.iter().enumerate() {
-            text(svg, frame.x(i as f64), bottom + 17.0, "middle", "var(--faint)", name);
+            drawing.text((frame.x(i as f64), bottom + 17.0), Anchor::Middle, Color::Faint, name);
         }
-        text(svg, (left + right) / 2.0, bottom + 36.0, "middle", "var(--ink)", &self.x_name);
-        let middle = (top + bottom) / 2.0;
-        let _ = writeln!(
-            svg,
-            r#"<text transform="translate(14 {middle:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
-            escape(&self.y_name)
-        );
+        drawing.text(((left + right) / 2.0, bottom + 36.0), Anchor::Middle, Color::Ink, &self.x_name);
+        name_upwards(drawing, (top + bottom) / 2.0, &self.y_name);
     }
 }
 
@@ -194,43 +180,34 @@ pub struct HeatMap {
 }
 
 impl HeatMap {
-    /// The `<svg>` element.
-    pub fn svg(&self) -> String {
+    /// The map.
+    pub fn draw(&self) -> Drawing {
         let cell_height = 26.0;
         let (count_rows, count_columns) = (self.rows.1.len(), self.columns.1.len());
-        let height = TOP + cell_height * count_rows as f64 + BOTTOM;
-        let mut svg = open_svg(&self.title, height);
+        let mut drawing = titled(&self.title, TOP + cell_height * count_rows as f64 + BOTTOM);
         let finite = || self.values.iter().flatten().copied().filter(|value| value.is_finite());
         let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
         let left = LEFT + 60.0;
         let cell_width = (WIDTH - RIGHT - left) / count_columns.max(1) as f64;
         for (r, (name, values)) in self.rows.1.iter().zip(&self.values).enumerate() {
             let y = TOP + cell_height * r as f64;
-            text(&mut svg, left - 6.0, y + 17.0, "end", "var(--faint)", name);
+            drawing.text((left - 6.0, y + 17.0), Anchor::End, Color::Faint, name);
             for (c, value) in values.iter().take(count_columns).enumerate().filter(|(_, value)| value.is_finite()) {
                 let x = left + cell_width * c as f64;
                 let share = if high > low { (value - low) / (high - low) } else { 0.5 };
-                let (w, h, opacity) = (cell_width - 1.0, cell_height - 1.0, 0.06 + 0.5 * share);
-                let _ = writeln!(
-                    svg,
-                    r#"<rect x="{x:.1}" y="{y:.1}" width="{w:.1}" height="{h:.1}" fill="var(--heat)" fill-opacity="{opacity:.3}"/>"#
-                );
+                let (width, height, opacity) = (cell_width - 1.0, cell_height - 1.0, 0.06 + 0.5 * share);
+                drawing.shapes.push(Shape::Rectangle { x, y, width, height, color: Color::Heat, opacity });
                 let label = format!("{value:.*}", self.digits);
-                text(&mut svg, x + cell_width / 2.0, y + 17.0, "middle", "var(--ink)", &label);
+                drawing.text((x + cell_width / 2.0, y + 17.0), Anchor::Middle, Color::Ink, &label);
             }
         }
         let bottom = TOP + cell_height * count_rows as f64;
         for (c, name) in self.columns.1.iter().enumerate() {
-            text(&mut svg, left + cell_width * (c as f64 + 0.5), bottom + 16.0, "middle", "var(--faint)", name);
+            drawing.text((left + cell_width * (c as f64 + 0.5), bottom + 16.0), Anchor::Middle, Color::Faint, name);
         }
-        text(&mut svg, (left + WIDTH - RIGHT) / 2.0, bottom + 36.0, "middle", "var(--ink)", &self.columns.0);
-        let middle = (TOP + bottom) / 2.0;
-        let _ = writeln!(
-            svg,
-            r#"<text transform="translate(14 {middle:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
-            escape(&self.rows.0)
-        );
-        svg + "</svg>\n"
+        drawing.text(((left + WIDTH - RIGHT) / 2.0, bottom + 36.0), Anchor::Middle, Color::Ink, &self.columns.0);
+        name_upwards(&mut drawing, (TOP + bottom) / 2.0, &self.rows.0);
+        drawing
     }
 }
 
@@ -312,41 +289,18 @@ fn tick_step(range: f64) -> f64 {
     steps.into_iter().map(|s| s * power).find(|step| range / step < 7.001).unwrap_or(10.0 * power)
 }
 
-fn open_svg(title: &str, height: f64) -> String {
-    let label = escape(title);
-    let mut svg = format!(
-        "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" width=\"{WIDTH:.0}\" \
-         height=\"{height:.0}\" role=\"img\" aria-label=\"{label}\">\n"
-    );
-    let _ = writeln!(svg, r#"<text x="{LEFT:.1}" y="18" font-weight="600" fill="var(--ink)">{label}</text>"#);
-    svg
+/// An empty drawing under its title.
+fn titled(title: &str, height: f64) -> Drawing {
+    let content = title.to_owned();
+    let text = Text { x: LEFT, y: 18.0, anchor: Anchor::Start, color: Color::Ink, bold: true, upwards: false, content };
+    Drawing { title: title.to_owned(), width: WIDTH, height, shapes: vec![Shape::Text(text)] }
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, fill: &str, content: &str) {
-    let content = escape(content);
-    let _ = writeln!(svg, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" fill="{fill}">{content}</text>"#);
-}
-
-/// A chart as a file of its own, for a paper: the light colours, on white, without style sheets, which few programs other than browsers
-/// read.
-pub fn standalone(svg: &str) -> String {
-    let light = STYLE.split("@media").next().unwrap_or_default();
-    let mut svg = svg.to_owned();
-    for (name, color) in light.split("--").skip(1).filter_map(|part| part.split_once(": ")) {
-        let color = color.split(';').next().unwrap_or_default();
-        svg = svg.replace(&format!("var(--{name})"), color);
-    }
-    let start = svg.find('>').map_or(0, |end| end + 1);
-    let (open, rest) = svg.split_at(start);
-    let open = open.replace("class=\"chart\"", "font-family=\"sans-serif\" font-size=\"12\" fill=\"#1c2024\"");
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{open}\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>{rest}"
-    )
-}
-
-/// Text as XML and HTML take it.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// The name of the vertical axis, around a height.
+fn name_upwards(drawing: &mut Drawing, y: f64, name: &str) {
+    let content = name.to_owned();
+    let text = Text { x: 14.0, y, anchor: Anchor::Middle, color: Color::Ink, bold: false, upwards: true, content };
+    drawing.shapes.push(Shape::Text(text));
 }
 
 /// Runs of neighbouring finite points, as index ranges.
@@ -369,9 +323,9 @@ fn runs(points: &[(f64, f64)]) -> Vec<std::ops::Range<usize>> {
 /// Points that still get a dot each.
 const DOTTED: usize = 40;
 
-fn draw_line(series: &Series, frame: &Frame, color: &str, svg: &mut String) {
-    let place = |x: f64, y: f64| format!("{:.1} {:.1}", frame.x(x), frame.y(y));
-    let dash = if series.mark == Mark::Dashed { " stroke-dasharray=\"5 4\"" } else { "" };
+fn draw_line(series: &Series, frame: &Frame, color: Color, drawing: &mut Drawing) {
+    let place = |x: f64, y: f64| (frame.x(x), frame.y(y));
+    let dashed = series.mark == Mark::Dashed;
     for run in runs(&series.points) {
         let points = &series.points[run.clone()];
         if let Some(bounds) =
@@ -379,58 +333,50 @@ fn draw_line(series: &Series, frame: &Frame, color: &str, svg: &mut String) {
         {
             let upper = points.iter().zip(bounds).map(|(p, b)| place(p.0, b.1));
             let lower = points.iter().zip(bounds).rev().map(|(p, b)| place(p.0, b.0));
-            let outline = upper.chain(lower).collect::<Vec<_>>().join("L");
-            let _ = writeln!(svg, r#"<path d="M{outline}Z" fill="{color}" fill-opacity="0.15"/>"#);
+            drawing.shapes.push(Shape::Area { points: upper.chain(lower).collect(), color, opacity: 0.15 });
         }
-        let line = points.iter().map(|p| place(p.0, p.1)).collect::<Vec<_>>().join("L");
-        let _ = writeln!(svg, r#"<path d="M{line}" fill="none" stroke="{color}" stroke-width="1.8"{dash}/>"#);
-        if (series.points.len() <= DOTTED && series.mark == Mark::Line) || points.len() == 1 {
-            points.iter().for_each(|p| dot(frame, *p, 2.6, color, svg));
+        let line = points.iter().map(|p| place(p.0, p.1)).collect();
+        drawing.line(line, Stroke { color, width: 1.8, dashed });
+        if (series.points.len() <= DOTTED && !dashed) || points.len() == 1 {
+            points.iter().for_each(|p| dot(frame, *p, 2.6, color, drawing));
         }
     }
 }
 
-fn draw_points(series: &Series, frame: &Frame, color: &str, svg: &mut String) {
+fn draw_points(series: &Series, frame: &Frame, color: Color, drawing: &mut Drawing) {
     for (i, point) in series.points.iter().enumerate().filter(|(_, p)| p.0.is_finite() && p.1.is_finite()) {
-        whisker(frame, frame.x(point.0), series.intervals.get(i), color, svg);
-        dot(frame, *point, 3.0, color, svg);
+        whisker(frame, frame.x(point.0), series.intervals.get(i), color, drawing);
+        dot(frame, *point, 3.0, color, drawing);
     }
 }
 
 /// Bars of the `which.0`-th of `which.1` series that share a place.
-fn draw_bars(series: &Series, frame: &Frame, which: (usize, usize), color: &str, svg: &mut String) {
+fn draw_bars(series: &Series, frame: &Frame, which: (usize, usize), color: Color, drawing: &mut Drawing) {
     let mut xs: Vec<f64> = series.points.iter().map(|p| p.0).filter(|x| x.is_finite()).collect();
     xs.sort_unstable_by(f64::total_cmp);
     let closest = xs.windows(2).map(|pair| pair[1] - pair[0]).filter(|d| *d > 0.0).fold(1.0, f64::min);
     let place = (frame.x(closest) - frame.x(0.0)) * 0.76;
     let width = place / which.1 as f64;
     for (i, point) in series.points.iter().enumerate().filter(|(_, p)| p.0.is_finite() && p.1.is_finite()) {
-        let left = frame.x(point.0) - place / 2.0 + width * which.0 as f64;
+        let x = frame.x(point.0) - place / 2.0 + width * which.0 as f64;
         let (from, to) = (frame.y(0.0), frame.y(point.1));
-        let (top, height) = (from.min(to), (from - to).abs());
-        let _ = writeln!(
-            svg,
-            r#"<rect x="{left:.1}" y="{top:.1}" width="{:.1}" height="{height:.1}" fill="{color}" fill-opacity="0.8"/>"#,
-            width.max(1.0) - 0.5
-        );
-        whisker(frame, left + width / 2.0, series.intervals.get(i), "var(--ink)", svg);
+        let (y, height) = (from.min(to), (from - to).abs());
+        drawing.shapes.push(Shape::Rectangle { x, y, width: width.max(1.0) - 0.5, height, color, opacity: 0.8 });
+        whisker(frame, x + width / 2.0, series.intervals.get(i), Color::Ink, drawing);
     }
 }
 
 /// An interval as a vertical line with caps.
-fn whisker(frame: &Frame, x: f64, bounds: Option<&(f64, f64)>, color: &str, svg: &mut String) {
+fn whisker(frame: &Frame, x: f64, bounds: Option<&(f64, f64)>, color: Color, drawing: &mut Drawing) {
     let Some(&(low, high)) = bounds.filter(|(low, high)| low.is_finite() && high.is_finite()) else { return };
     let (low, high) = (frame.y(low), frame.y(high));
-    let (left, right) = (x - 3.0, x + 3.0);
-    let _ = writeln!(
-        svg,
-        r#"<path d="M{left:.1} {low:.1}H{right:.1}M{x:.1} {low:.1}V{high:.1}M{left:.1} {high:.1}H{right:.1}" fill="none" stroke="{color}"/>"#
-    );
+    let cap = |y: f64| vec![(x - 3.0, y), (x + 3.0, y)];
+    let pieces = vec![cap(low), vec![(x, low), (x, high)], cap(high)];
+    drawing.shapes.push(Shape::Lines { pieces, stroke: Stroke::thin(color) });
 }
 
-fn dot(frame: &Frame, point: (f64, f64), radius: f64, color: &str, svg: &mut String) {
-    let (x, y) = (frame.x(point.0), frame.y(point.1));
-    let _ = writeln!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius}" fill="{color}"/>"#);
+fn dot(frame: &Frame, point: (f64, f64), radius: f64, color: Color, drawing: &mut Drawing) {
+    drawing.shapes.push(Shape::Dot { x: frame.x(point.0), y: frame.y(point.1), radius, color });
 }
 
 #[cfg(test)]
@@ -496,7 +442,7 @@ mod tests {
         let svg = chart.svg();
         assert!(svg.contains("&lt;a&gt; &amp; &quot;b&quot;") && !svg.contains("<a>"));
         assert!(svg.contains(">1-8</text>") && svg.contains(">one</text>") && svg.contains(">two</text>"));
-        assert_eq!(svg.matches("fill-opacity=\"0.8\"").count(), 4);
+        assert_eq!(svg.matches("fill-opacity=\"0.800\"").count(), 4);
         // No colour of its own, nothing fetched.
         assert!(!svg.contains('#') && svg.matches("http").count() == 1, "{svg}");
     }
@@ -504,7 +450,7 @@ mod tests {
     #[test]
     fn a_file_of_its_own_needs_no_style_sheet() {
         let line = Series::new("a", Mark::Line, vec![(0.0, 0.0), (1.0, 1.0)]);
-        let svg = standalone(&Chart::new("t", "x", "y").with(line).svg());
+        let svg = Chart::new("t", "x", "y").with(line).draw().svg_file();
         assert!(svg.starts_with("<?xml ") && svg.ends_with("</svg>\n") && svg.matches("<svg").count() == 1);
         assert!(!svg.contains("var(") && !svg.contains("class=") && svg.contains("stroke=\"#2563b0\""), "{svg}");
     }
@@ -518,7 +464,7 @@ mod tests {
             values: vec![vec![10.0, 20.0], vec![30.0, f64::NAN]],
             digits: 1,
         };
-        let svg = map.svg();
+        let svg = map.draw().svg();
         assert_eq!(svg.matches("<rect").count(), 3);
         assert!(svg.contains("fill-opacity=\"0.060\"") && svg.contains("fill-opacity=\"0.560\""));
         assert!(svg.contains(">30.0</text>") && !svg.contains("NaN"));

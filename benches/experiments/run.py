@@ -53,6 +53,11 @@ RISK = ["--objective", "mrt", "--updates", RISK_UPDATES, "--batch-tokens", RISK_
 SAMPLING = ["--objective", "scheduled-sampling", "--ss-warmup", min(1000, UPDATES // 3)]
 
 
+def cpu():
+    names = [line for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0].split(":", 1)[1].strip() if names else platform.machine()
+
+
 def lines_of(path):
     return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
 
@@ -73,11 +78,15 @@ class Experiment:
         for side, path in self.test.items():
             write_lines(path, lines_of(self.data / f"m30k.test_2016_flickr.{side}")[:count])
 
-    def run(self, *words, quiet=False):
+    def run(self, done, *words, more=()):
+        """One command, unless `done` exists already; the record has it either way, without `more`, and with paths as from the repository."""
         words = [str(word) for word in words]
-        self.commands.append(" ".join(["beamfuse", *words]))
-        print("+", self.commands[-1], file=sys.stderr, flush=True)
-        subprocess.run([BEAMFUSE, *words], check=True, stdout=subprocess.DEVNULL if quiet else None)
+        command = " ".join(["beamfuse", *words]).replace(f"{ROOT}/", "")
+        if command not in self.commands:
+            self.commands.append(command)
+        if not done.exists():
+            print("+", command, *more, file=sys.stderr, flush=True)
+            subprocess.run([BEAMFUSE, *words, *more], check=True, stdout=subprocess.DEVNULL)
 
     def files(self, name):
         return ["--source", self.data / f"{name}.en", "--target", self.data / f"{name}.de"]
@@ -85,18 +94,18 @@ class Experiment:
     def train(self, name, model, *options):
         """Trains, or goes on, unless that is done."""
         output = self.dir / name
-        if not (output / "done").exists():
-            resume = ["--resume"] if (output / "training/state.safetensors").exists() else []
-            self.run("train", "--model", model, "--skip-bad", "--keep", "last", "--checkpoint-every", 100, "--output", output, *resume,
-                     *options)
-            (output / "done").touch()
+        resume = ["--resume"] if (output / "training/state.safetensors").exists() else []
+        self.run(output / "done", "train", "--model", model, "--skip-bad", "--keep", "last", "--checkpoint-every", 100, "--output", output,
+                 *options, more=resume)
+        (output / "done").touch()
         return output
 
     def translate(self, name, model, source, *options):
         """Translations of a file, one a line."""
         output = self.dir / f"{name}.txt"
-        if not output.exists():
-            self.run("translate", "--model", model, "--input", source, "--output", output, *options)
+        if output.exists() and len(lines_of(output)) < len(lines_of(source)):
+            output.unlink()
+        self.run(output, "translate", "--model", model, "--input", source, "--output", output, *options)
         return lines_of(output)
 
     def choose(self, name, model, rates, validation, *options):
@@ -123,9 +132,8 @@ class Experiment:
         for side, path in part.items():
             write_lines(path, lines_of(self.test[side])[:DIAGNOSED])
         output = self.dir / f"{name}.diagnosis.json"
-        if not output.exists():
-            self.run("diagnose", "--model", model, "--source", part["en"], "--reference", part["de"], "--skip-bad", "--sweep-lines", 10,
-                     "--json", output, quiet=True)
+        self.run(output, "diagnose", "--model", model, "--source", part["en"], "--reference", part["de"], "--skip-bad", "--sweep-lines", 10,
+                 "--json", output)
         found = json.loads(output.read_text(encoding="utf-8"))
         keep = ["flagged lines", "distractor gap", "own minus gold accuracy", "area", "entropy", "negative log-likelihood"]
         figures = {f["name"]: {k: f[k] for k in ("value", "null", "difference")} for f in found["figures"] if f["name"] in keep}
@@ -174,7 +182,7 @@ class Experiment:
     def record(self, arms, effects):
         version = subprocess.run([BEAMFUSE, "--version"], check=True, capture_output=True, text=True).stdout.strip()
         report = {
-            "experiment": self.name, "version": version, "machine": {"cpu": platform.processor(), "cores": os.cpu_count()},
+            "experiment": self.name, "version": version, "machine": {"cpu": cpu(), "threads": len(os.sched_getaffinity(0))},
             "updates": UPDATES, "batch_tokens": BATCH, "risk_updates": RISK_UPDATES, "risk_batch_tokens": RISK_BATCH, "seeds": SEEDS,
             "test_lines": len(lines_of(self.test["de"])), "commands": self.commands, "choices": self.choices, "arms": arms,
             "effects": effects,

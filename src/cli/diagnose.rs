@@ -15,11 +15,10 @@ use crate::cli::warnings::Warnings;
 use crate::cli::{Ending, complain, note};
 use crate::counts;
 use crate::diagnose::{self, Call, Digest, Network, Options, Oracle, Provenance, TestSet};
-use crate::files::io;
+use crate::files::{io, write_whole};
 use crate::jsonl::json;
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
-use crate::plot::standalone;
 use crate::translator::EngineOptions;
 use crate::{DecodeOptions, Error, Result, Translator};
 
@@ -53,7 +52,7 @@ pub(super) struct Arguments {
     /// Write a page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write each chart as an SVG file of its own into a directory, which is made if it is not there.
+    /// Write each chart as an SVG and as a PDF file of its own into a directory, which is made if it is not there.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
     /// Leave out lines with an empty or too long side, and count them, instead of refusing the files.
@@ -214,7 +213,7 @@ fn open_oracle(path: &Path, own: &Path, arguments: &Arguments) -> Result<Oracle>
 /// The name of a chart's file: its title in letters, digits and hyphens.
 fn file_name(title: &str) -> String {
     let words = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    format!("{}.svg", words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-"))
+    words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-")
 }
 
 /// The files that are written, created before any work.
@@ -249,9 +248,10 @@ impl Outputs {
         write(self.csv, report.csv())?;
         write(self.html, report.html())?;
         let Some(dir) = self.plots else { return Ok(()) };
-        report.charts().into_iter().try_for_each(|(title, svg)| {
-            let path = dir.join(file_name(&title));
-            write(Some(Output::create(Some(&path))?), standalone(&svg))
+        report.charts().iter().try_for_each(|(title, chart)| {
+            let path = dir.join(file_name(title));
+            write_whole(&path.with_added_extension("svg"), chart.svg_file().as_bytes())?;
+            write_whole(&path.with_added_extension("pdf"), &chart.pdf())
         })
     }
 }

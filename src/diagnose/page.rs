@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::estimate::Estimate;
 use super::report::{Bucket, Curve, Report, Sweep, shown};
 use super::verdict::{Finding, rule_name};
-use crate::plot::{Chart, HeatMap, Mark, STYLE, Series, escape};
+use crate::plot::{Chart, Drawing, HeatMap, Mark, STYLE, Series, escape};
 
 const PAGE_STYLE: &str = "\
 body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 0 auto;\
@@ -52,7 +52,7 @@ impl Report {
         self.verdict_html(&mut page);
         self.figures_html(&mut page);
         page.push_str("<h2>Charts</h2>\n<div class=\"charts\">\n");
-        self.charts().iter().for_each(|(_, svg)| page.push_str(svg));
+        self.charts().iter().for_each(|(_, chart)| page.push_str(&chart.svg()));
         page.push_str("</div>\n");
         self.flags_html(&mut page);
         page.push_str("</body>\n</html>\n");
@@ -127,11 +127,11 @@ impl Report {
     }
 
     /// Every chart, with a name for its file.
-    pub fn charts(&self) -> Vec<(String, String)> {
-        let mut charts: Vec<(String, String)> = self.curves.iter().map(|c| (c.title(), chart(c).svg())).collect();
+    pub fn charts(&self) -> Vec<(String, Drawing)> {
+        let mut charts: Vec<(String, Drawing)> = self.curves.iter().map(|c| (c.title(), chart(c).draw())).collect();
         if !self.buckets.is_empty() {
             let lengths = |title: &str, y, of: fn(&Bucket) -> Estimate| {
-                (title.to_owned(), bucket_chart(&self.buckets, title, y, of).svg())
+                (title.to_owned(), bucket_chart(&self.buckets, title, y, of).draw())
             };
             charts.push(lengths("chrF2 by reference length", "chrF2", |b| b.chrf));
             charts.push(lengths("Length ratio by reference length", "ratio", |b| b.length_ratio));
@@ -144,7 +144,7 @@ impl Report {
                 ("Search errors by beam size and length penalty, %", 1, |s| 100.0 * s.search_errors.value),
                 ("Empty translations by beam size and length penalty, %", 1, |s| 100.0 * s.empty),
             ];
-            charts.extend(maps.map(|(title, digits, of)| (title.to_owned(), self.heat_map(title, digits, of).svg())));
+            charts.extend(maps.map(|(title, digits, of)| (title.to_owned(), self.heat_map(title, digits, of).draw())));
         }
         charts
     }

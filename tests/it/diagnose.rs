@@ -78,13 +78,10 @@ fn every_metric_is_there_and_the_same_again() {
             .filter(|line| !line.starts_with("provenance,command,"))
             .map(|line| format!("{line}\n"))
             .collect();
-        let mut plots: Vec<(String, String)> = fs::read_dir(plots)
+        let mut plots: Vec<(String, Vec<u8>)> = fs::read_dir(plots)
             .expect("a directory of plots")
             .map(|entry| entry.expect("a file"))
-            .map(|entry| {
-                let svg = fs::read_to_string(entry.path()).expect("a plot");
-                (entry.file_name().to_string_lossy().into_owned(), svg)
-            })
+            .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a plot")))
             .collect();
         plots.sort();
         (String::from_utf8(output.stdout).expect("UTF-8"), json, csv, html, plots)
@@ -156,12 +153,24 @@ fn every_metric_is_there_and_the_same_again() {
     assert!(html.matches("<svg").count() >= 15 && html.contains("prefers-color-scheme: dark"));
     // Nothing from outside: the only address is the name of SVG.
     assert_eq!(html.matches("http").count(), html.matches("http://www.w3.org/2000/svg").count());
-    // Each chart stands alone, too.
-    assert_eq!(plots.len(), html.matches("<svg").count());
-    for (name, svg) in &plots {
-        assert!(name.ends_with(".svg") && svg.starts_with("<?xml") && !svg.contains("var("), "{name}");
+    // Each chart stands alone, too, as an SVG and as a PDF.
+    let of_kind = |kind: &str| plots.iter().filter(|(name, _)| name.ends_with(kind)).collect::<Vec<_>>();
+    let (svgs, pdfs) = (of_kind(".svg"), of_kind(".pdf"));
+    assert_eq!(
+        (svgs.len(), pdfs.len(), plots.len()),
+        (plots.len() / 2, plots.len() / 2, 2 * html.matches("<svg").count())
+    );
+    for (name, svg) in svgs {
+        let svg = std::str::from_utf8(svg).expect("UTF-8");
+        assert!(svg.starts_with("<?xml") && !svg.contains("var("), "{name}");
     }
-    assert!(plots.iter().any(|(name, _)| name == "own-minus-gold-accuracy-by-share-of-the-sentence.svg"));
+    for (name, pdf) in pdfs {
+        assert!(pdf.starts_with(b"%PDF-1") && pdf.trim_ascii_end().ends_with(b"%%EOF"), "{name}");
+    }
+    for kind in ["svg", "pdf"] {
+        let name = format!("own-minus-gold-accuracy-by-share-of-the-sentence.{kind}");
+        assert!(plots.iter().any(|(other, _)| *other == name), "{name}");
+    }
 }
 
 /// The first four cells of a line, as they stand; quotes may hold commas.
