@@ -1,5 +1,6 @@
 //! `train`: fine-tunes a model directory and writes another.
 
+mod allocator;
 mod arguments;
 
 use clap::error::ErrorKind;
@@ -45,6 +46,7 @@ const LEFT_OPEN: &str = "mle trains on gold prefixes alone: how the model goes o
                          tells whether that costs anything; --objective scheduled-sampling, the default, trains on both";
 
 pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
+    allocator::keep_freed_memory();
     let places = arguments.places()?;
     let defaults = arguments.model.open(TrainingDefaults::open)?;
     let options = arguments.options(defaults)?;

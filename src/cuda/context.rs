@@ -166,15 +166,14 @@ impl Context {
         Ok(Buffer { context: self.clone(), address, len, element: PhantomData })
     }
 
-    /// Lets no more than `bytes` of device memory be taken at once, what the device has taken for itself included.
+    /// Lets no more than `bytes` of device memory be taken at once.
     pub fn limit_memory(&self, bytes: u64) {
         self.0.limit.store(bytes, Ordering::Relaxed);
     }
 
     /// What the limit leaves.
     fn left(&self) -> u64 {
-        let taken = self.0.device.own_bytes() + self.0.counts.get(LIVE_BYTES);
-        self.0.limit.load(Ordering::Relaxed).saturating_sub(taken)
+        self.0.limit.load(Ordering::Relaxed).saturating_sub(self.0.counts.get(LIVE_BYTES))
     }
 
     /// Bytes of device memory that can be allocated once all that is enqueued has run; none if neither the device nor a limit

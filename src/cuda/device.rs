@@ -88,11 +88,6 @@ pub trait Device: Send + Sync {
     /// The device failed; a graph is being captured.
     fn free_memory(&self) -> Result<Option<u64>>;
 
-    /// Bytes of device memory that it has taken for itself, beside what is allocated here.
-    fn own_bytes(&self) -> u64 {
-        0
-    }
-
     /// Frees memory once all that is enqueued has run.
     ///
     /// # Safety

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::{Canceller, Progress, Reply, Shared};
+use super::owners::Mark;
 use super::queue::{Kind, Terms, WIDE_BEAM, over};
 use crate::backend::TokenStats;
 use crate::decode::hypothesis::Hypothesis;
@@ -210,6 +211,8 @@ pub(super) struct Job {
     /// Rows that it will take, roughly.
     pub(super) cost: u64,
     pub(super) task: Task,
+    /// Counts it among its owner's, once it has been accepted.
+    pub(super) mark: Option<Mark>,
 }
 
 impl std::fmt::Debug for Job {
@@ -228,7 +231,7 @@ impl Job {
             }
             Task::Score(score) => score.scoring.source.len() + score.scoring.target.len(),
         };
-        Job { terms, canceller, accepted: Instant::now(), cost: cost as u64, task }
+        Job { terms, canceller, accepted: Instant::now(), cost: cost as u64, task, mark: None }
     }
 
     pub(super) fn kind(&self) -> Kind {

@@ -15,6 +15,7 @@
 
 mod handle;
 mod job;
+mod owners;
 mod queue;
 mod scorer;
 mod statistics;

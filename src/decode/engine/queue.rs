@@ -5,8 +5,8 @@
 //!   that has waited for 10 seconds waits no longer.
 //! * Within a priority, owners take turns by cost (deficit round robin, Shreedhar & Varghese 1995): one with much to do does not
 //!   delay another's first sentence by more than a turn. Within an owner, first come, first served.
-//! * Where one owner has much waiting, the sentences of another that has little go by [`Kind::Light`]: neither another's queue nor
-//!   its batch makes them slow.
+//! * Where one owner has much to do, waiting or begun, the sentences of another that has little go by [`Kind::Light`]: neither
+//!   another's queue nor its batch makes them slow.
 //! * Work whose deadline has passed or that has been given up is removed, and its room is free.
 //! * Kinds of work wait apart, so that one that has no room yet holds up nobody else; how they share a device is up to
 //!   [`Kind::share`].
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::Canceller;
 use super::job::Job;
+use super::owners::{MUCH, Owners};
 use super::statistics::Recorder;
 use super::{Load, repeated};
 use crate::{Error, Result};
@@ -101,10 +102,11 @@ impl Kind {
     const COUNT: usize = 5;
 
     /// Of a device that several kinds want, the part that this one gets, as a weight: while regular searches run, all wide ones
-    /// together take a quarter at most.
+    /// together take a quarter at most. Light ones are few: they pass the others' batch three times over.
     pub(super) fn share(self) -> u64 {
         match self {
-            Kind::Regular | Kind::Light => 3,
+            Kind::Light => 9,
+            Kind::Regular => 3,
             Kind::Wide | Kind::Explained | Kind::Scoring => 1,
         }
     }
@@ -116,8 +118,7 @@ const BATCH_TURN: u64 = 10;
 const PROMOTION: Duration = Duration::from_secs(10);
 /// Cost that an owner may add to its account at each of its turns: about that of a sentence at beam 4.
 const QUANTUM: u64 = 256;
-/// An owner has much to do from so many waiting sentences on, and little up to so many.
-const MUCH: usize = 8;
+/// An owner has little to do while fewer of its sentences than this wait.
 const LITTLE: usize = 4;
 
 /// The queue that all workers of an engine take from.
@@ -139,6 +140,7 @@ pub(super) struct Queue {
 struct State {
     /// By kind, then priority.
     lines: [[Line; 2]; Kind::COUNT],
+    owners: Owners,
     waiting: usize,
     /// Those of them that are [`Priority::Batch`].
     batch: usize,
@@ -167,8 +169,6 @@ struct Line {
     owners: HashMap<u64, Account>,
     /// The owners, in the order of their turns.
     turns: VecDeque<u64>,
-    /// Owners with [`MUCH`] to do.
-    busy: usize,
 }
 
 #[derive(Debug, Default)]
@@ -184,7 +184,6 @@ impl Line {
             Account::default()
         });
         account.jobs.push_back(job);
-        self.busy += usize::from(account.jobs.len() == MUCH);
     }
 
     /// How many jobs of an owner wait.
@@ -213,12 +212,10 @@ impl Line {
         let account = self.turn()?;
         let job = account.jobs.pop_front()?;
         account.credit -= job.cost;
-        let was_busy = account.jobs.len() + 1 == MUCH;
         if account.jobs.is_empty() {
             self.turns.pop_front();
             self.owners.remove(&job.terms.owner);
         }
-        self.busy -= usize::from(was_busy);
         Some(job)
     }
 
@@ -236,7 +233,6 @@ impl Line {
         }
         self.owners.retain(|_, account| !account.jobs.is_empty());
         self.turns.retain(|owner| self.owners.contains_key(owner));
-        self.busy = self.owners.values().filter(|account| account.jobs.len() >= MUCH).count();
         removed
     }
 }
@@ -245,6 +241,7 @@ impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
         let state = State {
             lines: Default::default(),
+            owners: Owners::default(),
             waiting: 0,
             batch: 0,
             cost: 0,
@@ -414,14 +411,16 @@ fn refuse(job: Job, error: Error) -> Result<()> {
 }
 
 impl State {
-    fn accept(&mut self, job: Job) {
+    fn accept(&mut self, mut job: Job) {
         self.waiting += 1;
         self.batch += usize::from(job.terms.priority == Priority::Batch);
         self.cost += job.cost;
         if let Some(deadline) = job.terms.deadline {
             self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
         }
-        self.lines[self.kind_of(&job) as usize][job.terms.priority as usize].push(job);
+        let kind = self.kind_of(&job);
+        job.mark = Some(self.owners.mark(job.terms.owner));
+        self.lines[kind as usize][job.terms.priority as usize].push(job);
     }
 
     /// Where a job waits. One owner's work stays in one line, and so in order, until none of it waits there.
@@ -431,9 +430,10 @@ impl State {
             return kind;
         }
         let [regular, light] = [Kind::Regular, Kind::Light].map(|kind| &self.lines[kind as usize]);
-        let waiting = |lines: &[Line]| lines.iter().map(|line| line.waiting(job.terms.owner)).sum::<usize>();
-        let is_beside_much = regular.iter().any(|line| line.busy > 0);
-        if is_beside_much && waiting(regular) == 0 && waiting(light) < LITTLE { Kind::Light } else { kind }
+        let owner = job.terms.owner;
+        let waiting = |lines: &[Line]| lines.iter().map(|line| line.waiting(owner)).sum::<usize>();
+        let is_little = self.owners.unended(owner) < MUCH && waiting(regular) == 0 && waiting(light) < LITTLE;
+        if is_little && self.owners.is_beside_much(owner) { Kind::Light } else { kind }
     }
 
     fn leave(&mut self, job: &Job) {
