@@ -13,7 +13,8 @@
 //! reference. Sets of each size are drawn without replacement, REPEATS times.
 //!
 //! Noise is in what the decoder reads: each token of the prefix gives way to a random one with a probability. The sweep over beams is
-//! left out: `diagnose` tests it on lines that are swept.
+//! left out: `diagnose` tests it on lines that are swept. OUTPUT is written after each case and each row; `complete` says whether all
+//! are there.
 
 use std::path::Path;
 use std::time::Instant;
@@ -224,8 +225,14 @@ fn count(name: &str, values: &[Vec<Sums>], nulls: &[Vec<Sums>], same: bool) -> R
     Ok(json!({"case": name, "sets": values.len(), "with_a_finding": any, "by_rule": rules}))
 }
 
-fn alarms(arguments: &[String]) -> Result<Value> {
-    let [model, other, source, reference, sets, lines, _] = arguments else { panic!("see the head of this file") };
+/// Writes what has been found so far.
+fn save(output: &str, report: &Value) {
+    let text = serde_json::to_string_pretty(report).expect("JSON");
+    std::fs::write(output, text + "\n").unwrap_or_else(|error| panic!("{output}: {error}"));
+}
+
+fn alarms(arguments: &[String]) -> Result<()> {
+    let [model, other, source, reference, sets, lines, output] = arguments else { panic!("see the head of this file") };
     let (sets, lines): (usize, usize) = (sets.parse().expect("a number"), lines.parse().expect("a number"));
     let (model, other) = (Translator::open(Path::new(model))?, Translator::open(Path::new(other))?);
     let set = TestSet::new(&model, &read(source, lines), &read(reference, lines));
@@ -242,34 +249,39 @@ fn alarms(arguments: &[String]) -> Result<Value> {
     let clean = bench(&model)?;
     let pool = draw(&model, 1.0, 1)?;
     let mut cases = Vec::new();
+    let mut keep = |case: Value, complete: bool| {
+        cases.push(case);
+        save(
+            output,
+            &json!({
+                "program": "alarms", "complete": complete, "lines": pairs.len(), "sets": sets, "null_draws": NULL_DRAWS,
+                "permutations": PERMUTATIONS, "level": LEVEL, "seconds": started.elapsed().as_secs(), "cases": cases
+            }),
+        );
+    };
     let sums = estimate(&clean, &pool)?;
-    cases.push(count("the model's own samples", &sums, &sums, true)?);
+    keep(count("the model's own samples", &sums, &sums, true)?, false);
     // A case of misfit: the null is fitted to the first set of values, as diagnose fits it to the references.
-    let mut misfit =
-        |name: &str, bench: &Bench<'_>, subject: &dyn Subject, values: Vec<Vec<Reference>>| -> Result<()> {
-            let temperature = null::fit(subject, pairs, &values[0], 3)?;
-            let nulls = null::draw(subject, pairs, &all, (sets.min(values.len() + NULL_DRAWS), temperature), 9)?.sets;
-            let mut case = count(name, &estimate(bench, &values)?, &estimate(bench, &nulls)?, false)?;
-            case["temperature"] = json!(temperature);
-            cases.push(case);
-            Ok(())
-        };
-    misfit("references at temperature 0.8", &clean, &model, draw(&model, 0.8, 2)?)?;
-    misfit("references at temperature 1.2", &clean, &model, draw(&model, 1.2, 3)?)?;
-    misfit("references of another model", &clean, &model, draw(&other, 1.0, 4)?)?;
+    let misfit = |name: &str, bench: &Bench<'_>, subject: &dyn Subject, values: Vec<Vec<Reference>>| -> Result<Value> {
+        let temperature = null::fit(subject, pairs, &values[0], 3)?;
+        let nulls = null::draw(subject, pairs, &all, (sets.min(values.len() + NULL_DRAWS), temperature), 9)?.sets;
+        let mut case = count(name, &estimate(bench, &values)?, &estimate(bench, &nulls)?, false)?;
+        case["temperature"] = json!(temperature);
+        Ok(case)
+    };
+    keep(misfit("references at temperature 0.8", &clean, &model, draw(&model, 0.8, 2)?)?, false);
+    keep(misfit("references at temperature 1.2", &clean, &model, draw(&model, 1.2, 3)?)?, false);
+    keep(misfit("references of another model", &clean, &model, draw(&other, 1.0, 4)?)?, false);
     let data: Vec<Reference> = pairs.iter().map(Pair::gold).collect();
     let noisy = Damaged { model: &model, data: &data, place: Where::Everywhere, noise: 0.1 };
     // Piece by piece is slow: a quarter of the sets.
     let values = pool[..sets.div_ceil(4)].to_vec();
-    misfit("noise on all prefixes alike", &bench(&noisy)?, &noisy, values)?;
-    Ok(json!({
-        "program": "alarms", "lines": pairs.len(), "sets": sets, "null_draws": NULL_DRAWS, "permutations": PERMUTATIONS,
-        "level": LEVEL, "seconds": started.elapsed().as_secs(), "cases": cases
-    }))
+    keep(misfit("noise on all prefixes alike", &bench(&noisy)?, &noisy, values)?, true);
+    Ok(())
 }
 
-fn power(arguments: &[String]) -> Result<Value> {
-    let [model, source, reference, lines, noises, sizes, repeats, _] = arguments else {
+fn power(arguments: &[String]) -> Result<()> {
+    let [model, source, reference, lines, noises, sizes, repeats, output] = arguments else {
         panic!("see the head of this file")
     };
     let (lines, repeats): (usize, usize) = (lines.parse().expect("a number"), repeats.parse().expect("a number"));
@@ -285,8 +297,9 @@ fn power(arguments: &[String]) -> Result<Value> {
         Ok(corpus_score(&chrf_counts(&found.iter().map(|f| f.text.as_str()).collect::<Vec<_>>(), &references)?))
     };
     let clean = chrf(&Subject::translate(&model, &pairs, &all, &greedy())?)?;
+    let (noises, sizes) = (numbers(noises), numbers(sizes));
     let mut rows = Vec::new();
-    for noise in numbers(noises) {
+    for &noise in &noises {
         let damaged = Damaged { model: &model, data: &data, place: Where::OffTheReference, noise };
         let bench =
             Bench::new(&damaged, &pairs, &greedy(), (spread(all.len(), all.len()), Vec::new()), 5, &mut |_| ())?;
@@ -297,7 +310,7 @@ fn power(arguments: &[String]) -> Result<Value> {
         for set in &drawn {
             sets.push(bench.sums(set)?);
         }
-        for size in numbers(sizes).into_iter().map(|size| (size as usize).min(all.len())) {
+        for size in sizes.iter().map(|&size| (size as usize).min(all.len())) {
             let (mut gap, mut any) = (0, 0);
             let repeats = if size == all.len() { 1 } else { repeats };
             for repeat in 0..repeats {
@@ -315,23 +328,24 @@ fn power(arguments: &[String]) -> Result<Value> {
                 "noise": noise, "chrf2_lost": cost, "temperature": temperature, "lines": size, "repeats": repeats,
                 "gap_found": gap, "any_found": any
             }));
+            save(
+                output,
+                &json!({
+                    "program": "power", "complete": rows.len() == noises.len() * sizes.len(), "pool_lines": all.len(),
+                    "clean_chrf2": clean, "null_draws": NULL_DRAWS, "permutations": PERMUTATIONS,
+                    "seconds": started.elapsed().as_secs(), "rows": rows
+                }),
+            );
         }
     }
-    Ok(json!({
-        "program": "power", "pool_lines": all.len(), "clean_chrf2": clean, "null_draws": NULL_DRAWS,
-        "permutations": PERMUTATIONS, "seconds": started.elapsed().as_secs(), "rows": rows
-    }))
+    Ok(())
 }
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let report = match arguments.split_first() {
-        Some((which, rest)) if which == "alarms" => alarms(rest)?,
-        Some((which, rest)) if which == "power" => power(rest)?,
+    match arguments.split_first() {
+        Some((which, rest)) if which == "alarms" => alarms(rest),
+        Some((which, rest)) if which == "power" => power(rest),
         _ => panic!("alarms or power, see the head of this file"),
-    };
-    let output = arguments.last().expect("an output");
-    let text = serde_json::to_string_pretty(&report).expect("JSON");
-    std::fs::write(output, text + "\n").unwrap_or_else(|error| panic!("{output}: {error}"));
-    Ok(())
+    }
 }

@@ -102,11 +102,10 @@ impl Kind {
     const COUNT: usize = 5;
 
     /// Of a device that several kinds want, the part that this one gets, as a weight: while regular searches run, all wide ones
-    /// together take a quarter at most. Light ones are few: they pass the others' batch three times over.
+    /// together take a quarter at most.
     pub(super) fn share(self) -> u64 {
         match self {
-            Kind::Light => 9,
-            Kind::Regular => 3,
+            Kind::Regular | Kind::Light => 3,
             Kind::Wide | Kind::Explained | Kind::Scoring => 1,
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Worker<B: Backend, M: Seq2Seq<B>> {
     clears_memory: bool,
     /// Time on the device, shares counted, that the one whose turn it was last had had before.
     clock: u64,
+    /// The same of light sentences, when one of them last had its turn.
+    light_clock: u64,
 }
 
 /// A session, and its turns.
@@ -88,6 +90,9 @@ enum Opened {
 /// Light sentences decoded at once: of the regular ones, one in so many.
 const LIGHT_PART: usize = 8;
 
+/// Steps of a light sentence that others let pass: about as many as it has.
+const HEAD_START: u64 = 32;
+
 /// Rows whose time a step takes beside that for its own, on the host and on a device: what does not depend on them.
 const HOST_STEP_ROWS: usize = 8;
 const DEVICE_STEP_ROWS: usize = 256;
@@ -107,6 +112,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             held: Default::default(),
             clears_memory: false,
             clock: 0,
+            light_clock: 0,
         }
     }
 
@@ -274,6 +280,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             }
         }
         let Some(at) = self.current(kind) else { return Ok(()) };
+        let start = self.start(kind, self.lanes[at].session.shape().beam_size);
         let stages = asked_by(requests(&jobs));
         let lane = &mut self.lanes[at];
         match lane.session.make_room(&self.backend, &self.models, stages) {
@@ -297,8 +304,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
             return Ok(());
         }
         if lane.session.is_empty() {
-            // What it did not use is no credit.
-            lane.clock = lane.clock.max(self.clock);
+            lane.clock = lane.clock.max(start);
         }
         let (first, begun) = (self.last_ticket + 1, Instant::now());
         for job in jobs {
@@ -351,7 +357,7 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
                 match Session::open_within(&*self.backend, &self.models, shape, stages, least) {
                     Ok(session) => {
                         self.last_lane += 1;
-                        let (id, clock) = (self.last_lane, self.clock);
+                        let (id, clock) = (self.last_lane, self.start(kind, shape.beam_size));
                         self.lanes.push(Lane { id, kind, session, is_retiring: false, clock });
                         return Opened::Yes;
                     }
@@ -400,12 +406,26 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         let charge = self.charge(kind, rows);
         let lane = &mut self.lanes[at];
         lane.clock += charge;
+        if kind == Kind::Light {
+            self.light_clock = lane.clock;
+        }
         let session = &mut lane.session;
         let started = Instant::now();
         let stepped = session.step(&self.backend, &self.models);
         let stepped = stepped.and_then(|()| session.harvest(&self.backend, &mut self.running));
         self.queue.statistics.stepped(rows, started.elapsed());
         stepped.or_else(|error| self.fail_lane(at, &error))
+    }
+
+    /// The clock of a session that begins: what it did not use before is no credit. Light sentences, of which there are few at a time, may
+    /// use up to [`HEAD_START`] steps of one of them before the others have as much again.
+    fn start(&self, kind: Kind, beam_size: usize) -> u64 {
+        if kind != Kind::Light {
+            return self.clock;
+        }
+        let others = self.lanes.iter().filter(|lane| lane.kind != Kind::Light && !lane.session.is_empty());
+        let others = others.map(|lane| lane.clock).min().unwrap_or(self.clock);
+        self.light_clock.max(others.saturating_sub(HEAD_START * self.charge(kind, beam_size)))
     }
 
     /// What a turn of so many rows counts.
