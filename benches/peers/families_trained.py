@@ -6,7 +6,8 @@
 DATA holds m30k.train.en, m30k.train.de, the same of m30k.val and m30k.test_2016_flickr, and tatoeba.train.tsv. Both models get a SentencePiece
 model of their own (2,000 pieces of the training text), configuration and random weights from transformers, and their weights from
 `beamfuse train`. On the CPU i8 and bf16 translate the test set, on the emulated device f16 its first lines, all by beam search with 4
-beams; the record has the share of lines with the tokens of f32, and BLEU and chrF2 with the paired difference and its interval. What is
+beams; the record has the share of lines with the tokens of f32, BLEU and chrF2 with the paired difference and its interval, and in how
+many lines CTranslate2's int8, too, translates as its float32 does. What is
 done already in --work is not done again. The packages that are needed are installed as for presets.py; --build has the features `train`
 and `emulator`.
 """
@@ -121,6 +122,24 @@ def compared(run, name, model, dtype, arguments):
     return {'dtype': dtype, 'lines': count, 'equal_lines': equal, 'scores': scores}
 
 
+def of_ctranslate2(name, model, arguments):
+    """Lines of the test set that CTranslate2 translates in int8 as in float32."""
+    import ctranslate2, transformers
+    from ctranslate2.converters import TransformersConverter
+    converted = arguments.work / f'{name}-ctranslate2'
+    if not converted.exists():
+        TransformersConverter(str(model)).convert(str(converted))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, **(dict(src_lang=LANGUAGES[1]) if FAMILIES[name][1] else {}))
+    lines = (arguments.work / f'test{arguments.lines}.en').read_text().split('\n')[:-1]
+    sources = [tokenizer.convert_ids_to_tokens(tokenizer(line).input_ids) for line in lines]
+    prefix = [[LANGUAGES[3]]] * len(lines) if FAMILIES[name][1] else None
+    found = {}
+    for kind in ('float32', 'int8'):
+        engine = ctranslate2.Translator(str(converted), compute_type=kind, inter_threads=1)
+        found[kind] = [result.hypotheses[0] for result in engine.translate_batch(sources, prefix, beam_size=4, max_decoding_length=100)]
+    return {'lines': len(lines), 'equal_lines': sum(map(list.__eq__, found['int8'], found['float32']))}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=pathlib.Path)
@@ -133,16 +152,17 @@ def main():
     arguments = parser.parse_args()
     environment.enter()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    run, report = Run(arguments), {'models': []}
+    run, report = Run(arguments), {'models': [], 'ctranslate2_int8': {}}
     for name in FAMILIES:
         model = trained(run, name, arguments)
         for dtype in TYPES:
             found = {'model': name, **compared(run, name, model, dtype, arguments)}
             report['models'].append(found)
             print(f"{name} {dtype}: {found['equal_lines']} of {found['lines']} lines as in f32", flush=True)
+        report['ctranslate2_int8'][name] = of_ctranslate2(name, model, arguments)
     version = subprocess.run([arguments.build, '--version'], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     report |= {'date': datetime.date.today().isoformat(), 'version': version, 'cpu': cpu(), 'updates': arguments.updates,
-               'peers': environment.versions('transformers', 'torch', 'sentencepiece'), 'commands': run.commands}
+               'peers': environment.versions('ctranslate2', 'transformers', 'torch', 'sentencepiece'), 'commands': run.commands}
     text = json.dumps(report, indent=1) + '\n'
     arguments.output.write_text(text) if arguments.output else print(text)
 

@@ -90,8 +90,8 @@ enum Opened {
 /// Light sentences decoded at once: of the regular ones, one in so many.
 const LIGHT_PART: usize = 8;
 
-/// Steps of a light sentence that others let pass: about as many as it has.
-const HEAD_START: u64 = 32;
+/// Steps of a light sentence that others let pass: about as many as a few have.
+const HEAD_START: u64 = 64;
 
 /// Rows whose time a step takes beside that for its own, on the host and on a device: what does not depend on them.
 const HOST_STEP_ROWS: usize = 8;
