@@ -16,7 +16,7 @@ const WIDTHS: [u16; 95] = [
 ];
 
 /// A circle's quarter as a Bézier curve: where its control points lie.
-const QUARTER: f32 = 0.552_284_75;
+const QUARTER: f32 = 0.552_284_8;
 
 const CATALOG: Ref = Ref::new(1);
 const PAGES: Ref = Ref::new(2);
