@@ -6,7 +6,7 @@ import importlib, importlib.metadata, importlib.util, os, pathlib, subprocess, s
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = ROOT / 'target' / 'peers'
-PACKAGES = ['ctranslate2==4.8.*', 'transformers==4.57.*', 'torch==2.9.*', 'sentencepiece', 'sacremoses', 'sacrebleu']
+PACKAGES = ['ctranslate2==4.8.*', 'transformers==4.57.*', 'torch==2.9.*', 'sentencepiece', 'protobuf', 'sacremoses', 'sacrebleu']
 ENTERED = 'BEAMFUSE_PEERS_ENTERED'
 
 

@@ -61,14 +61,14 @@ class Run:
     def __init__(self, arguments):
         self.build, self.commands = arguments.build, []
 
-    def beamfuse(self, *words, done):
-        """One command, unless what it writes is there already; its standard output."""
+    def beamfuse(self, *words, done, more=()):
+        """One command, unless what it writes is there already; its standard output. The record has it without `more`."""
         words = [str(word) for word in words]
         command = ' '.join(['beamfuse', *words]).replace(f'{ROOT}/', '')
         self.commands.append(command)
         if done is None or not done.exists():
             print('+', command, flush=True)
-            return subprocess.run([self.build, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+            return subprocess.run([self.build, *words, *more], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def training_text(data, work):
@@ -92,8 +92,8 @@ def trained(run, name, arguments):
         build(start, training_text(arguments.data, arguments.work)).save_pretrained(start)
     resume = ['--resume'] if (end / 'training' / 'state.safetensors').exists() else []
     run.beamfuse('train', '--model', start, '--data', arguments.work / 'train.tsv', '--skip-bad', '--objective', 'mle', '--updates', arguments.updates,
-                 '--batch-tokens', 2048, '--learning-rate', '2e-3', '--keep', 'last', '--checkpoint-every', 200, '--output', end, *languages, *resume,
-                 done=end / 'done')
+                 '--batch-tokens', 2048, '--learning-rate', '2e-3', '--keep', 'last', '--checkpoint-every', 200, '--output', end, *languages,
+                 done=end / 'done', more=resume)
     (end / 'done').touch()
     return end
 
