@@ -1,7 +1,7 @@
 //! How the C library's allocator keeps memory during training.
 
 /// Keeps what one step has freed for the next. By default glibc gives large tensors back to the system and has their pages made and cleared again, which
-/// took a third of a small model's step.
+/// took an eighth of a small model's step.
 pub(super) fn keep_freed_memory() {
     // The largest that glibc takes: beyond it, memory is mapped for each tensor.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
