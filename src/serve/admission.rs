@@ -2,7 +2,7 @@
 //!
 //! The wait is the cost that stands before it divided by the rate at which cost has lately been worked off. An owner gets an equal
 //! share of the engine, so before its request stands no more than its own unfinished cost, times the owners that have some. What
-//! sentences have lately taken beyond that is added: the batch that they are decoded in.
+//! sentences have lately taken beyond that is added, the batch that they are decoded in, and a margin for what was foretold too short.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
