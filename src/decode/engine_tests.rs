@@ -1,7 +1,7 @@
 //! The engine as a service meets it: giving up, deadlines, crowds, wide requests, broken workers. The hook of the scripted model
 //! runs on the worker's thread before each step, so that what happens when is up to the test.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -281,6 +281,93 @@ fn an_owner_with_much_to_do_does_not_slow_down_the_steps_of_another() {
     // rows.
     let ends = ends_beside_much(40, 8);
     assert!(ends.len() == 40 && ends[39] > 5_000 && ends[39] < 12_000, "{ends:?}");
+}
+
+/// Rows that had been computed when the last of `links` light sentences ended, of which each came a step of the others after the one
+/// before it had ended, when their session had been closed.
+fn end_of_a_chain_beside_much(links: usize, slots: usize) -> usize {
+    let (total, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(2)));
+    let engine: Arc<Mutex<Option<Engine>>> = Arc::default();
+    let (is_free, ended, end) =
+        (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::new()));
+    let options = options(4, 20);
+    let submit = {
+        let (engine, total, is_free, ended, end) =
+            (engine.clone(), total.clone(), is_free.clone(), ended.clone(), end.clone());
+        let options = options.clone();
+        move || {
+            let (total, is_free, ended, end) = (total.clone(), is_free.clone(), ended.clone(), end.clone());
+            let reply = move |result: Result<Vec<Hypothesis>>| {
+                assert!(result.is_ok());
+                if ended.fetch_add(1, Ordering::Relaxed) + 1 == links {
+                    end.set(total.load(Ordering::Relaxed)).expect("one is the last");
+                } else {
+                    is_free.store(true, Ordering::Relaxed);
+                }
+            };
+            if let Some(engine) = &*engine.lock().expect("no panic") {
+                engine.submit(search(source(500), &options), Terms::new().owner(2), reply).expect("there is room");
+            }
+        }
+    };
+    let (rows, waits, light) = (total.clone(), begun.clone(), Scripted::number(&source(500)));
+    let hook = move |sources: &[u64], _| {
+        if rows.fetch_add(sources.len(), Ordering::Relaxed) == 0 {
+            waits.wait();
+        }
+        if !sources.contains(&light) && is_free.swap(false, Ordering::Relaxed) {
+            submit();
+        }
+    };
+    let model = Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), ..MODEL };
+    let cpu = Cpu::new(1, Dtype::F32).expect("a thread starts");
+    let started = Engine::start(vec![cpu], vec![model], 256, slots, 4096).expect("a thread starts");
+    let ask = |i| started.ask(search(source(i), &options), Terms::new().owner(1)).expect("there is room");
+    let much: Vec<_> = (0..400).map(ask).collect();
+    *engine.lock().expect("no panic") = Some(started);
+    begun.wait();
+    much.into_iter().for_each(|handle| assert!(handle.wait().is_ok()));
+    let started = engine.lock().expect("no panic").take();
+    drop(started);
+    *end.get().expect("all have ended before the others")
+}
+
+#[test]
+fn an_owner_whose_sentences_come_one_after_another_has_its_share_and_no_more() {
+    // 3,200 rows of its own; as much time goes to the others meanwhile. Were each let in with a head start of its own, they would have
+    // no more than a step behind each: 4,500 rows in all.
+    let end = end_of_a_chain_beside_much(40, 8);
+    assert!(end > 8_000 && end < 16_000, "{end}");
+}
+
+#[test]
+fn nothing_is_let_in_beside_the_others_while_a_light_sentence_goes_before_them() {
+    let (begun, encoded, seen) =
+        (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (waits, counted, notes, light) = (begun.clone(), encoded.clone(), seen.clone(), Scripted::number(&source(500)));
+    let hook = move |sources: &[u64], _| {
+        let mut seen = notes.lock().expect("no panic");
+        if seen.is_empty() {
+            waits.wait();
+        }
+        seen.push((sources.contains(&light), counted.load(Ordering::Relaxed)));
+    };
+    let model = Scripted { eos_bonus: -30.0, hook: Some(Hook(Arc::new(hook))), encoded: Some(encoded), ..MODEL };
+    let engine = start(model, 8);
+    let ask = |i, owner, length| {
+        engine.ask(search(source(i), &options(4, length)), Terms::new().owner(owner)).expect("there is room")
+    };
+    // Those that run are done after a step, so that there is room for eight more.
+    let much: Vec<_> = (0..40).map(|i| ask(i, 1, 1)).collect();
+    let one = ask(500, 2, 20);
+    begun.wait();
+    much.into_iter().chain([one]).for_each(|handle| assert!(handle.wait().is_ok()));
+    drop(engine);
+    let seen = seen.lock().expect("no panic");
+    // What comes in does so before the others' own steps.
+    let turns = seen.windows(2).filter(|pair| !pair[0].0 && pair[1].0).count();
+    let late = seen.windows(2).filter(|pair| pair[1].0 && pair[0].1 < pair[1].1).count();
+    assert!(turns > 2 && late == 0, "{seen:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The decode loop on a scripted model: its logits are a function of source, position and token, so that every translation can
 //! be worked out by hand or by brute force.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) struct Scripted {
     pub(super) meeting: Option<&'static Barrier>,
     /// Called before each step with the sources of its rows, and whether it is one of a search.
     pub(super) hook: Option<Hook>,
+    /// Counts the sources that have been encoded.
+    pub(super) encoded: Option<Arc<AtomicUsize>>,
 }
 
 /// See [`Scripted::hook`].
@@ -111,6 +114,9 @@ impl Seq2Seq<Cpu> for Scripted {
         for (slot, source) in sources {
             state.sources[*slot as usize] = Self::number(source);
         }
+        if let Some(encoded) = &self.encoded {
+            encoded.fetch_add(sources.len(), Ordering::Relaxed);
+        }
         if let Some(meeting) = self.meeting {
             meeting.wait();
         }
@@ -139,7 +145,8 @@ impl Seq2Seq<Cpu> for Scripted {
     }
 }
 
-pub(super) const MODEL: Scripted = Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None, hook: None };
+pub(super) const MODEL: Scripted =
+    Scripted { vocab_size: 9, eos_bonus: 0.7, poison: None, meeting: None, hook: None, encoded: None };
 
 pub(super) fn source(i: u32) -> Vec<u32> {
     (0..1 + i % 5).map(|j| 3 + (i * 7 + j * 3) % 200).chain([EOS]).collect()

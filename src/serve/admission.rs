@@ -26,7 +26,7 @@ const NEW_BEYOND: f64 = 0.01;
 const MOST_BEYOND: f64 = 0.25;
 
 /// How much longer than foretold a wait may become.
-const MARGIN: f64 = 1.05;
+const MARGIN: f64 = 1.1;
 
 /// Keeps account of what has been admitted and has not ended.
 #[derive(Debug)]

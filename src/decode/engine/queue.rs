@@ -98,7 +98,8 @@ pub(super) enum Kind {
 pub(super) const WIDE_BEAM: usize = 16;
 
 impl Kind {
-    pub(super) const SEARCHES: [Kind; 4] = [Kind::Regular, Kind::Wide, Kind::Explained, Kind::Light];
+    /// Those that are searches, in the order in which a worker lets them in.
+    pub(super) const SEARCHES: [Kind; 4] = [Kind::Light, Kind::Regular, Kind::Wide, Kind::Explained];
     const COUNT: usize = 5;
 
     /// Of a device that several kinds want, the part that this one gets, as a weight: while regular searches run, all wide ones

@@ -216,6 +216,9 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         let mut kinds = Kind::SEARCHES;
         kinds.sort_by_key(|kind| self.held[*kind as usize].is_empty());
         for kind in kinds {
+            if kind == Kind::Regular && self.is_light_next() {
+                continue;
+            }
             let mut jobs = std::mem::take(&mut self.held[kind as usize]);
             if jobs.is_empty() {
                 jobs = self.take(kind);
@@ -238,6 +241,15 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
         let mut jobs = if is_full { self.queue.take(Kind::Light, room.div_ceil(2), |_| true) } else { Vec::new() };
         jobs.extend(self.queue.take(kind, room - jobs.len(), |_| true));
         jobs
+    }
+
+    /// Whether light sentences take the next step before regular ones: what is let in beside those is encoded first, and would
+    /// keep the light ones waiting for as long as several of their steps take. It waits for the regular sentences' own turn.
+    fn is_light_next(&self) -> bool {
+        let Some(at) = self.current(Kind::Regular) else { return false };
+        let Lane { session, clock, .. } = &self.lanes[at];
+        let regular = if session.is_empty() { self.clock.max(*clock) } else { *clock };
+        self.lanes.iter().any(|lane| lane.kind == Kind::Light && !lane.session.is_empty() && lane.clock <= regular)
     }
 
     /// How many more sentences of a kind can be taken.
@@ -391,7 +403,8 @@ impl<B: Backend, M: Seq2Seq<B>> Worker<B, M> {
     /// A step of the session, or of the scoring pass, that has had the least of its share.
     fn take_turn(&mut self) -> Result<()> {
         let busy = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.session.is_empty());
-        let next = busy.min_by_key(|(_, lane)| lane.clock).map(|(at, lane)| (at, lane.clock));
+        let next = busy.min_by_key(|(_, lane)| (lane.clock, lane.kind != Kind::Light));
+        let next = next.map(|(at, lane)| (at, lane.clock));
         let waits_for_memory = self.scorer.is_waiting_for_memory() && next.is_some();
         if !waits_for_memory && (self.scorer.is_busy() || self.queue.has(Kind::Scoring)) {
             let clock = self.scorer.clock.max(self.clock);
