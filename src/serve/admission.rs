@@ -20,9 +20,10 @@ const LONG_WINDOW: Duration = Duration::from_secs(2);
 
 /// Part of a new measurement in the rate.
 const NEW: f64 = 0.2;
-/// The same of what a sentence took beyond its wait, where that is less than before; where it is more, all of it.
-const NEW_BEYOND: f64 = 0.01;
-/// The most that it counts, as a part of the longest wait: one long sentence keeps nobody out.
+/// What sentences took beyond their wait counts at once where it is more than before; where it is less, the old is forgotten within so many
+/// times the longest wait: what comes of letting a sentence in is seen only after its wait.
+const MEMORY: f64 = 6.0;
+/// The most that it counts, as a part of the longest wait, or of a caller's patience: one long sentence keeps nobody out.
 const MOST_BEYOND: f64 = 0.25;
 
 /// How much longer than foretold a wait may become.
@@ -45,6 +46,8 @@ struct State {
     rate: Option<f64>,
     /// Seconds that a sentence takes beyond its wait, such as few exceed.
     beyond: f64,
+    /// When that was looked at last.
+    noted: Instant,
     window: Window,
 }
 
@@ -90,7 +93,8 @@ pub(super) fn cost(beams: usize, characters: usize) -> u64 {
 impl Admission {
     pub fn new(max_wait: Duration) -> Self {
         let window = Window { start: Instant::now(), done: 0, sentences: 0, is_full: false };
-        let state = State { owners: Default::default(), bytes: 0, sentences: 0, rate: None, beyond: 0.0, window };
+        let (owners, noted) = (Default::default(), window.start);
+        let state = State { owners, bytes: 0, sentences: 0, rate: None, beyond: 0.0, noted, window };
         Admission { max_wait, state: Mutex::new(state) }
     }
 
@@ -105,7 +109,7 @@ impl Admission {
         let Asked { owner, priority, cost, bytes, sentences } = asked;
         let mut state = self.state();
         let (wait, most) = (state.wait(owner, priority), patience.min(self.max_wait).as_secs_f64());
-        let end = MARGIN * (wait.as_secs_f64() + state.beyond);
+        let end = MARGIN * (wait.as_secs_f64() + state.beyond.min(MOST_BEYOND * most));
         // Where nothing is to be waited for, nobody is better off for being refused.
         if (!wait.is_zero() && end > most) || state.bytes + bytes > MOST_BYTES {
             return Err(Duration::try_from_secs_f64((end - most).max(1.0)).unwrap_or(Duration::MAX));
@@ -159,9 +163,11 @@ impl State {
     }
 
     /// A sentence has taken so much longer than it was expected to wait.
-    fn note(&mut self, beyond: f64) {
-        let part = if beyond > self.beyond { 1.0 } else { NEW_BEYOND };
+    fn note(&mut self, now: Instant, beyond: f64, max_wait: Duration) {
+        let since = now.saturating_duration_since(self.noted).as_secs_f64();
+        let part = if beyond > self.beyond { 1.0 } else { (since / (MEMORY * max_wait.as_secs_f64())).min(1.0) };
         self.beyond = (self.beyond + part * (beyond - self.beyond)).max(0.0);
+        self.noted = now;
     }
 
     fn release(&mut self, owner: u64, priority: Priority, cost: u64) {
@@ -183,8 +189,9 @@ impl Admitted {
         self.sentences = self.sentences.saturating_sub(1);
         let mut state = self.admission.state();
         if let Some((since, wait)) = self.expected.take() {
-            let most = MOST_BEYOND * self.admission.max_wait.as_secs_f64();
-            state.note((since.elapsed().as_secs_f64() - wait.as_secs_f64()).min(most));
+            let (now, max_wait) = (Instant::now(), self.admission.max_wait);
+            let beyond = now.duration_since(since).as_secs_f64() - wait.as_secs_f64();
+            state.note(now, beyond.min(MOST_BEYOND * max_wait.as_secs_f64()), max_wait);
         }
         state.sentences = state.sentences.saturating_sub(1);
         state.window.done += cost;
@@ -248,16 +255,29 @@ mod tests {
     #[test]
     fn what_sentences_take_beyond_their_wait_counts() {
         let admission = at_rate_100();
-        admission.state().note(0.6);
-        let before = admission.admit(asked(1, Priority::Interactive, 430), LONG).expect("nobody is before it");
-        assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_err(), "4.3 seconds and 0.6");
-        (0..100).for_each(|_| admission.state().note(0.1));
-        let beyond = admission.state().beyond;
-        assert!((0.1 + 0.5 * 0.99f64.powi(100) - beyond).abs() < 1e-9, "{beyond}");
-        let next = admission.admit(asked(1, Priority::Interactive, 1), LONG).expect("4.3 seconds and 0.28");
-        assert!(next.expected.is_some_and(|(_, wait)| wait == Duration::from_millis(4300)));
+        let mut now = admission.state().noted;
+        admission.state().note(now, 0.6, admission.max_wait);
+        let before = admission.admit(asked(1, Priority::Interactive, 410), LONG).expect("nobody is before it");
+        assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_err(), "4.1 seconds and 0.6");
+        // It is forgotten in time, however many sentences end meanwhile.
+        for sentences in [10, 1000] {
+            for _ in 0..sentences {
+                now += Duration::from_secs(15) / sentences;
+                admission.state().note(now, 0.1, admission.max_wait);
+            }
+        }
+        let (beyond, expected) = (admission.state().beyond, 0.1 + 0.5 * 0.95f64.powi(10) * (-0.5f64).exp());
+        assert!((beyond - expected).abs() < 1e-3, "{beyond}, expected {expected}");
+        let next = admission.admit(asked(1, Priority::Interactive, 1), LONG).expect("4.1 seconds and 0.28");
+        assert!(next.expected.is_some_and(|(_, wait)| wait == Duration::from_millis(4100)));
+        // Who has little patience is not kept out by what long sentences take.
+        admission.state().note(now, 60.0, admission.max_wait);
+        let own = admission.admit(asked(2, Priority::Interactive, 10), LONG).expect("nothing of its own is before it");
+        let patience = |seconds| admission.admit(asked(2, Priority::Interactive, 1), Duration::from_secs_f64(seconds));
+        assert!(patience(0.3).is_err(), "0.2 seconds, a quarter of 0.3, and the margin");
+        assert!(patience(0.5).is_ok(), "0.2 seconds and a quarter of 0.5");
+        drop(own);
         // Where nobody is before it, it comes in however long its like take.
-        admission.state().note(60.0);
         drop((before, next));
         assert!(admission.admit(asked(1, Priority::Interactive, 1), LONG).is_ok());
         // One that took for ever counts as a quarter of the longest wait.
