@@ -4,7 +4,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{Activation, CrossCache, Device, Heads, NormKind, Rows, Scores, SelfCache};
-use crate::Result;
+use crate::error::room;
+use crate::{Error, Result};
+
+/// Gives the weights of some outputs of a linear layer, from this one on: whole rows of `in_dim` values. It may be asked by several
+/// threads at once.
+pub type WeightRows<'a, E = Error> = dyn Fn(usize, &mut [f32]) -> std::result::Result<(), E> + Sync + 'a;
 
 /// What a model's encoder and decoder are made of.
 pub trait NetworkOps: Device {
@@ -29,6 +34,21 @@ pub trait NetworkOps: Device {
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
+    /// As [`NetworkOps::matrix`], with weights that are asked for piece by piece where that saves holding them twice.
+    ///
+    /// # Errors
+    /// Those of `weights`, too.
+    fn matrix_of_rows(
+        &self,
+        weights: &WeightRows<'_>,
+        bias: Option<&[f32]>,
+        out_dim: usize,
+        in_dim: usize,
+    ) -> Result<Self::Matrix> {
+        let mut all = room::zeros("load weights", out_dim * in_dim)?;
+        weights(0, &mut all)?;
+        self.matrix(&all, bias, out_dim, in_dim)
+    }
     /// Prepares a norm's gain and bias, `[width]` each; `eps` is added to the variance, or to the mean square.
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Self::Norm>;
     /// How matrices that have been prepared lie in memory, if a file can keep them so: bytes of one layout are a matrix again, on any

@@ -23,12 +23,13 @@ pub use int8::{Int8Isa, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
 pub use path::{Path, Refused, VARIABLE as PATH_VARIABLE};
 pub use quads::RowScratch;
 
-use crate::backend::Activation;
+use crate::backend::{Activation, WeightRows};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{LANES, Portable, Simd, dispatch};
 use crate::cpu::simd::{Isa, reference_activation};
 use crate::shares::in_shares;
+use std::convert::Infallible;
 use std::ops::Range;
 use storage::{Lines, interleave, panels_of_share};
 use tiling::{Layer, PANEL, Tiles, prefetch, tiles};
@@ -37,6 +38,14 @@ use tiling::{Layer, PANEL, Tiles, prefetch, tiles};
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
+
+/// Rows of weights `[n, k]` in memory.
+pub(super) fn rows_of(weights: &[f32], k: usize) -> impl Fn(usize, &mut [f32]) -> Result<(), Infallible> + Sync + '_ {
+    move |first, rows| {
+        rows.copy_from_slice(&weights[first * k..][..rows.len()]);
+        Ok(())
+    }
+}
 
 /// Weights of a dense layer, packed for [`gemm`].
 pub struct PackedMatrix {
@@ -56,16 +65,30 @@ impl PackedMatrix {
     /// Packs `weights`, `[n, k]` row-major: one row per output, as checkpoints store a linear layer.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
+        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
+        packed
+    }
+
+    /// As [`PackedMatrix::pack`], with weights that are asked for as they are packed.
+    ///
+    /// # Errors
+    /// Those of `weights`.
+    pub fn pack_rows<E: Send>(weights: &WeightRows<'_, E>, n: usize, k: usize) -> Result<Self, E> {
         let mut lines = Lines::<Line>::zeroed(n.div_ceil(PANEL) * k * (PANEL / LANES));
         let steps: &mut [[f32; PANEL]] = bytemuck::cast_slice_mut(&mut lines[..]);
         if k > 0 {
-            in_shares(steps, panels_of_share(k), |at, steps| {
-                for (panel, rows) in steps.chunks_exact_mut(k).zip(weights[at * PANEL..].chunks(k * PANEL)) {
+            let shares = in_shares(steps, panels_of_share(k), |at, steps| {
+                let mut rows = vec![0.0; PANEL * k];
+                for (panel, first) in steps.chunks_exact_mut(k).zip((at / k * PANEL..n).step_by(PANEL)) {
+                    let rows = &mut rows[..PANEL.min(n - first) * k];
+                    weights(first, rows)?;
                     interleave(rows, panel);
                 }
+                Ok(())
             });
+            shares.into_iter().collect::<Result<(), E>>()?;
         }
-        PackedMatrix { lines, n, k }
+        Ok(PackedMatrix { lines, n, k })
     }
 
     /// Outputs.

@@ -2,8 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::backend::{Activation, Dtype};
-use crate::cpu::gemm::{Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8};
+use crate::backend::{Activation, Dtype, WeightRows};
+use crate::cpu::gemm::{
+    Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8, rows_of,
+};
 
 pub use crate::cpu::gemm::{reference, reference_bf16, reference_int8};
 
@@ -24,12 +26,27 @@ enum Packed {
 impl Matrix {
     /// Packs weights `[out_dim, in_dim]` and bias `[out_dim]`, in f32 unless asked for bf16 or 8 bits.
     pub fn new(weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize, dtype: Dtype) -> Self {
+        let Ok(matrix) = Self::of_rows(&rows_of(weights, in_dim), bias, out_dim, in_dim, dtype);
+        matrix
+    }
+
+    /// As [`Matrix::new`], with weights that are asked for as they are packed.
+    ///
+    /// # Errors
+    /// Those of `weights`.
+    pub fn of_rows<E: Send>(
+        weights: &WeightRows<'_, E>,
+        bias: Option<&[f32]>,
+        out_dim: usize,
+        in_dim: usize,
+        dtype: Dtype,
+    ) -> Result<Self, E> {
         let packed = match dtype {
-            Dtype::I8 => Packed::I8(PackedInt8::pack(weights, out_dim, in_dim)),
-            Dtype::Bf16 => Packed::Bf16(PackedBf16::pack(weights, out_dim, in_dim)),
-            Dtype::F32 | Dtype::F16 => Packed::F32(PackedMatrix::pack(weights, out_dim, in_dim)),
+            Dtype::I8 => Packed::I8(PackedInt8::pack_rows(weights, out_dim, in_dim)?),
+            Dtype::Bf16 => Packed::Bf16(PackedBf16::pack_rows(weights, out_dim, in_dim)?),
+            Dtype::F32 | Dtype::F16 => Packed::F32(PackedMatrix::pack_rows(weights, out_dim, in_dim)?),
         };
-        Matrix { packed, bias: bias.map(<[f32]>::to_vec) }
+        Ok(Matrix { packed, bias: bias.map(<[f32]>::to_vec) })
     }
 }
 

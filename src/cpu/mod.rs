@@ -32,7 +32,7 @@ use rayon::prelude::*;
 
 use crate::backend::{
     Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Row, Rows, Scores, Search, SearchOps,
-    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value,
+    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, WeightRows,
 };
 use crate::error::room;
 use crate::{Error, Result};
@@ -240,6 +240,17 @@ impl NetworkOps for Cpu {
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
         self.require(out_dim, in_dim)?;
         Ok(linear::Matrix::new(weights, bias, out_dim, in_dim, self.dtype))
+    }
+
+    fn matrix_of_rows(
+        &self,
+        weights: &WeightRows<'_>,
+        bias: Option<&[f32]>,
+        out_dim: usize,
+        in_dim: usize,
+    ) -> Result<linear::Matrix> {
+        self.require(out_dim, in_dim)?;
+        linear::Matrix::of_rows(weights, bias, out_dim, in_dim, self.dtype)
     }
 
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<layer_norm::Norm> {

@@ -95,7 +95,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 true => Some(self.weights.get(bias_name, &[1, size])?),
                 false => Some(vec![0.0; size]),
             };
-            Ok((self.weights.get(name, &[size, width])?, bias))
+            Ok((vec![name.to_owned()], bias))
         })
     }
 
@@ -141,15 +141,11 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn linear(&self, names: &[String], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
         let (rows, biased) = (out_dim * names.len(), self.config.biases);
         self.tensors.matrix(self.backend, (&names.join("+"), biased), [rows, in_dim], || {
-            let mut weights = room::zeros("load weights", rows * in_dim)?;
-            for (name, part) in names.iter().zip(weights.chunks_mut((out_dim * in_dim).max(1))) {
-                self.weights.get_into(&format!("{name}.weight"), &[out_dim, in_dim], part)?;
-            }
             let mut bias = room::zeros("load weights", if biased { rows } else { 0 })?;
             for (name, part) in names.iter().zip(bias.chunks_mut(out_dim.max(1))) {
                 self.weights.get_into(&format!("{name}.bias"), &[out_dim], part)?;
             }
-            Ok((weights, biased.then_some(bias)))
+            Ok((names.iter().map(|name| format!("{name}.weight")).collect(), biased.then_some(bias)))
         })
     }
 

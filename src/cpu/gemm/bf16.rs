@@ -11,7 +11,8 @@
 
 use super::quads::{Factors, Panels, Quad, RowScratch, piece, tile};
 use super::tiling::{Layer, Tiles, tiles};
-use super::{Epilogue, reference};
+use super::{Epilogue, reference, rows_of};
+use crate::backend::WeightRows;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{Portable, Simd, dispatch};
@@ -63,12 +64,18 @@ impl PackedBf16 {
     /// If `weights` is not `n * k` long.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let mut packed = Self::zeroed(n, k);
-        let narrow = |output: usize, rounded: &mut [Quad]| {
-            narrow(Isa::best(), &weights[output * k..(output + 1) * k], rounded);
-        };
-        packed.panels.fill(n, narrow);
+        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
         packed
+    }
+
+    /// As [`PackedBf16::pack`], with weights that are asked for as they are packed.
+    ///
+    /// # Errors
+    /// Those of `weights`.
+    pub fn pack_rows<E: Send>(weights: &WeightRows<'_, E>, n: usize, k: usize) -> Result<Self, E> {
+        let mut packed = Self::zeroed(n, k);
+        packed.panels.fill([n, k], weights, |weights, rounded| narrow(Isa::best(), weights, rounded))?;
+        Ok(packed)
     }
 
     /// Outputs.

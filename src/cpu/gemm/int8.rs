@@ -11,7 +11,8 @@
 
 use super::quads::{Factors, Finish, Panels, Quad, RowScratch, piece, sixteen, tile};
 use super::tiling::{Layer, PANEL, Tiles, tiles};
-use super::{Epilogue, reference_activation};
+use super::{Epilogue, reference_activation, rows_of};
+use crate::backend::WeightRows;
 use crate::cpu::simd::lanes::{self, LANES, Simd, dispatch};
 use crate::cpu::simd::{Isa, max_abs_body};
 use std::ops::Range;
@@ -80,9 +81,21 @@ impl PackedInt8 {
     /// If `weights` is not `n * k` long or `k` exceeds [`PackedInt8::MAX_K`].
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
+        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
+        packed
+    }
+
+    /// As [`PackedInt8::pack`], with weights that are asked for as they are packed.
+    ///
+    /// # Errors
+    /// Those of `weights`.
+    ///
+    /// # Panics
+    /// If `k` exceeds [`PackedInt8::MAX_K`].
+    pub fn pack_rows<E: Send>(weights: &WeightRows<'_, E>, n: usize, k: usize) -> Result<Self, E> {
         let mut packed = Self::zeroed(n, k);
-        let narrow = |output: usize, quantised: &mut [Quad]| {
-            let scale = quantise(Isa::best(), &weights[output * k..(output + 1) * k], quantised);
+        let narrow = |weights: &[f32], quantised: &mut [Quad]| {
+            let scale = quantise(Isa::best(), weights, quantised);
             let mut sum = 0;
             for byte in bytemuck::cast_slice_mut::<Quad, u8>(quantised) {
                 let weight = (i16::from(*byte) - 128) as i8;
@@ -91,10 +104,10 @@ impl PackedInt8 {
             }
             (scale, 128 * sum)
         };
-        for (output, (scale, offset)) in packed.panels.fill(n, narrow).into_iter().enumerate() {
+        for (output, (scale, offset)) in packed.panels.fill([n, k], weights, narrow)?.into_iter().enumerate() {
             (packed.scales[output], packed.offsets[output]) = (scale, offset);
         }
-        packed
+        Ok(packed)
     }
 
     /// Outputs.

@@ -5,6 +5,7 @@
 
 use super::storage::{Lines, interleave, panels_of_share};
 use super::tiling::{Layer, PANEL, Tiles, prefetch};
+use crate::backend::WeightRows;
 use crate::cpu::simd::lanes::{LANES, Simd};
 use crate::shares::in_shares;
 use rayon::prelude::*;
@@ -35,24 +36,36 @@ impl Panels {
         Panels { lines: Lines::zeroed(n.div_ceil(PANEL) * (PANEL / LANES) * steps), steps }
     }
 
-    /// Sets the weights of the first `n` outputs: `narrow` is given each, and room for its quads. What it returns stands in their order.
-    pub fn fill<R: Send>(&mut self, n: usize, narrow: impl Fn(usize, &mut [Quad]) -> R + Sync) -> Vec<R> {
+    /// Sets the weights of the first `n` outputs, of `k` inputs each: `narrow` is given those of one, and room for its quads. What it
+    /// returns stands in their order.
+    ///
+    /// # Errors
+    /// Those of `weights`.
+    pub fn fill<R: Send, E: Send>(
+        &mut self,
+        [n, k]: [usize; 2],
+        weights: &WeightRows<'_, E>,
+        narrow: impl Fn(&[f32], &mut [Quad]) -> R + Sync,
+    ) -> Result<Vec<R>, E> {
         let steps = self.steps;
-        if steps == 0 {
-            return (0..n).map(|output| narrow(output, &mut [])).collect();
+        if k == 0 {
+            return Ok((0..n).map(|_| narrow(&[], &mut [])).collect());
         }
         let lines: &mut [[Quad; PANEL]] = bytemuck::cast_slice_mut(&mut self.lines[..]);
         let results = in_shares(lines, panels_of_share(steps), |at, lines| {
-            let (mut rows, mut results) = (vec![0; PANEL * steps], Vec::new());
+            let (mut wide, mut quads, mut results) = (vec![0.0; PANEL * k], vec![0; PANEL * steps], Vec::new());
             for (panel, first) in lines.chunks_exact_mut(steps).zip((at / steps * PANEL..n).step_by(PANEL)) {
-                let outputs = first..n.min(first + PANEL);
-                let rows = &mut rows[..outputs.len() * steps];
-                results.extend(outputs.zip(rows.chunks_exact_mut(steps)).map(|(output, row)| narrow(output, row)));
-                interleave(rows, panel);
+                let outputs = PANEL.min(n - first);
+                let (wide, quads) = (&mut wide[..outputs * k], &mut quads[..outputs * steps]);
+                weights(first, wide)?;
+                let rows = wide.chunks_exact(k).zip(quads.chunks_exact_mut(steps));
+                results.extend(rows.map(|(wide, quads)| narrow(wide, quads)));
+                interleave(quads, panel);
             }
-            results
+            Ok(results)
         });
-        results.into_iter().flatten().collect()
+        let results: Vec<Vec<R>> = results.into_iter().collect::<Result<_, E>>()?;
+        Ok(results.into_iter().flatten().collect())
     }
 
     /// The weights of one output, padding included.

@@ -24,6 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::backend::Backend;
 use crate::error::room;
 use crate::files::io;
 use crate::shares::in_shares;
@@ -272,20 +273,69 @@ impl Weights {
     /// # Errors
     /// As [`Weights::get`].
     pub(super) fn get_into(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<()> {
+        self.get_part(name, shape, 0, values)
+    }
+
+    /// Whether parts of the tensor can be taken without reading all of it.
+    pub(super) fn has_parts(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|(_, entry)| entry.strides.is_none())
+    }
+
+    /// As [`Weights::get_into`], of the values from the index `first` on.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    ///
+    /// # Panics
+    /// If the tensor has no parts ([`Weights::has_parts`]), unless all of it is asked for.
+    pub(super) fn get_part(&self, name: &str, shape: &[usize], first: usize, values: &mut [f32]) -> Result<()> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
         let (shard, entry) = self.entry(name, shape)?;
         let shard = &self.shards[*shard];
         let found = match entry.dtype {
-            Dtype::F64 => shard.values(entry, values, |b| f64::from_le_bytes(b) as f32)?,
-            Dtype::F32 => shard.values(entry, values, f32::from_le_bytes)?,
-            Dtype::F16 => shard.values(entry, values, |b| half::f16::from_le_bytes(b).to_f32())?,
-            Dtype::BF16 => shard.values(entry, values, |b| half::bf16::from_le_bytes(b).to_f32())?,
+            Dtype::F64 => shard.values(entry, first, values, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => shard.values(entry, first, values, f32::from_le_bytes)?,
+            Dtype::F16 => shard.values(entry, first, values, |b| half::f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => shard.values(entry, first, values, |b| half::bf16::from_le_bytes(b).to_f32())?,
             other => return Err(wrong("element type F64, F32, F16 or BF16".into(), format!("{other:?}"))),
         };
         match found {
             None => Ok(()),
             Some((at, value)) => Err(wrong("finite values".into(), format!("{value} at index {at}"))),
         }
+    }
+
+    /// The matrix `[out_dim, in_dim]` whose rows are those of these tensors, one behind the other, and all of one shape.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], and where there is no memory for it.
+    pub(super) fn matrix<B: Backend>(
+        &self,
+        backend: &B,
+        names: &[String],
+        bias: Option<&[f32]>,
+        [out_dim, in_dim]: [usize; 2],
+    ) -> Result<B::Matrix> {
+        let rows = out_dim / names.len().max(1);
+        let shape = [rows, in_dim];
+        names.iter().try_for_each(|name| self.check(name, &shape))?;
+        if !names.iter().all(|name| self.has_parts(name)) {
+            let mut weights = room::zeros("load weights", out_dim * in_dim)?;
+            for (name, part) in names.iter().zip(weights.chunks_mut((rows * in_dim).max(1))) {
+                self.get_into(name, &shape, part)?;
+            }
+            return backend.matrix(&weights, bias, out_dim, in_dim);
+        }
+        let part = |mut first: usize, mut values: &mut [f32]| {
+            while !values.is_empty() {
+                let row = first % rows;
+                let (these, rest) = values.split_at_mut(values.len().min((rows - row) * in_dim));
+                self.get_part(&names[first / rows], &shape, row * in_dim, these)?;
+                (first, values) = (first + these.len() / in_dim, rest);
+            }
+            Ok(())
+        };
+        backend.matrix_of_rows(&part, bias, out_dim, in_dim)
     }
 
     /// Checks that a tensor is there and has this shape.
@@ -313,10 +363,11 @@ const PIECE: usize = 1 << 16;
 const SHARE: usize = 1 << 20;
 
 impl Shard {
-    /// Takes the values of a tensor whose elements have `N` bytes. Returns the first that is not finite, and its index.
+    /// Takes values of a tensor whose elements have `N` bytes, from one on. Returns the first that is not finite, and its index.
     fn values<const N: usize>(
         &self,
         entry: &Entry,
+        first: usize,
         out: &mut [f32],
         value: impl Fn([u8; N]) -> f32 + Sync,
     ) -> Result<Option<(usize, f32)>> {
@@ -327,17 +378,27 @@ impl Shard {
             not_finite(out)
         };
         if let Some(strides) = &entry.strides {
+            assert_eq!((first, out.len()), (0, entry.shape.iter().product()), "part of a tensor that is not in order");
             // The bytes as they are, in order, and as values.
             room::require("load weights", entry.range.len().saturating_mul(4))?;
             let bytes = self.bytes.read(entry.range.clone()).map_err(io("read", &self.path))?;
             return Ok(take(&gathered(&bytes, &entry.shape, strides, N), out));
         }
+        // Bytes that are the values already.
+        let are_values = entry.dtype == Dtype::F32 && cfg!(target_endian = "little");
         let share = |at: usize, out: &mut [f32]| {
-            let mut piece: Vec<u8> = room::zeros("load weights", PIECE.min(out.len()) * N)?;
-            for (at, out) in (at..).step_by(PIECE).zip(out.chunks_mut(PIECE)) {
-                let bytes = &mut piece[..out.len() * N];
-                self.bytes.fill(entry.range.start + at * N, bytes).map_err(io("read", &self.path))?;
-                if let Some((index, value)) = take(bytes, out) {
+            let mut piece: Vec<u8> = room::zeros("load weights", if are_values { 0 } else { PIECE.min(out.len()) * N })?;
+            for (at, out) in (first + at..).step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+                let fill = |bytes| self.bytes.fill(entry.range.start + at * N, bytes).map_err(io("read", &self.path));
+                let found = if are_values {
+                    fill(bytemuck::cast_slice_mut(out))?;
+                    not_finite(out)
+                } else {
+                    let bytes = &mut piece[..out.len() * N];
+                    fill(bytes)?;
+                    take(bytes, out)
+                };
+                if let Some((index, value)) = found {
                     return Ok(Some((at + index, value)));
                 }
             }

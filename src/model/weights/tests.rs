@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 
 use super::*;
+use crate::backend::NetworkOps;
+use crate::cpu::Cpu;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name)
@@ -293,4 +295,66 @@ fn a_shard_index_may_not_leave_its_directory() {
     let index = r#"{"weight_map": {"w": "../pytorch_model.bin"}}"#;
     std::fs::write(dir.path().join("pytorch_model.bin.index.json"), index).expect("written");
     assert!(matches!(Weights::open(dir.path()), Err(Error::Config { .. })));
+}
+
+/// Weights `a`, `b`, ... of this shape with numbers of their own.
+fn stacked(count: u8, shape: [usize; 2]) -> (Vec<String>, Weights) {
+    let names: Vec<String> = (0..count).map(|i| char::from(b'a' + i).to_string()).collect();
+    let value = |tensor: usize, i: usize| ((tensor * 7919 + i * 31) % 257) as f32 / 64.0 - 2.0;
+    let values = |tensor| (0..shape[0] * shape[1]).map(|i| value(tensor, i)).collect();
+    let tensors = names.iter().enumerate().map(|(i, name)| (name.clone(), (shape.to_vec(), values(i))));
+    (names.clone(), Weights::from_tensors(tensors.collect()))
+}
+
+#[test]
+fn a_matrix_of_several_tensors_has_their_rows_one_behind_the_other() {
+    for dtype in [crate::Dtype::F32, crate::Dtype::Bf16, crate::Dtype::I8] {
+        let cpu = Cpu::new(1, dtype).expect("a thread");
+        // Panels of 32 rows begin in one tensor and end in another.
+        for (count, rows, width) in [(1, 1, 1), (1, 70, 5), (2, 16, 64), (3, 33, 17), (3, 40, 130), (2, 5000, 16)] {
+            let (names, mut weights) = stacked(count, [rows, width]);
+            let all = [rows * names.len(), width];
+            let bias: Vec<f32> = (0..all[0]).map(|i| i as f32).collect();
+            let mut values: Vec<f32> = names.iter().flat_map(|name| weights.get(name, &[rows, width]).expect("there")).collect();
+            let check = |weights: &Weights, values: &[f32]| {
+                let expected = cpu.matrix(values, Some(&bias), all[0], all[1]).expect("it fits");
+                let found = weights.matrix(&cpu, &names, Some(&bias), all).expect("it fits");
+                let weights_of = |matrix: &crate::cpu::linear::Matrix, output| {
+                    let mut weights = vec![0.0; width];
+                    matrix.weights_of(output, &mut weights);
+                    weights
+                };
+                let differ = (0..all[0]).find(|output| weights_of(&found, *output) != weights_of(&expected, *output));
+                assert_eq!(differ, None, "{dtype:?}, {count} of {rows} x {width}");
+                assert_eq!(cpu.matrix_parts(&found), cpu.matrix_parts(&expected));
+            };
+            check(&weights, &values);
+            // One that lies by columns.
+            let last = names.last().expect("one at least").clone();
+            weights.tensors.get_mut(&last).expect("there").1.strides = Some(vec![1, rows]);
+            let start = values.len() - rows * width;
+            let columns = values.split_off(start);
+            values.extend((0..rows * width).map(|i| columns[i % width * rows + i / width]));
+            check(&weights, &values);
+        }
+    }
+}
+
+#[test]
+fn the_tensor_of_a_matrix_that_is_wrong_is_named() {
+    let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread");
+    let refused = |(names, weights): &(Vec<String>, Weights), rows| {
+        weights.matrix(&cpu, names, None, [rows, 3]).expect_err("it is wrong").to_string()
+    };
+    let mut spoilt = stacked(3, [40, 3]);
+    let Bytes::Memory(bytes) = &mut spoilt.1.shards[0].bytes else { unreachable!("they never were in a file") };
+    bytes[(40 * 3 + 77) * 4..][..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    let said = refused(&spoilt, 120);
+    assert!(said.contains("tensor b") && said.contains("-inf at index 77"), "{said}");
+    let said = refused(&stacked(2, [40, 3]), 82);
+    assert!(said.contains("tensor a") && said.contains("[41, 3]") && said.contains("[40, 3]"), "{said}");
+    let (mut names, weights) = stacked(2, [40, 3]);
+    names[1] = "elsewhere".into();
+    let said = refused(&(names, weights), 80);
+    assert!(said.contains("elsewhere") && said.contains("no such tensor"), "{said}");
 }
