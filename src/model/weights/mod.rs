@@ -387,7 +387,8 @@ impl Shard {
         // Bytes that are the values already.
         let are_values = entry.dtype == Dtype::F32 && cfg!(target_endian = "little");
         let share = |at: usize, out: &mut [f32]| {
-            let mut piece: Vec<u8> = room::zeros("load weights", if are_values { 0 } else { PIECE.min(out.len()) * N })?;
+            let mut piece: Vec<u8> =
+                room::zeros("load weights", if are_values { 0 } else { PIECE.min(out.len()) * N })?;
             for (at, out) in (first + at..).step_by(PIECE).zip(out.chunks_mut(PIECE)) {
                 let fill = |bytes| self.bytes.fill(entry.range.start + at * N, bytes).map_err(io("read", &self.path));
                 let found = if are_values {

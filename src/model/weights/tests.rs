@@ -315,7 +315,8 @@ fn a_matrix_of_several_tensors_has_their_rows_one_behind_the_other() {
             let (names, mut weights) = stacked(count, [rows, width]);
             let all = [rows * names.len(), width];
             let bias: Vec<f32> = (0..all[0]).map(|i| i as f32).collect();
-            let mut values: Vec<f32> = names.iter().flat_map(|name| weights.get(name, &[rows, width]).expect("there")).collect();
+            let mut values: Vec<f32> =
+                names.iter().flat_map(|name| weights.get(name, &[rows, width]).expect("there")).collect();
             let check = |weights: &Weights, values: &[f32]| {
                 let expected = cpu.matrix(values, Some(&bias), all[0], all[1]).expect("it fits");
                 let found = weights.matrix(&cpu, &names, Some(&bias), all).expect("it fits");
