@@ -4,7 +4,8 @@
 use std::any::TypeId;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Arg;
@@ -121,9 +122,11 @@ fn outcome(arguments: &[String]) -> Option<(Option<i32>, String)> {
     let limited = format!("ulimit -v {} && exec \"$0\" \"$@\"", MEMORY >> 10);
     let mut command = Command::new("sh");
     command.args(["-c", &limited, env!("CARGO_BIN_EXE_beamfuse")]).args(arguments);
+    // A service says where it listens when it has got over its options, and never ends.
+    let serves = arguments[0] == "serve";
     let mut child: Child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(if serves { Stdio::piped() } else { Stdio::null() })
         .stderr(Stdio::piped())
         .spawn()
         .expect("a shell and the binary");
@@ -132,11 +135,19 @@ fn outcome(arguments: &[String]) -> Option<(Option<i32>, String)> {
         let mut text = Vec::new();
         std::io::Read::read_to_end(&mut stderr, &mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
     });
+    let listens = Arc::new(AtomicBool::new(false));
+    if let Some(mut stdout) = child.stdout.take() {
+        let listens = listens.clone();
+        std::thread::spawn(move || {
+            let line = std::io::Read::read(&mut stdout, &mut [0; 100]);
+            listens.store(line.is_ok_and(|len| len > 0), Ordering::Relaxed);
+        });
+    }
     let started = Instant::now();
     let status = loop {
         match child.try_wait().expect("a child of ours") {
             Some(status) => break Some(status),
-            None if started.elapsed() > LONG_ENOUGH => break None,
+            None if listens.load(Ordering::Relaxed) || started.elapsed() > LONG_ENOUGH => break None,
             None => std::thread::sleep(Duration::from_millis(3)),
         }
     };
