@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Trains a small T5 and a small NLLB with `beamfuse train` and counts how often narrower types translate as f32 does.
+"""Trains a small T5 and a small NLLB with `beamfuse train` and counts how often they, and the demo model, translate in narrower types as in f32.
 
     python3 benches/peers/families_trained.py DATA --output benches/results/families-trained.json
 
-DATA holds m30k.train.en, m30k.train.de, the same of m30k.val and m30k.test_2016_flickr, and tatoeba.train.tsv. Both models get a SentencePiece
-model of their own (2,000 pieces of the training text), configuration and random weights from transformers, and their weights from
-`beamfuse train`. On the CPU i8 and bf16 translate the test set, on the emulated device f16 its first lines, all by beam search with 4
-beams; the record has the share of lines with the tokens of f32, BLEU and chrF2 with the paired difference and its interval, and in how
-many lines CTranslate2's int8, too, translates as its float32 does. What is
-done already in --work is not done again. The packages that are needed are installed as for presets.py; --build has the features `train`
+DATA holds m30k.train.en, m30k.test_2016_flickr.en and .de. Both models learn the demo model's translations of the former (Kim & Rush 2016), so that
+they are about as sure of what they say as it is: where a model is not, rounding changes more. They get a SentencePiece model of their own
+(2,000 pieces of that text), configuration and random weights from transformers, and their weights from `beamfuse train`. The test set is
+translated in i8 and bf16 on the CPU and in f16 on the emulated device, by beam search with 4 beams; the record has the share of
+lines with the tokens of f32, how f32 scores the others (the score of what it found itself less that of what was found), BLEU and chrF2 with
+the paired difference and its interval, and in how many lines CTranslate2's int8, too, translates as its float32 does. What is done
+already in --work is not done again. The packages that are needed are installed as for presets.py; --build has the features `train`
 and `emulator`.
 """
-import argparse, datetime, json, pathlib, platform, subprocess
+import argparse, datetime, json, pathlib, platform, statistics, subprocess
 
 import environment
 from environment import HOME, ROOT
@@ -54,30 +55,31 @@ def nllb(directory, lines):
     return model
 
 
-FAMILIES = {'t5': (t5, []), 'nllb': (nllb, LANGUAGES)}
+# The demo model is as it comes.
+DEMO = ROOT / 'models' / 'm30k-en-de'
+FAMILIES = {'marian': (None, []), 't5': (t5, []), 'nllb': (nllb, LANGUAGES)}
 
 
 class Run:
     def __init__(self, arguments):
-        self.build, self.commands = arguments.build, []
+        self.build, self.work, self.commands = arguments.build, arguments.work, []
 
     def beamfuse(self, *words, done, more=()):
         """One command, unless what it writes is there already; its standard output. The record has it without `more`."""
         words = [str(word) for word in words]
         command = ' '.join(['beamfuse', *words]).replace(f'{ROOT}/', '')
-        self.commands.append(command)
+        if command not in self.commands:
+            self.commands.append(command)
         if done is None or not done.exists():
             print('+', command, flush=True)
             return subprocess.run([self.build, *words, *more], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def training_text(data, work):
-    """Both corpora as lines of source TAB target; their sides."""
-    lines = (data / 'tatoeba.train.tsv').read_text().split('\n')[:-1]
-    sides = [(data / f'm30k.train.{side}').read_text().split('\n')[:-1] for side in ('en', 'de')]
-    lines += [f'{source}\t{target}' for source, target in zip(*sides)]
-    (work / 'train.tsv').write_text(''.join(line + '\n' for line in lines))
-    return [side for line in lines for side in line.split('\t')]
+def training_text(run, arguments):
+    """The files of both sides of what is learnt."""
+    source, target = arguments.data / 'm30k.train.en', arguments.work / 'taught.de'
+    run.beamfuse('translate', '--model', DEMO, '--input', source, '--output', target, done=target)
+    return source, target
 
 
 def trained(run, name, arguments):
@@ -85,13 +87,16 @@ def trained(run, name, arguments):
     import torch, transformers
     transformers.logging.set_verbosity_error()
     build, languages = FAMILIES[name]
+    if build is None:
+        return DEMO
     start, end = arguments.work / f'{name}-start', arguments.work / name
+    source, target = training_text(run, arguments)
     if not (start / 'model.safetensors').exists():
         start.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(1)
-        build(start, training_text(arguments.data, arguments.work)).save_pretrained(start)
+        build(start, [line for path in (source, target) for line in path.read_text().splitlines()]).save_pretrained(start)
     resume = ['--resume'] if (end / 'training' / 'state.safetensors').exists() else []
-    run.beamfuse('train', '--model', start, '--data', arguments.work / 'train.tsv', '--skip-bad', '--objective', 'mle', '--updates', arguments.updates,
+    run.beamfuse('train', '--model', start, '--source', source, '--target', target, '--skip-bad', '--objective', 'mle', '--updates', arguments.updates,
                  '--batch-tokens', 2048, '--learning-rate', '2e-3', '--keep', 'last', '--checkpoint-every', 200, '--output', end, *languages,
                  done=end / 'done', more=resume)
     (end / 'done').touch()
@@ -99,27 +104,49 @@ def trained(run, name, arguments):
 
 
 def translations(run, name, model, dtype, source):
-    """Tokens and text of each line's best hypothesis."""
+    """Each line's best hypothesis."""
     output = source.parent / f'{name}.{dtype}.{source.stem}.jsonl'
     run.beamfuse('translate', '--model', model, '--dtype', dtype, '--beam-size', 4, '--input', source, '--format', 'jsonl', '--output', output, *TYPES.get(dtype, []),
                  *FAMILIES[name][1], done=output)
-    best = [json.loads(line)['hypotheses'][0] for line in output.read_text().splitlines()]
-    return [b['token_ids'] for b in best], [b['text'] for b in best]
+    return [json.loads(line)['hypotheses'][0] for line in output.read_text().splitlines()]
+
+
+def log_probs(run, name, model, label, sources, found):
+    """What f32 makes of what was found; None where the text is divided into other tokens than were found."""
+    pairs, output = run.work / f'{name}.{label}.pairs.jsonl', run.work / f'{name}.{label}.scored.jsonl'
+    pairs.write_text(''.join(json.dumps(dict(source=source, target=hypothesis['text'])) + '\n' for source, hypothesis in zip(sources, found)))
+    run.beamfuse('score', '--model', model, '--input', pairs, '--output', output, *FAMILIES[name][1], done=None)
+    scored = map(json.loads, output.read_text().splitlines())
+    return [s['log_prob'] if s['token_ids'] == hypothesis['token_ids'] else None for s, hypothesis in zip(scored, found)]
+
+
+def apart(run, name, model, dtype, sources, kinds):
+    """How much better f32 scores what it found itself, for each line of which the type has found another translation."""
+    changed = [at for at, (one, other) in enumerate(zip(kinds['f32'], kinds[dtype])) if one['token_ids'] != other['token_ids']]
+    chosen = {kind: [found[at] for at in changed] for kind, found in kinds.items()}
+    made = {kind: log_probs(run, name, model, f'{dtype}-{kind}', [sources[at] for at in changed], found) for kind, found in chosen.items()}
+    score = lambda log_prob, hypothesis: None if log_prob is None else log_prob / hypothesis['length_penalty']
+    scores = {kind: list(map(score, made[kind], chosen[kind])) for kind in kinds}
+    differences = [one - other for one, other in zip(scores['f32'], scores[dtype]) if None not in (one, other)]
+    median = lambda values: statistics.median(values) if values else 0.0
+    return dict(differences=sorted(round(d, 5) for d in differences), median=median(differences), median_either_way=median(map(abs, differences)),
+                other_division=len(changed) - len(differences))
 
 
 def compared(run, name, model, dtype, arguments):
-    """A type against f32: on fewer lines where the device is emulated."""
-    count = arguments.emulated_lines if dtype == 'f16' else arguments.lines
+    """A type against f32."""
+    count = arguments.lines
     files = {side: arguments.work / f'test{count}.{side}' for side in ('en', 'de')}
     for side, path in files.items():
         path.write_text(''.join(line + '\n' for line in (arguments.data / f'm30k.test_2016_flickr.{side}').read_text().split('\n')[:count]))
     kinds = {kind: translations(run, name, model, kind, files['en']) for kind in ('f32', dtype)}
     texts = {kind: arguments.work / f'{name}.{kind}.{count}.txt' for kind in kinds}
     for kind, path in texts.items():
-        path.write_text(''.join(line + '\n' for line in kinds[kind][1]))
+        path.write_text(''.join(hypothesis['text'] + '\n' for hypothesis in kinds[kind]))
     scores = json.loads(run.beamfuse('eval', '--hypotheses', texts[dtype], '--compare', texts['f32'], '--reference', files['de'], '--format', 'json', done=None))
-    equal = sum(map(list.__eq__, kinds[dtype][0], kinds['f32'][0]))
-    return {'dtype': dtype, 'lines': count, 'equal_lines': equal, 'scores': scores}
+    equal = sum(one['token_ids'] == other['token_ids'] for one, other in zip(*kinds.values()))
+    others = apart(run, name, model, dtype, files['en'].read_text().split('\n'), kinds)
+    return {'dtype': dtype, 'lines': count, 'equal_lines': equal, 'score_of_f32_less_that_of_the_others': others, 'scores': scores}
 
 
 def of_ctranslate2(name, model, arguments):
@@ -147,7 +174,6 @@ def main():
     parser.add_argument('--work', default=HOME / 'trained', type=pathlib.Path)
     parser.add_argument('--updates', default=4000, type=int)
     parser.add_argument('--lines', default=1000, type=int)
-    parser.add_argument('--emulated-lines', default=100, type=int)
     parser.add_argument('--output', type=pathlib.Path)
     arguments = parser.parse_args()
     environment.enter()
@@ -158,7 +184,7 @@ def main():
         for dtype in TYPES:
             found = {'model': name, **compared(run, name, model, dtype, arguments)}
             report['models'].append(found)
-            print(f"{name} {dtype}: {found['equal_lines']} of {found['lines']} lines as in f32", flush=True)
+            print(f"{name} {dtype}: {found['equal_lines']} of {found['lines']} lines as in f32, {found['score_of_f32_less_that_of_the_others']}", flush=True)
         report['ctranslate2_int8'][name] = of_ctranslate2(name, model, arguments)
     version = subprocess.run([arguments.build, '--version'], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     report |= {'date': datetime.date.today().isoformat(), 'version': version, 'cpu': cpu(), 'updates': arguments.updates,
