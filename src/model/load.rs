@@ -88,14 +88,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn projection(&self, name: &str) -> Result<B::Matrix> {
         let (size, width) = (self.config.decoder_vocab_size, self.config.d_model);
         let biased = self.config.output_bias;
-        self.tensors.matrix(self.backend, (name, biased), [size, width], || {
+        self.tensors.matrix(self.backend, (name, biased), &[name.to_owned()], [size, width], || {
             let bias_name = self.naming.names().output_bias;
-            let bias = match self.weights.contains(bias_name) {
+            Ok(match self.weights.contains(bias_name) {
                 _ if !biased => None,
                 true => Some(self.weights.get(bias_name, &[1, size])?),
                 false => Some(vec![0.0; size]),
-            };
-            Ok((vec![name.to_owned()], bias))
+            })
         })
     }
 
@@ -140,12 +139,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// Several linear layers over the same input as one: weights and biases stacked.
     fn linear(&self, names: &[String], out_dim: usize, in_dim: usize) -> Result<B::Matrix> {
         let (rows, biased) = (out_dim * names.len(), self.config.biases);
-        self.tensors.matrix(self.backend, (&names.join("+"), biased), [rows, in_dim], || {
+        let weights: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
+        self.tensors.matrix(self.backend, (&names.join("+"), biased), &weights, [rows, in_dim], || {
             let mut bias = room::zeros("load weights", if biased { rows } else { 0 })?;
             for (name, part) in names.iter().zip(bias.chunks_mut(out_dim.max(1))) {
                 self.weights.get_into(&format!("{name}.bias"), &[out_dim], part)?;
             }
-            Ok((names.iter().map(|name| format!("{name}.weight")).collect(), biased.then_some(bias)))
+            Ok(biased.then_some(bias))
         })
     }
 

@@ -117,20 +117,20 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// A matrix `[out_dim, in_dim]` by this name, with a bias or without: prepared from what `values` gives, a bias and the tensors whose
-    /// rows are the weights, or as a pack has it.
+    /// A matrix `[out_dim, in_dim]` by this name, with a bias or without: prepared from the rows of the tensors `names` and what `bias`
+    /// gives, or as a pack has it.
     pub(super) fn matrix<B: Backend>(
         &self,
         backend: &B,
         (name, biased): (&str, bool),
+        names: &[String],
         [out_dim, in_dim]: [usize; 2],
-        values: impl FnOnce() -> Result<(Vec<String>, Option<Vec<f32>>)>,
+        bias: impl FnOnce() -> Result<Option<Vec<f32>>>,
     ) -> Result<B::Matrix> {
         if let Pack::Read(reader) = &self.pack {
             return reader.matrix(backend, (name, biased), [out_dim, in_dim]);
         }
-        let (names, bias) = values()?;
-        let matrix = self.weights.matrix(backend, &names, bias.as_deref(), [out_dim, in_dim])?;
+        let matrix = self.weights.matrix(backend, names, [out_dim, in_dim], bias)?;
         if let Pack::Write(writer) = &self.pack {
             for (i, part) in backend.matrix_parts(&matrix).into_iter().enumerate() {
                 writer.borrow_mut().add(part_name(name, i), &[out_dim, in_dim, usize::from(biased)], part);

@@ -305,7 +305,8 @@ impl Weights {
         }
     }
 
-    /// The matrix `[out_dim, in_dim]` whose rows are those of these tensors, one behind the other, and all of one shape.
+    /// The matrix `[out_dim, in_dim]` whose rows are those of these tensors, one behind the other, and all of one shape; `bias` is asked
+    /// for its bias once they are found to be there.
     ///
     /// # Errors
     /// As [`Weights::get`], and where there is no memory for it.
@@ -313,12 +314,14 @@ impl Weights {
         &self,
         backend: &B,
         names: &[String],
-        bias: Option<&[f32]>,
         [out_dim, in_dim]: [usize; 2],
+        bias: impl FnOnce() -> Result<Option<Vec<f32>>>,
     ) -> Result<B::Matrix> {
         let rows = out_dim / names.len().max(1);
         let shape = [rows, in_dim];
         names.iter().try_for_each(|name| self.check(name, &shape))?;
+        let bias = bias()?;
+        let bias = bias.as_deref();
         if !names.iter().all(|name| self.has_parts(name)) {
             let mut weights = room::zeros("load weights", out_dim * in_dim)?;
             for (name, part) in names.iter().zip(weights.chunks_mut((rows * in_dim).max(1))) {

@@ -319,7 +319,7 @@ fn a_matrix_of_several_tensors_has_their_rows_one_behind_the_other() {
                 names.iter().flat_map(|name| weights.get(name, &[rows, width]).expect("there")).collect();
             let check = |weights: &Weights, values: &[f32]| {
                 let expected = cpu.matrix(values, Some(&bias), all[0], all[1]).expect("it fits");
-                let found = weights.matrix(&cpu, &names, Some(&bias), all).expect("it fits");
+                let found = weights.matrix(&cpu, &names, all, || Ok(Some(bias.clone()))).expect("it fits");
                 let weights_of = |matrix: &crate::cpu::linear::Matrix, output| {
                     let mut weights = vec![0.0; width];
                     matrix.weights_of(output, &mut weights);
@@ -345,7 +345,7 @@ fn a_matrix_of_several_tensors_has_their_rows_one_behind_the_other() {
 fn the_tensor_of_a_matrix_that_is_wrong_is_named() {
     let cpu = Cpu::new(1, crate::Dtype::F32).expect("a thread");
     let refused = |(names, weights): &(Vec<String>, Weights), rows| {
-        weights.matrix(&cpu, names, None, [rows, 3]).expect_err("it is wrong").to_string()
+        weights.matrix(&cpu, names, [rows, 3], || Ok(None)).expect_err("it is wrong").to_string()
     };
     let mut spoilt = stacked(3, [40, 3]);
     let Bytes::Memory(bytes) = &mut spoilt.1.shards[0].bytes else { unreachable!("they never were in a file") };
