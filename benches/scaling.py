@@ -46,10 +46,10 @@ def chart(report, path):
             rows = [row for row in report[curve] if row['dtype'] == dtype]
             axis.plot([row[key] for row in rows], [row['us_per_token'] / 1000 for row in rows], marker=mark, markersize=4, label=dtype)
         axis.set_xscale('log', base=2)
-        axis.set_ylim(bottom=0)
         axis.set_xticks([row[key] for row in rows], [str(row[key]) for row in rows])
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
+    axes[0].set_ylim(0, 1.05 * max(row['us_per_token'] for row in report['batch'] + report['length']) / 1000)
     axes[0].set_ylabel('ms per token')
     axes[0].legend()
     figure.savefig(path, metadata={'Date': None})
