@@ -172,7 +172,7 @@ def main():
     parser.add_argument('data', type=pathlib.Path)
     parser.add_argument('--build', default=ROOT / 'target/release/beamfuse', type=pathlib.Path)
     parser.add_argument('--work', default=HOME / 'trained', type=pathlib.Path)
-    parser.add_argument('--updates', default=4000, type=int)
+    parser.add_argument('--updates', default=3000, type=int)
     parser.add_argument('--lines', default=1000, type=int)
     parser.add_argument('--output', type=pathlib.Path)
     arguments = parser.parse_args()

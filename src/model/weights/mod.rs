@@ -277,7 +277,7 @@ impl Weights {
     }
 
     /// Whether parts of the tensor can be taken without reading all of it.
-    pub(super) fn has_parts(&self, name: &str) -> bool {
+    fn has_parts(&self, name: &str) -> bool {
         self.tensors.get(name).is_some_and(|(_, entry)| entry.strides.is_none())
     }
 
@@ -288,7 +288,7 @@ impl Weights {
     ///
     /// # Panics
     /// If the tensor has no parts ([`Weights::has_parts`]), unless all of it is asked for.
-    pub(super) fn get_part(&self, name: &str, shape: &[usize], first: usize, values: &mut [f32]) -> Result<()> {
+    fn get_part(&self, name: &str, shape: &[usize], first: usize, values: &mut [f32]) -> Result<()> {
         let wrong = |expected: String, got: String| Error::Tensor { name: name.to_string(), expected, got };
         let (shard, entry) = self.entry(name, shape)?;
         let shard = &self.shards[*shard];
