@@ -27,15 +27,28 @@ pub enum Purpose {
 
 /// The four words of a counter under a key.
 pub fn philox(key: u64, counter: [u32; 4]) -> [u32; 4] {
+    philox_each::<1>(key, counter).map(|[word]| word)
+}
+
+/// The words of `N` counters, which follow each other in the last word: those of counter i are `[..][i]`.
+#[inline(always)]
+pub fn philox_each<const N: usize>(key: u64, counter: [u32; 4]) -> [[u32; N]; 4] {
     let mut key = [key as u32, (key >> 32) as u32];
-    let [mut a, mut b, mut c, mut d] = counter;
+    let mut words = counter.map(|word| [word; N]);
+    words[3].iter_mut().zip(0..).for_each(|(word, i)| *word = word.wrapping_add(i));
     for _ in 0..ROUNDS {
-        let (first, second) = (u64::from(MULTIPLIERS[0]) * u64::from(a), u64::from(MULTIPLIERS[1]) * u64::from(c));
-        (a, b, c, d) =
-            ((second >> 32) as u32 ^ b ^ key[0], second as u32, (first >> 32) as u32 ^ d ^ key[1], first as u32);
+        let [a, b, c, d] = words;
+        for i in 0..N {
+            let first = u64::from(MULTIPLIERS[0]) * u64::from(a[i]);
+            let second = u64::from(MULTIPLIERS[1]) * u64::from(c[i]);
+            words[0][i] = (second >> 32) as u32 ^ b[i] ^ key[0];
+            words[1][i] = second as u32;
+            words[2][i] = (first >> 32) as u32 ^ d[i] ^ key[1];
+            words[3][i] = first as u32;
+        }
         key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
     }
-    [a, b, c, d]
+    words
 }
 
 /// A random word as a uniform number in 0 <= x < 1, a multiple of 2^-24.

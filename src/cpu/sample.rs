@@ -19,6 +19,8 @@ mod reference;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::sync::LazyLock;
+
 use rayon::prelude::*;
 
 use crate::backend::{Row, SampleOptions, SamplePick, SlotOptions, SpecialIds};
@@ -112,11 +114,18 @@ impl Draw<'_> {
         token != self.pad && !banned && if token == self.eos { self.eos_allowed } else { !self.only_eos }
     }
 
+    fn seed(&self) -> u64 {
+        u64::from(self.options.seed_high) << 32 | u64::from(self.options.seed_low)
+    }
+
+    /// Of the random words of tokens `4 quad` to `4 quad + 3`.
+    fn counter(&self, quad: usize) -> [u32; 4] {
+        [self.position, self.sample, Purpose::Draw as u32, quad as u32]
+    }
+
     /// Of a token that is allowed.
     fn noise(&self, token: usize) -> f32 {
-        let seed = u64::from(self.options.seed_high) << 32 | u64::from(self.options.seed_low);
-        let counter = [self.position, self.sample, Purpose::Draw as u32, (token / 4) as u32];
-        gumbel(philox(seed, counter)[token % 4])
+        gumbel(philox(self.seed(), self.counter(token / 4))[token % 4])
     }
 }
 
@@ -283,20 +292,62 @@ impl Filtered {
 
     /// Draws from what has stayed.
     fn draw(&self, draw: &Draw<'_>) -> usize {
-        // What the first token scores rules most others out unseen.
         let (mut best, mut score) = (self.best, draw.noise(self.best));
-        let floor = |score: f32| self.below(score - MOST_NOISE);
-        simd::scan_above(draw.z, floor(score), |token, z| {
-            if draw.allows(token) && self.stays(token, z) {
-                let own = self.x(z) + draw.noise(token);
-                if own > score || (own == score && token < best) {
-                    (best, score) = (token, own);
+        let lowest = if self.cutoff == 0 { f32::NEG_INFINITY } else { draw.z[key_token(self.cutoff)] };
+        let (isa, least_words) = (simd::Isa::best(), &*LEAST_WORDS);
+        for (block, z) in draw.z.chunks(BLOCK).enumerate() {
+            // What is best so far rules most blocks out: by their largest z, or by that and their random words.
+            let largest = isa.max(z);
+            let needed = score - self.x(largest);
+            if largest < lowest || needed > MOST_NOISE {
+                continue;
+            }
+            let words = isa.random_words(draw.seed(), draw.counter(block * BLOCK / 4));
+            let least = least_words[step_of(needed)];
+            if words.as_flattened().iter().all(|word| *word < least) {
+                continue;
+            }
+            for (i, &z) in z.iter().enumerate() {
+                let (token, word) = (block * BLOCK + i, words[i % 4][i / 4]);
+                if word >= least && draw.allows(token) && self.stays(token, z) {
+                    let own = self.x(z) + gumbel(word);
+                    if own > score || (own == score && token < best) {
+                        (best, score) = (token, own);
+                    }
                 }
             }
-            floor(score)
-        });
+        }
         best
     }
+}
+
+/// Tokens whose random words are computed at once.
+const BLOCK: usize = 4 * simd::LANES;
+
+/// The number of [`LEAST_WORDS`], and how many of them stand for one unit of noise.
+const STEPS: usize = 158;
+const STEPS_PER_UNIT: f32 = 8.0;
+
+/// No noise is smaller: `gumbel(0)` is -2.81. The last step is [`MOST_NOISE`].
+const LEAST_NOISE: f32 = -3.0;
+
+/// For each step of noise a word below which all have less, by a thousandth at least: more than roundings make of it. Comparing words
+/// saves the two logarithms of [`gumbel`].
+static LEAST_WORDS: LazyLock<[u32; STEPS]> = LazyLock::new(|| {
+    std::array::from_fn(|step| {
+        let noise = LEAST_NOISE + step as f32 / STEPS_PER_UNIT - 1e-3;
+        let (mut low, mut high) = (0, u32::MAX);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            (low, high) = if gumbel(middle) < noise { (middle + 1, high) } else { (low, middle) };
+        }
+        low
+    })
+});
+
+/// The last step that is not above this noise.
+fn step_of(noise: f32) -> usize {
+    (((noise - LEAST_NOISE) * STEPS_PER_UNIT) as usize).min(STEPS - 1)
 }
 
 /// The least mass that is at least `part` of `whole`.

@@ -9,8 +9,11 @@ pub(in crate::cpu) mod lanes;
 
 pub use lanes::Isa;
 
+pub(in crate::cpu) use lanes::LANES;
+
+use super::philox::philox_each;
 use crate::backend::Activation;
-use lanes::{LANES, Simd, dispatch};
+use lanes::{Simd, dispatch};
 
 /// For each line, a method of [`Isa`] that runs `body` on that instruction set, and a function that runs it on the best one.
 macro_rules! primitives {
@@ -74,6 +77,8 @@ primitives! {
     to_bf16 = to_bf16_body(x: &[f32], out: &mut [u16]);
     /// The first index at or after `from` whose value is greater than `threshold`, or the length if there is none.
     position_above = position_above_body(x: &[f32], from: usize, threshold: f32) -> usize;
+    /// Random words, as [`philox_each`].
+    random_words = random_words_body(key: u64, counter: [u32; 4]) -> [[u32; LANES]; 4];
 }
 
 /// Calls `keep(index, value)` for each `x[index] > threshold` in index order. `keep` returns the threshold that holds from
@@ -419,6 +424,11 @@ fn position_above_body<S: Simd>(s: S, x: &[f32], from: usize, threshold: f32) ->
         at += rest.len();
     }
     x.len()
+}
+
+#[inline(always)]
+fn random_words_body<S: Simd>(_: S, key: u64, counter: [u32; 4]) -> [[u32; LANES]; 4] {
+    philox_each(key, counter)
 }
 
 /// `c[0] + c[1] x + c[2] x^2 + ...` by Horner's rule.

@@ -151,6 +151,23 @@ fn fast_path_equals_reference() {
 }
 
 #[test]
+fn words_that_are_passed_over_have_too_little_noise() {
+    for i in -400..2000i32 {
+        let noise = i as f32 / 100.0 + 0.003;
+        let least = LEAST_WORDS[step_of(noise)];
+        // Neighbours of the bound, and words from all over.
+        let near = (1..200).map(|k| least.saturating_sub(k << 8));
+        for word in near.chain((0..200).map(|k| k * 21_474_836)).filter(|word| *word < least) {
+            assert!(gumbel(word) < noise - 5e-4, "{word} has {}, the bound is for {noise}", gumbel(word));
+        }
+        // And it passes over nearly all that it could.
+        if (-2.5..16.0).contains(&noise) {
+            assert!(gumbel(least) > noise - 0.13, "{noise}: {}", gumbel(least));
+        }
+    }
+}
+
+#[test]
 fn what_the_filters_leave_is_what_they_say() {
     // Probabilities 0.5, 0.25, 0.125, 0.125 of tokens 6, 1, 0, 7; padding (5) would be best.
     let inf = f32::INFINITY;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::check::{Tolerance, compare};
+use crate::cpu::philox::philox;
 
 /// A reproducible stream of values that are neither symmetric nor of one magnitude.
 fn values(len: usize, seed: u64) -> Vec<f32> {
@@ -248,6 +249,21 @@ fn scan_keeps_the_best_when_the_threshold_rises() {
         sorted.truncate(5);
         assert_eq!(best, sorted, "len {len}");
         assert!(len < 1000 || visits < len / 10, "{visits} visits for {len} values");
+    }
+}
+
+#[test]
+fn random_words_are_those_of_one_counter_after_the_other() {
+    for isa in Isa::available() {
+        // The last word runs over.
+        for (key, counter) in [(0, [0; 4]), (0x0123_4567_89ab_cdef, [7, u32::MAX, 2, u32::MAX - 5])] {
+            let words = isa.random_words(key, counter);
+            for i in 0..LANES {
+                let [a, b, c, d] = counter;
+                let one = philox(key, [a, b, c, d.wrapping_add(i as u32)]);
+                assert_eq!(words.map(|word| word[i]), one, "{isa:?}, counter {i}");
+            }
+        }
     }
 }
 
