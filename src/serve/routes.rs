@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Instant;
@@ -119,20 +119,22 @@ fn endpoint<F, Fut>(
     server: &Arc<Server>,
     own: Endpoint,
     handler: F,
-) -> impl Fn(Request) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Clone + Send + Sync + 'static
+) -> impl Fn(Request) -> Boxed<Response<Body>> + Clone + Send + Sync + 'static
 where
-    F: Fn(Call) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
 {
     let server = server.clone();
+    let handler: Handler = Arc::new(move |call| Box::pin(handler(call)));
     move |request| Box::pin(answer(server.clone(), own, handler.clone(), request))
 }
 
-async fn answer<F, Fut>(server: Arc<Server>, own: Endpoint, handler: F, request: Request) -> Response<Body>
-where
-    F: Fn(Call) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<Response<Body>, Failure>> + Send + 'static,
-{
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Any handler: what stands around it is compiled once.
+type Handler = Arc<dyn Fn(Call) -> Boxed<Result<Response<Body>, Failure>> + Send + Sync>;
+
+async fn answer(server: Arc<Server>, own: Endpoint, handler: Handler, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let arrived = Instant::now();
     let id = request_id(&parts.headers);

@@ -170,31 +170,38 @@ impl<'a> Probe<'a> {
         what: impl fmt::Display,
         run: impl FnOnce(&mut Case<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.seen += 1;
-        if !self.shard.has(self.seen - 1) || self.beat.is_over() {
-            return Ok(());
-        }
-        let at = self.rows.iter().position(|row| row.variant == variant && row.dtype == dtype.name());
-        let at = at.unwrap_or_else(|| {
-            self.rows.push(KernelRow::new(self.op, variant, dtype));
-            self.rows.len() - 1
-        });
-        self.beat.now(self.op, format!("{variant} {}: {what}", dtype.name()).trim_start());
+        let Some(at) = self.begin(variant, dtype, &what) else { return Ok(()) };
         let mut case = Case { context: self.context, dtype, row: &mut self.rows[at], wrong: None };
         let outcome = run(&mut case);
-        let wrong = match &outcome {
-            Ok(()) => case.wrong.take(),
-            Err(error) => Some(error.to_string()),
-        };
+        let wrong = case.wrong.take();
+        self.end(at, &what, wrong, &outcome);
+        outcome
+    }
+
+    /// The row that a case counts for; none if it is not run.
+    fn begin(&mut self, variant: &'static str, dtype: Dtype, what: &dyn fmt::Display) -> Option<usize> {
+        self.seen += 1;
+        if !self.shard.has(self.seen - 1) || self.beat.is_over() {
+            return None;
+        }
+        self.beat.now(self.op, format!("{variant} {}: {what}", dtype.name()).trim_start());
+        let at = self.rows.iter().position(|row| row.variant == variant && row.dtype == dtype.name());
+        Some(at.unwrap_or_else(|| {
+            self.rows.push(KernelRow::new(self.op, variant, dtype));
+            self.rows.len() - 1
+        }))
+    }
+
+    fn end(&mut self, at: usize, what: &dyn fmt::Display, wrong: Option<String>, outcome: &Result<()>) {
         let row = &mut self.rows[at];
         row.cases += 1;
-        if let Some(wrong) = wrong {
+        let failure = outcome.as_ref().err().map(ToString::to_string).or(wrong);
+        if let Some(wrong) = failure {
             row.failed += 1;
             if row.failures.len() < TOLD {
                 row.failures.push(format!("{what}: {wrong}"));
             }
         }
-        outcome
     }
 
     /// What all cases came to, a row per kernel; `ended` is how the check of the op ended.

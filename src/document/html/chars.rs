@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use html5gum::{Token, Tokenizer};
+use html5gum::Token;
+
+use super::scan::tokenizer;
 
 /// The longest character reference, `&CounterClockwiseContourIntegral;`, has 33 bytes.
 const LONGEST_REFERENCE: usize = 40;
@@ -44,7 +46,7 @@ fn reference(text: &str) -> Option<(String, usize)> {
 
 /// The characters of a text with a reference; none if it has none.
 fn decode_all(text: &str) -> Option<String> {
-    let strings = Tokenizer::new(text).filter_map(|token| match token {
+    let strings = tokenizer(text).filter_map(|token| match token {
         Ok(Token::String(text)) => Some(String::from_utf8_lossy(&text.value).into_owned()),
         _ => None,
     });

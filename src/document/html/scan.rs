@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::names;
 use html5gum::emitters::default::DefaultEmitter;
-use html5gum::{EndTag, HtmlString, StartTag, Tokenizer};
+use html5gum::{EndTag, HtmlString, StartTag, StringReader, Tokenizer};
 
 /// A stretch of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +33,18 @@ pub(super) enum TokenKind {
     Other,
 }
 
-/// Splits a document, from this byte on, into tokens that follow one another without a gap.
-pub(super) fn scan(html: &str, start: usize) -> Vec<Token> {
+/// Everything of HTML is read by a tokenizer of this one type, as it is long to compile.
+pub(super) fn tokenizer(html: &str) -> Tokenizer<StringReader<'_>, DefaultEmitter<usize>> {
     let mut emitter = DefaultEmitter::<usize>::new_with_span();
     emitter.naively_switch_states(true);
+    Tokenizer::new_with_emitter(html, emitter)
+}
+
+/// Splits a document, from this byte on, into tokens that follow one another without a gap.
+pub(super) fn scan(html: &str, start: usize) -> Vec<Token> {
     let mut tokens = Tokens { html, found: Vec::new(), at: start, in_raw_text: false };
     let at = |span: html5gum::Span<usize>| start + span.start..start + span.end;
-    for Ok(token) in Tokenizer::new_with_emitter(&html[start..], emitter) {
+    for Ok(token) in tokenizer(&html[start..]) {
         match token {
             html5gum::Token::StartTag(StartTag { name, span, attributes, .. }) => {
                 let value = |name: &[u8]| attributes.get(name).map(|value| lower(&value.value));

@@ -559,7 +559,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
     }
 
     fn start_slots(&self, slots: &[(u32, SlotOptions)], search: &mut Search<Self>) -> Result<()> {
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.start_slots(slots, cpu)?;
             self.device.start_slots(slots, device)?;
             self.settle_search("start_slots", cpu, device)
@@ -567,7 +567,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
     }
 
     fn processors(&self, search: &mut Search<Self>) -> Result<()> {
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.processors(cpu)?;
             self.device.processors(device)?;
             self.settle_bans(cpu, device)
@@ -576,7 +576,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
 
     fn contrastive(&self, expert: &Floats, amateur: &Floats, scorer: u32, search: &mut Search<Self>) -> Result<()> {
         let (expert, amateur) = (&*expert.get(), &*amateur.get());
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.contrastive(&expert.0, &amateur.0, scorer, cpu)?;
             self.device.contrastive(&expert.1, &amateur.1, scorer, device)?;
             let is_written = |options: &SlotOptions| options.contrast.form != 0 && options.contrast.scorer == scorer;
@@ -588,7 +588,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
         let scorers: Vec<_> = scorers.iter().map(|scorer| scorer.map(|scorer| scorer.get())).collect();
         let cpu_scorers: Vec<_> = scorers.iter().map(|scorer| scorer.as_ref().map(|scorer| &scorer.0)).collect();
         let own_scorers: Vec<_> = scorers.iter().map(|scorer| scorer.as_ref().map(|scorer| &scorer.1)).collect();
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.ensemble(&cpu_scorers, cpu)?;
             self.device.ensemble(&own_scorers, device)?;
             let is_written = |options: &SlotOptions| options.ranked != 0 && options.contrast.form == 0;
@@ -598,7 +598,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
 
     fn repetition_penalty(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
         let logits = &*logits.get();
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.repetition_penalty(&logits.0, cpu)?;
             self.device.repetition_penalty(&logits.1, device)?;
             self.settle_ranked("repetition_penalty", cpu, device, |options| options.repetition_penalty != 0.0)
@@ -607,7 +607,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
 
     fn beam_step(&self, logits: &Floats, attention: &Floats, search: &mut Search<Self>) -> Result<()> {
         let (logits, attention) = (&*logits.get(), &*attention.get());
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.beam_step(&logits.0, &attention.0, cpu)?;
             self.device.beam_step(&logits.1, &attention.1, device)?;
             self.settle_search("beam_step", cpu, device)
@@ -616,7 +616,7 @@ impl<T: Element> SearchOps for Lockstep<T> {
 
     fn sample(&self, logits: &Floats, search: &mut Search<Self>) -> Result<()> {
         let logits = &*logits.get();
-        with_searches::<_, T, _>(search, |cpu, device| {
+        with_searches(search, |cpu, device| {
             self.cpu.sample(&logits.0, cpu)?;
             self.device.sample(&logits.1, device)?;
             let picks = self.context.download(device.picks.view())?;

@@ -2,6 +2,7 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 
+use super::backend::Lockstep;
 use crate::Result;
 use crate::backend::{CrossCache, Device, NetworkOps, Rows, Search, SearchOps, SelfCache};
 use crate::cpu::Cpu;
@@ -109,45 +110,52 @@ macro_rules! search_fields {
     };
 }
 
-macro_rules! with_fields {
-    ($search:ident, $work:ident, [$($field:ident),*]) => {{
-        let Search { shape, vocab_size, ids, reserved, rows, scratch, $($field),* } = $search;
-        let (shape, vocab_size, ids, reserved, bucket) = (*shape, *vocab_size, *ids, *reserved, rows.bucket);
+macro_rules! take_fields {
+    ($search:ident, [$($field:ident),*]) => {{
+        let &Search { shape, vocab_size, ids, reserved, .. } = $search;
+        let Search { rows, scratch, $($field),*, .. } = $search;
         let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
         let (cpu_scratch, own_scratch) = scratch.take();
-        let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket, one_per_beam: true };
-        let own_rows = Rows { entries, count, bucket, one_per_beam: true };
-        // Each buffer of the search, then what it holds.
-        $(let $field = (&*$field, $field.take());)*
-        let mut cpu = Search::<Cpu> {
-            shape, vocab_size, ids, reserved, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.1.0),*
+        let cpu_rows = Rows { entries: cpu_entries, count: cpu_count, bucket: rows.bucket, one_per_beam: true };
+        let own_rows = Rows { entries, count, bucket: rows.bucket, one_per_beam: true };
+        $(let $field = $field.take();)*
+        let cpu = Search::<Cpu> {
+            shape, vocab_size, ids, reserved, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.0),*
         };
-        let mut device = Search::<Cuda<T>> {
-            shape, vocab_size, ids, reserved, rows: own_rows, scratch: own_scratch, $($field: $field.1.1),*
+        let device = Search::<Cuda<T>> {
+            shape, vocab_size, ids, reserved, rows: own_rows, scratch: own_scratch, $($field: $field.1),*
         };
-        let result = $work(&mut cpu, &mut device);
-        $($field.0.put(cpu.$field, device.$field);)*
-        rows.entries.put(cpu.rows.entries, device.rows.entries);
-        rows.count.put(cpu.rows.count, device.rows.count);
-        scratch.put(cpu.scratch, device.scratch);
-        result
+        (cpu, device)
+    }};
+}
+
+macro_rules! put_fields {
+    ($search:ident, $cpu:ident, $device:ident, [$($field:ident),*]) => {{
+        $($search.$field.put($cpu.$field, $device.$field);)*
+        $search.rows.entries.put($cpu.rows.entries, $device.rows.entries);
+        $search.rows.count.put($cpu.rows.count, $device.rows.count);
+        $search.scratch.put($cpu.scratch, $device.scratch);
     }};
 }
 
 /// Calls `work` with a search as each of both backends has it.
-pub fn with_searches<B, T, R>(
-    search: &mut Search<B>,
+pub fn with_searches<T: Element, R>(
+    search: &mut Search<Lockstep<T>>,
     work: impl FnOnce(&mut Search<Cpu>, &mut Search<Cuda<T>>) -> Result<R>,
-) -> Result<R>
-where
-    B: SearchOps<
-            Buffer<u32> = Words,
-            Buffer<f32> = Both<Vec<f32>, Buffer<f32>>,
-            SearchScratch = Both<<Cpu as SearchOps>::SearchScratch, <Cuda<T> as SearchOps>::SearchScratch>,
-        >,
-    T: Element,
-{
-    search_fields!(with_fields, search, work)
+) -> Result<R> {
+    let (mut cpu, mut device) = take_searches(search);
+    let result = work(&mut cpu, &mut device);
+    put_searches(search, cpu, device);
+    result
+}
+
+// Apart from `with_searches`, of which there is one for each `work`.
+fn take_searches<T: Element>(search: &Search<Lockstep<T>>) -> (Search<Cpu>, Search<Cuda<T>>) {
+    search_fields!(take_fields, search)
+}
+
+fn put_searches<T: Element>(search: &Search<Lockstep<T>>, cpu: Search<Cpu>, device: Search<Cuda<T>>) {
+    search_fields!(put_fields, search, cpu, device)
 }
 
 macro_rules! swap_fields {
