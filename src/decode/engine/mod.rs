@@ -365,5 +365,4 @@ fn repeated(error: &Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "../engine_tests.rs"]
 mod tests;
