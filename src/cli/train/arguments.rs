@@ -75,7 +75,8 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The run")]
 pub struct RunArguments {
-    /// What to minimise. The default is likelihood after gold prefixes for --ss-warmup updates, then scheduled sampling.
+    /// What to minimise. The default is likelihood after gold prefixes for --ss-warmup updates, then scheduled sampling. On short
+    /// sentences in their domain that scored as likelihood alone (mle) did, which is cheaper: docs/results.md.
     #[arg(long, value_enum, default_value_t = ObjectiveName::ScheduledSampling)]
     objective: ObjectiveName,
     /// Updates.
