@@ -9,23 +9,59 @@ const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 const ROUNDING: f32 = 12_582_912.0;
 
 /// `a * b + c`, rounded twice.
+#[inline(always)]
 fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     a * b + c
 }
 
 /// exp(x) for x <= 0, within two units in the last place; 1 at 0, and 0 below -80.
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    if x < -80.0 {
-        return 0.0;
-    }
-    let n = mul_add(x, LOG2_E, ROUNDING) - ROUNDING;
+    // Its last bits are the integer.
+    let rounded = mul_add(x, LOG2_E, ROUNDING);
+    let n = rounded - ROUNDING;
     let r = mul_add(n, -LN_2[1], mul_add(n, -LN_2[0], x));
     let mut p = 1.987_569_1e-4;
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
         p = mul_add(p, r, coefficient);
     }
     let y = mul_add(p, r * r, r) + 1.0;
-    y * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    let y = y * f32::from_bits(rounded.to_bits().wrapping_sub(ROUNDING.to_bits()).wrapping_add(127) << 23);
+    if x < -80.0 { 0.0 } else { y }
+}
+
+/// floor(2^40 * exp(x)) for x <= 0.
+pub fn mass(x: f32) -> u64 {
+    (exp(x) * 2f32.powi(40)) as u64
+}
+
+/// The sum of the [`mass`]es of `(z - max) * inverse_temperature`, of 0 in place of what is more.
+#[inline(always)]
+pub fn sum_masses(z: &[f32], max: f32, inverse_temperature: f32) -> u64 {
+    const HALF: f32 = (1 << 20) as f32;
+    // Two halves of 20 bits: in 32 bits there is room for those of many.
+    let of_some = |some: &[f32]| {
+        let (mut high, mut low) = (0u32, 0u32);
+        for &z in some {
+            let x = (z - max) * inverse_temperature;
+            let scaled = exp(if x > 0.0 { 0.0 } else { x }) * HALF;
+            let (whole, count) = floor(scaled);
+            high += count;
+            low += floor((scaled - whole) * HALF).1;
+        }
+        (u64::from(high) << 20) + u64::from(low)
+    };
+    let (chunks, rest) = z.as_chunks::<64>();
+    chunks.iter().map(|chunk| of_some(chunk)).sum::<u64>() + of_some(rest)
+}
+
+/// The largest integer that is no larger, as such and as a number; 0 <= x < 2^22. In steps that every lane of a vector can take.
+#[inline(always)]
+fn floor(x: f32) -> (f32, u32) {
+    const SHIFT: f32 = (1 << 23) as f32;
+    let near = (x + SHIFT) - SHIFT;
+    let whole = if near > x { near - 1.0 } else { near };
+    (whole, (whole + SHIFT).to_bits() & 0x7f_ffff)
 }
 
 /// ln(x) for a normal number above 0, within two units in the last place.

@@ -245,7 +245,7 @@ impl Filtered {
     }
 
     fn mass(&self, z: f32) -> u64 {
-        (portable_math::exp(self.x(z)) * 2f32.powi(40)) as u64
+        portable_math::mass(self.x(z))
     }
 
     /// A z at or below which `x` is less than this, with room for rounding.
@@ -260,6 +260,9 @@ impl Filtered {
 
     /// The mass of what has stayed so far.
     fn total(&self, draw: &Draw<'_>) -> u64 {
+        if self.cutoff == 0 && self.limit == 0 {
+            return simd::sum_masses(draw.z, self.max, self.inverse_temperature) - self.forbidden(draw);
+        }
         let (mut total, floor) = (0, self.below(NO_MASS));
         simd::scan_above(draw.z, floor, |token, z| {
             if draw.allows(token) && self.stays(token, z) {
@@ -268,6 +271,17 @@ impl Filtered {
             floor
         });
         total
+    }
+
+    /// The mass of what may not be taken, as [`simd::sum_masses`] counts it.
+    fn forbidden(&self, draw: &Draw<'_>) -> u64 {
+        let mass = |token: usize| portable_math::mass(self.x(draw.z[token]).min(0.0));
+        let among = |tokens: &mut dyn Iterator<Item = usize>| tokens.filter(|t| !draw.allows(*t)).map(mass).sum();
+        if !draw.bans.is_empty() {
+            return among(&mut (0..draw.z.len()));
+        }
+        let other = Some(draw.eos).filter(|eos| *eos != draw.pad);
+        among(&mut other.into_iter().chain([draw.pad]).filter(|token| *token < draw.z.len()))
     }
 
     /// kept = a beginning of the order that holds at least `limit` of the mass.

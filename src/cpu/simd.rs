@@ -12,6 +12,7 @@ pub use lanes::Isa;
 pub(in crate::cpu) use lanes::LANES;
 
 use super::philox::philox_each;
+use super::portable_math;
 use crate::backend::Activation;
 use lanes::{Simd, dispatch};
 
@@ -77,6 +78,8 @@ primitives! {
     to_bf16 = to_bf16_body(x: &[f32], out: &mut [u16]);
     /// The first index at or after `from` whose value is greater than `threshold`, or the length if there is none.
     position_above = position_above_body(x: &[f32], from: usize, threshold: f32) -> usize;
+    /// As [`portable_math::sum_masses`].
+    sum_masses = sum_masses_body(z: &[f32], max: f32, inverse_temperature: f32) -> u64;
     /// Random words, as [`philox_each`].
     random_words = random_words_body(key: u64, counter: [u32; 4]) -> [[u32; LANES]; 4];
 }
@@ -424,6 +427,11 @@ fn position_above_body<S: Simd>(s: S, x: &[f32], from: usize, threshold: f32) ->
         at += rest.len();
     }
     x.len()
+}
+
+#[inline(always)]
+fn sum_masses_body<S: Simd>(_: S, z: &[f32], max: f32, inverse_temperature: f32) -> u64 {
+    portable_math::sum_masses(z, max, inverse_temperature)
 }
 
 #[inline(always)]

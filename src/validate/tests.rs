@@ -131,7 +131,7 @@ fn every_kernel_can_be_measured() -> Result<()> {
         rows: vec![5],
         logit_rows: vec![5],
         vocab_size: 103,
-        launches: 2,
+        launches: 1,
         repeats: 1,
     };
     let mut ops: Vec<&str> = Vec::new();

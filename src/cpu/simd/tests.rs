@@ -253,6 +253,21 @@ fn scan_keeps_the_best_when_the_threshold_rises() {
 }
 
 #[test]
+fn sums_of_masses_are_exact() {
+    for isa in Isa::available() {
+        for len in lengths() {
+            let mut z = values(len, 21);
+            z.iter_mut().step_by(11).for_each(|z| *z = f32::NEG_INFINITY);
+            for (max, inverse_temperature) in [(5.0, 1.0), (60.0, 0.4), (35.0, 3.0)] {
+                let x = |z: &f32| ((z - max) * inverse_temperature).min(0.0);
+                let expected: u64 = z.iter().map(|z| portable_math::mass(x(z))).sum();
+                assert_eq!(isa.sum_masses(&z, max, inverse_temperature), expected, "{isa:?}, len {len}, max {max}");
+            }
+        }
+    }
+}
+
+#[test]
 fn random_words_are_those_of_one_counter_after_the_other() {
     for isa in Isa::available() {
         // The last word runs over.
