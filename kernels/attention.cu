@@ -12,8 +12,8 @@
 // Keys and values lie at places, kv_stride elements apart: rows of the encoder's [bucket, 3 * width]; a cache
 // [slots, max_len, beam_size, width] (beam_size 1 for the source). Shapes otherwise: rows [bucket, 4] u32 (slot, beam, position,
 // token); count [1] u32, how many are live; queries [bucket, query_stride]; out [bucket, width] of type T; width = num_heads *
-// head_dim; bias [width] (attention_self that stores: [3 * width]) f32, added to queries, keys and values as they are read, and
-// rounded to T, may be null; relative [num_heads, 2 * max_distance + 1] f32, may be null: by the key's position less the query's,
+// head_dim; keys and values of type C, in a cache f32 may be rounded to bf16; bias [width] (attention_self that stores: [3 * width]) f32,
+// added to queries, keys and values as they are read, and rounded to T, may be null; relative [num_heads, 2 * max_distance + 1] f32, may be null: by the key's position less the query's,
 // from -max_distance on, what lies farther counting as lying so far; starts [slots + 1], ancestry [slots, beam_size, max_len], options of option_words u32 per slot, from
 // the first one's src_len on; weights
 // [bucket, max_len] f32, may be null.
@@ -26,18 +26,18 @@
 // Reference: src/cpu/attention.rs
 #include "common.cuh"
 
-template <typename T>
+template <typename T, typename C>
 struct AttentionArguments {
     const T* queries;
-    const T* keys;
-    const T* values;
+    const C* keys;
+    const C* values;
     const unsigned* rows;
     const unsigned* count;
     const unsigned* table;  // starts, ancestry or options
     const float* bias;
     const float* relative;
-    T* own_keys;    // where keys and values are, if they are stored
-    T* own_values;
+    C* own_keys;    // where keys and values are, if they are stored
+    C* own_values;
     float* weights;
     T* out;
     unsigned bucket;
@@ -53,7 +53,7 @@ struct AttentionArguments {
     float scale;
     unsigned max_distance;
     unsigned distances;     // of a head, 2 * max_distance + 1
-    unsigned vectorized;    // head_dim is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
+    unsigned vectorized;    // head_dim is a multiple of VECTOR<C>, and all addresses and strides are of 16 bytes
 };
 
 struct Row {
@@ -69,13 +69,13 @@ __device__ __forceinline__ Row load_row(const unsigned* rows, unsigned row) {
 }
 
 // q . k over head_dim elements, one lane's work, in the order of the elements.
-template <unsigned N, typename T>
-__device__ __forceinline__ float dot(const float* query, const T* key, unsigned head_dim) {
+template <unsigned N, typename C>
+__device__ __forceinline__ float dot(const float* query, const C* key, unsigned head_dim) {
     constexpr unsigned AHEAD = N == 1 ? 1 : 4;  // packs under way at a time
     float sum = 0.0f;
     unsigned i = 0;
     for (; i + N * AHEAD <= head_dim; i += N * AHEAD) {
-        Pack<T, N> packs[AHEAD];
+        Pack<C, N> packs[AHEAD];
 #pragma unroll
         for (unsigned p = 0; p < AHEAD; ++p) packs[p] = load_pack<N>(key + i + p * N);
 #pragma unroll
@@ -85,7 +85,7 @@ __device__ __forceinline__ float dot(const float* query, const T* key, unsigned 
         }
     }
     for (; i < head_dim; i += N) {
-        const Pack<T, N> pack = load_pack<N>(key + i);
+        const Pack<C, N> pack = load_pack<N>(key + i);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k) sum += query[i + k] * to_float(pack.values[k]);
     }
@@ -99,8 +99,8 @@ __device__ __forceinline__ T with_bias(T value, const float* bias, unsigned i) {
 }
 
 // What a score gains by the positions of its query and its key.
-template <typename T>
-__device__ __forceinline__ float relative_at(const AttentionArguments<T>& a, unsigned head, unsigned position, unsigned key) {
+template <typename T, typename C>
+__device__ __forceinline__ float relative_at(const AttentionArguments<T, C>& a, unsigned head, unsigned position, unsigned key) {
     const unsigned far = a.max_distance;
     const unsigned distance = key + far > position ? min(key + far - position, 2 * far) : 0;
     return a.relative[static_cast<std::size_t>(head) * a.distances + distance];
@@ -108,8 +108,8 @@ __device__ __forceinline__ float relative_at(const AttentionArguments<T>& a, uns
 
 // Turns scores[0 .. len) into the softmax of head `head` for a query at `position`, a warp's work. `query`: head_dim floats of
 // shared memory.
-template <typename T>
-__device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
+template <typename T, typename C>
+__device__ __forceinline__ void softmax_of_head(const AttentionArguments<T, C>& a, unsigned row, unsigned head, unsigned len,
                                                 unsigned position, const unsigned* places, float* query, float* scores) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const T* from = a.queries + static_cast<std::size_t>(row) * a.query_stride + head * a.head_dim;
@@ -120,8 +120,8 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, 
     for (unsigned t = lane; t < len; t += WARP_SIZE) {
         float score = NAN;
         if (places[t] != NOWHERE) {
-            const T* key = a.keys + static_cast<std::size_t>(places[t]) * a.kv_stride + head * a.head_dim;
-            score = a.scale * (a.vectorized != 0 ? dot<VECTOR<T>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim));
+            const C* key = a.keys + static_cast<std::size_t>(places[t]) * a.kv_stride + head * a.head_dim;
+            score = a.scale * (a.vectorized != 0 ? dot<VECTOR<C>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim));
             if (a.relative != nullptr) score += relative_at(a, head, position, t);
         }
         scores[t] = score;
@@ -139,17 +139,17 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T>& a, 
 }
 
 // out = scores . V for head `head`, a warp's work: N neighbouring elements a lane.
-template <unsigned N, typename T>
-__device__ __forceinline__ void weigh_values(const AttentionArguments<T>& a, unsigned row, unsigned head, unsigned len,
+template <unsigned N, typename T, typename C>
+__device__ __forceinline__ void weigh_values(const AttentionArguments<T, C>& a, unsigned row, unsigned head, unsigned len,
                                              const unsigned* places, const float* scores) {
-    const T* values = a.values + head * a.head_dim;
+    const C* values = a.values + head * a.head_dim;
     T* out = a.out + (static_cast<std::size_t>(row) * a.num_heads + head) * a.head_dim;
     for (unsigned i = threadIdx.x % WARP_SIZE * N; i < a.head_dim; i += WARP_SIZE * N) {
         float sum[N] = {};
 #pragma unroll 4
         for (unsigned t = 0; t < len; ++t) {
             // Where there is no place the score is NaN already.
-            Pack<T, N> pack{};
+            Pack<C, N> pack{};
             if (places[t] != NOWHERE) pack = load_pack<N>(values + static_cast<std::size_t>(places[t]) * a.kv_stride + i);
 #pragma unroll
             for (unsigned k = 0; k < N; ++k) sum[k] += scores[t] * to_float(pack.values[k]);
@@ -163,8 +163,8 @@ __device__ __forceinline__ void weigh_values(const AttentionArguments<T>& a, uns
 
 // The block's row, at `position` of its sequence, attends to the places that `place(t)` names for t < len; no place at all gives
 // zeros.
-template <typename T, typename F>
-__device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned row, unsigned len, unsigned position, F place) {
+template <typename T, typename C, typename F>
+__device__ __forceinline__ void attend(const AttentionArguments<T, C>& a, unsigned row, unsigned len, unsigned position, F place) {
     const unsigned warp = threadIdx.x / WARP_SIZE, warps = blockDim.x / WARP_SIZE;
     DYNAMIC_SHARED(float, memory);
     unsigned* places = reinterpret_cast<unsigned*>(memory);
@@ -178,7 +178,7 @@ __device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned 
         if (first + warp < a.num_heads) {
             softmax_of_head(a, row, first + warp, len, position, places, query, scores);
             // Two elements of 16 bits move as one.
-            constexpr unsigned PAIR = sizeof(T) == 2 ? 2 : 1;
+            constexpr unsigned PAIR = sizeof(C) == 2 ? 2 : 1;
             if (a.vectorized != 0) weigh_values<PAIR>(a, row, first + warp, len, places, scores);
             else weigh_values<1>(a, row, first + warp, len, places, scores);
         }
@@ -196,8 +196,8 @@ __device__ __forceinline__ void attend(const AttentionArguments<T>& a, unsigned 
 }
 
 // A row that names what is not there.
-template <typename T>
-__device__ __forceinline__ void show(const AttentionArguments<T>& a, unsigned row) {
+template <typename T, typename C>
+__device__ __forceinline__ void show(const AttentionArguments<T, C>& a, unsigned row) {
     const std::size_t width = static_cast<std::size_t>(a.num_heads) * a.head_dim;
     for (std::size_t i = threadIdx.x; i < width; i += blockDim.x) a.out[row * width + i] = from_float<T>(NAN);
     if (a.weights == nullptr) return;
@@ -205,8 +205,8 @@ __device__ __forceinline__ void show(const AttentionArguments<T>& a, unsigned ro
         a.weights[static_cast<std::size_t>(row) * a.max_len + t] = NAN;
 }
 
-template <typename T>
-__device__ void attention_encoder(const AttentionArguments<T>& a) {
+template <typename T, typename C>
+__device__ void attention_encoder(const AttentionArguments<T, C>& a) {
     const unsigned row = blockIdx.x;
     if (row >= a.bucket || row >= *a.count) return;
     // The last sentence that starts at or before the row.
@@ -221,8 +221,8 @@ __device__ void attention_encoder(const AttentionArguments<T>& a) {
     attend(a, row, end - first, row - first, [=](unsigned t) { return first + t; });
 }
 
-template <typename T>
-__device__ void attention_self(const AttentionArguments<T>& a) {
+template <typename T, typename C>
+__device__ void attention_self(const AttentionArguments<T, C>& a) {
     const unsigned row = blockIdx.x;
     if (row >= a.bucket || row >= *a.count) return;
     const Row r = load_row(a.rows, row);
@@ -235,8 +235,8 @@ __device__ void attention_self(const AttentionArguments<T>& a) {
         const float* key_bias = a.bias != nullptr ? a.bias + width : nullptr;
         const float* value_bias = a.bias != nullptr ? a.bias + 2 * width : nullptr;
         for (unsigned i = threadIdx.x; i < width; i += blockDim.x) {
-            a.own_keys[place * width + i] = with_bias(key[i], key_bias, i);
-            a.own_values[place * width + i] = with_bias(key[width + i], value_bias, i);
+            a.own_keys[place * width + i] = from_float<C>(to_float(with_bias(key[i], key_bias, i)));
+            a.own_values[place * width + i] = from_float<C>(to_float(with_bias(key[width + i], value_bias, i)));
         }
     }
     const unsigned* ancestors = a.table + (static_cast<std::size_t>(r.slot) * a.beam_size + r.beam) * a.max_len;
@@ -247,8 +247,8 @@ __device__ void attention_self(const AttentionArguments<T>& a) {
     });
 }
 
-template <typename T>
-__device__ void attention_cross(const AttentionArguments<T>& a) {
+template <typename T, typename C>
+__device__ void attention_cross(const AttentionArguments<T, C>& a) {
     const unsigned row = blockIdx.x;
     if (row >= a.bucket || row >= *a.count) return;
     const unsigned slot = load_row(a.rows, row).slot;
@@ -259,13 +259,13 @@ __device__ void attention_cross(const AttentionArguments<T>& a) {
     attend(a, row, len, 0, [=](unsigned t) { return first + t; });
 }
 
-template <typename T>
+template <typename T, typename C>
 struct AttentionStoreArguments {
     const T* from;        // [bucket, from_stride]; a row's key starts at key_offset, its value width later
     const unsigned* rows;
     const unsigned* count;
-    T* keys;
-    T* values;
+    C* keys;
+    C* values;
     unsigned bucket;
     unsigned width;
     unsigned from_stride;
@@ -276,13 +276,19 @@ struct AttentionStoreArguments {
     unsigned vectorized;  // width is a multiple of VECTOR<T>, and all addresses and strides are of 16 bytes
 };
 
-template <unsigned N, typename T>
-__device__ __forceinline__ void copy(const T* from, T* to, unsigned len) {
-    for (unsigned i = threadIdx.x * N; i < len; i += blockDim.x * N) store_pack(to + i, load_pack<N>(from + i));
+template <unsigned N, typename T, typename C>
+__device__ __forceinline__ void copy(const T* from, C* to, unsigned len) {
+    for (unsigned i = threadIdx.x * N; i < len; i += blockDim.x * N) {
+        const Pack<T, N> pack = load_pack<N>(from + i);
+        Pack<C, N> kept;
+#pragma unroll
+        for (unsigned k = 0; k < N; ++k) kept.values[k] = from_float<C>(to_float(pack.values[k]));
+        store_pack(to + i, kept);
+    }
 }
 
-template <typename T>
-__device__ void attention_store(const AttentionStoreArguments<T>& a) {
+template <typename T, typename C>
+__device__ void attention_store(const AttentionStoreArguments<T, C>& a) {
     const unsigned row = blockIdx.x;
     if (row >= a.bucket || row >= *a.count) return;
     const Row r = load_row(a.rows, row);
@@ -299,19 +305,46 @@ __device__ void attention_store(const AttentionStoreArguments<T>& a) {
     }
 }
 
-// Four blocks of 256 threads a multiprocessor leave registers for four loads under way.
-#define ATTENTION_KERNELS(name, T)                                                                \
-    KERNEL_BOUNDED(attention_encoder_##name, 256, 4, AttentionArguments<T>, attention_encoder)    \
-    KERNEL_BOUNDED(attention_self_##name, 256, 4, AttentionArguments<T>, attention_self)          \
-    KERNEL_BOUNDED(attention_cross_##name, 256, 4, AttentionArguments<T>, attention_cross)        \
-    KERNEL(attention_store_##name, 1024, AttentionStoreArguments<T>, attention_store)
-ATTENTION_KERNELS(f32, float)
-ATTENTION_KERNELS(f16, __half)
-ATTENTION_KERNELS(bf16, __nv_bfloat16)
+using AttentionF32 = AttentionArguments<float, float>;
+using AttentionF16 = AttentionArguments<__half, __half>;
+using AttentionBf16 = AttentionArguments<__nv_bfloat16, __nv_bfloat16>;
+using AttentionF32OfBf16 = AttentionArguments<float, __nv_bfloat16>;
+using AttentionStoreF32 = AttentionStoreArguments<float, float>;
+using AttentionStoreF16 = AttentionStoreArguments<__half, __half>;
+using AttentionStoreBf16 = AttentionStoreArguments<__nv_bfloat16, __nv_bfloat16>;
+using AttentionStoreF32AsBf16 = AttentionStoreArguments<float, __nv_bfloat16>;
 
-LAYOUT(FIELDS(AttentionArguments<float>, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights,
-              out, bucket, num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words,
-              capacity, scale, max_distance, distances, vectorized)
-       FIELDS(AttentionStoreArguments<float>, from, rows, count, keys, values, bucket, width, from_stride, key_offset,
-              slots, max_len, beam_size, vectorized)
+// Four blocks of 256 threads a multiprocessor leave registers for four loads under way.
+#define ON_CACHES(name, Arguments, StoreArguments)                                        \
+    KERNEL_BOUNDED(attention_self_##name, 256, 4, Arguments, attention_self)              \
+    KERNEL_BOUNDED(attention_cross_##name, 256, 4, Arguments, attention_cross)            \
+    KERNEL(attention_store_##name, 1024, StoreArguments, attention_store)
+#define ATTENTION_KERNELS(name, Arguments, StoreArguments)                                \
+    KERNEL_BOUNDED(attention_encoder_##name, 256, 4, Arguments, attention_encoder)        \
+    ON_CACHES(name, Arguments, StoreArguments)
+ATTENTION_KERNELS(f32, AttentionF32, AttentionStoreF32)
+ATTENTION_KERNELS(f16, AttentionF16, AttentionStoreF16)
+ATTENTION_KERNELS(bf16, AttentionBf16, AttentionStoreBf16)
+ON_CACHES(f32_of_bf16, AttentionF32OfBf16, AttentionStoreF32AsBf16)
+
+LAYOUT(FIELDS(AttentionF32, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket,
+              num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale,
+              max_distance, distances, vectorized)
+       FIELDS(AttentionF16, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket,
+              num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale,
+              max_distance, distances, vectorized)
+       FIELDS(AttentionBf16, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket,
+              num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale,
+              max_distance, distances, vectorized)
+       FIELDS(AttentionF32OfBf16, queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket,
+              num_heads, head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale,
+              max_distance, distances, vectorized)
+       FIELDS(AttentionStoreF32, from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len,
+              beam_size, vectorized)
+       FIELDS(AttentionStoreF16, from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len,
+              beam_size, vectorized)
+       FIELDS(AttentionStoreBf16, from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len,
+              beam_size, vectorized)
+       FIELDS(AttentionStoreF32AsBf16, from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len,
+              beam_size, vectorized)
        CONSTANT("Row::WORDS", ROW_WORDS))

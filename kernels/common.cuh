@@ -101,6 +101,10 @@ __device__ __forceinline__ __half from_float<__half>(float x) { return __float2h
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+// Bytes from one row of k 8-bit integers to the next: zeros fill it up to whole pieces of what tensor cores read.
+constexpr unsigned PIECE_I8 = 16;
+__host__ __device__ constexpr unsigned padded_i8(unsigned k) { return (k + PIECE_I8 - 1) / PIECE_I8 * PIECE_I8; }
+
 // N neighbours that move as one: 16 bytes for N = VECTOR<T>. Their address must be a multiple of their size.
 template <typename T, unsigned N>
 struct alignas(sizeof(T) * N) Pack {

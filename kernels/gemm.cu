@@ -1,15 +1,16 @@
 // out[row, j] = activation(sum over t of x[row, t] * weight[j, t], plus bias[j]): matrix products whose bits are those of their row and
-// column, whatever the number of rows.
+// column, whatever the number of rows. Of 8-bit integers the sum is multiplied by x_scales[row] * weight_scales[j].
 //
 // Shapes: x [rows, k], weight [n, k] of type T; out [rows, n] of type O, its rows out_stride elements apart, what lies between is
-// not written; bias [n] f32, may be null. For tensor cores k is a multiple of 8, x and weight lie at multiples of 16 bytes.
-// Parallelisation: a block per tile of out. f16 and bf16 on tensor cores: warps side by side over the tile or, for few rows and many
+// not written; bias [n] f32, may be null; of integers x_scales [rows] and weight_scales [n] f32. For tensor cores k is a multiple of 8,
+// x and weight lie at multiples of 16 bytes.
+// Parallelisation: a block per tile of out. f16, bf16 and pairs of integers on tensor cores: warps side by side over the tile or, for few rows and many
 // columns of x, one behind the other along k; tiles of x and weight come to shared memory by copies that run ahead. f32, and what tensor
 // cores do not take, on the ordinary units: a thread per small square of the tile.
 // Numerics: f32. On the ordinary units an element is one chain of fused multiply-adds from the first t to the last. On tensor cores it is
 // the sum, from the first to the last, of slices of SLICE elements along k, each a chain of the hardware's products of 16. Neither
-// depends on the tile, so any may be taken for any number of rows.
-// Reference: src/cpu/gemm.rs
+// depends on the tile, so any may be taken for any number of rows. Sums of integers are exact as long as 127 * 127 k < 2^31.
+// Reference: src/cpu/gemm.rs, of integers src/cpu/gemm/int8.rs
 #include "activation.cuh"
 #include "tensor_cores.cuh"
 
@@ -18,10 +19,12 @@ struct GemmArguments {
     const T* x;
     const T* weight;
     const float* bias;
+    const float* x_scales;       // of integers; so below
+    const float* weight_scales;
     O* out;
     unsigned rows;
     unsigned n;
-    unsigned k;
+    unsigned k;  // in elements of type T
     unsigned out_stride;
     unsigned activation;  // Activation
     unsigned vectorized;  // rows of out start at multiples of 16 bytes
@@ -48,10 +51,21 @@ __device__ __forceinline__ void finish(const GemmArguments<T, O>& a, unsigned co
     }
 }
 
+// What sums of a row and a column are worth.
+template <typename T, typename O>
+__device__ __forceinline__ float worth(const GemmArguments<T, O>&, unsigned, unsigned, float sum) { return sum; }
+template <typename T, typename O>
+__device__ __forceinline__ float worth(const GemmArguments<T, O>& a, unsigned row, unsigned column, int sum) {
+    return __fmul_rn(__int2float_rn(sum), __fmul_rn(a.x_scales[row], a.weight_scales[column]));
+}
+
 // N sums of neighbouring columns of a row, as far as they lie inside.
 template <unsigned N, typename T, typename O>
-__device__ __forceinline__ void store_row(const GemmArguments<T, O>& a, unsigned row, unsigned column, float (&sums)[N]) {
+__device__ __forceinline__ void store_row(const GemmArguments<T, O>& a, unsigned row, unsigned column, const SumOf<T> (&exact)[N]) {
     if (row >= a.rows || column >= a.n) return;
+    float sums[N];
+#pragma unroll
+    for (unsigned e = 0; e < N; ++e) sums[e] = worth(a, row, min(column + e, a.n - 1), exact[e]);
     O* out = a.out + static_cast<std::size_t>(row) * a.out_stride + column;
     if (column + N <= a.n) {
         finish<N>(a, column, sums);
@@ -75,15 +89,27 @@ __device__ __forceinline__ void store_row(const GemmArguments<T, O>& a, unsigned
     }
 }
 
+// N neighbouring sums in shared memory, 16 bytes at a time.
+template <unsigned N, typename S>
+__device__ __forceinline__ void load_sums(const S* from, S (&to)[N]) {
+#pragma unroll
+    for (unsigned first = 0; first < N; first += VECTOR<S>) {
+        const Pack<S, VECTOR<S>> pack = load_pack<VECTOR<S>>(from + first);
+#pragma unroll
+        for (unsigned e = 0; e < VECTOR<S>; ++e) to[first + e] = pack.values[e];
+    }
+}
+
 // `count` rows of sums in shared memory, STRIDE apart; the r-th is row `row(r)` of out. By a whole block.
 template <unsigned COLUMNS, unsigned STRIDE, unsigned THREADS, typename T, typename O, typename F>
-__device__ __forceinline__ void store_rows(const GemmArguments<T, O>& a, const float* sums, unsigned count, unsigned first_column, F row) {
+__device__ __forceinline__ void store_rows(const GemmArguments<T, O>& a, const SumOf<T>* sums, unsigned count, unsigned first_column,
+                                           F row) {
     constexpr unsigned N = VECTOR<O>;
 #pragma unroll 1
     for (unsigned i = threadIdx.x * N; i < count * COLUMNS; i += THREADS * N) {
         const unsigned r = i / COLUMNS, c = i % COLUMNS;
-        float some[N];
-        load_floats(sums + r * STRIDE + c, some);
+        SumOf<T> some[N];
+        load_sums(sums + r * STRIDE + c, some);
         store_row<N>(a, row(r), first_column + c, some);
     }
 }
@@ -169,7 +195,7 @@ __device__ __forceinline__ void bring(const Source<S, T>& source, unsigned k, un
 
 // Adds a step's products to a warp's sums.
 template <typename S, typename T>
-__device__ __forceinline__ void add_step(const T* lines, unsigned row, unsigned column, float (&sums)[S::HEIGHT][S::WIDTH][4]) {
+__device__ __forceinline__ void add_step(const T* lines, unsigned row, unsigned column, SumOf<T> (&sums)[S::HEIGHT][S::WIDTH][4]) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
 #pragma unroll
     for (unsigned piece = 0; piece < PIECES; piece += 2) {
@@ -191,8 +217,8 @@ __device__ __forceinline__ void add_step(const T* lines, unsigned row, unsigned 
 }
 
 // Adds a slice's sums to those of the slices before it, and begins a new one.
-template <typename S>
-__device__ __forceinline__ void add_slice(float (&sums)[S::HEIGHT][S::WIDTH][4], float (&totals)[S::HEIGHT][S::WIDTH][4]) {
+template <typename S, typename Sum>
+__device__ __forceinline__ void add_slice(Sum (&sums)[S::HEIGHT][S::WIDTH][4], Sum (&totals)[S::HEIGHT][S::WIDTH][4]) {
 #pragma unroll
     for (unsigned i = 0; i < S::HEIGHT; ++i)
 #pragma unroll
@@ -200,15 +226,15 @@ __device__ __forceinline__ void add_slice(float (&sums)[S::HEIGHT][S::WIDTH][4],
 #pragma unroll
             for (unsigned e = 0; e < 4; ++e) {
                 totals[i][j][e] += sums[i][j][e];
-                sums[i][j][e] = 0.0f;
+                sums[i][j][e] = 0;
             }
 }
 
 // As add_slice, where each of the block's warps has a slice of its own: the first warp's lanes get the totals.
-template <typename S>
-__device__ __forceinline__ void add_slices(float (&sums)[S::HEIGHT][S::WIDTH][4], float (&totals)[S::HEIGHT][S::WIDTH][4]) {
+template <typename S, typename Sum>
+__device__ __forceinline__ void add_slices(Sum (&sums)[S::HEIGHT][S::WIDTH][4], Sum (&totals)[S::HEIGHT][S::WIDTH][4]) {
     constexpr unsigned EACH = S::HEIGHT * S::WIDTH * 4;
-    SHARED(float, of_warps, (S::ALONG - 1) * EACH * WARP_SIZE);
+    SHARED(Sum, of_warps, (S::ALONG - 1) * EACH * WARP_SIZE);
     const unsigned warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
     if (warp == 0) add_slice<S>(sums, totals);
     for (unsigned i = 0; i < S::HEIGHT; ++i)
@@ -217,7 +243,7 @@ __device__ __forceinline__ void add_slices(float (&sums)[S::HEIGHT][S::WIDTH][4]
 #pragma unroll
             for (unsigned e = 0; e < 4; ++e) {
                 if (warp != 0) of_warps[((warp - 1) * EACH + (i * S::WIDTH + j) * 4 + e) * WARP_SIZE + lane] = sums[i][j][e];
-                sums[i][j][e] = 0.0f;
+                sums[i][j][e] = 0;
             }
     __syncthreads();
     if (warp == 0) {
@@ -241,7 +267,8 @@ __device__ void gemm_on_tensor_cores(const GemmArguments<T, O>& a) {
     const unsigned first_row = blockIdx.x * S::ROWS, first_column = blockIdx.y * S::COLUMNS;
     const unsigned steps = S::ALONG == 1 ? (a.k + STEP - 1) / STEP : (a.k + S::ALONG * SLICE - 1) / (S::ALONG * SLICE) * SLICE_STEPS;
     const Source<S, T> source(a, first_row, first_column);
-    float sums[S::HEIGHT][S::WIDTH][4] = {}, totals[S::HEIGHT][S::WIDTH][4] = {};
+    using Sum = SumOf<T>;
+    Sum sums[S::HEIGHT][S::WIDTH][4] = {}, totals[S::HEIGHT][S::WIDTH][4] = {};
 #pragma unroll
     for (unsigned step = 0; step + 1 < S::STAGES; ++step) {
         if (step < steps) bring(source, a.k, step, lines + step * STAGE);
@@ -262,15 +289,15 @@ __device__ void gemm_on_tensor_cores(const GemmArguments<T, O>& a) {
     wait_for_copies<0>();
     __syncthreads();
     // Through shared memory, so that rows are written in pieces of 16 bytes.
-    float* all = reinterpret_cast<float*>(lines);
+    Sum* all = reinterpret_cast<Sum*>(lines);
     if (slice == 0) {
 #pragma unroll
         for (unsigned i = 0; i < S::HEIGHT; ++i)
 #pragma unroll
             for (unsigned j = 0; j < S::WIDTH; ++j) {
-                float* at = all + (row + i * 16 + lane / 4) * S::STRIDE + column + j * 8 + lane % 4 * 2;
-                store_pack(at, Pack<float, 2>{totals[i][j][0], totals[i][j][1]});
-                store_pack(at + 8 * S::STRIDE, Pack<float, 2>{totals[i][j][2], totals[i][j][3]});
+                Sum* at = all + (row + i * 16 + lane / 4) * S::STRIDE + column + j * 8 + lane % 4 * 2;
+                store_pack(at, Pack<Sum, 2>{totals[i][j][0], totals[i][j][1]});
+                store_pack(at + 8 * S::STRIDE, Pack<Sum, 2>{totals[i][j][2], totals[i][j][3]});
             }
     }
     __syncthreads();
@@ -379,6 +406,7 @@ using GemmF16 = GemmArguments<__half, __half>;
 using GemmBf16 = GemmArguments<__nv_bfloat16, __nv_bfloat16>;
 using GemmWideF16 = GemmArguments<__half, float>;
 using GemmWideBf16 = GemmArguments<__nv_bfloat16, float>;
+using GemmI8 = GemmArguments<PairI8, float>;
 
 #define ON_ORDINARY_UNITS(types, Arguments)                                                                \
     KERNEL(gemm_square32_##types, SmallSquare::THREADS, Arguments, gemm_on_ordinary_units<SmallSquare>)  \
@@ -401,12 +429,14 @@ ON_TENSOR_CORES(f16, GemmF16)
 ON_TENSOR_CORES(bf16, GemmBf16)
 ON_TENSOR_CORES(wide_f16, GemmWideF16)
 ON_TENSOR_CORES(wide_bf16, GemmWideBf16)
+ON_TENSOR_CORES(i8, GemmI8)
 
-LAYOUT(FIELDS(GemmF32, x, weight, bias, out, rows, n, k, out_stride, activation, vectorized)
-       FIELDS(GemmF16, x, weight, bias, out, rows, n, k, out_stride, activation, vectorized)
-       FIELDS(GemmBf16, x, weight, bias, out, rows, n, k, out_stride, activation, vectorized)
-       FIELDS(GemmWideF16, x, weight, bias, out, rows, n, k, out_stride, activation, vectorized)
-       FIELDS(GemmWideBf16, x, weight, bias, out, rows, n, k, out_stride, activation, vectorized)
+LAYOUT(FIELDS(GemmF32, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
+       FIELDS(GemmF16, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
+       FIELDS(GemmBf16, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
+       FIELDS(GemmWideF16, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
+       FIELDS(GemmWideBf16, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
+       FIELDS(GemmI8, x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized)
        CONSTANT("Activation::None", NONE)
        CONSTANT("Activation::Relu", RELU)
        CONSTANT("Activation::Silu", SILU)

@@ -4,9 +4,27 @@
 //   a[r]: row g + 8 (r % 2), columns 2t and 2t + 1, + 8 (r / 2)
 //   b[r]: column g, rows 2t and 2t + 1, + 8 r
 //   c[r]: row g + 8 (r / 2), column 2t + r % 2
+// Of 8-bit integers ("for mma.m16n8k32") a register holds four neighbours, two pairs in place of two elements.
 #pragma once
 
 #include "common.cuh"
+
+// Two 8-bit integers that lie beside each other along k.
+struct alignas(2) PairI8 {
+    signed char values[2];
+};
+
+// What products of elements are summed in: the type's own, so that sums of integers are exact.
+template <typename T>
+struct SumOfProducts {
+    using Type = float;
+};
+template <>
+struct SumOfProducts<PairI8> {
+    using Type = int;
+};
+template <typename T>
+using SumOf = typename SumOfProducts<T>::Type;
 
 #ifdef BEAMFUSE_EMULATED
 #include "host/tensor_cores.h"
@@ -21,6 +39,13 @@ __device__ __forceinline__ void multiply_add(__half, const unsigned (&a)[4], con
 __device__ __forceinline__ void multiply_add(__nv_bfloat16, const unsigned (&a)[4], const unsigned (&b)[2], float (&c)[4]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// c[16, 8] += a[16, 32] b[32, 8].
+__device__ __forceinline__ void multiply_add(PairI8, const unsigned (&a)[4], const unsigned (&b)[2], int (&c)[4]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 

@@ -42,7 +42,8 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32: weights and activations on a GPU, weights and what they are multiplied with on the CPU.
     Bf16,
-    /// 8-bit integers with one scale per output; activations are quantised per row. On the CPU.
+    /// 8-bit integers with one scale per output, multiplied with activations that are quantised per row; keys and values in bf16, all else
+    /// in f32.
     I8,
 }
 

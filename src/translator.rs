@@ -57,7 +57,7 @@ pub struct EngineOptions {
     /// Bytes that model and search may take, on each device; fewer sentences are decoded at once where not all fit. Default: what
     /// is free on a GPU, no limit on the CPU.
     pub memory_budget: Option<u64>,
-    /// Element type of the weights: f32, bf16 or i8 on the CPU, f32, f16 or bf16 on a GPU. Default f32.
+    /// Element type of the weights: f32, bf16 or i8, and on a GPU f16. Default f32.
     pub dtype: Dtype,
     /// A directory that keeps weights as the CPU takes them in i8 and bf16, in a file for each model and type: opening a model again only
     /// reads that. It is written the first time, and anew when the model's files have changed. See [`Translator::packs`]. Default none.

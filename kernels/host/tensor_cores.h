@@ -37,6 +37,36 @@ void multiply_add(T, const unsigned (&a)[4], const unsigned (&b)[2], float (&c)[
     emulated::together(emulated_product, &mine, EMULATED_SITE);
 }
 
+struct EmulatedProductI8 {
+    const unsigned *a, *b;
+    int* c;
+};
+
+static void emulated_product_i8(void* const* lanes) {
+    int a[16][32], b[32][8];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        const auto& of = *static_cast<const EmulatedProductI8*>(lanes[lane]);
+        const unsigned g = lane / 4, t = lane % 4;
+        for (unsigned i = 0; i < 4; ++i) {
+            const auto value = [&](unsigned four) { return static_cast<int>(static_cast<std::int8_t>(four >> 8 * i)); };
+            for (unsigned r = 0; r < 4; ++r) a[g + 8 * (r % 2)][4 * t + i + 16 * (r / 2)] = value(of.a[r]);
+            for (unsigned r = 0; r < 2; ++r) b[4 * t + i + 16 * r][g] = value(of.b[r]);
+        }
+    }
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        const auto& of = *static_cast<const EmulatedProductI8*>(lanes[lane]);
+        for (unsigned r = 0; r < 4; ++r) {
+            const unsigned row = lane / 4 + 8 * (r / 2), column = 2 * (lane % 4) + r % 2;
+            for (unsigned k = 0; k < 32; ++k) of.c[r] += a[row][k] * b[k][column];
+        }
+    }
+}
+
+inline void multiply_add(PairI8, const unsigned (&a)[4], const unsigned (&b)[2], int (&c)[4], EMULATED_HERE) {
+    EmulatedProductI8 mine{a, b, c};
+    emulated::together(emulated_product_i8, &mine, EMULATED_SITE);
+}
+
 struct EmulatedLoad {
     const unsigned char* row;
     unsigned* to;

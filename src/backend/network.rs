@@ -26,12 +26,20 @@ pub trait NetworkOps: Device {
     type Positions: Send + Sync + Debug;
     /// What an attention adds to its scores by how far the key lies from the query (Raffel et al. 2020, section 2.1).
     type RelativeBias: Send + Sync + Debug;
+    /// Where products keep their inputs as they are multiplied: rounded, or quantised. Of no meaning from one operation to the next.
+    type ProductScratch: Send + Debug;
 
     /// Allocates activations; their content is undefined.
     ///
     /// # Errors
     /// The device has no memory left; so for every allocation below.
     fn tensor(&self, len: usize) -> Result<Self::Tensor>;
+    /// Allocates the keys or values of a [`SelfCache`] or [`CrossCache`], which a backend may keep in a narrower type.
+    fn cache(&self, len: usize) -> Result<Self::Tensor> {
+        self.tensor(len)
+    }
+    /// For products of up to `rows` rows of at most `widest` inputs.
+    fn product_scratch(&self, rows: usize, widest: usize) -> Result<Self::ProductScratch>;
     /// Prepares the weights `[out_dim, in_dim]` and the bias `[out_dim]` of a linear layer.
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix>;
     /// As [`NetworkOps::matrix`], with weights that are asked for piece by piece where that saves holding them twice.
@@ -110,6 +118,7 @@ pub trait NetworkOps: Device {
         rows: &Rows<Self>,
         x: &Self::Tensor,
         activation: Activation,
+        scratch: &mut Self::ProductScratch,
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
@@ -135,6 +144,7 @@ pub trait NetworkOps: Device {
         matrix: &Self::Matrix,
         rows: &Rows<Self>,
         x: &Self::Tensor,
+        scratch: &mut Self::ProductScratch,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
 
@@ -224,11 +234,12 @@ pub trait NetworkOps: Device {
         norm: &Self::Norm,
         rows: &Rows<Self>,
         from: &Self::Tensor,
+        scratch: &mut Self::ProductScratch,
         delta: &mut Self::Tensor,
         sum: Option<&mut Self::Buffer<f32>>,
         x: &mut Self::Tensor,
     ) -> Result<()> {
-        self.linear(matrix, rows, from, Activation::None, delta)?;
+        self.linear(matrix, rows, from, Activation::None, scratch, delta)?;
         self.layer_norm(norm, rows, Some(delta), sum, x)
     }
 
@@ -241,12 +252,13 @@ pub trait NetworkOps: Device {
         matrix: &Self::Matrix,
         rows: &Rows<Self>,
         x: &Self::Tensor,
+        scratch: &mut Self::ProductScratch,
         qkv: &mut Self::Tensor,
         cache: &mut SelfCache<Self>,
         ancestry: &Self::Buffer<u32>,
         out: &mut Self::Tensor,
     ) -> Result<()> {
-        self.linear(matrix, rows, x, Activation::None, qkv)?;
+        self.linear(matrix, rows, x, Activation::None, scratch, qkv)?;
         self.store_self(scores.heads, rows, qkv, cache)?;
         self.self_attention(scores, rows, qkv, cache, ancestry, out)
     }
@@ -260,13 +272,14 @@ pub trait NetworkOps: Device {
         matrix: &Self::Matrix,
         rows: &Rows<Self>,
         x: &Self::Tensor,
+        scratch: &mut Self::ProductScratch,
         queries: &mut Self::Tensor,
         cache: &CrossCache<Self>,
         options: &Self::Buffer<u32>,
         weights: Option<&mut Self::Buffer<f32>>,
         out: &mut Self::Tensor,
     ) -> Result<()> {
-        self.linear(matrix, rows, x, Activation::None, queries)?;
+        self.linear(matrix, rows, x, Activation::None, scratch, queries)?;
         self.cross_attention(heads, rows, queries, cache, options, weights, out)
     }
 }

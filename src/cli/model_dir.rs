@@ -85,8 +85,8 @@ pub(super) struct EngineArguments {
     /// Sessions side by side on the CPU, each with its share of the threads and of the batch [default: one per thread].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = count(counts::THREADS))]
     pub workers: usize,
-    /// Element type of the weights. The CPU takes f32, bf16 and i8, a GPU f32, f16 and bf16; the smaller ones are faster and cost a little
-    /// quality.
+    /// Element type of the weights. The CPU takes f32, bf16 and i8, a GPU f16, too; the smaller ones cost a little quality, and on the CPU are
+    /// faster.
     #[arg(long, value_enum, default_value_t = DtypeName::F32)]
     pub dtype: DtypeName,
     /// Keep the weights as the CPU takes them in i8 or bf16 in a file of this directory, which may be the model's own, and read them from

@@ -149,7 +149,8 @@ impl Arguments {
         let lines = |count: usize| SENTENCES.lines().take(count).collect::<Vec<_>>();
         let (f32_lines, half_lines) = if options.full { (20, 10) } else { (4, 1) };
         let whole = self.lines.unwrap_or(if options.full { 100 } else { 0 });
-        let dtypes = [(Dtype::F32, f32_lines), (Dtype::F16, half_lines), (Dtype::Bf16, half_lines)];
+        let dtypes =
+            [(Dtype::F32, f32_lines), (Dtype::F16, half_lines), (Dtype::Bf16, half_lines), (Dtype::I8, half_lines)];
         let mut checks: Vec<Check<'a>> = Vec::new();
         for (dtype, _) in dtypes {
             checks.push(Box::new(move || validate::check_rows(options, dir, dtype)));

@@ -193,6 +193,14 @@ impl CacheType {
         if dtype == Dtype::F32 { CacheType::F32 } else { CacheType::Bf16 }
     }
 
+    /// Words of f32 that so many values take.
+    pub fn words(self, len: usize) -> usize {
+        match self {
+            CacheType::F32 => len,
+            CacheType::Bf16 => len.div_ceil(2),
+        }
+    }
+
     /// Stores one position's `values` at its place, `at` values from the start.
     fn store(self, cache: &mut [f32], at: usize, values: &[f32]) {
         match self {

@@ -19,7 +19,7 @@ mod storage;
 mod tiling;
 
 pub use bf16::{Bf16Isa, PackedBf16, gemm_bf16, gemm_bf16_on, reference_bf16};
-pub use int8::{Int8Isa, PackedInt8, gemm_int8, gemm_int8_on, reference_int8};
+pub use int8::{Int8Isa, PackedInt8, gemm_int8, gemm_int8_on, quantize_row, reference_int8};
 pub use path::{Path, Refused, VARIABLE as PATH_VARIABLE};
 pub use quads::RowScratch;
 

@@ -1,7 +1,5 @@
 //! Op `linear`: a matrix product with bias and activation, in f32, in bf16 or with 8-bit weights.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::backend::{Activation, Dtype, WeightRows};
 use crate::cpu::gemm::{
     Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8, rows_of,
@@ -106,20 +104,19 @@ impl Matrix {
     }
 }
 
-/// Where products keep rows that they round or quantise, shared by all layers of a backend.
-#[derive(Debug, Default)]
-pub struct Scratch(Mutex<RowScratch>);
-
 /// `out = activation(x W^T + bias)`, `x` `[rows, in_dim]`, `out` `[rows, out_dim]`.
-pub fn linear(matrix: &Matrix, rows: usize, x: &[f32], activation: Activation, scratch: &Scratch, out: &mut [f32]) {
+pub fn linear(
+    matrix: &Matrix,
+    rows: usize,
+    x: &[f32],
+    activation: Activation,
+    scratch: &mut RowScratch,
+    out: &mut [f32],
+) {
     let epilogue = Epilogue { bias: matrix.bias.as_deref(), activation, residual: None };
-    // What a panic elsewhere left in the scratch does not matter: it is written before it is read.
-    let scratch = || scratch.0.lock().unwrap_or_else(PoisonError::into_inner);
     match &matrix.packed {
         Packed::F32(w) => gemm(&x[..rows * w.k()], rows, w, &epilogue, &mut out[..rows * w.n()]),
-        Packed::Bf16(w) => {
-            gemm_bf16(&x[..rows * w.k()], rows, w, &epilogue, &mut scratch(), &mut out[..rows * w.n()]);
-        }
-        Packed::I8(w) => gemm_int8(&x[..rows * w.k()], rows, w, &epilogue, &mut scratch(), &mut out[..rows * w.n()]),
+        Packed::Bf16(w) => gemm_bf16(&x[..rows * w.k()], rows, w, &epilogue, scratch, &mut out[..rows * w.n()]),
+        Packed::I8(w) => gemm_int8(&x[..rows * w.k()], rows, w, &epilogue, scratch, &mut out[..rows * w.n()]),
     }
 }

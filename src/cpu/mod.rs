@@ -45,7 +45,6 @@ pub use gemm::{PATH_VARIABLE, Path};
 pub struct Cpu {
     pool: Arc<pool::Pool>,
     dtype: Dtype,
-    scratch: linear::Scratch,
     /// Bytes that the buffers of a session may take.
     limit: Option<u64>,
     /// Bytes counted instead of allocated, where nothing is to be computed.
@@ -76,7 +75,7 @@ impl Cpu {
             return Err(Error::Option { option: "dtype", expected, got });
         }
         chosen_path()?;
-        Ok(Cpu { pool: pool()?, dtype, scratch: linear::Scratch::default(), limit: None, counted: None })
+        Ok(Cpu { pool: pool()?, dtype, limit: None, counted: None })
     }
 
     /// Lets the buffers of a session take no more than `bytes`.
@@ -168,7 +167,7 @@ impl Device for Cpu {
 
     fn dry(&self) -> Option<Self> {
         let (pool, counted) = (self.pool.clone(), Some(AtomicU64::new(0)));
-        Some(Cpu { pool, dtype: self.dtype, scratch: linear::Scratch::default(), limit: None, counted })
+        Some(Cpu { pool, limit: None, counted, ..*self })
     }
 
     fn allocated(&self) -> u64 {
@@ -232,9 +231,19 @@ impl NetworkOps for Cpu {
     type Embedding = embedding::Embedding;
     type Positions = embedding::Positions;
     type RelativeBias = attention::RelativeBias;
+    type ProductScratch = gemm::RowScratch;
 
     fn tensor(&self, len: usize) -> Result<Vec<f32>> {
         self.zeros(len)
+    }
+
+    fn cache(&self, len: usize) -> Result<Vec<f32>> {
+        self.zeros(CacheType::of(self.dtype).words(len))
+    }
+
+    // It grows with the first products, which few sessions have as large as they might.
+    fn product_scratch(&self, _rows: usize, _widest: usize) -> Result<gemm::RowScratch> {
+        Ok(gemm::RowScratch::default())
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<linear::Matrix> {
@@ -327,9 +336,10 @@ impl NetworkOps for Cpu {
         rows: &Rows<Self>,
         x: &Vec<f32>,
         activation: Activation,
+        scratch: &mut gemm::RowScratch,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        linear::linear(matrix, rows.live().len(), x, activation, &self.scratch, out);
+        linear::linear(matrix, rows.live().len(), x, activation, scratch, out);
         Ok(())
     }
 
@@ -345,8 +355,15 @@ impl NetworkOps for Cpu {
         Ok(())
     }
 
-    fn logits(&self, matrix: &linear::Matrix, rows: &Rows<Self>, x: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
-        linear::linear(matrix, rows.live().len(), x, Activation::None, &self.scratch, out);
+    fn logits(
+        &self,
+        matrix: &linear::Matrix,
+        rows: &Rows<Self>,
+        x: &Vec<f32>,
+        scratch: &mut gemm::RowScratch,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        linear::linear(matrix, rows.live().len(), x, Activation::None, scratch, out);
         Ok(())
     }
 

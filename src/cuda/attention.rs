@@ -9,7 +9,7 @@ use super::element::{Element, symbol};
 use super::layout::{Layout, layout};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable, pack_size};
-use crate::backend::{Heads, SlotOptions, words};
+use crate::backend::{Dtype, Heads, SlotOptions, words};
 use crate::{Error, Result};
 
 const OPERATION: &str = "attention";
@@ -25,11 +25,11 @@ const SRC_LEN_WORD: usize = std::mem::offset_of!(SlotOptions, src_len) / size_of
 
 /// The keys and values of a decoder layer, `[slots, max_len, beam_size, width]` each.
 #[derive(Clone, Copy)]
-pub struct Cache<'a, T> {
+pub struct Cache<'a, C> {
     /// Keys.
-    pub keys: View<'a, T>,
+    pub keys: View<'a, C>,
     /// Values.
-    pub values: View<'a, T>,
+    pub values: View<'a, C>,
     /// Positions per slot.
     pub max_len: usize,
     /// Beams per slot; 1 for the source's.
@@ -45,7 +45,7 @@ pub struct Relative<'a> {
     pub max_distance: usize,
 }
 
-impl<T> Cache<'_, T> {
+impl<C> Cache<'_, C> {
     /// How many slots the cache has.
     fn slots(&self, width: usize) -> Result<usize> {
         slots_of(OPERATION, self.keys.len(), self.values.len(), self.max_len * self.beam_size * width)
@@ -77,13 +77,13 @@ pub struct Encoder<'a, T> {
 }
 
 /// Every row attends to the positions of its own prefix, its own included.
-pub struct Own<'a, T> {
+pub struct Own<'a, T, C> {
     /// The rows.
     pub rows: RowList<'a>,
     /// `[bucket, 3 * width]`; the queries are the first third.
     pub qkv: View<'a, T>,
     /// Where keys and values lie.
-    pub cache: Cache<'a, T>,
+    pub cache: Cache<'a, C>,
     /// `[slots, beam_size, max_len]`: the beam that holds each position of a prefix.
     pub ancestry: View<'a, u32>,
     /// Added to scores.
@@ -94,7 +94,7 @@ pub struct Own<'a, T> {
 
 /// As [`Store`] and then [`Own`], in one launch, after adding the bias of the product that made `qkv`. No row may attend to
 /// what another one stores: each beam has at most one row.
-pub struct StoreOwn<'a, T> {
+pub struct StoreOwn<'a, T, C> {
     /// The rows.
     pub rows: RowList<'a>,
     /// `[bucket, 3 * width]`: query, key and value side by side.
@@ -102,9 +102,9 @@ pub struct StoreOwn<'a, T> {
     /// `[3 * width]`; added and rounded to the type first.
     pub bias: Option<View<'a, f32>>,
     /// `[slots, max_len, beam_size, width]`.
-    pub keys: ViewMut<'a, T>,
+    pub keys: ViewMut<'a, C>,
     /// `[slots, max_len, beam_size, width]`.
-    pub values: ViewMut<'a, T>,
+    pub values: ViewMut<'a, C>,
     /// Positions per slot.
     pub max_len: usize,
     /// Beams per slot.
@@ -118,7 +118,7 @@ pub struct StoreOwn<'a, T> {
 }
 
 /// Every row attends to the source of its slot.
-pub struct Cross<'a, T> {
+pub struct Cross<'a, T, C> {
     /// The rows.
     pub rows: RowList<'a>,
     /// `[bucket, width]`.
@@ -126,7 +126,7 @@ pub struct Cross<'a, T> {
     /// `[width]`; added to the queries and rounded to the type first.
     pub bias: Option<View<'a, f32>>,
     /// Where keys and values lie; its beam size is 1.
-    pub cache: Cache<'a, T>,
+    pub cache: Cache<'a, C>,
     /// [`SlotOptions`] `[slots]`, for the source's length.
     pub options: View<'a, u32>,
     /// `[bucket, max_len]`: takes the attention, mean over heads, zero beyond the source.
@@ -167,13 +167,27 @@ struct Arguments {
     vectorized: u32,
 }
 
+/// The kernel symbol for activations of one type and keys and values of another, which are the same or f32 and bf16.
+macro_rules! cached_symbol {
+    ($name:literal, $element:ty, $cached:ty) => {
+        match (<$element as Element>::DTYPE, <$cached as Element>::DTYPE) {
+            (one, other) if one == other => Ok(symbol!($name, $element)),
+            (Dtype::F32, Dtype::Bf16) => Ok(concat!($name, "_f32_of_bf16")),
+            (one, other) => {
+                let (expected, got) = (format!("{one:?}, or Bf16 beside F32"), format!("{other:?}"));
+                Err(Error::Shape { operation: OPERATION, tensor: "keys", expected, got })
+            }
+        }
+    };
+}
+
 /// What the three kinds of attention have in common, checked.
-struct Parts<'a, T> {
+struct Parts<'a, T, C> {
     rows: &'a RowList<'a>,
     queries: View<'a, T>,
     query_stride: usize,
-    keys: View<'a, T>,
-    values: View<'a, T>,
+    keys: View<'a, C>,
+    values: View<'a, C>,
     kv_stride: usize,
     table: View<'a, u32>,
     relative: Option<Relative<'a>>,
@@ -185,7 +199,7 @@ struct Parts<'a, T> {
     capacity: usize,
 }
 
-impl<T: Element> Parts<'_, T> {
+impl<T: Element, C: Element> Parts<'_, T, C> {
     fn arguments(&self, context: &Context, heads: Heads) -> Result<Arguments> {
         let size = |number: &'static str, value: usize| to_u32(OPERATION, number, value);
         // Places are numbered in 32 bits.
@@ -198,7 +212,7 @@ impl<T: Element> Parts<'_, T> {
         if let Some(relative) = &self.relative {
             check_len(OPERATION, "relative", heads.num_heads * distances, relative.values.len())?;
         }
-        let aligned = self.kv_stride.is_multiple_of(pack_size::<T>());
+        let aligned = self.kv_stride.is_multiple_of(pack_size::<C>());
         Ok(Arguments {
             queries: context.address(&self.queries)?,
             keys,
@@ -225,7 +239,7 @@ impl<T: Element> Parts<'_, T> {
             scale: heads.scale(),
             max_distance: size("max_distance", max_distance)?,
             distances: size("distances", distances)?,
-            vectorized: (aligned && is_vectorizable::<T>(heads.head_dim, &[keys, values])).into(),
+            vectorized: (aligned && is_vectorizable::<C>(heads.head_dim, &[keys, values])).into(),
         })
     }
 }
@@ -298,7 +312,7 @@ impl<T: Element> Encoder<'_, T> {
     }
 }
 
-impl<T: Element> Own<'_, T> {
+impl<T: Element, C: Element> Own<'_, T, C> {
     /// The checked arguments; none without rows.
     fn arguments(&self, context: &Context, heads: Heads) -> Result<Option<Arguments>> {
         check_heads(heads)?;
@@ -339,7 +353,7 @@ impl<T: Element> Own<'_, T> {
     /// As [`Own::launch`], with blocks of at most `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, heads: Heads, threads: u32) -> Result<()> {
         let Some(arguments) = self.arguments(context, heads)? else { return Ok(()) };
-        let launch = launch_of(symbol!("attention_self", T), &arguments, threads)?;
+        let launch = launch_of(cached_symbol!("attention_self", T, C)?, &arguments, threads)?;
         // SAFETY: mirrors `attention_self_<dtype>(AttentionArguments)`. A block writes its own row of `out`, below `bucket`; the
         // kernel compares slot, beam, position and every ancestor with the sizes given, which were checked above, before it reads
         // the ancestry or the cache; `out` is borrowed mutably.
@@ -347,7 +361,7 @@ impl<T: Element> Own<'_, T> {
     }
 }
 
-impl<T: Element> StoreOwn<'_, T> {
+impl<T: Element, C: Element> StoreOwn<'_, T, C> {
     /// Enqueues the kernel.
     ///
     /// # Errors
@@ -366,14 +380,14 @@ impl<T: Element> StoreOwn<'_, T> {
         arguments.bias = context.address_or_null(bias.as_ref())?;
         arguments.own_keys = context.address_mut(&keys)?;
         arguments.own_values = context.address_mut(&values)?;
-        let launch = launch_of(symbol!("attention_self", T), &arguments, threads)?;
+        let launch = launch_of(cached_symbol!("attention_self", T, C)?, &arguments, threads)?;
         // SAFETY: as for `Own`; a block also writes the place of its own row, within the caches after the same comparisons; the
         // caches are borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }
     }
 }
 
-impl<T: Element> Cross<'_, T> {
+impl<T: Element, C: Element> Cross<'_, T, C> {
     /// Enqueues the kernel.
     ///
     /// # Errors
@@ -416,7 +430,7 @@ impl<T: Element> Cross<'_, T> {
         let mut arguments = parts.arguments(context, heads)?;
         arguments.bias = context.address_or_null(self.bias.as_ref())?;
         arguments.weights = self.weights.as_ref().map_or(Ok(0), |weights| context.address_mut(weights))?;
-        let launch = launch_of(symbol!("attention_cross", T), &arguments, threads)?;
+        let launch = launch_of(cached_symbol!("attention_cross", T, C)?, &arguments, threads)?;
         // SAFETY: mirrors `attention_cross_<dtype>(AttentionArguments)`. A block writes its own row of `out` and `weights`, below
         // `bucket`; the kernel compares the slot and the source's length with the sizes given, which were checked above, before it
         // reads the cache; `out` and `weights` are borrowed mutably.
@@ -425,7 +439,7 @@ impl<T: Element> Cross<'_, T> {
 }
 
 /// Copies each row's key and value to its slot, position and beam.
-pub struct Store<'a, T> {
+pub struct Store<'a, T, C> {
     /// The rows.
     pub rows: RowList<'a>,
     /// `[bucket, stride]`.
@@ -435,9 +449,9 @@ pub struct Store<'a, T> {
     /// Where a row's key starts within it; its value follows at once.
     pub key_offset: usize,
     /// `[slots, max_len, beam_size, width]`.
-    pub keys: ViewMut<'a, T>,
+    pub keys: ViewMut<'a, C>,
     /// `[slots, max_len, beam_size, width]`.
-    pub values: ViewMut<'a, T>,
+    pub values: ViewMut<'a, C>,
     /// Positions per slot.
     pub max_len: usize,
     /// Beams per slot; 1 for the source's.
@@ -465,18 +479,45 @@ struct StoreArguments {
 
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] = &[
-    layout!(Arguments as "AttentionArguments" {
+    layout!(Arguments as "AttentionF32" {
         queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
         head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
         distances, vectorized
     }),
-    layout!(StoreArguments as "AttentionStoreArguments" {
+    layout!(Arguments as "AttentionF16" {
+        queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
+        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
+        distances, vectorized
+    }),
+    layout!(Arguments as "AttentionBf16" {
+        queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
+        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
+        distances, vectorized
+    }),
+    layout!(Arguments as "AttentionF32OfBf16" {
+        queries, keys, values, rows, count, table, bias, relative, own_keys, own_values, weights, out, bucket, num_heads,
+        head_dim, query_stride, kv_stride, slots, max_len, beam_size, option_words, capacity, scale, max_distance,
+        distances, vectorized
+    }),
+    layout!(StoreArguments as "AttentionStoreF32" {
+        from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,
+        vectorized
+    }),
+    layout!(StoreArguments as "AttentionStoreF16" {
+        from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,
+        vectorized
+    }),
+    layout!(StoreArguments as "AttentionStoreBf16" {
+        from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,
+        vectorized
+    }),
+    layout!(StoreArguments as "AttentionStoreF32AsBf16" {
         from, rows, count, keys, values, bucket, width, from_stride, key_offset, slots, max_len, beam_size,
         vectorized
     }),
 ];
 
-impl<T: Element> Store<'_, T> {
+impl<T: Element, C: Element> Store<'_, T, C> {
     /// Enqueues the kernel for keys of `width` elements.
     ///
     /// # Errors
@@ -516,8 +557,12 @@ impl<T: Element> Store<'_, T> {
             beam_size: size("beams", self.beam_size)?,
             vectorized: (aligned && is_vectorizable::<T>(width, &[from, keys, values])).into(),
         };
-        let launch =
-            Launch { symbol: symbol!("attention_store", T), grid: [rows.bucket, 1, 1], block: threads, shared: 0 };
+        let launch = Launch {
+            symbol: cached_symbol!("attention_store", T, C)?,
+            grid: [rows.bucket, 1, 1],
+            block: threads,
+            shared: 0,
+        };
         // SAFETY: mirrors `attention_store_<dtype>(AttentionStoreArguments)`. A block reads its own row of `from`, below `bucket`; the
         // kernel compares slot, position and beam with the sizes given, which were checked above; the caches are borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }

@@ -8,29 +8,53 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::bf16;
+
 use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
+use super::matrix::{Matrix, Weights};
+use super::quantize::QuantizedRows;
 use super::rows::RowList;
 use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
-    Activation, CrossCache, Device, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps, SelfCache,
-    SessionShape, SlotOptions, StepKey, TokenStats, Value, words,
+    Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps,
+    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, WeightRows, words,
 };
+use crate::error::room;
 
 /// A CUDA device, real or emulated, that stores weights and activations as `T`.
 #[derive(Debug)]
 pub struct Cuda<T> {
     context: Context,
+    /// Whether the weights of products are 8-bit integers, whatever `T`.
+    is_quantized: bool,
     element: PhantomData<T>,
+}
+
+impl Cuda<f32> {
+    /// The backend over an open device, with activations in f32 and the weights of products in 8 bits.
+    pub fn quantized(context: Context) -> Self {
+        Cuda { is_quantized: true, ..Cuda::new(context) }
+    }
 }
 
 impl<T: Element> Cuda<T> {
     /// The backend over an open device.
     pub fn new(context: Context) -> Self {
-        Cuda { context, element: PhantomData }
+        Cuda { context, is_quantized: false, element: PhantomData }
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// What the weights of products are stored in.
+    pub fn dtype(&self) -> Dtype {
+        if self.is_quantized { Dtype::I8 } else { T::DTYPE }
     }
 
     /// Allocates `values` rounded to `T`.
@@ -38,16 +62,6 @@ impl<T: Element> Cuda<T> {
         let rounded: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
         self.context.upload(&rounded)
     }
-}
-
-/// The weights `[out_dim, in_dim]` of a linear layer, and its bias.
-#[derive(Debug)]
-pub struct Matrix<T> {
-    /// Shared where they are a table of embeddings, too.
-    weights: Arc<Buffer<T>>,
-    bias: Option<Buffer<f32>>,
-    out_dim: usize,
-    in_dim: usize,
 }
 
 /// Host memory that words are copied to, and where on the device they are brought together before.
@@ -69,7 +83,7 @@ pub struct Norm<T> {
 /// Token embeddings.
 #[derive(Debug)]
 pub struct Embedding<T> {
-    tokens: Arc<Buffer<T>>,
+    tokens: Weights<T>,
     scale: f32,
     width: usize,
 }
@@ -114,28 +128,18 @@ fn list<T: Element>(rows: &Rows<Cuda<T>>) -> RowList<'_> {
     RowList { entries: rows.entries.view(), count: rows.count.view(), bucket: rows.bucket }
 }
 
-#[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
-fn cross<'a, T: Element>(
-    heads: Heads,
-    rows: &'a Rows<Cuda<T>>,
-    queries: &'a Buffer<T>,
-    bias: Option<View<'a, f32>>,
-    cache: &'a CrossCache<Cuda<T>>,
-    options: &'a Buffer<u32>,
-    weights: Option<&'a mut Buffer<f32>>,
-    out: &'a mut Buffer<T>,
-) -> Result<attention::Cross<'a, T>> {
-    let &CrossCache { ref keys, ref values, max_src_len } = cache;
-    let len = rows.bucket * heads.width();
-    Ok(attention::Cross {
-        rows: list(rows),
-        queries: head(queries, len)?,
-        bias,
-        cache: attention::Cache { keys: keys.view(), values: values.view(), max_len: max_src_len, beam_size: 1 },
-        options: options.view(),
-        weights: weights.map(|weights| head_mut(weights, rows.bucket * max_src_len)).transpose()?,
-        out: head_mut(out, len)?,
-    })
+/// Evaluates an expression with a cache's keys and values as views of what they are: bf16 beside weights of 8 bits, as on the CPU, else in
+/// the activations' type.
+macro_rules! with_cached {
+    ($backend:expr, $cache:expr, $view:ident, |$keys:ident, $values:ident| $expression:expr) => {
+        if $backend.is_quantized {
+            let ($keys, $values) = ($cache.keys.$view().as_bf16(), $cache.values.$view().as_bf16());
+            $expression
+        } else {
+            let ($keys, $values) = ($cache.keys.$view(), $cache.values.$view());
+            $expression
+        }
+    };
 }
 
 /// What the processors alone read of a search.
@@ -185,14 +189,38 @@ impl<T: Element> Cuda<T> {
     fn product(
         &self,
         matrix: &Matrix<T>,
-        rows: usize,
-        x: &Buffer<T>,
+        (rows, x): (usize, &Buffer<T>),
+        scratch: &mut Option<QuantizedRows>,
         finish: (Option<View<'_, f32>>, Activation),
         out: &mut Buffer<T>,
     ) -> Result<()> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
         let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * out_dim)?);
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), finish, out, out_dim)
+        matrix.multiply(&self.context, (rows, x), scratch, finish, (out, out_dim))
+    }
+}
+
+impl<T: Element> Cuda<T> {
+    /// Attention to the source, after adding a bias that the queries still lack.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's operands, each a plain buffer")]
+    fn cross(
+        &self,
+        heads: Heads,
+        rows: &Rows<Self>,
+        (queries, bias): (&Buffer<T>, Option<View<'_, f32>>),
+        cache: &CrossCache<Self>,
+        options: &Buffer<u32>,
+        weights: Option<&mut Buffer<f32>>,
+        out: &mut Buffer<T>,
+    ) -> Result<()> {
+        let (len, max_len, beam_size) = (rows.bucket * heads.width(), cache.max_src_len, 1);
+        let (queries, out, options) = (head(queries, len)?, head_mut(out, len)?, options.view());
+        let weights = weights.map(|weights| head_mut(weights, rows.bucket * max_len)).transpose()?;
+        let rows = list(rows);
+        with_cached!(self, cache, view, |keys, values| {
+            let cache = attention::Cache { keys, values, max_len, beam_size };
+            attention::Cross { rows, queries, bias, cache, options, weights, out }.launch(&self.context, heads)
+        })
     }
 }
 
@@ -251,7 +279,7 @@ impl<T: Element> Device for Cuda<T> {
     }
 
     fn dry(&self) -> Option<Self> {
-        Some(Cuda::new(super::open_dry()))
+        Some(Cuda { context: super::open_dry(), ..*self })
     }
 
     fn allocated(&self) -> u64 {
@@ -323,14 +351,45 @@ impl<T: Element> NetworkOps for Cuda<T> {
     type Embedding = Embedding<T>;
     type Positions = Positions<T>;
     type RelativeBias = RelativeBias;
+    type ProductScratch = Option<QuantizedRows>;
 
     fn tensor(&self, len: usize) -> Result<Buffer<T>> {
         self.context.allocate(len)
     }
 
+    fn cache(&self, len: usize) -> Result<Buffer<T>> {
+        let bytes = if self.is_quantized { len * size_of::<bf16>() } else { len * size_of::<T>() };
+        self.context.allocate(bytes.div_ceil(size_of::<T>()))
+    }
+
+    fn product_scratch(&self, rows: usize, widest: usize) -> Result<Option<QuantizedRows>> {
+        self.is_quantized.then(|| QuantizedRows::with_capacity(&self.context, rows, widest)).transpose()
+    }
+
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
+        let rows = |first: usize, some: &mut [f32]| {
+            some.copy_from_slice(&weights[first * in_dim..][..some.len()]);
+            Ok(())
+        };
+        self.matrix_of_rows(&rows, bias, out_dim, in_dim)
+    }
+
+    fn matrix_of_rows(
+        &self,
+        weights: &WeightRows<'_>,
+        bias: Option<&[f32]>,
+        out_dim: usize,
+        in_dim: usize,
+    ) -> Result<Matrix<T>> {
         let bias = bias.map(|bias| self.context.upload(bias)).transpose()?;
-        Ok(Matrix { weights: Arc::new(self.upload(weights)?), bias, out_dim, in_dim })
+        let weights = if self.is_quantized {
+            Weights::Quantized(Arc::new(QuantizedRows::of_matrix(&self.context, weights, out_dim, in_dim)?))
+        } else {
+            let mut all = room::zeros("load weights", out_dim * in_dim)?;
+            weights(0, &mut all)?;
+            Weights::Plain(Arc::new(self.upload(&all)?))
+        };
+        Ok(Matrix { weights, bias, out_dim, in_dim })
     }
 
     fn norm(&self, kind: NormKind, gain: &[f32], bias: Option<&[f32]>, eps: f32) -> Result<Norm<T>> {
@@ -339,7 +398,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
     }
 
     fn embeddings(&self, tokens: &[f32], scale: f32, width: usize) -> Result<Embedding<T>> {
-        Ok(Embedding { tokens: Arc::new(self.upload(tokens)?), scale, width })
+        Ok(Embedding { tokens: Weights::Plain(Arc::new(self.upload(tokens)?)), scale, width })
     }
 
     fn tied_embeddings(&self, product: &Arc<Matrix<T>>, scale: f32, width: usize) -> Result<Embedding<T>> {
@@ -372,7 +431,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         out: &mut Buffer<T>,
     ) -> Result<()> {
         embedding::Embedding {
-            table: table.tokens.view(),
+            table: table.tokens.table(table.width)?,
             positions: positions.map(|positions| positions.table.view()),
             pad_id: positions.and_then(|positions| positions.pad_id),
             scale: table.scale,
@@ -388,9 +447,11 @@ impl<T: Element> NetworkOps for Cuda<T> {
         rows: &Rows<Self>,
         x: &Buffer<T>,
         activation: Activation,
+        scratch: &mut Option<QuantizedRows>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, x, (matrix.bias.as_ref().map(Buffer::view), activation), out)
+        let finish = (matrix.bias.as_ref().map(Buffer::view), activation);
+        self.product(matrix, (rows.bucket, x), scratch, finish, out)
     }
 
     fn gate(
@@ -410,12 +471,19 @@ impl<T: Element> NetworkOps for Cuda<T> {
         logits_stride(vocab_size)
     }
 
-    fn logits(&self, matrix: &Matrix<T>, rows: &Rows<Self>, x: &Buffer<T>, out: &mut Buffer<f32>) -> Result<()> {
+    fn logits(
+        &self,
+        matrix: &Matrix<T>,
+        rows: &Rows<Self>,
+        x: &Buffer<T>,
+        scratch: &mut Option<QuantizedRows>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
         let (&Matrix { out_dim, in_dim, .. }, rows) = (matrix, rows.bucket);
         let stride = logits_stride(out_dim);
         let (x, out) = (head(x, rows * in_dim)?, head_mut(out, rows * stride)?);
-        let bias = matrix.bias.as_ref().map(Buffer::view);
-        self.context.gemm([rows, out_dim, in_dim], x, matrix.weights.view(), (bias, Activation::None), out, stride)
+        let finish = (matrix.bias.as_ref().map(Buffer::view), Activation::None);
+        matrix.multiply(&self.context, (rows, x), scratch, finish, (out, stride))
     }
 
     fn layer_norm(
@@ -435,11 +503,12 @@ impl<T: Element> NetworkOps for Cuda<T> {
         norm: &Norm<T>,
         rows: &Rows<Self>,
         from: &Buffer<T>,
+        scratch: &mut Option<QuantizedRows>,
         delta: &mut Buffer<T>,
         sum: Option<&mut Buffer<f32>>,
         x: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, from, (None, Activation::None), delta)?;
+        self.product(matrix, (rows.bucket, from), scratch, (None, Activation::None), delta)?;
         self.normalize(norm, rows.bucket, (Some(delta), matrix.bias.as_ref()), sum, x)
     }
 
@@ -464,33 +533,22 @@ impl<T: Element> NetworkOps for Cuda<T> {
     }
 
     fn store_cross(&self, heads: Heads, rows: &Rows<Self>, kv: &Buffer<T>, cache: &mut CrossCache<Self>) -> Result<()> {
-        let stride = 2 * heads.width();
-        attention::Store {
-            rows: list(rows),
-            from: head(kv, rows.bucket * stride)?,
-            stride,
-            key_offset: 0,
-            keys: cache.keys.view_mut(),
-            values: cache.values.view_mut(),
-            max_len: cache.max_src_len,
-            beam_size: 1,
-        }
-        .launch(&self.context, heads.width())
+        let (stride, max_len) = (2 * heads.width(), cache.max_src_len);
+        let (rows, from) = (list(rows), head(kv, rows.bucket * stride)?);
+        with_cached!(self, cache, view_mut, |keys, values| {
+            attention::Store { rows, from, stride, key_offset: 0, keys, values, max_len, beam_size: 1 }
+                .launch(&self.context, heads.width())
+        })
     }
 
     fn store_self(&self, heads: Heads, rows: &Rows<Self>, qkv: &Buffer<T>, cache: &mut SelfCache<Self>) -> Result<()> {
-        let stride = 3 * heads.width();
-        attention::Store {
-            rows: list(rows),
-            from: head(qkv, rows.bucket * stride)?,
-            stride,
-            key_offset: heads.width(),
-            keys: cache.keys.view_mut(),
-            values: cache.values.view_mut(),
-            max_len: cache.max_len,
-            beam_size: cache.beam_size,
-        }
-        .launch(&self.context, heads.width())
+        let (stride, key_offset) = (3 * heads.width(), heads.width());
+        let &mut SelfCache { max_len, beam_size, .. } = cache;
+        let (rows, from) = (list(rows), head(qkv, rows.bucket * stride)?);
+        with_cached!(self, cache, view_mut, |keys, values| {
+            attention::Store { rows, from, stride, key_offset, keys, values, max_len, beam_size }
+                .launch(&self.context, heads.width())
+        })
     }
 
     fn self_attention(
@@ -503,16 +561,13 @@ impl<T: Element> NetworkOps for Cuda<T> {
         out: &mut Buffer<T>,
     ) -> Result<()> {
         let heads = scores.heads;
-        let &SelfCache { ref keys, ref values, max_len, beam_size } = cache;
-        attention::Own {
-            rows: list(rows),
-            qkv: head(qkv, rows.bucket * 3 * heads.width())?,
-            cache: attention::Cache { keys: keys.view(), values: values.view(), max_len, beam_size },
-            ancestry: ancestry.view(),
-            relative: relative(scores),
-            out: head_mut(out, rows.bucket * heads.width())?,
-        }
-        .launch(&self.context, heads)
+        let &SelfCache { max_len, beam_size, .. } = cache;
+        let (qkv, out) = (head(qkv, rows.bucket * 3 * heads.width())?, head_mut(out, rows.bucket * heads.width())?);
+        let (rows, ancestry, relative) = (list(rows), ancestry.view(), relative(scores));
+        with_cached!(self, cache, view, |keys, values| {
+            let cache = attention::Cache { keys, values, max_len, beam_size };
+            attention::Own { rows, qkv, cache, ancestry, relative, out }.launch(&self.context, heads)
+        })
     }
 
     fn cross_attention(
@@ -525,7 +580,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         weights: Option<&mut Buffer<f32>>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        cross(heads, rows, queries, None, cache, options, weights, out)?.launch(&self.context, heads)
+        self.cross(heads, rows, (queries, None), cache, options, weights, out)
     }
 
     fn attend_to_prefix(
@@ -534,6 +589,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
+        scratch: &mut Option<QuantizedRows>,
         qkv: &mut Buffer<T>,
         cache: &mut SelfCache<Self>,
         ancestry: &Buffer<u32>,
@@ -541,24 +597,19 @@ impl<T: Element> NetworkOps for Cuda<T> {
     ) -> Result<()> {
         let heads = scores.heads;
         if !rows.one_per_beam {
-            self.linear(matrix, rows, x, Activation::None, qkv)?;
+            self.linear(matrix, rows, x, Activation::None, scratch, qkv)?;
             self.store_self(heads, rows, qkv, cache)?;
             return self.self_attention(scores, rows, qkv, cache, ancestry, out);
         }
-        self.product(matrix, rows.bucket, x, (None, Activation::None), qkv)?;
-        attention::StoreOwn {
-            rows: list(rows),
-            qkv: head(qkv, rows.bucket * 3 * heads.width())?,
-            bias: matrix.bias.as_ref().map(Buffer::view),
-            keys: cache.keys.view_mut(),
-            values: cache.values.view_mut(),
-            max_len: cache.max_len,
-            beam_size: cache.beam_size,
-            ancestry: ancestry.view(),
-            relative: relative(scores),
-            out: head_mut(out, rows.bucket * heads.width())?,
-        }
-        .launch(&self.context, heads)
+        self.product(matrix, (rows.bucket, x), scratch, (None, Activation::None), qkv)?;
+        let &mut SelfCache { max_len, beam_size, .. } = cache;
+        let (qkv, out) = (head(qkv, rows.bucket * 3 * heads.width())?, head_mut(out, rows.bucket * heads.width())?);
+        let (rows, ancestry, relative) = (list(rows), ancestry.view(), relative(scores));
+        let bias = matrix.bias.as_ref().map(Buffer::view);
+        with_cached!(self, cache, view_mut, |keys, values| {
+            attention::StoreOwn { rows, qkv, bias, keys, values, max_len, beam_size, ancestry, relative, out }
+                .launch(&self.context, heads)
+        })
     }
 
     fn attend_to_source(
@@ -567,15 +618,16 @@ impl<T: Element> NetworkOps for Cuda<T> {
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
+        scratch: &mut Option<QuantizedRows>,
         queries: &mut Buffer<T>,
         cache: &CrossCache<Self>,
         options: &Buffer<u32>,
         weights: Option<&mut Buffer<f32>>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, rows.bucket, x, (None, Activation::None), queries)?;
+        self.product(matrix, (rows.bucket, x), scratch, (None, Activation::None), queries)?;
         let bias = matrix.bias.as_ref().map(Buffer::view);
-        cross(heads, rows, queries, bias, cache, options, weights, out)?.launch(&self.context, heads)
+        self.cross(heads, rows, (queries, bias), cache, options, weights, out)
     }
 }
 

@@ -4,8 +4,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::bf16;
+
 use super::context::Context;
 use super::device::{GraphId, PinnedId};
+use super::element::Element;
+use crate::backend::Dtype;
 use crate::{Error, Result};
 
 /// Memory on a device, freed when dropped.
@@ -221,6 +225,34 @@ impl<T> fmt::Debug for Pinned<T> {
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         self.context.free_pinned(self.id, self.len * size_of::<T>());
+    }
+}
+
+impl<'a, T: Element> View<'a, T> {
+    /// The same memory as elements of bf16.
+    pub fn as_bf16(self) -> View<'a, bf16> {
+        let len = self.len * size_of::<T>() / size_of::<bf16>();
+        View { owner: self.owner, address: self.address, len, element: PhantomData }
+    }
+
+    /// The same memory as f32, which it must be.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is of another type.
+    pub fn floats(self) -> Result<View<'a, f32>> {
+        if T::DTYPE == Dtype::F32 {
+            return Ok(View { owner: self.owner, address: self.address, len: self.len, element: PhantomData });
+        }
+        let (expected, got) = ("F32".to_owned(), format!("{:?}", T::DTYPE));
+        Err(Error::Shape { operation: "cast", tensor: "elements", expected, got })
+    }
+}
+
+impl<'a, T: Element> ViewMut<'a, T> {
+    /// The same memory as elements of bf16.
+    pub fn as_bf16(self) -> ViewMut<'a, bf16> {
+        let len = self.len * size_of::<T>() / size_of::<bf16>();
+        ViewMut { owner: self.owner, address: self.address, len, element: PhantomData }
     }
 }
 

@@ -9,16 +9,14 @@ use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 
-use super::Element;
 use super::buffer::{Buffer, Graph, Pinned, View, ViewMut};
 use super::counters::{
-    ALLOCATIONS, COPIES, Counters, FREES, GEMMS, HOST_BYTES, LATE_READS, LAUNCHES, LIVE_BYTES, PINNED_BYTES, Tally,
-    WAITS,
+    ALLOCATIONS, COPIES, Counters, FREES, HOST_BYTES, LATE_READS, LAUNCHES, LIVE_BYTES, PINNED_BYTES, Tally, WAITS,
 };
-use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
-use crate::backend::{Activation, Dtype};
+use super::device::{Device, GraphId, Launch, PinnedId};
 use crate::{Error, Result};
 
+mod products;
 mod recording;
 
 pub use recording::Recording;
@@ -373,72 +371,6 @@ impl Context {
         };
         // SAFETY: the caller's promise.
         unsafe { self.0.device.launch(launch, bytemuck::bytes_of(arguments)) }
-    }
-
-    /// `out[rows, n] = activation(x[rows, k] * weight[n, k]^T + bias[n])`, row-major, accumulated in f32; the rows of `out` start
-    /// `out_stride` elements apart and what lies between is not written. A row's bits do not depend on the other rows.
-    ///
-    /// # Errors
-    /// The lengths do not fit `[rows, k]`, `[n, k]`, `[n]` and `[rows, n]`; `out` is neither f32 nor of the inputs' type; the
-    /// device failed.
-    pub fn gemm<I: Element, O: Element>(
-        &self,
-        [rows, n, k]: [usize; 3],
-        x: View<'_, I>,
-        weight: View<'_, I>,
-        (bias, activation): (Option<View<'_, f32>>, Activation),
-        out: ViewMut<'_, O>,
-        out_stride: usize,
-    ) -> Result<()> {
-        let gemm = self.check_gemm([rows, n, k], &x, &weight, (bias.as_ref(), activation), &out, out_stride)?;
-        if rows == 0 || n == 0 {
-            return Ok(());
-        }
-        self.check_fault(Fault::Launch, "gemm")?;
-        self.count(GEMMS, 1);
-        // SAFETY: the lengths were checked, this context owns all three, and a mutable view overlaps no other.
-        unsafe { self.0.device.gemm(&gemm) }
-    }
-
-    /// How each product so far is computed: its shape and types, and the algorithm.
-    pub fn gemm_plans(&self) -> Vec<String> {
-        self.0.device.gemm_plans()
-    }
-
-    /// A product whose lengths fit.
-    pub(super) fn check_gemm<I: Element, O: Element>(
-        &self,
-        [rows, n, k]: [usize; 3],
-        x: &View<'_, I>,
-        weight: &View<'_, I>,
-        (bias, activation): (Option<&View<'_, f32>>, Activation),
-        out: &ViewMut<'_, O>,
-        out_stride: usize,
-    ) -> Result<Gemm> {
-        let gemm = Gemm {
-            rows,
-            n,
-            k,
-            out_stride,
-            input: I::DTYPE,
-            output: O::DTYPE,
-            x: self.address(x)?,
-            weight: self.address(weight)?,
-            bias: self.address_or_null(bias)?,
-            activation,
-            out: self.address_mut(out)?,
-        };
-        check_len("gemm", "x", rows * k, x.len)?;
-        check_len("gemm", "weight", n * k, weight.len)?;
-        check_len("gemm", "bias", n, bias.map_or(n, |bias| bias.len))?;
-        if out_stride < n || out.len < gemm.out_len() {
-            return Err(shape_error("gemm", "out", format!("{rows} rows of {n}, {out_stride} apart"), out.len));
-        }
-        if O::DTYPE != Dtype::F32 && O::DTYPE != I::DTYPE {
-            let expected = format!("{:?} or F32", I::DTYPE);
-            return Err(Error::Shape { operation: "gemm", tensor: "out", expected, got: format!("{:?}", O::DTYPE) });
-        }
-        Ok(gemm)
     }
 
     // ---- Late reads ----

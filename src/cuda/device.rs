@@ -20,25 +20,30 @@ pub struct Launch {
     pub shared: usize,
 }
 
-/// A matrix product `out[rows, n] = activation(x[rows, k] * weight[n, k]^T + bias[n])`, row-major, accumulated in f32.
+/// A matrix product `out[rows, n] = activation(x[rows, k] * weight[n, k]^T + bias[n])`, row-major, accumulated in f32; of 8-bit
+/// integers exact, and multiplied by `x_scales[rows] * weight_scales[n]` before the bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gemm {
     /// Rows of `x` and `out`.
     pub rows: usize,
     /// Rows of `weight`.
     pub n: usize,
-    /// Columns of `x` and `weight`.
+    /// Columns of `x` and `weight`; of 8-bit integers a multiple of 16.
     pub k: usize,
     /// Elements between the starts of two rows of `out`, at least `n`.
     pub out_stride: usize,
     /// Type of `x` and `weight`.
     pub input: Dtype,
-    /// Type of `out`: f32, or that of the inputs.
+    /// Type of `out`: f32, or that of the inputs; of 8-bit integers f32.
     pub output: Dtype,
     /// Address of `x`.
     pub x: u64,
     /// Address of `weight`.
     pub weight: u64,
+    /// Address of what integers of `x` are worth in each row, f32; 0 of other types, and so for `weight`.
+    pub x_scales: u64,
+    /// Address of what integers of `weight` are worth in each row.
+    pub weight_scales: u64,
     /// Address of the bias, f32; 0 without one.
     pub bias: u64,
     /// Applied last.

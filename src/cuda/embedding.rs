@@ -6,9 +6,10 @@ use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
 use super::element::{Element, symbol};
 use super::layout::{Layout, layout};
+use super::quantize::{QuantizedView, padded};
 use super::rows::RowList;
 use super::{Launch, is_vectorizable};
-use crate::backend::{Row, words};
+use crate::backend::{Dtype, Row, words};
 use crate::{Error, Result};
 
 const OPERATION: &str = "embedding";
@@ -20,7 +21,7 @@ const THREADS: u32 = 128;
 /// A token or position outside its table gives a row of NaN.
 pub struct Embedding<'a, T> {
     /// `[vocab_size, d_model]`.
-    pub table: View<'a, T>,
+    pub table: Table<'a, T>,
     /// `[max_positions, d_model]`.
     pub positions: Option<View<'a, T>>,
     /// A token that no position is added to.
@@ -33,11 +34,21 @@ pub struct Embedding<'a, T> {
     pub out: ViewMut<'a, T>,
 }
 
+/// Token rows.
+#[derive(Clone, Copy)]
+pub enum Table<'a, T> {
+    /// In the type of the activations.
+    Plain(View<'a, T>),
+    /// The weights of a product of 8-bit integers, for activations in f32.
+    Quantized(QuantizedView<'a>),
+}
+
 /// Mirrors `EmbeddingArguments`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Arguments {
     table: u64,
+    table_scales: u64,
     positions: u64,
     rows: u64,
     count: u64,
@@ -53,10 +64,24 @@ struct Arguments {
 }
 
 /// What [`layout`](super::layout) compares with the kernel file.
-pub(super) const LAYOUTS: &[Layout] = &[layout!(Arguments as "EmbeddingArguments" {
-    table, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id, row_words,
-    vectorized
-})];
+pub(super) const LAYOUTS: &[Layout] = &[
+    layout!(Arguments as "EmbeddingF32" {
+        table, table_scales, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id,
+        row_words, vectorized
+    }),
+    layout!(Arguments as "EmbeddingF16" {
+        table, table_scales, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id,
+        row_words, vectorized
+    }),
+    layout!(Arguments as "EmbeddingBf16" {
+        table, table_scales, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id,
+        row_words, vectorized
+    }),
+    layout!(Arguments as "EmbeddingI8" {
+        table, table_scales, positions, rows, count, out, d_model, vocab_size, max_positions, scale, bucket, pad_id,
+        row_words, vectorized
+    }),
+];
 
 impl<T: Element> Embedding<'_, T> {
     /// Enqueues the kernel for rows of `d_model` elements.
@@ -70,7 +95,7 @@ impl<T: Element> Embedding<'_, T> {
     /// As [`Embedding::launch`], with blocks of `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, d_model: usize, threads: u32) -> Result<()> {
         check_len(OPERATION, "out", self.rows.bucket * d_model, self.out.len())?;
-        let vocab_size = table_rows("table", self.table.len(), d_model)?;
+        let (symbol, vocab_size, table, table_scales) = self.table.checked(context, d_model)?;
         let max_positions =
             self.positions.map_or(Ok(0), |positions| table_rows("positions", positions.len(), d_model))?;
         let rows = self.rows.arguments(OPERATION, context)?;
@@ -78,7 +103,8 @@ impl<T: Element> Embedding<'_, T> {
             return Ok(());
         }
         let mut arguments = Arguments {
-            table: context.address(&self.table)?,
+            table,
+            table_scales,
             positions: context.address_or_null(self.positions.as_ref())?,
             rows: rows.entries,
             count: rows.count,
@@ -94,12 +120,32 @@ impl<T: Element> Embedding<'_, T> {
         };
         let Arguments { table, positions, out, .. } = arguments;
         arguments.vectorized = is_vectorizable::<T>(d_model, &[table, positions, out]).into();
-        let launch =
-            Launch { symbol: symbol!("embedding", T), grid: [arguments.bucket, 1, 1], block: threads, shared: 0 };
+        let launch = Launch { symbol, grid: [arguments.bucket, 1, 1], block: threads, shared: 0 };
         // SAFETY: mirrors `embedding_<dtype>(EmbeddingArguments)`. A block writes its own row of `out`, below `bucket`, and reads
         // its own entry of `rows`; the kernel compares token and position with the sizes given, which were checked above; `out` is
         // borrowed mutably.
         unsafe { context.launch(&launch, &arguments) }
+    }
+}
+
+impl<T: Element> Table<'_, T> {
+    /// The kernel that reads it, its rows, its address and that of its scales.
+    fn checked(&self, context: &Context, d_model: usize) -> Result<(&'static str, usize, u64, u64)> {
+        match self {
+            Table::Plain(table) => {
+                let rows = table_rows("table", table.len(), d_model)?;
+                Ok((symbol!("embedding", T), rows, context.address(table)?, 0))
+            }
+            Table::Quantized(_) if T::DTYPE != Dtype::F32 => {
+                let (expected, got) = ("f32 from a table of integers".to_owned(), format!("{:?}", T::DTYPE));
+                Err(Error::Shape { operation: OPERATION, tensor: "out", expected, got })
+            }
+            Table::Quantized(QuantizedView { values, scales }) => {
+                let rows = table_rows("table", values.len(), padded(d_model))?;
+                check_len(OPERATION, "scales", rows, scales.len())?;
+                Ok(("embedding_i8", rows, context.address(values)?, context.address(scales)?))
+            }
+        }
     }
 }
 
@@ -123,7 +169,7 @@ mod tests {
         let table = context.upload(&[0.0f32; 6])?;
         let rows = DeviceRows::upload(context, &[Row::default()], 1)?;
         let mut out = context.allocate(4)?;
-        let (table, positions) = (table.view(), table.view());
+        let (table, positions) = (Table::Plain(table.view()), table.view());
         let embedding = Embedding {
             table,
             positions: Some(positions),
@@ -141,6 +187,7 @@ mod tests {
         f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
         f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
         bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
+        i8: |context| assert_all_pass(context, OPERATION, cases::check_quantized);
         shapes: a_table_of_half_a_row_is_refused;
     }
 }

@@ -13,11 +13,12 @@ use super::context::{Context, to_u32};
 use super::device::Gemm;
 use super::element::Element;
 use super::layout::{Layout, layout};
+use super::quantize::QuantizedView;
 use crate::backend::{Activation, Dtype};
 use crate::{Error, Result};
 
 const OPERATION: &str = "gemm";
-/// Elements along k that are summed by themselves on tensor cores; as in the kernel.
+/// Elements along k that are summed by themselves on tensor cores; as in the kernel, whose elements there are of two bytes.
 pub(super) const SLICE: u32 = 512;
 /// Addresses of matrices for tensor cores are multiples of this; so is 2 k.
 const ALIGNMENT: u64 = 16;
@@ -107,10 +108,11 @@ impl Tile {
         let suits =
             |tile: &Tile| gemm.rows > tile.sizes().rows as usize / 2 && tile.blocks(gemm.rows, gemm.n) >= ENOUGH_BLOCKS;
         let is_aligned = [gemm.x, gemm.weight].iter().all(|address| address.is_multiple_of(ALIGNMENT));
-        if gemm.input == Dtype::F32 || !is_aligned || !gemm.k.is_multiple_of(ALIGNMENT as usize / 2) {
+        let row_bytes = gemm.k * gemm.input.size();
+        if gemm.input == Dtype::F32 || !is_aligned || !row_bytes.is_multiple_of(ALIGNMENT as usize) {
             return [Tile::Square128, Tile::Square64].into_iter().find(suits).unwrap_or(Tile::Square32);
         }
-        let few_rows = if gemm.k > SLICE as usize { Tile::Deep } else { Tile::Small };
+        let few_rows = if row_bytes > SLICE as usize * 2 { Tile::Deep } else { Tile::Small };
         [Tile::Huge, Tile::Large, Tile::Middle].into_iter().find(suits).unwrap_or(few_rows)
     }
 }
@@ -148,6 +150,8 @@ pub(super) struct Arguments {
     x: u64,
     weight: u64,
     bias: u64,
+    x_scales: u64,
+    weight_scales: u64,
     out: u64,
     rows: u32,
     n: u32,
@@ -159,11 +163,24 @@ pub(super) struct Arguments {
 
 /// What [`layout`](super::layout) compares with the kernel file.
 pub(super) const LAYOUTS: &[Layout] = &[
-    layout!(Arguments as "GemmF32" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
-    layout!(Arguments as "GemmF16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
-    layout!(Arguments as "GemmBf16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
-    layout!(Arguments as "GemmWideF16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
-    layout!(Arguments as "GemmWideBf16" { x, weight, bias, out, rows, n, k, out_stride, activation, vectorized }),
+    layout!(Arguments as "GemmF32" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
+    layout!(Arguments as "GemmF16" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
+    layout!(Arguments as "GemmBf16" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
+    layout!(Arguments as "GemmWideF16" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
+    layout!(Arguments as "GemmWideBf16" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
+    layout!(Arguments as "GemmI8" {
+        x, weight, bias, x_scales, weight_scales, out, rows, n, k, out_stride, activation, vectorized
+    }),
 ];
 
 /// The kernels of some types, by tile; f32 has none on tensor cores.
@@ -193,9 +210,10 @@ pub(super) fn product(gemm: &Gemm, tile: Tile) -> Result<(Launch, Arguments)> {
         (Dtype::F16, Dtype::F32) => symbols!("wide_f16", tile),
         (Dtype::Bf16, Dtype::Bf16) => symbols!("bf16", tile),
         (Dtype::Bf16, Dtype::F32) => symbols!("wide_bf16", tile),
+        (Dtype::I8, Dtype::F32) => symbols!("i8", tile),
         (input, output) => {
             let (expected, got) =
-                ("f32, f16 or bf16, out as in or f32".to_owned(), format!("{input:?}, {output:?} out"));
+                ("f32, f16 or bf16, out as in or f32, or i8, out f32".to_owned(), format!("{input:?}, {output:?} out"));
             return Err(Error::Shape { operation: OPERATION, tensor: "types", expected, got });
         }
     };
@@ -205,10 +223,13 @@ pub(super) fn product(gemm: &Gemm, tile: Tile) -> Result<(Launch, Arguments)> {
         x: gemm.x,
         weight: gemm.weight,
         bias: gemm.bias,
+        x_scales: gemm.x_scales,
+        weight_scales: gemm.weight_scales,
         out: gemm.out,
         rows: size("rows", gemm.rows)?,
         n: size("n", gemm.n)?,
-        k: size("k", gemm.k)?,
+        // Integers come in pairs.
+        k: size("k", if gemm.input == Dtype::I8 { gemm.k / 2 } else { gemm.k })?,
         out_stride: size("stride", gemm.out_stride)?,
         activation: gemm.activation as u32,
         vectorized: (gemm.out.is_multiple_of(ALIGNMENT) && row_bytes.is_multiple_of(ALIGNMENT)).into(),
@@ -235,12 +256,39 @@ pub(crate) fn launch<I: Element, O: Element>(
     tile: Tile,
 ) -> Result<()> {
     let gemm = context.check_gemm(sizes, &x, &weight, (bias.as_ref(), activation), &out, out_stride)?;
+    // SAFETY: the lengths were checked, and `out` is borrowed mutably.
+    unsafe { launch_checked(context, &gemm, tile) }
+}
+
+/// As [`Context::gemm_int8`], in tiles of one kind.
+///
+/// # Errors
+/// As [`Context::gemm_int8`]; there is no such kernel.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn launch_int8(
+    context: &Context,
+    sizes: [usize; 3],
+    x: QuantizedView<'_>,
+    weight: QuantizedView<'_>,
+    (bias, activation): (Option<View<'_, f32>>, Activation),
+    out: ViewMut<'_, f32>,
+    out_stride: usize,
+    tile: Tile,
+) -> Result<()> {
+    let gemm = context.check_gemm_int8(sizes, &x, &weight, (bias.as_ref(), activation), &out, out_stride)?;
+    // SAFETY: the lengths were checked, and `out` is borrowed mutably.
+    unsafe { launch_checked(context, &gemm, tile) }
+}
+
+/// # Safety
+/// The matrices have the lengths that the product needs, and nothing else reads or writes `out`.
+unsafe fn launch_checked(context: &Context, gemm: &Gemm, tile: Tile) -> Result<()> {
     if gemm.rows == 0 || gemm.n == 0 {
         return Ok(());
     }
-    let (launch, arguments) = product(&gemm, tile)?;
+    let (launch, arguments) = product(gemm, tile)?;
     // SAFETY: mirrors `GemmArguments` of these types. A thread reads rows below `rows` and `n` up to `k`, writes elements of `out`
-    // below `rows` and `n`; the lengths were checked, and `out` is borrowed mutably.
+    // below `rows` and `n`; the caller's promise.
     unsafe { context.launch(&launch, &arguments) }
 }
 

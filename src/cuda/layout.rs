@@ -119,6 +119,7 @@ const CONSTANTS: &[(&str, u32)] = &[
     ("Purpose::Draw", PURPOSES[2]),
     ("gather::MAX_PARTS", super::gather::MAX_PARTS as u32),
     ("gemm::SLICE", super::gemm::SLICE),
+    ("quantize::ALIGNMENT", super::quantize::ALIGNMENT as u32),
     ("Small::SHARED_BYTES", Tile::Small.shared()),
     ("Deep::SHARED_BYTES", Tile::Deep.shared()),
     ("Middle::SHARED_BYTES", Tile::Middle.shared()),
@@ -137,7 +138,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 16] {
+fn launchers() -> [&'static [Layout]; 17] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -151,6 +152,7 @@ fn launchers() -> [&'static [Layout]; 16] {
         super::layer_norm::LAYOUTS,
         super::loss::LAYOUTS,
         super::processors::LAYOUTS,
+        super::quantize::LAYOUTS,
         super::risk::LAYOUTS,
         super::sample::LAYOUTS,
         super::scheduled_sampling::LAYOUTS,

@@ -8,6 +8,7 @@
 //! | `dry` | that layer without a device: plans of memory count what would be allocated |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
 //! | `layout` | structs and numbers that launchers and kernels share, compared |
+//! | `matrix` | the weights of linear layers, and products with them |
 //! | `rows` | which rows of a step are live, as launchers take it |
 //! | `backend` | the `Backend` over all that |
 //! | one per kernel family | its launcher: shapes are checked there, then it is `unsafe` |
@@ -25,6 +26,7 @@ mod element;
 #[cfg(emulated)]
 pub mod emulated;
 mod layout;
+mod matrix;
 mod rows;
 
 pub mod attention;
@@ -40,6 +42,7 @@ pub mod gemm;
 pub mod layer_norm;
 pub mod loss;
 pub mod processors;
+pub mod quantize;
 pub mod risk;
 pub mod sample;
 pub mod scheduled_sampling;

@@ -25,6 +25,7 @@ struct Mini<B: Backend> {
 struct MiniState<B: Backend> {
     sources: Rows<B>,
     x: B::Tensor,
+    scratch: B::ProductScratch,
     logits: B::Buffer<f32>,
     attention: B::Buffer<f32>,
 }
@@ -67,6 +68,7 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         Ok(MiniState {
             sources: Rows::with_capacity(backend, shape.slots * shape.max_src_len)?,
             x: backend.tensor(shape.rows.max(shape.slots * shape.max_src_len) * WIDTH)?,
+            scratch: backend.product_scratch(shape.rows, WIDTH)?,
             logits: backend.zeros::<f32>(shape.rows * backend.logits_stride(VOCAB))?,
             attention: backend.zeros::<f32>(shape.rows * shape.max_src_len)?,
         })
@@ -94,7 +96,7 @@ impl<B: Backend> Seq2Seq<B> for Mini<B> {
         _: &B::Buffer<u32>,
     ) -> Result<()> {
         backend.embedding(&self.table, Some(&self.positions), rows, &mut state.x)?;
-        backend.logits(&self.output, rows, &state.x, &mut state.logits)
+        backend.logits(&self.output, rows, &state.x, &mut state.scratch, &mut state.logits)
     }
 
     fn logits<'a>(&self, state: &'a MiniState<B>) -> &'a B::Buffer<f32> {

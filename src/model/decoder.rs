@@ -25,7 +25,7 @@ impl<B: Backend> Buffers<B> {
     pub(super) fn open(backend: &B, config: &ModelConfig, rows: usize, max_src_len: usize) -> Result<Self> {
         let width = config.decoder.heads.width();
         Ok(Buffers {
-            stream: Stream::open(backend, config, rows)?,
+            stream: Stream::open(backend, config, &config.decoder, rows)?,
             qkv: backend.tensor(rows * 3 * width)?,
             query: backend.tensor(rows * width)?,
             context: backend.tensor(rows * width)?,
@@ -58,7 +58,8 @@ impl<B: Backend> Transformer<B> {
             let (shape, Buffers { stream, sublayer, .. }) = ((self.config.activation, config.ffn_dim), &mut *buffers);
             layer.feed_forward.apply(backend, rows, shape, sublayer, stream)?;
         }
-        backend.logits(&self.output, rows, &buffers.stream.x, &mut buffers.logits)
+        let Buffers { stream, logits, .. } = buffers;
+        backend.logits(&self.output, rows, &stream.x, &mut stream.scratch, logits)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the step's own operands; a struct would only rename them")]
@@ -75,7 +76,8 @@ impl<B: Backend> Transformer<B> {
         let Buffers { stream, query, context, sublayer, attention, .. } = buffers;
         let (cross, heads) = (&layer.cross, self.config.decoder.heads);
         let weights = is_last.then_some(attention);
-        backend.attend_to_source(heads, &cross.query, rows, &stream.x, query, cache, options, weights, context)?;
+        let Stream { x, scratch, .. } = stream;
+        backend.attend_to_source(heads, &cross.query, rows, x, scratch, query, cache, options, weights, context)?;
         stream.add(backend, (&cross.out, &cross.norm), rows, context, &mut sublayer.delta)
     }
 }
@@ -91,6 +93,7 @@ fn attend_to_prefix<B: Backend>(
 ) -> Result<()> {
     let Buffers { stream, qkv, context, sublayer, .. } = buffers;
     let attention = &layer.attention;
-    backend.attend_to_prefix(scores, &attention.qkv, rows, &stream.x, qkv, cache, ancestry, context)?;
+    let Stream { x, scratch, .. } = stream;
+    backend.attend_to_prefix(scores, &attention.qkv, rows, x, scratch, qkv, cache, ancestry, context)?;
     stream.add(backend, (&attention.out, &attention.norm), rows, context, &mut sublayer.delta)
 }

@@ -34,7 +34,7 @@ impl<B: Backend> Buffers<B> {
             rows: Rows::with_capacity(backend, rows)?,
             list: Vec::with_capacity(rows),
             starts: backend.zeros::<u32>(slots + 1)?,
-            stream: Stream::open(backend, config, rows)?,
+            stream: Stream::open(backend, config, &config.encoder, rows)?,
             qkv: backend.tensor(rows * (3 * width).max(2 * config.decoder.heads.width()))?,
             context: backend.tensor(rows * width)?,
             sublayer: SublayerBuffers::open(backend, config, config.encoder.ffn_dim, rows)?,
@@ -74,9 +74,9 @@ impl<B: Backend> Transformer<B> {
             self.encoder_layer(backend, layer, scores, sources.len(), buffers)?;
         }
         for (layer, (_, cross)) in self.decoder.layers.iter().zip(&mut state.caches) {
-            let (rows, x) = (&buffers.rows, &buffers.stream.x);
-            backend.linear(&layer.cross.kv, rows, x, Activation::None, &mut buffers.qkv)?;
-            backend.store_cross(self.config.decoder.heads, rows, &buffers.qkv, cross)?;
+            let Buffers { rows, stream, qkv, .. } = &mut *buffers;
+            backend.linear(&layer.cross.kv, rows, &stream.x, Activation::None, &mut stream.scratch, qkv)?;
+            backend.store_cross(self.config.decoder.heads, rows, qkv, cross)?;
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ impl<B: Backend> Transformer<B> {
     ) -> Result<()> {
         let Buffers { rows, starts, stream, qkv, context, sublayer, .. } = buffers;
         let attention = &layer.attention;
-        backend.linear(&attention.qkv, rows, &stream.x, Activation::None, qkv)?;
+        backend.linear(&attention.qkv, rows, &stream.x, Activation::None, &mut stream.scratch, qkv)?;
         backend.encoder_attention(scores, rows, starts, sentences, qkv, context)?;
         stream.add(backend, (&attention.out, &attention.norm), rows, context, &mut sublayer.delta)?;
         let shape = (self.config.activation, self.config.encoder.ffn_dim);

@@ -20,7 +20,7 @@ use crate::backend::{Activation, Backend, CrossCache, Row, Rows, SelfCache, Sess
 use crate::{Error, Result};
 pub use pack::PackUse;
 
-use config::{ModelConfig, NormPlacement, PositionConfig};
+use config::{ModelConfig, NormPlacement, PositionConfig, StackConfig};
 use weights::Weights;
 
 /// What the decode loop asks of a model; [`Transformer`] is one, tests script others.
@@ -173,7 +173,7 @@ impl<B: Backend, L> Stack<B, L> {
 
     /// What comes between the embedding and the first layer.
     fn begin(&self, backend: &B, rows: &Rows<B>, stream: &mut Stream<B>) -> Result<()> {
-        let Stream { x, sum } = stream;
+        let Stream { x, sum, .. } = stream;
         if let Some(norm) = &self.embed_norm {
             backend.layer_norm(norm, rows, None, None, x)?;
         }
@@ -191,13 +191,16 @@ struct Stream<B: Backend> {
     x: B::Tensor,
     /// What sublayers add to where norms stand before them, in f32 on any device: it grows from layer to layer.
     sum: Option<B::Buffer<f32>>,
+    /// Of all products of the stack.
+    scratch: B::ProductScratch,
 }
 
 impl<B: Backend> Stream<B> {
-    fn open(backend: &B, config: &ModelConfig, rows: usize) -> Result<Self> {
+    fn open(backend: &B, config: &ModelConfig, stack: &StackConfig, rows: usize) -> Result<Self> {
         let len = rows * config.d_model;
+        let widest = config.d_model.max(stack.heads.width()).max(stack.ffn_dim);
         let sum = (config.norm.placement == NormPlacement::Pre).then(|| backend.zeros::<f32>(len)).transpose()?;
-        Ok(Stream { x: backend.tensor(len)?, sum })
+        Ok(Stream { x: backend.tensor(len)?, sum, scratch: backend.product_scratch(rows, widest)? })
     }
 
     /// Adds a sublayer's output, `from W^T + bias`, and normalises; `delta` is working memory.
@@ -209,7 +212,8 @@ impl<B: Backend> Stream<B> {
         from: &B::Tensor,
         delta: &mut B::Tensor,
     ) -> Result<()> {
-        backend.linear_norm(matrix, norm, rows, from, delta, self.sum.as_mut(), &mut self.x)
+        let Stream { x, sum, scratch } = self;
+        backend.linear_norm(matrix, norm, rows, from, scratch, delta, sum.as_mut(), x)
     }
 }
 
@@ -245,9 +249,9 @@ impl<B: Backend> FeedForward<B> {
     ) -> Result<()> {
         let SublayerBuffers { hidden, both, delta } = buffers;
         match both {
-            None => backend.linear(&self.up, rows, &stream.x, activation, hidden)?,
+            None => backend.linear(&self.up, rows, &stream.x, activation, &mut stream.scratch, hidden)?,
             Some(both) => {
-                backend.linear(&self.up, rows, &stream.x, Activation::None, both)?;
+                backend.linear(&self.up, rows, &stream.x, Activation::None, &mut stream.scratch, both)?;
                 backend.gate(ffn_dim, rows, both, activation, hidden)?;
             }
         }
@@ -277,8 +281,8 @@ impl<B: Backend> TransformerState<B> {
         let caches = (0..config.decoder.layers).map(|_| {
             let (own, cross) = (slots * max_len * beam_size * width, slots * max_src_len * width);
             Ok((
-                SelfCache { keys: backend.tensor(own)?, values: backend.tensor(own)?, max_len, beam_size },
-                CrossCache { keys: backend.tensor(cross)?, values: backend.tensor(cross)?, max_src_len },
+                SelfCache { keys: backend.cache(own)?, values: backend.cache(own)?, max_len, beam_size },
+                CrossCache { keys: backend.cache(cross)?, values: backend.cache(cross)?, max_src_len },
             ))
         });
         let caches = caches.collect::<Result<_>>()?;

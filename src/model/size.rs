@@ -3,11 +3,16 @@
 use super::config::{ModelConfig, NormPlacement, PositionConfig, StackConfig};
 use crate::backend::NormKind;
 
+/// What devices pad rows of 8-bit integers to.
+const PADDING: u64 = 16;
+
 /// Values by how backends store them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightCounts {
     /// Of the linear layers, the vocabulary projection among them.
     pub matrices: u64,
+    /// As above, each output's inputs padded to [`PADDING`].
+    pub padded_matrices: u64,
     /// Outputs of the linear layers.
     pub outputs: u64,
     /// Their biases.
@@ -65,6 +70,7 @@ impl WeightCounts {
 
     fn add_matrix(&mut self, outputs: u64, inputs: u64, biased: bool) {
         self.matrices += outputs * inputs;
+        self.padded_matrices += outputs * inputs.next_multiple_of(PADDING);
         self.outputs += outputs;
         self.biases += if biased { outputs } else { 0 };
     }
@@ -72,6 +78,11 @@ impl WeightCounts {
     /// Bytes on a device that stores values in `element` bytes each, biases in f32.
     pub fn on_device(&self, element: u64) -> u64 {
         (self.matrices + self.norms + self.embeddings) * element + (self.biases + self.relative) * 4
+    }
+
+    /// Bytes on a device that stores linear layers in 8 bits with a scale for each output, and all else in f32.
+    pub fn quantized_on_device(&self) -> u64 {
+        self.padded_matrices + (self.outputs + self.norms + self.embeddings + self.biases + self.relative) * 4
     }
 
     /// Bytes on the CPU, about, with linear layers in `element` bytes a value.

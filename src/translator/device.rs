@@ -23,7 +23,7 @@ pub enum Device {
     /// The CPU, in f32, bf16 or i8.
     #[default]
     Cpu,
-    /// The GPU with this number, in f32, f16 or bf16.
+    /// The GPU with this number, in f32, f16, bf16 or i8.
     Cuda(usize),
     /// Several GPUs, each with the whole model; a sentence goes to whichever has room.
     Cudas(Gpus),
@@ -154,10 +154,10 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
             }
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
             let (engine, packs) = match options.dtype {
-                Dtype::F32 => start_on::<f32>(&contexts, options, config, weights),
-                Dtype::F16 => start_on::<f16>(&contexts, options, config, weights),
-                Dtype::Bf16 => start_on::<bf16>(&contexts, options, config, weights),
-                Dtype::I8 => Err(no_i8(choice.device)),
+                Dtype::F32 => start_on(Cuda::<f32>::new, &contexts, options, config, weights),
+                Dtype::F16 => start_on(Cuda::<f16>::new, &contexts, options, config, weights),
+                Dtype::Bf16 => start_on(Cuda::<bf16>::new, &contexts, options, config, weights),
+                Dtype::I8 => start_on(Cuda::quantized, &contexts, options, config, weights),
             }?;
             Ok(Started { engine, device: choice, contexts, packs })
         }
@@ -190,6 +190,7 @@ fn models<B: Backend>(
 
 /// A worker per device, each with its own copy of the models.
 fn start_on<T: Element>(
+    backend: fn(Context) -> Cuda<T>,
     contexts: &[Context],
     options: &EngineOptions,
     config: &ModelConfig,
@@ -197,7 +198,7 @@ fn start_on<T: Element>(
 ) -> Result<(Engine, Vec<PackUse>)> {
     let mut packs = Vec::new();
     let mut replica = |context: &Context| {
-        let backend = Cuda::<T>::new(context.clone());
+        let backend = backend(context.clone());
         let (models, used) = models(&backend, options, config, weights)?;
         packs = used;
         Ok((backend, Arc::from(models)))
@@ -227,7 +228,7 @@ fn no_room(device: &str, needed: u64, available: u64) -> Error {
 }
 
 fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
-    let EngineOptions { device, dtype, .. } = *options;
+    let device = options.device;
     let chosen = |opened: Opened, device: Device| (opened, DeviceChoice { device, reason: None });
     match device {
         Device::Cpu => Ok(chosen(Opened::Cpu(open_cpu(options)?), device)),
@@ -235,13 +236,13 @@ fn open(options: &EngineOptions) -> Result<(Opened, DeviceChoice)> {
             let (opened, device, reason) = open_any(Device::Cuda(0), options)?;
             Ok((opened, DeviceChoice { device, reason: Some(reason) }))
         }
-        _ => Ok(chosen(Opened::Cuda(open_cuda(device, dtype)?), device)),
+        _ => Ok(chosen(Opened::Cuda(open_cuda(device)?), device)),
     }
 }
 
 /// The GPU if it can be used, else the CPU, and why.
 fn open_any(gpu: Device, options: &EngineOptions) -> Result<(Opened, Device, String)> {
-    match open_cuda(gpu, options.dtype) {
+    match open_cuda(gpu) {
         Ok(contexts) => Ok((Opened::Cuda(contexts), gpu, "it can be used".to_owned())),
         // What the CPU cannot compute in was meant for the GPU.
         Err(error) if options.dtype == Dtype::F16 => Err(error),
@@ -260,9 +261,8 @@ fn open_cpu(options: &EngineOptions) -> Result<Vec<Cpu>> {
     (0..workers).map(|i| Cpu::shared(i, (threads + i) / workers, options.dtype)).collect()
 }
 
-fn open_cuda(device: Device, dtype: Dtype) -> Result<Vec<Context>> {
+fn open_cuda(device: Device) -> Result<Vec<Context>> {
     match device {
-        _ if dtype == Dtype::I8 => Err(no_i8(device)),
         Device::Cuda(ordinal) => Ok(vec![cuda::open(ordinal)?]),
         Device::Cudas(gpus) => match gpus.ordinals(cuda::count()) {
             // Opening the first says why there is none.
@@ -272,10 +272,6 @@ fn open_cuda(device: Device, dtype: Dtype) -> Result<Vec<Context>> {
         Device::EmulatedReplicas(count) => (0..count).map(|_| cuda::open_emulated()).collect(),
         _ => Ok(vec![cuda::open_emulated()?]),
     }
-}
-
-pub(super) fn no_i8(device: Device) -> Error {
-    Error::Option { option: "dtype", expected: format!("f32, f16 or bf16 on {device}"), got: "i8".to_owned() }
 }
 
 #[cfg(test)]
@@ -327,8 +323,6 @@ mod tests {
     #[test]
     fn a_type_that_the_device_does_not_compute_in_is_refused() {
         assert_eq!(refusal(Device::Cpu, Dtype::F16), "option dtype: expected f32, bf16 or i8 on the CPU, got f16");
-        assert_eq!(refusal(Device::Emulated, Dtype::I8), "option dtype: expected f32, f16 or bf16 on emulated, got i8");
-        assert_eq!(refusal(Device::Cuda(2), Dtype::I8), "option dtype: expected f32, f16 or bf16 on cuda:2, got i8");
     }
 
     #[test]
@@ -352,8 +346,6 @@ mod tests {
         assert!(matches!(opened, Opened::Cpu(_)));
         assert_eq!(device, Device::Cpu);
         assert!(reason.starts_with("open device cuda:9999: "), "{reason}");
-        let (_, device, reason) = open_any(missing, &with(Dtype::I8)).expect("the CPU is there");
-        assert_eq!((device, reason.as_str()), (Device::Cpu, refusal(missing, Dtype::I8).as_str()));
         assert!(open_any(missing, &with(Dtype::F16)).is_err_and(|error| error.kind() == "device"));
     }
 }

@@ -33,18 +33,18 @@ impl MemoryPlan {
     /// [`Error::Option`] for a type that the device does not compute in; [`Error::Input`] without any model.
     pub fn new(models: &[&ModelConfig], device: Device, dtype: Dtype, size: SearchSize) -> Result<Self> {
         let shape = size.shape();
-        let element = dtype.size() as u64;
         let weights = weight_bytes(models, device, dtype);
         if device == Device::Cpu {
             let dry = Cpu::new(1, dtype)?.dry();
-            let plan = dry.map_or(Ok(MemoryPlan::default()), |dry| session(&dry, models, 4, shape))?;
+            let kept = if dtype == Dtype::F32 { 4 } else { 2 };
+            let plan = dry.map_or(Ok(MemoryPlan::default()), |dry| session(&dry, models, kept, shape))?;
             return Ok(MemoryPlan { weights, ..plan });
         }
         let plan = match dtype {
-            Dtype::F32 => session(&Cuda::<f32>::new(cuda::open_dry()), models, element, shape),
-            Dtype::F16 => session(&Cuda::<f16>::new(cuda::open_dry()), models, element, shape),
-            Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), models, element, shape),
-            Dtype::I8 => Err(super::device::no_i8(device)),
+            Dtype::F32 => session(&Cuda::<f32>::new(cuda::open_dry()), models, 4, shape),
+            Dtype::F16 => session(&Cuda::<f16>::new(cuda::open_dry()), models, 2, shape),
+            Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), models, 2, shape),
+            Dtype::I8 => session(&Cuda::quantized(cuda::open_dry()), models, 2, shape),
         }?;
         Ok(MemoryPlan { weights, ..plan })
     }
@@ -81,8 +81,9 @@ impl MemoryPlan {
 /// Bytes of the weights of all models.
 pub(super) fn weight_bytes(models: &[&ModelConfig], device: Device, dtype: Dtype) -> u64 {
     let element = dtype.size() as u64;
-    let bytes = |counts: WeightCounts| match device {
-        Device::Cpu => counts.on_cpu(element),
+    let bytes = |counts: WeightCounts| match (device, dtype) {
+        (Device::Cpu, _) => counts.on_cpu(element),
+        (_, Dtype::I8) => counts.quantized_on_device(),
         _ => counts.on_device(element),
     };
     models.iter().map(|config| bytes(WeightCounts::of(config))).sum()
@@ -107,8 +108,8 @@ impl SearchSize {
     }
 }
 
-/// The parts of a plan that a session takes, from the code that allocates it.
-fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: SessionShape) -> Result<MemoryPlan> {
+/// The parts of a plan that a session takes, from the code that allocates it; keys and values take `kept` bytes each.
+fn session<B: Backend>(dry: &B, models: &[&ModelConfig], kept: u64, shape: SessionShape) -> Result<MemoryPlan> {
     let Some(own) = models.first() else {
         let (expected, got) = ("at least one model".into(), "none".into());
         return Err(Error::Input { operation: "plan memory", expected, got });
@@ -125,7 +126,7 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], element: u64, shape: Se
     drop((states, search, readbacks));
     let SessionShape { slots, beam_size, max_len, max_src_len, rows, .. } = shape;
     let positions = |config: &ModelConfig| config.decoder.layers * slots * (beam_size * max_len + max_src_len);
-    let caches = |config: &ModelConfig| (2 * positions(config) * config.decoder.heads.width()) as u64 * element;
+    let caches = |config: &ModelConfig| (2 * positions(config) * config.decoder.heads.width()) as u64 * kept;
     let logits = |config: &ModelConfig| (rows * dry.logits_stride(config.decoder_vocab_size)) as u64 * 4;
     let caches = models.iter().map(|config| caches(config)).sum();
     let logits = models.iter().map(|config| logits(config)).sum();
@@ -147,18 +148,18 @@ mod tests {
 
     const SIZE: SearchSize = SearchSize { slots: 7, beam_size: 3, length: 20 };
 
-    fn a_plan_is_what_is_allocated<T: Element>() {
+    fn a_plan_is_what_is_allocated<T: Element>(dtype: Dtype, backend: fn(cuda::Context) -> Cuda<T>) {
         let families = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
         let names = ["nllb-legacy", "mbart-en-ro", "plbart", "fsmt", "flan-t5", "umt5", "t5-silu"];
-        names.iter().for_each(|name| allocates_as_planned::<T>(&families.join(name)));
-        allocates_as_planned::<T>(&demo());
+        names.iter().for_each(|name| allocates_as_planned(&families.join(name), dtype, backend));
+        allocates_as_planned(&demo(), dtype, backend);
     }
 
-    fn allocates_as_planned<T: Element>(dir: &std::path::Path) {
+    fn allocates_as_planned<T: Element>(dir: &std::path::Path, dtype: Dtype, backend: fn(cuda::Context) -> Cuda<T>) {
         let config = ModelConfig::open(dir).expect("the model is there");
-        let plan = MemoryPlan::new(&[&config], Device::Emulated, T::DTYPE, SIZE).expect("a type of the device");
+        let plan = MemoryPlan::new(&[&config], Device::Emulated, dtype, SIZE).expect("a type of the device");
         let context = cuda::open_emulated().expect("there is an emulator");
-        let backend = Cuda::<T>::new(context.clone());
+        let backend = backend(context.clone());
         let model = Transformer::open(&backend, dir).expect("it fits");
         assert_eq!(context.counters().live_bytes, plan.weights, "{}", dir.display());
         let models = [model];
@@ -172,13 +173,19 @@ mod tests {
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
     fn a_plan_is_what_is_allocated_in_f32() {
-        a_plan_is_what_is_allocated::<f32>();
+        a_plan_is_what_is_allocated(Dtype::F32, Cuda::<f32>::new);
     }
 
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
     fn a_plan_is_what_is_allocated_in_f16() {
-        a_plan_is_what_is_allocated::<f16>();
+        a_plan_is_what_is_allocated(Dtype::F16, Cuda::<f16>::new);
+    }
+
+    #[test]
+    #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
+    fn a_plan_is_what_is_allocated_in_i8() {
+        a_plan_is_what_is_allocated(Dtype::I8, Cuda::quantized);
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
     #[test]
     fn a_budget_gives_the_most_sentences_that_fit() {
         let config = ModelConfig::open(&demo()).expect("the demo model is there");
-        for (device, dtype) in [(Device::Cuda(0), Dtype::F16), (Device::Cpu, Dtype::I8), (Device::Cpu, Dtype::F32)] {
+        for (device, dtype) in [(Device::Cuda(0), Dtype::F16), (Device::Cuda(0), Dtype::I8), (Device::Cpu, Dtype::I8)] {
             let total = |slots: usize| {
                 MemoryPlan::new(&[&config], device, dtype, SearchSize { slots, ..SIZE })
                     .expect("a type of the device")
@@ -223,7 +230,7 @@ mod tests {
             assert_eq!([within(total(1) - 1), within(0)], [0, 0]);
         }
         assert!(
-            MemoryPlan::new(&[&config], Device::Cuda(0), Dtype::I8, SIZE).is_err_and(|error| error.kind() == "option")
+            MemoryPlan::new(&[&config], Device::Cpu, Dtype::F16, SIZE).is_err_and(|error| error.kind() == "option")
         );
         assert!(MemoryPlan::new(&[], Device::Cpu, Dtype::F32, SIZE).is_err_and(|error| error.kind() == "input"));
     }

@@ -32,7 +32,7 @@ use std::path::Path;
 use half::{bf16, f16};
 
 use crate::backend::Dtype;
-use crate::cuda::{self, Context};
+use crate::cuda::{self, Context, Cuda};
 use crate::text::Tokenizer;
 use crate::{Device, Error, Result};
 use kernels::{OPS, Op};
@@ -121,9 +121,10 @@ fn most_rows(options: &Options) -> usize {
 pub fn check_rows(options: &Options, dir: &Path, dtype: Dtype) -> Result<CheckRow> {
     let (context, most, beat) = (open(options.device)?, most_rows(options), &options.beat);
     match dtype {
-        Dtype::F16 => row_bits::check::<f16>(&context, dir, most, beat),
-        Dtype::Bf16 => row_bits::check::<bf16>(&context, dir, most, beat),
-        Dtype::F32 | Dtype::I8 => row_bits::check::<f32>(&context, dir, most, beat),
+        Dtype::F32 => row_bits::check(&Cuda::<f32>::new(context), dir, most, beat),
+        Dtype::F16 => row_bits::check(&Cuda::<f16>::new(context), dir, most, beat),
+        Dtype::Bf16 => row_bits::check(&Cuda::<bf16>::new(context), dir, most, beat),
+        Dtype::I8 => row_bits::check(&Cuda::quantized(context), dir, most, beat),
     }
 }
 
@@ -143,9 +144,10 @@ pub fn check_decode(
     let sources: Vec<Vec<u32>> = lines.iter().map(|line| tokenizer.encode_source(line)).collect();
     let decode = Decode { dir, sources: &sources, requests, beat: &options.beat };
     match dtype {
-        Dtype::F16 => lockstep::check::<f16>(context, decode),
-        Dtype::Bf16 => lockstep::check::<bf16>(context, decode),
-        Dtype::F32 | Dtype::I8 => lockstep::check::<f32>(context, decode),
+        Dtype::F32 => lockstep::check(Cuda::<f32>::new(context), decode),
+        Dtype::F16 => lockstep::check(Cuda::<f16>::new(context), decode),
+        Dtype::Bf16 => lockstep::check(Cuda::<bf16>::new(context), decode),
+        Dtype::I8 => lockstep::check(Cuda::quantized(context), decode),
     }
 }
 

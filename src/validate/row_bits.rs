@@ -8,7 +8,7 @@ use super::watch::Beat;
 use crate::Result;
 use crate::backend::{Activation, Device, NetworkOps, Row, Rows};
 use crate::cuda::testing::Values;
-use crate::cuda::{Context, Cuda, Element};
+use crate::cuda::{Cuda, Element};
 use crate::model::config::ModelConfig;
 
 /// Outputs, inputs, and whether the output is the logits'.
@@ -32,16 +32,16 @@ fn shapes(config: &ModelConfig) -> Vec<Shape> {
 ///
 /// # Errors
 /// The model's configuration cannot be read; the device failed.
-pub fn check<T: Element>(context: &Context, dir: &Path, most: usize, beat: &Beat) -> Result<CheckRow> {
+pub fn check<T: Element>(backend: &Cuda<T>, dir: &Path, most: usize, beat: &Beat) -> Result<CheckRow> {
     let start = Instant::now();
-    let name = format!("row bits {}", T::DTYPE.name());
+    let name = format!("row bits {}", backend.dtype().name());
     let shapes = shapes(&ModelConfig::open(dir)?);
     let (mut compared, mut failures) = (0, Vec::new());
     for &shape in &shapes {
         if beat.is_over() {
             break;
         }
-        let (rows, wrong) = check_shape::<T>(context, shape, most, |place| beat.now(&name, place))?;
+        let (rows, wrong) = check_shape(backend, shape, most, |place| beat.now(&name, place))?;
         compared += rows;
         failures.extend(wrong);
     }
@@ -52,39 +52,39 @@ pub fn check<T: Element>(context: &Context, dir: &Path, most: usize, beat: &Beat
         seconds: start.elapsed().as_secs_f64(),
         notes: vec![format!("1 to {most} rows of {} shapes", shapes.len())],
         failures,
-        algorithms: context.gemm_plans(),
+        algorithms: backend.context().gemm_plans(),
     })
 }
 
 /// Rows compared, and the first number of rows at which one differs.
 fn check_shape<T: Element>(
-    context: &Context,
+    backend: &Cuda<T>,
     shape: Shape,
     most: usize,
     beat: impl Fn(String),
 ) -> Result<(usize, Option<String>)> {
-    let (out_dim, in_dim, is_logits) = shape;
-    let backend = Cuda::<T>::new(context.clone());
+    let ((out_dim, in_dim, is_logits), context) = (shape, backend.context());
     let mut values = Values::new((out_dim * 31 + in_dim) as u64);
     let weights: Vec<f32> = values.elements(out_dim * in_dim, 0.0, 0.1);
     let bias: Vec<f32> = values.elements(out_dim, 0.0, 0.5);
     let matrix = backend.matrix(&weights, Some(&bias), out_dim, in_dim)?;
     let x: Vec<T> = values.elements(most * in_dim, 0.0, 1.0);
     let x = context.upload(&x)?;
-    let product = |rows: usize| -> Result<Vec<u32>> {
+    let mut scratch = backend.product_scratch(most, in_dim)?;
+    let mut product = |rows: usize| -> Result<Vec<u32>> {
         beat(format!("linear {in_dim} to {out_dim}, {rows} rows"));
-        let mut list = Rows::with_capacity(&backend, rows)?;
-        list.set(&backend, &vec![Row::default(); rows])?;
+        let mut list = Rows::with_capacity(backend, rows)?;
+        list.set(backend, &vec![Row::default(); rows])?;
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
         if is_logits {
             let stride = backend.logits_stride(out_dim);
             let mut out = backend.zeros::<f32>(rows * stride)?;
-            backend.logits(&matrix, &list, &x, &mut out)?;
+            backend.logits(&matrix, &list, &x, &mut scratch, &mut out)?;
             let apart = context.download(out.view())?;
             return Ok(bits(apart.chunks(stride).flat_map(|row| &row[..out_dim]).copied().collect()));
         }
         let mut out = backend.tensor(rows * out_dim)?;
-        backend.linear(&matrix, &list, &x, Activation::Silu, &mut out)?;
+        backend.linear(&matrix, &list, &x, Activation::Silu, &mut scratch, &mut out)?;
         Ok(bits(context.download(out.view())?.iter().map(|value| value.to_f32()).collect()))
     };
     let all = product(most)?;

@@ -98,7 +98,7 @@ impl PackedInt8 {
             let scale = quantise(Isa::best(), weights, quantised);
             let mut sum = 0;
             for byte in bytemuck::cast_slice_mut::<Quad, u8>(quantised) {
-                let weight = (i16::from(*byte) - 128) as i8;
+                let weight = signed(*byte);
                 sum += i32::from(weight);
                 *byte = weight as u8;
             }
@@ -137,6 +137,25 @@ impl PackedInt8 {
     pub fn bytes(&self) -> usize {
         self.panels.bytes() + size_of_val(self.scales.as_slice()) + size_of_val(self.offsets.as_slice())
     }
+}
+
+/// What stands for `q` as `q + 128`.
+fn signed(byte: u8) -> i8 {
+    (i16::from(byte) - 128) as i8
+}
+
+/// Quantises one row as products do, and returns its scale; without a scale its integers are 0.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize_row(x: &[f32], out: &mut [i8]) -> f32 {
+    assert_eq!(x.len(), out.len(), "quantize: a row and its integers have different lengths");
+    let mut quads = vec![0; x.len().div_ceil(QUAD)];
+    let scale = quantise(Isa::best(), x, &mut quads);
+    for (out, byte) in out.iter_mut().zip(bytemuck::cast_slice::<Quad, u8>(&quads)) {
+        *out = if scale.is_finite() { signed(*byte) } else { 0 };
+    }
+    scale
 }
 
 /// Quantises one row to `q + 128`, padded with 128, and returns its scale.

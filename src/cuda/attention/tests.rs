@@ -15,7 +15,7 @@ fn sweep(context: &Context, check: fn(&mut Probe<'_>) -> Result<()>) -> Result<(
 /// A row's bits must depend neither on the rows beside it nor on the block size, and a cache's unused part must not be read.
 fn a_row_is_the_same_alone(context: &Context) -> Result<()> {
     let heads = Heads::new(5, 24);
-    let prefixes = Prefixes::<f32>::store(context, heads, Distribution::Outliers, 128)?;
+    let prefixes = Prefixes::<f32>::store::<f32>(context, heads, Distribution::Outliers, 128)?;
     let (width, ancestry) = (heads.width(), context.upload(&ancestry())?);
     let queries: Vec<f32> = Values::new(8).elements(6 * 3 * width, 0.0, 1.0);
     let rows: Vec<Row> = (0..6).map(|i| row(i % SLOTS, i / SLOTS, 6 * i + 2)).collect();
@@ -95,6 +95,7 @@ device_tests! {
     cross_f32: |context| sweep(context, cases::check_cross::<f32>);
     cross_f16: |context| sweep(context, cases::check_cross::<half::f16>);
     cross_bf16: |context| sweep(context, cases::check_cross::<half::bf16>);
+    kept_in_bf16: |context| sweep(context, cases::check_kept_in_bf16);
     alone: a_row_is_the_same_alone;
     longest: a_length_beyond_shared_memory_is_refused;
     shapes: wrong_shapes_are_refused;

@@ -13,14 +13,22 @@ use crate::cuda::{Element, Gemm};
 const WIDE: usize = 64;
 const NARROW: usize = 8;
 
-/// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say; without a bias that is empty.
-///
-/// # Errors
-/// A type that is not multiplied.
+/// What a product's numbers in f32 are: of rows and columns, empty where there are none.
+pub struct Factors<'a> {
+    /// `[n]`
+    pub bias: &'a [f32],
+    /// `[rows]`
+    pub x_scales: &'a [f32],
+    /// `[n]`
+    pub weight_scales: &'a [f32],
+}
+
+/// Computes `gemm` on memory at `x`, `weight` and `out`, which lie where its addresses say.
 ///
 /// # Safety
 /// `x` holds `rows * k` and `weight` `n * k` elements of the input type, `out` `out_len()` of the output type; `out` overlaps neither.
-pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, bias: &[f32], out: *mut u8) -> Result<(), String> {
+pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, factors: &Factors<'_>, out: *mut u8) {
+    let bias = factors.bias;
     // SAFETY: the caller's promise, for the types named in `gemm`.
     unsafe {
         match (gemm.input, gemm.output) {
@@ -29,10 +37,26 @@ pub unsafe fn run(gemm: &Gemm, x: *const u8, weight: *const u8, bias: &[f32], ou
             (Dtype::F16, _) => multiply::<f16, f16>(gemm, x.cast(), weight.cast(), bias, out.cast()),
             (Dtype::Bf16, Dtype::F32) => multiply::<bf16, f32>(gemm, x.cast(), weight.cast(), bias, out.cast()),
             (Dtype::Bf16, _) => multiply::<bf16, bf16>(gemm, x.cast(), weight.cast(), bias, out.cast()),
-            (Dtype::I8, _) => return Err("no product of 8-bit integers".to_owned()),
+            (Dtype::I8, _) => multiply_int8(gemm, x.cast(), weight.cast(), factors, out.cast()),
         }
     }
-    Ok(())
+}
+
+/// Sums of integers are exact, whatever their order.
+unsafe fn multiply_int8(gemm: &Gemm, x: *const i8, weight: *const i8, factors: &Factors<'_>, out: *mut f32) {
+    let &Gemm { rows, n, k, out_stride, .. } = gemm;
+    // SAFETY: the caller's promise; the slices do not overlap `out`.
+    let (x, weight) = unsafe { (std::slice::from_raw_parts(x, rows * k), std::slice::from_raw_parts(weight, n * k)) };
+    for row in 0..rows {
+        for j in 0..n {
+            let (x, weight) = (&x[row * k..(row + 1) * k], &weight[j * k..(j + 1) * k]);
+            let sum: i32 = x.iter().zip(weight).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum();
+            let sum = sum as f32 * (factors.x_scales[row] * factors.weight_scales[j]);
+            let sum = activate(gemm.activation, factors.bias.get(j).map_or(sum, |bias| sum + bias));
+            // SAFETY: row `row < rows` and column `j < n` of `out`.
+            unsafe { out.add(row * out_stride + j).write(sum) };
+        }
+    }
 }
 
 unsafe fn multiply<I: Element, O: Element>(gemm: &Gemm, x: *const I, weight: *const I, bias: &[f32], out: *mut O) {

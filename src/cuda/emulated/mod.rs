@@ -232,13 +232,21 @@ impl State {
         let x = self.memory.range(gemm.x, gemm.rows * gemm.k * gemm.input.size())?;
         let weight = self.memory.range(gemm.weight, gemm.n * gemm.k * gemm.input.size())?;
         let out = self.memory.range(gemm.out, gemm.out_len() * gemm.output.size())?;
-        let bias: &[f32] = match gemm.bias {
-            0 => &[],
-            // SAFETY: `range` checks the length; buffers of f32 are aligned; nothing writes to it meanwhile.
-            at => unsafe { std::slice::from_raw_parts(self.memory.range(at, gemm.n * 4)?.cast(), gemm.n) },
+        let floats = |at: u64, len: usize| -> Result<&[f32], String> {
+            match at {
+                0 => Ok(&[]),
+                // SAFETY: `range` checks the length; buffers of f32 are aligned; nothing writes to it meanwhile.
+                at => Ok(unsafe { std::slice::from_raw_parts(self.memory.range(at, len * 4)?.cast(), len) }),
+            }
+        };
+        let factors = gemm::Factors {
+            bias: floats(gemm.bias, gemm.n)?,
+            x_scales: floats(gemm.x_scales, gemm.rows)?,
+            weight_scales: floats(gemm.weight_scales, gemm.n)?,
         };
         // SAFETY: `range` checked the others; `Device::gemm`'s caller promised that `out` overlaps none of them.
-        unsafe { gemm::run(gemm, x, weight, bias, out) }
+        unsafe { gemm::run(gemm, x, weight, &factors, out) };
+        Ok(())
     }
 
     fn run_post(&mut self, from: u64, bytes: usize, pinned: PinnedId, offset: usize) -> Result<(), String> {

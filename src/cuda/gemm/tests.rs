@@ -1,5 +1,6 @@
 use super::*;
 use crate::check::assert_same_bits;
+use crate::cuda::quantize::QuantizedRows;
 use crate::cuda::testing::{Values, device_tests, stored};
 use crate::validate::kernels::gemm as cases;
 use crate::validate::probe::assert_all_pass;
@@ -18,6 +19,33 @@ fn a_row_does_not_depend_on_the_others<T: Element>(context: &Context, tiles: &[T
     };
     let all = product(most, tiles[0])?;
     for (i, &tile) in tiles.iter().enumerate() {
+        for rows in [1, 5 + i, 16, 33, 64 + i, 100 + i, most] {
+            assert_same_bits(&product(rows, tile)?, &all[..rows * n]);
+        }
+    }
+    Ok(())
+}
+
+/// Every number of rows, and so every tile that is chosen for one.
+fn a_row_of_integers_does_not_depend_on_the_others(context: &Context) -> Result<()> {
+    let (n, k, most) = (70, 1160, 131);
+    let mut values = Values::new(9);
+    let (x, weight) = (values.elements::<f32>(most * k, 0.0, 1.0), values.elements::<f32>(n * k, 0.0, 1.0));
+    let copy = |first: usize, some: &mut [f32]| {
+        some.copy_from_slice(&weight[first * k..][..some.len()]);
+        Ok(())
+    };
+    let weight = QuantizedRows::of_matrix(context, copy, n, k)?;
+    let (device_x, mut x_rows) = (context.upload(&x)?, QuantizedRows::with_capacity(context, most, k)?);
+    x_rows.fill(context, device_x.view(), most, k)?;
+    let product = |rows: usize, tile: Tile| -> Result<Vec<f32>> {
+        let mut out = context.allocate(rows * n)?;
+        let (x, weight) = (x_rows.view(rows, k)?, weight.view(n, k)?);
+        launch_int8(context, [rows, n, k], x, weight, (None, Activation::None), out.view_mut(), n, tile)?;
+        context.download(out.view())
+    };
+    let all = product(most, Tile::Small)?;
+    for (i, tile) in Tile::ON_TENSOR_CORES.into_iter().enumerate() {
         for rows in [1, 5 + i, 16, 33, 64 + i, 100 + i, most] {
             assert_same_bits(&product(rows, tile)?, &all[..rows * n]);
         }
@@ -46,6 +74,8 @@ device_tests! {
     f32: |context| assert_all_pass(context, OPERATION, cases::check_as::<f32>);
     f16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::f16>);
     bf16: |context| assert_all_pass(context, OPERATION, cases::check_as::<half::bf16>);
+    i8: |context| assert_all_pass(context, OPERATION, cases::check_int8);
+    rows_i8: a_row_of_integers_does_not_depend_on_the_others;
     rows_f32: |context| a_row_does_not_depend_on_the_others::<f32>(context, &Tile::ON_ORDINARY_UNITS);
     rows_bf16: |context| a_row_does_not_depend_on_the_others::<half::bf16>(context, &Tile::ON_TENSOR_CORES);
     rows_f16: |context| a_row_does_not_depend_on_the_others::<half::f16>(context, &Tile::ON_TENSOR_CORES);
@@ -64,6 +94,8 @@ fn a_tile_is_as_large_as_the_rows_and_the_gpu_allow() {
         output: input,
         x: 256,
         weight: 512,
+        x_scales: 0,
+        weight_scales: 0,
         bias: 0,
         activation: Activation::None,
         out: 1024,
@@ -76,6 +108,10 @@ fn a_tile_is_as_large_as_the_rows_and_the_gpu_allow() {
     assert_eq!(choose(4096, 512, 2048), Tile::Huge);
     assert_eq!(choose(1024, 512, 512), Tile::Large);
     assert_eq!(choose(32, 58_101, 512), Tile::Middle);
+    // Integers are half as wide.
+    assert_eq!(Tile::choose(&gemm(Dtype::I8, 4, 512, 1024)), Tile::Small);
+    assert_eq!(Tile::choose(&gemm(Dtype::I8, 4, 512, 2048)), Tile::Deep);
+    assert_eq!(Tile::choose(&gemm(Dtype::I8, 4096, 512, 2048)), Tile::Huge);
     // What tensor cores do not take.
     assert_eq!(choose(4, 512, 31), Tile::Square32);
     assert_eq!(Tile::choose(&Gemm { x: 258, ..gemm(Dtype::F16, 4, 512, 512) }), Tile::Square32);

@@ -21,7 +21,16 @@ const BLOCKS: [u32; 4] = [32, 96, 160, 256];
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_as::<f32>(probe)?;
     check_as::<half::f16>(probe)?;
-    check_as::<half::bf16>(probe)
+    check_as::<half::bf16>(probe)?;
+    check_kept_in_bf16(probe)
+}
+
+/// Activations in f32, keys and values in bf16.
+pub fn check_kept_in_bf16(probe: &mut Probe<'_>) -> Result<()> {
+    sweep::<f32>(probe, "store bf16", store::<f32, half::bf16>)?;
+    sweep::<f32>(probe, "self of bf16", own::<f32, half::bf16>)?;
+    sweep::<f32>(probe, "store_self bf16", store_own::<f32, half::bf16>)?;
+    sweep::<f32>(probe, "cross of bf16", cross::<f32, half::bf16>)
 }
 
 /// In one.
@@ -40,22 +49,22 @@ pub fn check_encoder<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
 
 /// Decoder self-attention, after the store.
 pub fn check_self<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
-    sweep::<T>(probe, "self", own::<T>)
+    sweep::<T>(probe, "self", own::<T, T>)
 }
 
 /// Bias, store and decoder self-attention in one launch, against the three.
 pub fn check_store_self<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
-    sweep::<T>(probe, "store_self", store_own::<T>)
+    sweep::<T>(probe, "store_self", store_own::<T, T>)
 }
 
 /// The store alone.
 pub fn check_store<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
-    sweep::<T>(probe, "store", store::<T>)
+    sweep::<T>(probe, "store", store::<T, T>)
 }
 
 /// Cross-attention, after the store.
 pub fn check_cross<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
-    sweep::<T>(probe, "cross", cross::<T>)
+    sweep::<T>(probe, "cross", cross::<T, T>)
 }
 
 /// Rows of a bucket that are not live: most cases have some, and some have none.
@@ -173,20 +182,26 @@ pub const SLOTS: usize = 3;
 const BEAMS: usize = 3;
 const MAX_LEN: usize = 41;
 
-/// A self-attention cache filled by the store kernel, row by row of `qkv`, and the other way round: which row lies where.
-pub struct Prefixes<T> {
-    keys: Buffer<T>,
-    values: Buffer<T>,
+/// A self-attention cache filled by the store kernel, row by row of `qkv`, which is rounded as the cache is, and the other way round: which
+/// row lies where.
+pub struct Prefixes<C> {
+    keys: Buffer<C>,
+    values: Buffer<C>,
     qkv: Vec<f32>,
     rows: Vec<Row>,
 }
 
-impl<T: Element> Prefixes<T> {
-    /// Fills every place.
+impl<C: Element> Prefixes<C> {
+    /// Fills every place, from keys and values in `T`.
     ///
     /// # Errors
     /// The device failed.
-    pub fn store(context: &Context, heads: Heads, distribution: Distribution, threads: u32) -> Result<Self> {
+    pub fn store<T: Element>(
+        context: &Context,
+        heads: Heads,
+        distribution: Distribution,
+        threads: u32,
+    ) -> Result<Self> {
         let width = heads.width();
         let places = (0..MAX_LEN).flat_map(|t| (0..SLOTS * BEAMS).map(move |i| row(i / BEAMS, i % BEAMS, t)));
         let rows: Vec<Row> = places.collect();
@@ -194,7 +209,7 @@ impl<T: Element> Prefixes<T> {
         let list = DeviceRows::upload(context, &rows, rows.len())?;
         let from = context.upload(&qkv)?;
         let (mut keys, mut values) =
-            (context.allocate(rows.len() * width)?, context.allocate::<T>(rows.len() * width)?);
+            (context.allocate(rows.len() * width)?, context.allocate::<C>(rows.len() * width)?);
         Store {
             rows: list.list(),
             from: from.view(),
@@ -206,7 +221,7 @@ impl<T: Element> Prefixes<T> {
             beam_size: BEAMS,
         }
         .launch_with(context, width, threads)?;
-        Ok(Prefixes { keys, values, qkv: stored(&qkv), rows })
+        Ok(Prefixes { keys, values, qkv: kept::<C>(&stored(&qkv)), rows })
     }
 
     /// The stored row of a place: they were stored by position, then slot, then beam.
@@ -217,9 +232,14 @@ impl<T: Element> Prefixes<T> {
     }
 
     /// For a launcher.
-    pub fn cache(&self) -> Cache<'_, T> {
+    pub fn cache(&self) -> Cache<'_, C> {
         Cache { keys: self.keys.view(), values: self.values.view(), max_len: MAX_LEN, beam_size: BEAMS }
     }
+}
+
+/// Values rounded as a cache keeps them.
+fn kept<C: Element>(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| C::from_f32(value).to_f32()).collect()
 }
 
 /// Beam b of every slot has its ancestor at position t in beam (b + t) mod 3.
@@ -228,7 +248,12 @@ pub fn ancestry() -> Vec<u32> {
 }
 
 /// What the store kernel leaves: each key and value at its place, and nothing anywhere else.
-fn store<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+fn store<T: Element, C: Element>(
+    case: &mut Case<'_>,
+    scores: Scoring,
+    distribution: Distribution,
+    threads: u32,
+) -> Result<()> {
     let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     let (max_len, stride) = (5, 3 * width + 3);
@@ -236,7 +261,7 @@ fn store<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
     let rows = [row(2, 2, 4), row(0, 0, 0), row(1, 2, 3), row(0, 1, 4), row(SLOTS, 0, 0), row(1, 1, 1)];
     let live = rows.len() - idle_rows(distribution, 1);
     let from: Vec<T> = distribution.draw(&mut Values::new(11), rows.len() * stride, 0.0, 1.0);
-    let plain = stored(&from);
+    let plain = kept::<C>(&stored(&from));
     let len = SLOTS * max_len * BEAMS * width;
     let mut expected = [vec![UNTOUCHED; len], vec![UNTOUCHED; len]];
     for (r, place) in rows.iter().enumerate().take(live).filter(|(_, place)| (place.slot as usize) < SLOTS) {
@@ -247,7 +272,7 @@ fn store<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
         }
     }
     let (list, from) = (DeviceRows::upload(context, &rows, live)?, context.upload(&from)?);
-    let (mut keys, mut values) = (untouched::<T>(context, len)?, untouched::<T>(context, len)?);
+    let (mut keys, mut values) = (untouched::<C>(context, len)?, untouched::<C>(context, len)?);
     let kernel = Store {
         rows: list.list(),
         from: from.view(),
@@ -264,10 +289,15 @@ fn store<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
     Ok(())
 }
 
-fn own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+fn own<T: Element, C: Element>(
+    case: &mut Case<'_>,
+    scores: Scoring,
+    distribution: Distribution,
+    threads: u32,
+) -> Result<()> {
     let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
-    let prefixes = Prefixes::<T>::store(context, heads, distribution, threads)?;
+    let prefixes = Prefixes::<C>::store::<T>(context, heads, distribution, threads)?;
     let mut rows =
         vec![row(2, 1, 40), row(0, 0, 0), row(1, 2, 32), row(0, 1, 31), row(0, 2, 6), row(1, 0, 9), row(0, 0, 0)];
     rows.truncate(6 + idle_rows(distribution, 1));
@@ -305,7 +335,12 @@ fn own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribut
     Ok(())
 }
 
-fn store_own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+fn store_own<T: Element, C: Element>(
+    case: &mut Case<'_>,
+    scores: Scoring,
+    distribution: Distribution,
+    threads: u32,
+) -> Result<()> {
     let heads = scores.heads;
     let (context, width) = (case.context, heads.width());
     // The last is not live.
@@ -320,7 +355,7 @@ fn store_own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Dis
     let relative = scores.relative(&relative);
     let mut run = |fused: bool| {
         let Prefixes { mut keys, mut values, .. } =
-            Prefixes::<T>::store(context, heads, Distribution::Outliers, threads)?;
+            Prefixes::<C>::store::<T>(context, heads, Distribution::Outliers, threads)?;
         let (mut qkv, mut out) = (context.upload(&qkv)?, untouched::<T>(context, bucket * width)?);
         let (rows, ancestry, max_len, beam_size) = (list.list(), ancestry.view(), MAX_LEN, BEAMS);
         if fused {
@@ -339,8 +374,8 @@ fn store_own<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Dis
             Own { rows, qkv: qkv.view(), cache, ancestry, relative, out: out.view_mut() }
                 .launch_with(context, heads, threads)?;
         }
-        let parts = [context.download(out.view())?, context.download(keys.view())?, context.download(values.view())?];
-        Ok::<_, crate::Error>(parts.map(|part| stored(&part)))
+        let (keys, values) = (context.download(keys.view())?, context.download(values.view())?);
+        Ok::<_, crate::Error>([stored(&context.download(out.view())?), stored(&keys), stored(&values)])
     };
     let (fused, separate) = (run(true)?, run(false)?);
     for ((name, fused), separate) in ["out", "keys", "values"].into_iter().zip(&fused).zip(&separate) {
@@ -357,7 +392,12 @@ fn add_bias<T: Element>(context: &Context, x: &mut Buffer<T>, bias: &Buffer<f32>
     context.write(x.view_mut(), &biased)
 }
 
-fn cross<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distribution, threads: u32) -> Result<()> {
+fn cross<T: Element, C: Element>(
+    case: &mut Case<'_>,
+    scores: Scoring,
+    distribution: Distribution,
+    threads: u32,
+) -> Result<()> {
     let heads = scores.heads;
     let (context, width, max_len) = (case.context, heads.width(), 67);
     let lengths = [67u32, 1, 33];
@@ -368,7 +408,7 @@ fn cross<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
     let count = live + idle_rows(distribution, 1);
     let mut rows: Vec<Row> = (0..count).map(|i| row(i % SLOTS, i % BEAMS, 5)).collect();
     let queries: Vec<T> = values.elements(rows.len() * width, 0.0, 1.0);
-    let (plain_kv, plain) = (stored(&kv), stored(&queries));
+    let (plain_kv, plain) = (kept::<C>(&stored(&kv)), stored(&queries));
     let mut expected = vec![UNTOUCHED; rows.len() * width];
     let mut expected_weights = vec![UNTOUCHED; rows.len() * max_len];
     for (r, own) in rows.iter().enumerate().take(live) {
@@ -387,14 +427,14 @@ fn cross<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
 
     let (source_rows, from) = (DeviceRows::upload(context, &source, source.len())?, context.upload(&kv)?);
     let len = (SLOTS + 1) * max_len * width;
-    let (mut keys, mut kept) = (context.allocate(len)?, context.allocate(len)?);
+    let (mut keys, mut kept_values) = (context.allocate::<C>(len)?, context.allocate::<C>(len)?);
     Store {
         rows: source_rows.list(),
         from: from.view(),
         stride: 2 * width,
         key_offset: 0,
         keys: keys.view_mut(),
-        values: kept.view_mut(),
+        values: kept_values.view_mut(),
         max_len,
         beam_size: 1,
     }
@@ -408,7 +448,7 @@ fn cross<T: Element>(case: &mut Case<'_>, scores: Scoring, distribution: Distrib
     let bytes = 2 * source.len() * width * size_of::<T>();
     let mut attend = |queries: &Buffer<T>, bias: Option<View<'_, f32>>, weights: Option<ViewMut<'_, f32>>| {
         let mut out = untouched::<T>(context, rows.len() * width)?;
-        let cache = Cache { keys: keys.view(), values: kept.view(), max_len, beam_size: 1 };
+        let cache = Cache { keys: keys.view(), values: kept_values.view(), max_len, beam_size: 1 };
         let (queries, options) = (queries.view(), options.view());
         let kernel = Cross { rows: list.list(), queries, bias, cache, options, weights, out: out.view_mut() };
         case.launch(bytes, |context| kernel.launch_with(context, heads, threads))?;

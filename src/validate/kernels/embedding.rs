@@ -2,10 +2,12 @@
 
 use super::UNTOUCHED;
 use crate::Result;
-use crate::backend::Row;
+use crate::backend::{Dtype, Row};
 use crate::cpu::embedding as cpu;
+use crate::cpu::gemm::quantize_row;
 use crate::cuda::Element;
-use crate::cuda::embedding::Embedding;
+use crate::cuda::embedding::{Embedding, Table};
+use crate::cuda::quantize::QuantizedRows;
 use crate::cuda::testing::{DeviceRows, Values, stored, tolerance};
 use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
@@ -24,7 +26,8 @@ const MANY: usize = 8192;
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_as::<f32>(probe)?;
     check_as::<half::f16>(probe)?;
-    check_as::<half::bf16>(probe)
+    check_as::<half::bf16>(probe)?;
+    check_quantized(probe)
 }
 
 /// In one.
@@ -37,20 +40,53 @@ pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
         let distribution = Distribution::ALL[distribution];
         let kind = KINDS[kind];
         let what = format!("{rows} rows of {width}, {distribution}, {threads} threads, positions {kind:?}");
-        probe.case("", T::DTYPE, what, |case| run::<T>(case, [rows, width], distribution, threads, kind))?;
+        probe.case("", T::DTYPE, what, |case| {
+            let tokens: Vec<T> = distribution.draw(&mut Values::new(width as u64), VOCAB * width, 0.0, 1.0);
+            let table = case.context.upload(&tokens)?;
+            run::<T>(case, &stored(&tokens), Table::Plain(table.view()), [rows, width], distribution, threads, kind)
+        })?;
+    }
+    Ok(())
+}
+
+/// Of a table of 8-bit integers.
+pub fn check_quantized(probe: &mut Probe<'_>) -> Result<()> {
+    for [width, block, distribution, kind] in
+        probe.grid().combine([WIDTHS.len(), BLOCKS.len(), Distribution::FINITE.len(), KINDS.len()])
+    {
+        let (width, threads, kind) = (WIDTHS[width], BLOCKS[block], KINDS[kind]);
+        let distribution = Distribution::FINITE[distribution];
+        let what = format!("7 rows of {width}, {distribution}, {threads} threads, positions {kind:?}");
+        probe.case("", Dtype::I8, what, |case| {
+            let tokens: Vec<f32> = distribution.draw(&mut Values::new(width as u64), VOCAB * width, 0.0, 1.0);
+            let copy = |first: usize, some: &mut [f32]| {
+                some.copy_from_slice(&tokens[first * width..][..some.len()]);
+                Ok(())
+            };
+            let table = QuantizedRows::of_matrix(case.context, copy, VOCAB, width)?;
+            let mut integers = vec![0; width];
+            let worth = |row: &[f32]| -> Vec<f32> {
+                let scale = quantize_row(row, &mut integers);
+                integers.iter().map(|&value| f32::from(value) * scale).collect()
+            };
+            let tokens: Vec<f32> = tokens.chunks(width).flat_map(worth).collect();
+            let table = Table::<f32>::Quantized(table.all(width)?);
+            run(case, &tokens, table, [7, width], distribution, threads, kind)
+        })?;
     }
     Ok(())
 }
 
 fn run<T: Element>(
     case: &mut Case<'_>,
+    tokens: &[f32],
+    table: Table<'_, T>,
     [count, width]: [usize; 2],
     distribution: Distribution,
     threads: u32,
     kind: Option<Option<u32>>,
 ) -> Result<()> {
-    let mut values = Values::new(width as u64);
-    let tokens: Vec<T> = distribution.draw(&mut values, VOCAB * width, 0.0, 1.0);
+    let mut values = Values::new(width as u64 + 1);
     let positions: Vec<T> = values.elements(POSITIONS * width, 0.0, 1.0);
     // Every position and every token, the last ones first.
     let place = |r: usize| Row {
@@ -67,7 +103,7 @@ fn run<T: Element>(
     if kind.is_some() {
         rows[3].token = 0;
     }
-    cpu::reference(&stored(&tokens), SCALE, width, plain.as_ref(), &rows[..live], &mut expected);
+    cpu::reference(tokens, SCALE, width, plain.as_ref(), &rows[..live], &mut expected);
     // And a token that is not there.
     rows[3].position = POSITIONS as u32;
     rows[4].token = VOCAB as u32;
@@ -75,9 +111,9 @@ fn run<T: Element>(
 
     let context = case.context;
     let rows = DeviceRows::upload(context, &rows, live)?;
-    let (tokens, positions) = (context.upload(&tokens)?, context.upload(&positions)?);
+    let positions = context.upload(&positions)?;
     let mut out = context.upload(&vec![T::from_f32(UNTOUCHED); expected.len()])?;
-    let (table, positions) = (tokens.view(), kind.map(|_| positions.view()));
+    let positions = kind.map(|_| positions.view());
     let (scale, pad_id) = (SCALE, kind.flatten());
     let kernel = Embedding { table, positions, pad_id, scale, rows: rows.list(), out: out.view_mut() };
     case.launch(3 * count * width * size_of::<T>(), |context| kernel.launch_with(context, width, threads))?;

@@ -6,7 +6,8 @@ use crate::backend::{Activation, Dtype};
 use crate::check::Tolerance;
 use crate::cpu::gemm;
 use crate::cuda::Element;
-use crate::cuda::gemm::{Tile, launch};
+use crate::cuda::gemm::{Tile, launch, launch_int8};
+use crate::cuda::quantize::QuantizedRows;
 use crate::cuda::testing::{Values, stored, tolerance};
 use crate::validate::cases::Distribution;
 use crate::validate::probe::{Case, Probe};
@@ -24,7 +25,26 @@ const LARGE: [[usize; 3]; 4] = [[4, 58101, 512], [128, 2048, 512], [300, 512, 20
 pub fn check(probe: &mut Probe<'_>) -> Result<()> {
     check_as::<f32>(probe)?;
     check_as::<half::f16>(probe)?;
-    check_as::<half::bf16>(probe)
+    check_as::<half::bf16>(probe)?;
+    check_int8(probe)
+}
+
+/// Of 8-bit integers: the CPU's own product, bit by bit as far as activations are.
+pub fn check_int8(probe: &mut Probe<'_>) -> Result<()> {
+    let shapes = probe.grid().shapes(&[SHAPES.as_slice(), &ODD_SHAPES].concat(), &LARGE);
+    let tiles: Vec<Option<Tile>> = std::iter::once(None).chain(Tile::ON_TENSOR_CORES.map(Some)).collect();
+    let sizes = [shapes.len(), tiles.len(), ACTIVATIONS.len(), Distribution::ALL.len(), 2];
+    for [shape, tile, activation, distribution, has_bias] in probe.grid().combine(sizes) {
+        let product = Product {
+            shape: shapes[shape],
+            tile: tiles[tile],
+            activation: ACTIVATIONS[activation],
+            distribution: Distribution::ALL[distribution],
+            has_bias: has_bias == 1,
+        };
+        probe.case("product", Dtype::I8, format!("{product:?}"), |case| product.run_int8(case))?;
+    }
+    Ok(())
 }
 
 /// In one.
@@ -123,6 +143,51 @@ impl Product {
             let abs = STEEPEST * f64::from(largest) * (k + 1) as f64 * 2f64.powi(-23) + rounding.abs;
             let (actual, rest) = actual[row * stride..][..stride].split_at(n);
             case.close(name, actual, &multiply(x, &weights, &bias, activation), Tolerance::new(abs, rounding.rel));
+            case.same_bits("between rows", rest, &[between; 3]);
+        }
+        Ok(())
+    }
+}
+
+impl Product {
+    fn run_int8(&self, case: &mut Case<'_>) -> Result<()> {
+        let &Product { shape: [rows, n, k], activation, has_bias, .. } = self;
+        let mut values = Values::new((rows * 7 + n * 3 + k) as u64);
+        let x: Vec<f32> = self.distribution.draw(&mut values, rows * k, 0.0, 1.0);
+        let weights: Vec<f32> = values.elements(n * k, 0.0, 0.5);
+        let bias: Vec<f32> = values.elements(n, 0.0, 1.0);
+        let (stride, between, context) = (n + 3, -7.0, case.context);
+        let copy = |first: usize, some: &mut [f32]| {
+            some.copy_from_slice(&weights[first * k..][..some.len()]);
+            Ok(())
+        };
+        let own_weights = QuantizedRows::of_matrix(context, copy, n, k)?;
+        let mut own_x = QuantizedRows::with_capacity(context, rows, k)?;
+        let device_x = context.upload(&x)?;
+        own_x.fill(context, device_x.view(), rows, k)?;
+        let own_bias = context.upload(&bias)?;
+        let mut out = context.upload(&vec![between; rows * stride])?;
+        case.launch(rows * k + n * k + rows * n * size_of::<f32>(), |context| {
+            let finish = (has_bias.then(|| own_bias.view()), activation);
+            let (x, weights, out) = (own_x.view(rows, k)?, own_weights.view(n, k)?, out.view_mut());
+            match self.tile {
+                None => context.gemm_int8([rows, n, k], x, weights, finish, out, stride),
+                Some(tile) => launch_int8(context, [rows, n, k], x, weights, finish, out, stride, tile),
+            }
+        })?;
+        let actual = context.download(out.view())?;
+        let packed = gemm::PackedInt8::pack(&weights, n, k);
+        let epilogue = gemm::Epilogue { bias: has_bias.then_some(&bias[..]), activation, residual: None };
+        let mut expected = vec![0.0; rows * n];
+        gemm::gemm_int8(&x, rows, &packed, &epilogue, &mut gemm::RowScratch::default(), &mut expected);
+        // One NaN is as good as another.
+        let one = |values: &[f32]| values.iter().map(|v| if v.is_nan() { f32::NAN } else { *v }).collect::<Vec<_>>();
+        for (actual, expected) in actual.chunks(stride).zip(expected.chunks(n)) {
+            let (actual, rest) = actual.split_at(n);
+            match activation {
+                Activation::None | Activation::Relu => case.same_bits("out", &one(actual), &one(expected)),
+                _ => case.close("out", actual, expected, tolerance::<f32>(1e-6)),
+            }
             case.same_bits("between rows", rest, &[between; 3]);
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod layer_norm;
 pub mod loss;
 pub mod near_ties;
 pub mod processors;
+pub mod quantize;
 pub mod risk;
 pub mod sample;
 pub mod scheduled_sampling;
@@ -37,6 +38,7 @@ pub const OPS: &[Op] = &[
     Op { name: "embedding", check: embedding::check },
     Op { name: "gate", check: gate::check },
     Op { name: "gemm", check: gemm::check },
+    Op { name: "quantize", check: quantize::check },
     Op { name: "layer_norm", check: layer_norm::check },
     Op { name: "attention", check: attention::check },
     Op { name: "stats", check: stats::check },

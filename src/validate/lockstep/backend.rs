@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use half::bf16;
+
 use super::both::{Both, Words, take_over, with_cross, with_rows, with_searches, with_self};
 use super::log::Log;
 use crate::Result;
@@ -23,6 +25,8 @@ use crate::validate::kernels::beam_step::compare_states;
 pub struct Lockstep<T> {
     cpu: Cpu,
     device: Cuda<T>,
+    /// Whether products are of 8-bit integers, whose sums are exact.
+    is_quantized: bool,
     context: Context,
     log: Mutex<Log>,
 }
@@ -78,13 +82,14 @@ fn length(values: &[f32]) -> f64 {
 }
 
 impl<T: Element> Lockstep<T> {
-    /// Over an open device.
+    /// Over a device, and the CPU with the same weights: 8-bit integers where the device has those, else what its are in f32.
     ///
     /// # Errors
     /// The CPU's threads do not start.
-    pub fn new(context: Context, log: Log) -> Result<Self> {
-        let cpu = Cpu::new(0, Dtype::F32)?;
-        Ok(Lockstep { cpu, device: Cuda::new(context.clone()), context, log: Mutex::new(log) })
+    pub fn new(device: Cuda<T>, log: Log) -> Result<Self> {
+        let (context, is_quantized) = (device.context().clone(), device.dtype() == Dtype::I8);
+        let cpu = Cpu::new(0, if is_quantized { Dtype::I8 } else { Dtype::F32 })?;
+        Ok(Lockstep { cpu, device, is_quantized, context, log: Mutex::new(log) })
     }
 
     /// Where the decode is, and what has been found.
@@ -125,6 +130,7 @@ impl<T: Element> Lockstep<T> {
         &self,
         matrix: &<Self as NetworkOps>::Matrix,
         (rows, x): (usize, &[f32]),
+        activation: Activation,
         stride: usize,
         out: &mut (Vec<f32>, Buffer<E>),
     ) -> Result<()> {
@@ -136,7 +142,12 @@ impl<T: Element> Lockstep<T> {
         // magnitudes, which is at most the product of lengths (Cauchy).
         let sums = 2.0 * (in_dim + 2) as f64 * 2f64.powi(-23) * (x + 1.0) * longest;
         let rounding = tolerance::<E>(1e-6);
-        let tolerance = Tolerance::new(rounding.abs + STEEPEST * sums, rounding.rel);
+        let tolerance = match activation {
+            Activation::None | Activation::Relu if self.is_quantized => Tolerance::EXACT,
+            // The rest is the activation's own.
+            _ if self.is_quantized => rounding,
+            _ => Tolerance::new(rounding.abs + STEEPEST * sums, rounding.rel),
+        };
         let name = format!("linear {in_dim} to {out_dim}");
         let (cpu, device) = out;
         self.settle_rows(&name, (&mut cpu[..rows * out_dim], device.view()), (out_dim, stride), tolerance)
@@ -155,9 +166,16 @@ impl<T: Element> Lockstep<T> {
         for (r, row) in rows.iter().enumerate() {
             let at = place(row) * width;
             for (half, cache) in [keys, values].into_iter().enumerate() {
-                let stored = self.context.download(cache.view().slice(at..at + width)?)?;
-                actual.extend(stored.iter().map(|value| value.to_f32()));
-                expected.extend_from_slice(&from[r * stride + offset + half * width..][..width]);
+                let given = &from[r * stride + offset + half * width..][..width];
+                if self.is_quantized {
+                    let stored = self.context.download(cache.view().as_bf16().slice(at..at + width)?)?;
+                    actual.extend(stored.iter().map(|value| value.to_f32()));
+                    expected.extend(rounded::<bf16>(given));
+                } else {
+                    let stored = self.context.download(cache.view().slice(at..at + width)?)?;
+                    actual.extend(stored.iter().map(|value| value.to_f32()));
+                    expected.extend_from_slice(given);
+                }
             }
         }
         self.log().compare(operation, &actual, &expected, Tolerance::EXACT);
@@ -292,10 +310,19 @@ impl<T: Element> NetworkOps for Lockstep<T> {
     type Embedding = Sides<<Cpu as NetworkOps>::Embedding, <Cuda<T> as NetworkOps>::Embedding>;
     type Positions = Sides<<Cpu as NetworkOps>::Positions, <Cuda<T> as NetworkOps>::Positions>;
     type RelativeBias = Sides<<Cpu as NetworkOps>::RelativeBias, <Cuda<T> as NetworkOps>::RelativeBias>;
+    type ProductScratch = (<Cpu as NetworkOps>::ProductScratch, <Cuda<T> as NetworkOps>::ProductScratch);
 
     fn tensor(&self, len: usize) -> Result<Tensor<T>> {
         // NaN on both: rows of slots that a scorer does not listen to read places that nothing was stored at.
         Ok(Both::new(vec![f32::NAN; len], self.context.upload(&vec![T::from_f32(f32::NAN); len])?))
+    }
+
+    fn cache(&self, len: usize) -> Result<Tensor<T>> {
+        self.tensor(if self.is_quantized { len.div_ceil(2) } else { len })
+    }
+
+    fn product_scratch(&self, rows: usize, widest: usize) -> Result<Self::ProductScratch> {
+        Ok((self.cpu.product_scratch(rows, widest)?, self.device.product_scratch(rows, widest)?))
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Self::Matrix> {
@@ -371,14 +398,15 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         rows: &Rows<Self>,
         x: &Tensor<T>,
         activation: Activation,
+        scratch: &mut Self::ProductScratch,
         out: &mut Tensor<T>,
     ) -> Result<()> {
         with_rows(rows, |cpu_rows, rows| {
             let (x, out) = (&*x.get(), &mut *out.get_mut());
             let live = cpu_rows.live().len();
-            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut out.0)?;
-            self.device.linear(&matrix.device, rows, &x.1, activation, &mut out.1)?;
-            self.settle_linear(matrix, (live, &x.0), matrix.out_dim, out)
+            self.cpu.linear(&matrix.cpu, cpu_rows, &x.0, activation, &mut scratch.0, &mut out.0)?;
+            self.device.linear(&matrix.device, rows, &x.1, activation, &mut scratch.1, &mut out.1)?;
+            self.settle_linear(matrix, (live, &x.0), activation, matrix.out_dim, out)
         })
     }
 
@@ -387,14 +415,22 @@ impl<T: Element> NetworkOps for Lockstep<T> {
         self.device.logits_stride(vocab_size)
     }
 
-    fn logits(&self, matrix: &Self::Matrix, rows: &Rows<Self>, x: &Tensor<T>, out: &mut Floats) -> Result<()> {
+    fn logits(
+        &self,
+        matrix: &Self::Matrix,
+        rows: &Rows<Self>,
+        x: &Tensor<T>,
+        scratch: &mut Self::ProductScratch,
+        out: &mut Floats,
+    ) -> Result<()> {
         with_rows(rows, |cpu_rows, rows| {
             let (x, out) = (&*x.get(), &mut *out.get_mut());
-            self.cpu.logits(&matrix.cpu, cpu_rows, &x.0, &mut out.0)?;
-            self.device.logits(&matrix.device, rows, &x.1, &mut out.1)?;
+            self.cpu.logits(&matrix.cpu, cpu_rows, &x.0, &mut scratch.0, &mut out.0)?;
+            self.device.logits(&matrix.device, rows, &x.1, &mut scratch.1, &mut out.1)?;
             self.log().leave_layers();
             let live = cpu_rows.live().len();
-            self.settle_linear(matrix, (live, &x.0), self.device.logits_stride(matrix.out_dim), out)
+            let stride = self.device.logits_stride(matrix.out_dim);
+            self.settle_linear(matrix, (live, &x.0), Activation::None, stride, out)
         })
     }
 

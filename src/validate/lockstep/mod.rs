@@ -17,7 +17,7 @@ use super::report::CheckRow;
 use super::watch::Beat;
 use crate::Result;
 use crate::backend::{ContrastiveForm, Device as _, SessionShape};
-use crate::cuda::{Context, Element};
+use crate::cuda::{Cuda, Element};
 use crate::decode::session::{Admission, Receive, Session};
 use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
 use crate::model::{Seq2Seq, Transformer, config::ModelConfig};
@@ -59,16 +59,16 @@ pub enum Requests {
 ///
 /// # Errors
 /// The model cannot be opened; the device failed.
-pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRow> {
+pub fn check<T: Element>(device: Cuda<T>, decode: Decode<'_>) -> Result<CheckRow> {
     let start = Instant::now();
     let config = ModelConfig::open(decode.dir)?;
+    let (context, dtype) = (device.context().clone(), device.dtype());
     let name = match decode.requests {
-        Requests::Plain => format!("lockstep {}", T::DTYPE.name()),
-        Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", T::DTYPE.name()),
+        Requests::Plain => format!("lockstep {}", dtype.name()),
+        Requests::Mixed | Requests::Alike(_) => format!("lockstep mixed {}", dtype.name()),
     };
     let log = Log::new(name.clone(), config.encoder.layers, decode.beat.clone());
-    let device = context.clone();
-    let backend = Lockstep::<T>::new(context, log)?;
+    let backend = Lockstep::new(device, log)?;
     let mut models = vec![Transformer::open(&backend, decode.dir)?];
     if decode.requests != Requests::Plain {
         // A companion with the same weights: each operation is compared on its own, so it need not be another one.
@@ -76,7 +76,7 @@ pub fn check<T: Element>(context: Context, decode: Decode<'_>) -> Result<CheckRo
     }
     let requests = requests(&models[0], decode)?;
     let translated = translate(&backend, &models, &requests)?;
-    let algorithms = device.gemm_plans();
+    let algorithms = context.gemm_plans();
     let mut log = backend.log();
     let compared = log.compared;
     if translated < decode.sources.len() {

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::backend::{Activation, Dtype, NormKind, Row, SlotOptions};
 use crate::cuda::Element;
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
-use crate::cuda::embedding::Embedding;
+use crate::cuda::embedding::{Embedding, Table};
 use crate::cuda::gate::Gate;
 use crate::cuda::gemm::{self, Tile};
 use crate::cuda::layer_norm::LayerNorm;
@@ -33,7 +33,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let list = DeviceRows::upload(context, &(0..rows).map(row).collect::<Vec<_>>(), rows)?;
         let mut out = context.allocate::<T>(rows * width)?;
         let seconds = self.time(|| {
-            let (table, positions) = (table.view(), positions.view());
+            let (table, positions) = (Table::Plain(table.view()), positions.view());
             Embedding {
                 table,
                 positions: Some(positions),

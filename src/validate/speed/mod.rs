@@ -1,6 +1,7 @@
 //! How fast kernels move the bytes that they have to move, against how fast the device's memory can be read and copied.
 
 mod activations;
+mod integers;
 mod search;
 mod training;
 
@@ -116,6 +117,7 @@ pub fn measure(context: &Context, effort: &Effort, tell: impl FnMut(&SpeedRow) -
     bench.activations::<f32>()?;
     bench.activations::<f16>()?;
     bench.activations::<bf16>()?;
+    bench.integers()?;
     bench.stats()?;
     bench.contrastive::<f32>()?;
     bench.ensemble()?;

@@ -233,7 +233,7 @@ planted! {
         zeros.expect("enqueued");
         let (input, output) = (crate::Dtype::F32, crate::Dtype::F32);
         let activation = crate::backend::Activation::None;
-        let gemm = cuda::Gemm { rows: 2, n: 2, k: 1, out_stride: 2, input, output, x, weight, bias: 0, activation, out };
+        let gemm = cuda::Gemm { rows: 2, n: 2, k: 1, out_stride: 2, input, output, x, weight, x_scales: 0, weight_scales: 0, bias: 0, activation, out };
         let (launch, arguments) = cuda::gemm::product(&gemm, cuda::gemm::Tile::Square32).expect("arguments");
         // SAFETY: the fake driver's memory has room for what is written too far.
         unsafe { device.launch(&launch, bytemuck::bytes_of(&arguments)) }.expect("enqueued");
