@@ -160,7 +160,7 @@ fn build_emulator(root: &Path, out: &Path, sources: &[&PathBuf]) -> Result<bool,
         fs::write(&wrapper, text)?;
         build.file(wrapper);
     }
-    ["fiber.cpp", "faults.cpp", "emulator.cpp"].iter().for_each(|name| {
+    ["activation.cpp", "fiber.cpp", "faults.cpp", "emulator.cpp"].iter().for_each(|name| {
         build.file(host.join(name));
     });
     build.try_compile("beamfuse_emulated")?;

@@ -22,9 +22,9 @@
 // a query per warp.
 // Numerics: f32, rounded once; the maximum is subtracted before exp. A row that names a slot, beam or position that is not there
 // gets NaN: it shows, and nothing is read. The order of additions depends on head_dim, alignment and the number of positions
-// alone.
+// alone; where activations are f32 it is the CPU's, and so are the bits.
 // Reference: src/cpu/attention.rs
-#include "common.cuh"
+#include "lanes.cuh"
 
 template <typename T, typename C>
 struct AttentionArguments {
@@ -106,6 +106,17 @@ __device__ __forceinline__ float relative_at(const AttentionArguments<T, C>& a, 
     return a.relative[static_cast<std::size_t>(head) * a.distances + distance];
 }
 
+// The same for activations of type T, with packs where alignment allows.
+template <typename T, typename C>
+__device__ __forceinline__ float product_of(const AttentionArguments<T, C>& a, const float* query, const C* key) {
+    if constexpr (AS_ON_CPU<T>) {
+        // 8 bytes: more at a time would need more registers than there are.
+        return a.vectorized != 0 ? dot_in_lanes<VECTOR<C> / 2>(query, key, a.head_dim) : dot_in_lanes<1>(query, key, a.head_dim);
+    } else {
+        return a.vectorized != 0 ? dot<VECTOR<C>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim);
+    }
+}
+
 // Turns scores[0 .. len) into the softmax of head `head` for a query at `position`, a warp's work. `query`: head_dim floats of
 // shared memory.
 template <typename T, typename C>
@@ -121,8 +132,8 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T, C>& 
         float score = NAN;
         if (places[t] != NOWHERE) {
             const C* key = a.keys + static_cast<std::size_t>(places[t]) * a.kv_stride + head * a.head_dim;
-            score = a.scale * (a.vectorized != 0 ? dot<VECTOR<C>>(query, key, a.head_dim) : dot<1>(query, key, a.head_dim));
-            if (a.relative != nullptr) score += relative_at(a, head, position, t);
+            score = __fmul_rn(a.scale, product_of(a, query, key));
+            if (a.relative != nullptr) score = __fadd_rn(score, relative_at(a, head, position, t));
         }
         scores[t] = score;
         largest = fmaxf(largest, score);
@@ -130,10 +141,17 @@ __device__ __forceinline__ void softmax_of_head(const AttentionArguments<T, C>& 
     largest = warp_max(largest);
     float sum = 0.0f;
     for (unsigned t = lane; t < len; t += WARP_SIZE) {
-        scores[t] = expf(scores[t] - largest);
+        const float shifted = scores[t] - largest;
+        scores[t] = AS_ON_CPU<T> ? exp_of_lanes(shifted) : expf(shifted);
         sum += scores[t];
     }
-    const float inverse = 1.0f / warp_sum(sum);
+    if constexpr (AS_ON_CPU<T>) {
+        __syncwarp();
+        sum = sum_in_lanes(len, [=](unsigned t) { return scores[t]; }, [](float sum, float x) { return __fadd_rn(sum, x); });
+    } else {
+        sum = warp_sum(sum);
+    }
+    const float inverse = __fdiv_rn(1.0f, sum);
     for (unsigned t = lane; t < len; t += WARP_SIZE) scores[t] *= inverse;
     __syncwarp();
 }
@@ -152,7 +170,7 @@ __device__ __forceinline__ void weigh_values(const AttentionArguments<T, C>& a, 
             Pack<C, N> pack{};
             if (places[t] != NOWHERE) pack = load_pack<N>(values + static_cast<std::size_t>(places[t]) * a.kv_stride + i);
 #pragma unroll
-            for (unsigned k = 0; k < N; ++k) sum[k] += scores[t] * to_float(pack.values[k]);
+            for (unsigned k = 0; k < N; ++k) sum[k] = __fmaf_rn(scores[t], to_float(pack.values[k]), sum[k]);
         }
         Pack<T, N> result;
 #pragma unroll
@@ -189,7 +207,7 @@ __device__ __forceinline__ void attend(const AttentionArguments<T, C>& a, unsign
         for (unsigned t = threadIdx.x; t < a.max_len; t += blockDim.x) {
             float sum = first == 0 ? 0.0f : weights[t];
             for (unsigned h = 0; t < len && h < heads; ++h) sum += all_scores[h * a.capacity + t];
-            weights[t] = first + heads == a.num_heads ? sum / static_cast<float>(a.num_heads) : sum;
+            weights[t] = first + heads == a.num_heads ? sum * (1.0f / static_cast<float>(a.num_heads)) : sum;
         }
         __syncthreads();
     }

@@ -39,14 +39,14 @@ __device__ __forceinline__ void embed(const EmbeddingArguments<E, T>& a, const E
         Pack<T, N> out;
         if (position == nullptr) {
 #pragma unroll
-            for (unsigned k = 0; k < N; ++k) out.values[k] = from_float<T>(element(token.values[k], worth) * a.scale);
+            for (unsigned k = 0; k < N; ++k) out.values[k] = from_float<T>(__fmul_rn(element(token.values[k], worth), a.scale));
             store_pack(to + i, out);
             continue;
         }
         const Pack<T, N> offset = load_pack<N>(position + i);
 #pragma unroll
         for (unsigned k = 0; k < N; ++k)
-            out.values[k] = from_float<T>(element(token.values[k], worth) * a.scale + to_float(offset.values[k]));
+            out.values[k] = from_float<T>(__fadd_rn(__fmul_rn(element(token.values[k], worth), a.scale), to_float(offset.values[k])));
         store_pack(to + i, out);
     }
 }

@@ -24,7 +24,7 @@ __device__ __forceinline__ void open(const GateArguments<T>& a, std::size_t firs
     Pack<T, N> out;
 #pragma unroll
     for (unsigned k = 0; k < N; ++k)
-        out.values[k] = from_float<T>(activate(a.activation, to_float(left.values[k])) * to_float(right.values[k]));
+        out.values[k] = from_float<T>(activate_for<T>(a.activation, to_float(left.values[k])) * to_float(right.values[k]));
     store_pack(a.out + first, out);
 }
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ void finish(const GemmArguments<T, O>& a, unsigned co
     }
     const auto each = [&](auto activation) {
 #pragma unroll
-        for (unsigned e = 0; e < N; ++e) sums[e] = activate(activation(), sums[e]);
+        for (unsigned e = 0; e < N; ++e) sums[e] = activate_for<O>(activation(), sums[e]);
     };
     switch (a.activation) {
         case RELU: return each([] { return RELU; });

@@ -5,11 +5,12 @@
 // Shapes: x, delta [rows, d_model]; gain, bias [d_model]; all of type T; delta and bias may be null. sum [rows, d_model] f32, may be
 // null. delta_bias [d_model] f32, may be null: the bias of the product that made delta.
 // Parallelisation: a warp per row, 16 bytes per lane and load where d_model and the addresses allow; then up to 1024 elements
-// stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache.
+// stay in the lanes' registers, so that the row is read once. Other rows are read three times, from cache. Of f32 a lane loads 4 bytes.
 // Numerics: f32; mean first, then the mean of squared differences (biased); a NaN or an infinity makes its whole row NaN. The
-// order of additions depends on d_model and alignment alone, not on the rows or the block size.
+// order of additions depends on d_model and alignment alone, not on the rows or the block size; of f32 it is the CPU's, and so are the
+// bits.
 // Reference: src/cpu/layer_norm.rs
-#include "common.cuh"
+#include "lanes.cuh"
 
 template <typename T>
 struct LayerNormArguments {
@@ -136,13 +137,86 @@ __device__ __forceinline__ void normalize_long(const LayerNormArguments<T>& a, s
     }
 }
 
+// What a row in f32 is multiplied by, from the sum of its squared differences.
+__device__ __forceinline__ float scale_of(const LayerNormArguments<float>& a, float squares) {
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(a.d_model)), a.eps)));
+}
+
+__device__ __forceinline__ void store_as_on_cpu(const LayerNormArguments<float>& a, std::size_t row, unsigned i, float h, float mean,
+                                                float scale) {
+    const float bias = a.bias != nullptr ? a.bias[i] : 0.0f;
+    a.x[row + i] = __fmaf_rn(__fmul_rn(h - mean, scale), a.gain[i], bias);
+}
+
+// A row of at most 32 * ELEMENTS_PER_LANE elements in registers: a lane's turn-th is element 32 * turn + lane.
+__device__ __forceinline__ void normalize_short_as_on_cpu(const LayerNormArguments<float>& a, std::size_t row, unsigned lane) {
+    float h[ELEMENTS_PER_LANE][1];
+#pragma unroll
+    for (unsigned turn = 0; turn < ELEMENTS_PER_LANE; ++turn) {
+        const unsigned i = turn * WARP_SIZE + lane;
+        if (i < a.d_model) load_sum<1>(a, row, i, true, h[turn]);
+    }
+    const auto sum = [&](auto add) {
+        float low = 0.0f, high = 0.0f;
+#pragma unroll
+        for (unsigned turn = 0; turn < ELEMENTS_PER_LANE; turn += 2) {
+            const unsigned first = turn * WARP_SIZE;
+            if (first + LANES_BLOCK <= a.d_model) {
+                low = add(low, h[turn][0]);
+                high = add(high, h[turn + 1][0]);
+            } else if (first < a.d_model) {
+                // What is left of the row goes through the first accumulator, whose lanes are the warp's first half.
+#pragma unroll
+                for (unsigned t = turn; t < turn + 2; ++t) {
+                    const unsigned i = t * WARP_SIZE + lane;
+                    const float far = __shfl_xor_sync(FULL_WARP, h[t][0], LANES);
+                    if (lane < LANES && i < a.d_model) low = add(low, h[t][0]);
+                    if (lane < LANES && i + LANES < a.d_model) low = add(low, far);
+                }
+            }
+        }
+        return sum_of_lanes(low, high);
+    };
+    float mean = 0.0f;
+    if ((a.flags & RMS) == 0)
+        mean = __fdiv_rn(sum([](float sum, float x) { return __fadd_rn(sum, x); }), static_cast<float>(a.d_model));
+    const float scale = scale_of(a, sum([=](float sum, float x) { return __fmaf_rn(x - mean, x - mean, sum); }));
+#pragma unroll
+    for (unsigned turn = 0; turn < ELEMENTS_PER_LANE; ++turn) {
+        const unsigned i = turn * WARP_SIZE + lane;
+        if (i < a.d_model) store_as_on_cpu(a, row, i, h[turn][0], mean, scale);
+    }
+}
+
+// A row of any length in f32, read again for each pass.
+__device__ __forceinline__ void normalize_long_as_on_cpu(const LayerNormArguments<float>& a, std::size_t row, unsigned lane) {
+    const auto value = [&](bool first) {
+        return [&a, row, first](unsigned i) {
+            float h[1];
+            load_sum<1>(a, row, i, first, h);
+            return h[0];
+        };
+    };
+    const auto plain = [](float sum, float x) { return __fadd_rn(sum, x); };
+    const float total = sum_in_lanes(a.d_model, value(true), plain);
+    const float mean = (a.flags & RMS) != 0 ? 0.0f : __fdiv_rn(total, static_cast<float>(a.d_model));
+    const auto square = [=](float sum, float x) { return __fmaf_rn(x - mean, x - mean, sum); };
+    const float scale = scale_of(a, sum_in_lanes(a.d_model, value(false), square));
+    // Some elements have been read, and stored in sum, by other lanes than those that write them now.
+    __syncwarp();
+    for (unsigned i = lane; i < a.d_model; i += WARP_SIZE) store_as_on_cpu(a, row, i, value(false)(i), mean, scale);
+}
+
 template <typename T>
 __device__ void layer_norm(const LayerNormArguments<T>& a) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
     const unsigned index = blockIdx.x * (blockDim.x / WARP_SIZE) + threadIdx.x / WARP_SIZE;
     if (index >= a.rows) return;
     const std::size_t row = static_cast<std::size_t>(index) * a.d_model;
-    if ((a.flags & VECTORIZED) == 0) normalize_long<1>(a, row, lane);
+    if constexpr (AS_ON_CPU<T>) {
+        if (a.d_model <= WARP_SIZE * ELEMENTS_PER_LANE) normalize_short_as_on_cpu(a, row, lane);
+        else normalize_long_as_on_cpu(a, row, lane);
+    } else if ((a.flags & VECTORIZED) == 0) normalize_long<1>(a, row, lane);
     else if (a.d_model <= WARP_SIZE * ELEMENTS_PER_LANE) normalize_short<VECTOR<T>>(a, row, lane);
     else normalize_long<VECTOR<T>>(a, row, lane);
 }

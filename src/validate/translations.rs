@@ -8,7 +8,8 @@ use super::watch::Beat;
 use crate::backend::Dtype;
 use crate::{DecodeOptions, Device, EngineOptions, Result, Translation, Translator};
 
-/// Of lines that must have the CPU's tokens. In i8 sums of attention and norms, in another order, now and then round to another integer.
+/// Of lines that must have the CPU's tokens. In i8 all would, but for a CPU without fused multiply-add, whose sums now and then round to
+/// another integer.
 fn least_agreement(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 1.0,

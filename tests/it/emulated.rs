@@ -151,10 +151,10 @@ fn half_precision_stays_close() {
     }
 }
 
-/// Products of 8-bit integers are the CPU's own; sums of attention and norms are not, and now and then round to another integer.
+/// All that the network computes has the CPU's bits, if that fuses multiply-adds; log-probabilities sum exponentials in another order.
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
-fn i8_gives_the_tokens_of_the_cpu_on_98_of_100_lines_in_any_batch() {
+fn i8_gives_the_tokens_of_the_cpu_in_any_batch() {
     let sources = sources(60);
     let options = DecodeOptions::default();
     let (emulated, cpu) = (translator(Device::Emulated, Dtype::I8), translator(Device::Cpu, Dtype::I8));
@@ -165,9 +165,12 @@ fn i8_gives_the_tokens_of_the_cpu_on_98_of_100_lines_in_any_batch() {
     let differing: Vec<_> = pairs.iter().filter(|(actual, expected)| actual.token_ids != expected.token_ids).collect();
     let scores: Vec<(f32, f32)> = differing.iter().map(|(actual, expected)| (actual.score, expected.score)).collect();
     assert!(differing.len() as f64 <= 0.02 * sources.len() as f64, "scores here and on the CPU: {scores:?}");
-    let mut apart: Vec<f32> = pairs.iter().map(|(actual, expected)| (actual.score - expected.score).abs()).collect();
-    apart.sort_unstable_by(f32::total_cmp);
-    assert!(apart[apart.len() / 2] < 1e-4, "scores are as far apart as of other integers: {apart:?}");
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("fma") {
+        assert!(differing.is_empty(), "scores here and on the CPU: {scores:?}");
+        let farthest = pairs.iter().map(|(actual, expected)| (actual.score - expected.score).abs()).fold(0.0, f32::max);
+        assert!(farthest < 1e-5, "{farthest}");
+    }
     for (source, translation) in sources.iter().zip(&actual).step_by(20) {
         assert_eq!(&emulated.translate(&[source], &options).expect("valid options")[0], translation);
     }

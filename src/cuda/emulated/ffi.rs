@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr::NonNull;
 
+use crate::backend::Activation;
 use crate::cuda::generated;
 #[cfg(test)]
 use crate::cuda::layout::Entry;
@@ -20,8 +21,7 @@ pub struct Kernel {
 }
 
 unsafe extern "C" {
-    /// The C library's.
-    safe fn erff(x: f32) -> f32;
+    safe fn emulated_activate(activation: c_uint, x: f32, as_on_cpu: bool) -> f32;
     fn emulated_new(seed: u64) -> *mut c_void;
     fn emulated_delete(emulator: *mut c_void);
     fn emulated_launch(
@@ -38,9 +38,9 @@ unsafe extern "C" {
     fn emulated_unpoison(begin: *const c_void, bytes: usize);
 }
 
-/// The error function, as kernels on the host have it.
-pub fn erf(x: f32) -> f32 {
-    erff(x)
+/// An activation as kernels compute it, of what is stored as f32 or as something narrower.
+pub fn activate(activation: Activation, x: f32, is_f32: bool) -> f32 {
+    emulated_activate(activation as c_uint, x, is_f32)
 }
 
 /// A kernel that this build's emulator can run.

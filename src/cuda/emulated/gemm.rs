@@ -1,11 +1,9 @@
 //! The emulated device's matrix product: naive, one order of additions whatever the number of rows, since the kernels' tensor cores
 //! take the emulator long.
 
-use std::f32::consts::FRAC_1_SQRT_2;
-
 use half::{bf16, f16};
 
-use super::ffi::erf;
+use super::ffi::activate;
 use crate::backend::{Activation, Dtype};
 use crate::cuda::{Element, Gemm};
 
@@ -52,7 +50,7 @@ unsafe fn multiply_int8(gemm: &Gemm, x: *const i8, weight: *const i8, factors: &
             let (x, weight) = (&x[row * k..(row + 1) * k], &weight[j * k..(j + 1) * k]);
             let sum: i32 = x.iter().zip(weight).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum();
             let sum = sum as f32 * (factors.x_scales[row] * factors.weight_scales[j]);
-            let sum = activate(gemm.activation, factors.bias.get(j).map_or(sum, |bias| sum + bias));
+            let sum = finish(gemm, factors.bias.get(j).map_or(sum, |bias| sum + bias));
             // SAFETY: row `row < rows` and column `j < n` of `out`.
             unsafe { out.add(row * out_stride + j).write(sum) };
         }
@@ -94,7 +92,7 @@ unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
             let sums = sum_products(&panel, &weight_row);
             let bias = bias.get(j).copied();
             for (r, &sum) in sums.iter().enumerate().take(count) {
-                let sum = activate(gemm.activation, bias.map_or(sum, |bias| sum + bias));
+                let sum = finish(gemm, bias.map_or(sum, |bias| sum + bias));
                 // SAFETY: row `first + r < rows` and column `j < n` of `out`.
                 unsafe { out.add((first + r) * out_stride + j).write(O::from_f32(sum)) };
             }
@@ -102,20 +100,11 @@ unsafe fn multiply_panels<I: Element, O: Element, const SIDE_BY_SIDE: usize>(
     }
 }
 
-/// As `kernels/activation.cuh`.
-fn activate(activation: Activation, x: f32) -> f32 {
-    match activation {
-        Activation::None => x,
-        Activation::Relu => {
-            if x < 0.0 {
-                0.0
-            } else {
-                x
-            }
-        }
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044715 * x * x * x)).tanh()),
-        Activation::GeluErf => 0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2)),
+/// A sum with its bias, and what is done with that.
+fn finish(gemm: &Gemm, sum: f32) -> f32 {
+    match gemm.activation {
+        Activation::None => sum,
+        activation => activate(activation, sum, gemm.output == Dtype::F32),
     }
 }
 

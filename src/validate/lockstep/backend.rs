@@ -16,6 +16,7 @@ use crate::backend::{
 };
 use crate::check::Tolerance;
 use crate::cpu::Cpu;
+use crate::cpu::simd::Isa;
 use crate::cuda::testing::tolerance;
 use crate::cuda::{Buffer, Context, Cuda, Element, View};
 use crate::validate::kernels::beam_step::compare_states;
@@ -25,8 +26,10 @@ use crate::validate::kernels::beam_step::compare_states;
 pub struct Lockstep<T> {
     cpu: Cpu,
     device: Cuda<T>,
-    /// Whether products are of 8-bit integers, whose sums are exact.
+    /// Whether products are of 8-bit integers.
     is_quantized: bool,
+    /// Whether a network's operations have the same bits on both: sums of integers are exact, the others in one order.
+    has_same_bits: bool,
     context: Context,
     log: Mutex<Log>,
 }
@@ -89,7 +92,8 @@ impl<T: Element> Lockstep<T> {
     pub fn new(device: Cuda<T>, log: Log) -> Result<Self> {
         let (context, is_quantized) = (device.context().clone(), device.dtype() == Dtype::I8);
         let cpu = Cpu::new(0, if is_quantized { Dtype::I8 } else { Dtype::F32 })?;
-        Ok(Lockstep { cpu, device, is_quantized, context, log: Mutex::new(log) })
+        let has_same_bits = is_quantized && Isa::best().fuses_multiply_add();
+        Ok(Lockstep { cpu, device, is_quantized, has_same_bits, context, log: Mutex::new(log) })
     }
 
     /// Where the decode is, and what has been found.
@@ -116,6 +120,7 @@ impl<T: Element> Lockstep<T> {
         (width, stride): (usize, usize),
         tolerance: Tolerance,
     ) -> Result<()> {
+        let tolerance = if self.has_same_bits { Tolerance::EXACT } else { tolerance };
         let rows = cpu.len() / width.max(1);
         let apart = self.context.download(device.slice(0..rows * stride)?)?;
         let rows = apart.chunks(stride.max(1)).flat_map(|row| &row[..width]);
@@ -144,7 +149,7 @@ impl<T: Element> Lockstep<T> {
         let rounding = tolerance::<E>(1e-6);
         let tolerance = match activation {
             Activation::None | Activation::Relu if self.is_quantized => Tolerance::EXACT,
-            // The rest is the activation's own.
+            // What remains is the activation's own.
             _ if self.is_quantized => rounding,
             _ => Tolerance::new(rounding.abs + STEEPEST * sums, rounding.rel),
         };
