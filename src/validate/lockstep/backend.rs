@@ -28,7 +28,7 @@ pub struct Lockstep<T> {
     device: Cuda<T>,
     /// Whether products are of 8-bit integers.
     is_quantized: bool,
-    /// Whether a network's operations have the same bits on both: sums of integers are exact, the others in one order.
+    /// Whether a network's operations have the same bits on both: of f32 all sums are in one order, of integers they are exact.
     has_same_bits: bool,
     context: Context,
     log: Mutex<Log>,
@@ -92,7 +92,7 @@ impl<T: Element> Lockstep<T> {
     pub fn new(device: Cuda<T>, log: Log) -> Result<Self> {
         let (context, is_quantized) = (device.context().clone(), device.dtype() == Dtype::I8);
         let cpu = Cpu::new(0, if is_quantized { Dtype::I8 } else { Dtype::F32 })?;
-        let has_same_bits = is_quantized && Isa::best().fuses_multiply_add();
+        let has_same_bits = T::DTYPE == Dtype::F32 && Isa::best().fuses_multiply_add();
         Ok(Lockstep { cpu, device, is_quantized, has_same_bits, context, log: Mutex::new(log) })
     }
 
