@@ -28,7 +28,9 @@ pub fn build(
         // Their run-time library is the program's own: what the libraries need of it, the program has to offer.
         // The check of virtual tables alone needs what no program has that has none of its own.
         build.flag(format!("-fsanitize={sanitizers}")).flag("-fno-sanitize=vptr").flag("-fno-sanitize-recover=all");
-        println!("cargo::rustc-link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*,--export-dynamic-symbol=__sanitizer_*");
+        println!(
+            "cargo::rustc-link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*,--export-dynamic-symbol=__sanitizer_*"
+        );
     }
     let compiler = build.get_compiler();
     for name in ["memory", "stream", "driver"] {
