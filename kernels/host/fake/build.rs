@@ -26,7 +26,7 @@ pub fn build(
     build.flag("-ffp-contract=off").flag("-ftree-vectorize").flag("-Wno-unknown-pragmas");
     if let Some(sanitizers) = sanitizers {
         // Their run-time library is the program's own: what the libraries need of it, the program has to offer.
-        // The check of virtual tables alone needs what no program has that has none of its own.
+        // The check of virtual tables needs a part of it that is linked into programs with C++ classes of their own alone.
         build.flag(format!("-fsanitize={sanitizers}")).flag("-fno-sanitize=vptr").flag("-fno-sanitize-recover=all");
         println!(
             "cargo::rustc-link-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__ubsan_*,--export-dynamic-symbol=__sanitizer_*"
