@@ -364,7 +364,9 @@ fn info_plans_memory_for_a_device_that_need_not_be_there() {
     let (one, three) = (mebibytes(&alone, "weights"), mebibytes(&all, "weights"));
     assert!(three > 2.0 * one + 1.0, "{alone}{all}");
     assert!((mebibytes(&all, "logits") - 3.0 * mebibytes(&alone, "logits")).abs() < 0.2, "{alone}{all}");
-    for wrong in [&["--memory-budget", "much"][..], &["--beam-size", "0"], &["--device", "cuda", "--dtype", "i8"]] {
+    let narrow = |dtype: &str| mebibytes(&plan(&["--device", "cuda", "--dtype", dtype]), "weights");
+    assert!(narrow("i8") < narrow("f16"), "{} and {}", narrow("i8"), narrow("f16"));
+    for wrong in [&["--memory-budget", "much"][..], &["--beam-size", "0"], &["--device", "cpu", "--dtype", "f16"]] {
         assert_eq!(run(&[&["info"], wrong].concat(), b"").code, Some(2), "{wrong:?}");
     }
 }

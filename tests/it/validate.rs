@@ -43,9 +43,11 @@ fn the_emulated_device_passes_and_the_report_says_what_was_checked() {
             "row bits f32",
             "row bits f16",
             "row bits bf16",
+            "row bits i8",
             "lockstep f32",
             "lockstep f16",
             "lockstep bf16",
+            "lockstep i8",
             "lockstep mixed f32",
             "translations f32"
         ]
@@ -59,7 +61,7 @@ fn one_kernel_is_checked_without_the_model() {
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{shown}{}", text(&output.stderr));
     let checked = |op: &str| shown.lines().filter(|line| line.starts_with(op)).count();
-    assert_eq!((checked("embedding "), checked("layer_norm "), checked("lockstep ")), (3, 0, 0), "{shown}");
+    assert_eq!((checked("embedding "), checked("layer_norm "), checked("lockstep ")), (4, 0, 0), "{shown}");
 }
 
 #[test]
