@@ -11,7 +11,7 @@ const PADDING: u64 = 16;
 pub struct WeightCounts {
     /// Of the linear layers, the vocabulary projection among them.
     pub matrices: u64,
-    /// As above, each output's inputs padded to [`PADDING`].
+    /// As above, with the inputs of each output padded to sixteen, as devices pad 8-bit integers.
     pub padded_matrices: u64,
     /// Outputs of the linear layers.
     pub outputs: u64,
