@@ -51,7 +51,7 @@ impl Context {
     }
 
     /// # Safety
-    /// That of [`Device::gemm`].
+    /// That of [`Device::gemm`](crate::cuda::Device::gemm).
     unsafe fn multiply(&self, gemm: &Gemm) -> Result<()> {
         if gemm.rows == 0 || gemm.n == 0 {
             return Ok(());
