@@ -17,7 +17,7 @@ mod search;
 mod search_ops;
 
 pub use device::{Device, Part, Value};
-pub use network::{NetworkOps, WeightRows};
+pub use network::{NetworkOps, WeightRows, rows_of};
 pub use objectives::{Divergence, ExpectedRisk, RowShape, SmoothedTarget, TokenStats, check_risk_alpha};
 
 use crate::Result;

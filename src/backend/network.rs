@@ -11,6 +11,17 @@ use crate::{Error, Result};
 /// threads at once.
 pub type WeightRows<'a, E = Error> = dyn Fn(usize, &mut [f32]) -> std::result::Result<(), E> + Sync + 'a;
 
+/// Rows of weights `[out_dim, in_dim]` in memory.
+pub fn rows_of<E>(
+    weights: &[f32],
+    in_dim: usize,
+) -> impl Fn(usize, &mut [f32]) -> std::result::Result<(), E> + Sync + '_ {
+    move |first, rows| {
+        rows.copy_from_slice(&weights[first * in_dim..][..rows.len()]);
+        Ok(())
+    }
+}
+
 /// What a model's encoder and decoder are made of.
 pub trait NetworkOps: Device {
     /// Activations, in the type that the backend computes in. No [`Device::Buffer`]: one that runs two devices side by side

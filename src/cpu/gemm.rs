@@ -23,7 +23,7 @@ pub use int8::{Int8Isa, PackedInt8, gemm_int8, gemm_int8_on, quantize_row, refer
 pub use path::{Path, Refused, VARIABLE as PATH_VARIABLE};
 pub use quads::RowScratch;
 
-use crate::backend::{Activation, WeightRows};
+use crate::backend::{Activation, WeightRows, rows_of};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{LANES, Portable, Simd, dispatch};
@@ -38,14 +38,6 @@ use tiling::{Layer, PANEL, Tiles, prefetch, tiles};
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; LANES]);
-
-/// Rows of weights `[n, k]` in memory.
-pub(super) fn rows_of(weights: &[f32], k: usize) -> impl Fn(usize, &mut [f32]) -> Result<(), Infallible> + Sync + '_ {
-    move |first, rows| {
-        rows.copy_from_slice(&weights[first * k..][..rows.len()]);
-        Ok(())
-    }
-}
 
 /// Weights of a dense layer, packed for [`gemm`].
 pub struct PackedMatrix {
@@ -65,7 +57,7 @@ impl PackedMatrix {
     /// Packs `weights`, `[n, k]` row-major: one row per output, as checkpoints store a linear layer.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
+        let Ok(packed) = Self::pack_rows(&rows_of::<Infallible>(weights, k), n, k);
         packed
     }
 

@@ -1,9 +1,9 @@
 //! Op `linear`: a matrix product with bias and activation, in f32, in bf16 or with 8-bit weights.
 
-use crate::backend::{Activation, Dtype, WeightRows};
-use crate::cpu::gemm::{
-    Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8, rows_of,
-};
+use std::convert::Infallible;
+
+use crate::backend::{Activation, Dtype, WeightRows, rows_of};
+use crate::cpu::gemm::{Epilogue, PackedBf16, PackedInt8, PackedMatrix, RowScratch, gemm, gemm_bf16, gemm_int8};
 
 pub use crate::cpu::gemm::{reference, reference_bf16, reference_int8};
 
@@ -24,7 +24,7 @@ enum Packed {
 impl Matrix {
     /// Packs weights `[out_dim, in_dim]` and bias `[out_dim]`, in f32 unless asked for bf16 or 8 bits.
     pub fn new(weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize, dtype: Dtype) -> Self {
-        let Ok(matrix) = Self::of_rows(&rows_of(weights, in_dim), bias, out_dim, in_dim, dtype);
+        let Ok(matrix) = Self::of_rows(&rows_of::<Infallible>(weights, in_dim), bias, out_dim, in_dim, dtype);
         matrix
     }
 

@@ -21,7 +21,7 @@ use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_nor
 use crate::Result;
 use crate::backend::{
     Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps,
-    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, WeightRows, words,
+    SelfCache, SessionShape, SlotOptions, StepKey, TokenStats, Value, WeightRows, rows_of, words,
 };
 use crate::error::room;
 
@@ -367,11 +367,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
-        let rows = |first: usize, some: &mut [f32]| {
-            some.copy_from_slice(&weights[first * in_dim..][..some.len()]);
-            Ok(())
-        };
-        self.matrix_of_rows(&rows, bias, out_dim, in_dim)
+        self.matrix_of_rows(&rows_of(weights, in_dim), bias, out_dim, in_dim)
     }
 
     fn matrix_of_rows(

@@ -11,12 +11,13 @@
 
 use super::quads::{Factors, Panels, Quad, RowScratch, piece, tile};
 use super::tiling::{Layer, Tiles, tiles};
-use super::{Epilogue, reference, rows_of};
-use crate::backend::WeightRows;
+use super::{Epilogue, reference};
+use crate::backend::{WeightRows, rows_of};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::lanes::{Avx2, Avx512};
 use crate::cpu::simd::lanes::{Portable, Simd, dispatch};
 use crate::cpu::simd::{Isa, to_bf16_body};
+use std::convert::Infallible;
 use std::ops::Range;
 
 mod dot;
@@ -64,7 +65,7 @@ impl PackedBf16 {
     /// If `weights` is not `n * k` long.
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
+        let Ok(packed) = Self::pack_rows(&rows_of::<Infallible>(weights, k), n, k);
         packed
     }
 

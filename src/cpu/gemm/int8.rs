@@ -11,10 +11,11 @@
 
 use super::quads::{Factors, Finish, Panels, Quad, RowScratch, piece, sixteen, tile};
 use super::tiling::{Layer, PANEL, Tiles, tiles};
-use super::{Epilogue, reference_activation, rows_of};
-use crate::backend::WeightRows;
+use super::{Epilogue, reference_activation};
+use crate::backend::{WeightRows, rows_of};
 use crate::cpu::simd::lanes::{self, LANES, Simd, dispatch};
 use crate::cpu::simd::{Isa, max_abs_body};
+use std::convert::Infallible;
 use std::ops::Range;
 
 mod dot;
@@ -81,7 +82,7 @@ impl PackedInt8 {
     /// If `weights` is not `n * k` long or `k` exceeds [`PackedInt8::MAX_K`].
     pub fn pack(weights: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weights.len(), n * k, "pack: weights are not [n, k]");
-        let Ok(packed) = Self::pack_rows(&rows_of(weights, k), n, k);
+        let Ok(packed) = Self::pack_rows(&rows_of::<Infallible>(weights, k), n, k);
         packed
     }
 

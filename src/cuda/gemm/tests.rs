@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::rows_of;
 use crate::check::assert_same_bits;
 use crate::cuda::quantize::QuantizedRows;
 use crate::cuda::testing::{Values, device_tests, stored};
@@ -31,11 +32,7 @@ fn a_row_of_integers_does_not_depend_on_the_others(context: &Context) -> Result<
     let (n, k, most) = (70, 1160, 131);
     let mut values = Values::new(9);
     let (x, weight) = (values.elements::<f32>(most * k, 0.0, 1.0), values.elements::<f32>(n * k, 0.0, 1.0));
-    let copy = |first: usize, some: &mut [f32]| {
-        some.copy_from_slice(&weight[first * k..][..some.len()]);
-        Ok(())
-    };
-    let weight = QuantizedRows::of_matrix(context, copy, n, k)?;
+    let weight = QuantizedRows::of_matrix(context, rows_of(&weight, k), n, k)?;
     let (device_x, mut x_rows) = (context.upload(&x)?, QuantizedRows::with_capacity(context, most, k)?);
     x_rows.fill(context, device_x.view(), most, k)?;
     let product = |rows: usize, tile: Tile| -> Result<Vec<f32>> {

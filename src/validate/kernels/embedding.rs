@@ -2,7 +2,7 @@
 
 use super::UNTOUCHED;
 use crate::Result;
-use crate::backend::{Dtype, Row};
+use crate::backend::{Dtype, Row, rows_of};
 use crate::cpu::embedding as cpu;
 use crate::cpu::gemm::quantize_row;
 use crate::cuda::Element;
@@ -59,11 +59,7 @@ pub fn check_quantized(probe: &mut Probe<'_>) -> Result<()> {
         let what = format!("7 rows of {width}, {distribution}, {threads} threads, positions {kind:?}");
         probe.case("", Dtype::I8, what, |case| {
             let tokens: Vec<f32> = distribution.draw(&mut Values::new(width as u64), VOCAB * width, 0.0, 1.0);
-            let copy = |first: usize, some: &mut [f32]| {
-                some.copy_from_slice(&tokens[first * width..][..some.len()]);
-                Ok(())
-            };
-            let table = QuantizedRows::of_matrix(case.context, copy, VOCAB, width)?;
+            let table = QuantizedRows::of_matrix(case.context, rows_of(&tokens, width), VOCAB, width)?;
             let mut integers = vec![0; width];
             let worth = |row: &[f32]| -> Vec<f32> {
                 let scale = quantize_row(row, &mut integers);

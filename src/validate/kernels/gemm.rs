@@ -2,7 +2,7 @@
 
 use super::UNTOUCHED;
 use crate::Result;
-use crate::backend::{Activation, Dtype};
+use crate::backend::{Activation, Dtype, rows_of};
 use crate::check::Tolerance;
 use crate::cpu::gemm;
 use crate::cuda::Element;
@@ -157,11 +157,7 @@ impl Product {
         let weights: Vec<f32> = values.elements(n * k, 0.0, 0.5);
         let bias: Vec<f32> = values.elements(n, 0.0, 1.0);
         let (stride, between, context) = (n + 3, -7.0, case.context);
-        let copy = |first: usize, some: &mut [f32]| {
-            some.copy_from_slice(&weights[first * k..][..some.len()]);
-            Ok(())
-        };
-        let own_weights = QuantizedRows::of_matrix(context, copy, n, k)?;
+        let own_weights = QuantizedRows::of_matrix(context, rows_of(&weights, k), n, k)?;
         let mut own_x = QuantizedRows::with_capacity(context, rows, k)?;
         let device_x = context.upload(&x)?;
         own_x.fill(context, device_x.view(), rows, k)?;
