@@ -153,10 +153,18 @@ struct Normalizer {
 // ---- Reductions ----
 // All lanes (threads) get the result. The order of additions is fixed by the number of lanes (threads) alone.
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <unsigned R>
+__device__ __forceinline__ void warp_sums(float (&x)[R]) {
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(FULL_WARP, x, distance);
-    return x;
+    for (int distance = 16; distance > 0; distance /= 2)
+#pragma unroll
+        for (unsigned r = 0; r < R; ++r) x[r] += __shfl_xor_sync(FULL_WARP, x[r], distance);
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+    float one[1] = {x};
+    warp_sums(one);
+    return one[0];
 }
 
 // The largest value; NaN counts as missing, as in fmaxf.
@@ -185,4 +193,18 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
     x = warp_max(lane < warps ? scratch[lane] : -INFINITY);
     __syncthreads();
     return x;
+}
+
+// ---- Blocks that wait for no other ----
+
+// Whether the calling block is the last of `expected` to come here; what the others wrote before can then be read. The
+// ticket starts at 0, and is 0 again afterwards. `flag`: a word of shared memory.
+__device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expected, unsigned* flag) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *flag = atomicInc(ticket, expected - 1) == expected - 1;
+    __syncthreads();
+    if (*flag == 0) return false;
+    __threadfence();
+    return true;
 }

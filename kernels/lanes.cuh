@@ -38,30 +38,37 @@ __device__ __forceinline__ float exp_of_lanes(float x) {
     return x < LOWEST ? 0.0f : value;
 }
 
-// The sum of a warp's lanes' parts: `low` are the accumulators 0 and 1, by half of the warp, `high` 2 and 3. All lanes get it.
-__device__ __forceinline__ float sum_of_lanes(float low, float high) {
-    low += __shfl_xor_sync(FULL_WARP, low, LANES);
-    high += __shfl_xor_sync(FULL_WARP, high, LANES);
-    float sum = low + high;
+// sums[r] = the sum of a warp's lanes' parts of it: low[r] are the accumulators 0 and 1, by half of the warp, high[r] 2 and 3. All lanes get
+// it.
+template <unsigned R>
+__device__ __forceinline__ void sums_of_lanes(float (&low)[R], float (&high)[R], float (&sums)[R]) {
 #pragma unroll
-    for (unsigned distance = LANES / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, distance);
-    return sum;
+    for (unsigned r = 0; r < R; ++r) {
+        low[r] += __shfl_xor_sync(FULL_WARP, low[r], LANES);
+        high[r] += __shfl_xor_sync(FULL_WARP, high[r], LANES);
+        sums[r] = low[r] + high[r];
+    }
+#pragma unroll
+    for (unsigned distance = LANES / 2; distance > 0; distance /= 2)
+#pragma unroll
+        for (unsigned r = 0; r < R; ++r) sums[r] += __shfl_xor_sync(FULL_WARP, sums[r], distance);
 }
 
 // The sum of add(0, value(i)) for i < len, a warp's work: each lane asks for other values.
 template <typename V, typename A>
 __device__ __forceinline__ float sum_in_lanes(unsigned len, V value, A add) {
     const unsigned lane = threadIdx.x % WARP_SIZE;
-    float low = 0.0f, high = 0.0f;
+    float low[1] = {}, high[1] = {}, sums[1];
     const unsigned in_blocks = len / LANES_BLOCK * LANES_BLOCK;
     for (unsigned i = lane; i < in_blocks; i += LANES_BLOCK) {
-        low = add(low, value(i));
-        high = add(high, value(i + WARP_SIZE));
+        low[0] = add(low[0], value(i));
+        high[0] = add(high[0], value(i + WARP_SIZE));
     }
     if (lane < LANES) {
-        for (unsigned i = in_blocks + lane; i < len; i += LANES) low = add(low, value(i));
+        for (unsigned i = in_blocks + lane; i < len; i += LANES) low[0] = add(low[0], value(i));
     }
-    return sum_of_lanes(low, high);
+    sums_of_lanes(low, high, sums);
+    return sums[0];
 }
 
 // The products of N neighbours, added to N lanes of an accumulator.

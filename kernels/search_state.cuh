@@ -174,18 +174,6 @@ __device__ __forceinline__ float stop_bound(const SlotOptions& options, float be
     return divided + options.word_reward * static_cast<float>(options.word_reward > 0.0f ? options.max_len : length);
 }
 
-// Whether the calling block is the last of `expected` to come here; what the others wrote before can then be read. The
-// ticket starts at 0, and is 0 again afterwards. `flag`: a word of shared memory.
-__device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expected, unsigned* flag) {
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) *flag = atomicInc(ticket, expected - 1) == expected - 1;
-    __syncthreads();
-    if (*flag == 0) return false;
-    __threadfence();
-    return true;
-}
-
 // Lists the live slots, and the live beams of all slots by slot, then beam, each with its latest token. By one block;
 // `scratch`: 32 keys of shared memory.
 __device__ inline void rebuild_rows(const Search& s, Key* scratch) {

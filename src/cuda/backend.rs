@@ -14,10 +14,11 @@ use super::beam_step::{BeamStep, BeamStepScratch, SearchViews, StartSlots};
 use super::buffer::{Buffer, Pinned, View, ViewMut};
 use super::context::{Context, Recording};
 use super::element::Element;
-use super::matrix::{Matrix, Weights};
+use super::layer_norm::LayerNorm;
+use super::matrix::{Finish, Matrix, ProductScratch, Weights};
 use super::quantize::QuantizedRows;
 use super::rows::RowList;
-use super::{attention, contrastive, embedding, ensemble, gate, gather, layer_norm, processors, sample, stats};
+use super::{attention, contrastive, embedding, ensemble, gate, gather, processors, sample, stats};
 use crate::Result;
 use crate::backend::{
     Activation, CrossCache, Device, Dtype, Heads, NetworkOps, NormKind, Part, Row, Rows, Scores, Search, SearchOps,
@@ -190,8 +191,8 @@ impl<T: Element> Cuda<T> {
         &self,
         matrix: &Matrix<T>,
         (rows, x): (usize, &Buffer<T>),
-        scratch: &mut Option<QuantizedRows>,
-        finish: (Option<View<'_, f32>>, Activation),
+        scratch: &mut ProductScratch,
+        finish: Finish<'_>,
         out: &mut Buffer<T>,
     ) -> Result<()> {
         let &Matrix { out_dim, in_dim, .. } = matrix;
@@ -224,28 +225,26 @@ impl<T: Element> Cuda<T> {
     }
 }
 
-impl<T: Element> Cuda<T> {
-    /// The norm of each row of the bucket, in place; a bias that the delta still lacks comes with it.
-    fn normalize(
-        &self,
-        norm: &Norm<T>,
+impl<T: Element> Norm<T> {
+    /// The norm of each of `rows` rows, for a launcher.
+    fn of<'a>(
+        &'a self,
         rows: usize,
-        (delta, delta_bias): (Option<&Buffer<T>>, Option<&Buffer<f32>>),
-        sum: Option<&mut Buffer<f32>>,
-        x: &mut Buffer<T>,
-    ) -> Result<()> {
-        let width = norm.gain.len();
-        layer_norm::LayerNorm {
+        delta: Option<&'a Buffer<T>>,
+        sum: Option<&'a mut Buffer<f32>>,
+        x: &'a mut Buffer<T>,
+    ) -> Result<LayerNorm<'a, T>> {
+        let width = self.gain.len();
+        Ok(LayerNorm {
             x: head_mut(x, rows * width)?,
             sum: sum.map(|sum| head_mut(sum, rows * width)).transpose()?,
             delta: delta.map(|delta| head(delta, rows * width)).transpose()?,
-            delta_bias: delta_bias.map(Buffer::view),
-            gain: norm.gain.view(),
-            bias: norm.bias.as_ref().map(Buffer::view),
-            kind: norm.kind,
-            eps: norm.eps,
-        }
-        .launch(&self.context, rows, width)
+            delta_bias: None,
+            gain: self.gain.view(),
+            bias: self.bias.as_ref().map(Buffer::view),
+            kind: self.kind,
+            eps: self.eps,
+        })
     }
 }
 
@@ -351,7 +350,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
     type Embedding = Embedding<T>;
     type Positions = Positions<T>;
     type RelativeBias = RelativeBias;
-    type ProductScratch = Option<QuantizedRows>;
+    type ProductScratch = ProductScratch;
 
     fn tensor(&self, len: usize) -> Result<Buffer<T>> {
         self.context.allocate(len)
@@ -362,8 +361,8 @@ impl<T: Element> NetworkOps for Cuda<T> {
         self.context.allocate(bytes.div_ceil(size_of::<T>()))
     }
 
-    fn product_scratch(&self, rows: usize, widest: usize) -> Result<Option<QuantizedRows>> {
-        self.is_quantized.then(|| QuantizedRows::with_capacity(&self.context, rows, widest)).transpose()
+    fn product_scratch(&self, rows: usize, widest: usize) -> Result<ProductScratch> {
+        ProductScratch::new(&self.context, rows, widest, self.is_quantized)
     }
 
     fn matrix(&self, weights: &[f32], bias: Option<&[f32]>, out_dim: usize, in_dim: usize) -> Result<Matrix<T>> {
@@ -443,7 +442,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         rows: &Rows<Self>,
         x: &Buffer<T>,
         activation: Activation,
-        scratch: &mut Option<QuantizedRows>,
+        scratch: &mut ProductScratch,
         out: &mut Buffer<T>,
     ) -> Result<()> {
         let finish = (matrix.bias.as_ref().map(Buffer::view), activation);
@@ -472,7 +471,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
-        scratch: &mut Option<QuantizedRows>,
+        scratch: &mut ProductScratch,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         let (&Matrix { out_dim, in_dim, .. }, rows) = (matrix, rows.bucket);
@@ -490,7 +489,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         sum: Option<&mut Buffer<f32>>,
         x: &mut Buffer<T>,
     ) -> Result<()> {
-        self.normalize(norm, rows.bucket, (delta, None), sum, x)
+        norm.of(rows.bucket, delta, sum, x)?.launch(&self.context, rows.bucket, norm.gain.len())
     }
 
     fn linear_norm(
@@ -499,13 +498,14 @@ impl<T: Element> NetworkOps for Cuda<T> {
         norm: &Norm<T>,
         rows: &Rows<Self>,
         from: &Buffer<T>,
-        scratch: &mut Option<QuantizedRows>,
+        scratch: &mut ProductScratch,
         delta: &mut Buffer<T>,
         sum: Option<&mut Buffer<f32>>,
         x: &mut Buffer<T>,
     ) -> Result<()> {
-        self.product(matrix, (rows.bucket, from), scratch, (None, Activation::None), delta)?;
-        self.normalize(norm, rows.bucket, (Some(delta), matrix.bias.as_ref()), sum, x)
+        let (&Matrix { out_dim, in_dim, .. }, rows) = (matrix, rows.bucket);
+        let (from, delta) = (head(from, rows * in_dim)?, head_mut(delta, rows * out_dim)?);
+        matrix.multiply_norm(&self.context, (rows, from), scratch, norm.of(rows, None, sum, x)?, &delta, None)
     }
 
     fn encoder_attention(
@@ -585,7 +585,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
-        scratch: &mut Option<QuantizedRows>,
+        scratch: &mut ProductScratch,
         qkv: &mut Buffer<T>,
         cache: &mut SelfCache<Self>,
         ancestry: &Buffer<u32>,
@@ -614,7 +614,7 @@ impl<T: Element> NetworkOps for Cuda<T> {
         matrix: &Matrix<T>,
         rows: &Rows<Self>,
         x: &Buffer<T>,
-        scratch: &mut Option<QuantizedRows>,
+        scratch: &mut ProductScratch,
         queries: &mut Buffer<T>,
         cache: &CrossCache<Self>,
         options: &Buffer<u32>,

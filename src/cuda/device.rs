@@ -4,6 +4,7 @@
 //! [`emulated`](super::emulated), the same kernels on the host. [`Context`](super::Context) makes the layer safe, counts what
 //! it does and injects faults; nothing else calls it.
 
+use super::linear_norm::GemmNorm;
 use crate::backend::{Activation, Dtype};
 use crate::{Error, Result};
 
@@ -153,6 +154,16 @@ pub trait Device: Send + Sync {
     /// # Safety
     /// The three matrices lie inside allocations, `out` overlaps neither of the others.
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()>;
+
+    /// Multiplies matrices, in a tile that [normalises](super::gemm::Tile::normalizes), and normalises the rows that the product is added
+    /// to: one node of a graph.
+    ///
+    /// # Errors
+    /// As [`Device::gemm`].
+    ///
+    /// # Safety
+    /// As [`Device::gemm`], and the norm's tensors lie inside allocations; what it writes overlaps nothing else.
+    unsafe fn gemm_norm(&self, work: &GemmNorm) -> Result<()>;
 
     /// How each product so far is computed; nothing from a device with one way for all.
     fn gemm_plans(&self) -> Vec<String> {

@@ -15,6 +15,7 @@ use bytemuck::Zeroable;
 
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
 use super::gemm::{Product, Tile};
+use super::linear_norm::GemmNorm;
 use super::{gemm, layout};
 use crate::{Error, Result};
 
@@ -453,6 +454,14 @@ impl Device for CudaDevice {
         let tile = Tile::choose(product);
         self.state().products.insert(Product::of(product), tile);
         let (launch, arguments) = gemm::product(product, tile)?;
+        // SAFETY: the caller's promise, which is that of the kernel, too.
+        unsafe { self.launch(&launch, bytemuck::bytes_of(&arguments)) }
+    }
+
+    unsafe fn gemm_norm(&self, work: &GemmNorm) -> Result<()> {
+        let tile = Tile::choose(&work.gemm);
+        self.state().products.insert(Product::of(&work.gemm), tile);
+        let (launch, arguments) = work.launch(tile)?;
         // SAFETY: the caller's promise, which is that of the kernel, too.
         unsafe { self.launch(&launch, bytemuck::bytes_of(&arguments)) }
     }

@@ -103,6 +103,16 @@ impl Tile {
         rows.div_ceil(height as usize) as u64 * n.div_ceil(columns as usize) as u64
     }
 
+    /// Whether there is a kernel of this tile that goes on with the norm of its rows: where these are so few that the block that comes
+    /// last has them done sooner than another launch would.
+    pub fn normalizes(self, input: Dtype) -> bool {
+        match self {
+            Tile::Small | Tile::Deep => true,
+            Tile::Square32 => input == Dtype::F32,
+            _ => false,
+        }
+    }
+
     /// The tile of a product: the largest that fills at least half its rows and keeps the GPU busy.
     pub fn choose(gemm: &Gemm) -> Tile {
         let suits =
@@ -265,13 +275,13 @@ pub(crate) fn launch<I: Element, O: Element>(
 /// # Errors
 /// As [`Context::gemm_int8`]; there is no such kernel.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn launch_int8(
+pub(crate) fn launch_int8<O: Element>(
     context: &Context,
     sizes: [usize; 3],
     x: QuantizedView<'_>,
     weight: QuantizedView<'_>,
     (bias, activation): (Option<View<'_, f32>>, Activation),
-    out: ViewMut<'_, f32>,
+    out: ViewMut<'_, O>,
     out_stride: usize,
     tile: Tile,
 ) -> Result<()> {

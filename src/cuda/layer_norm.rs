@@ -4,15 +4,15 @@ use bytemuck::{Pod, Zeroable};
 
 use super::buffer::{View, ViewMut};
 use super::context::{Context, check_len, to_u32};
-use super::element::{Element, symbol};
+use super::element::Element;
 use super::layout::{Layout, layout};
 use super::{Launch, is_vectorizable};
 use crate::Result;
-use crate::backend::NormKind;
+use crate::backend::{Dtype, NormKind};
 
 const OPERATION: &str = "layer_norm";
 /// Four rows a block.
-const THREADS: u32 = 128;
+pub(super) const THREADS: u32 = 128;
 
 /// The norm of each row, in place; see [`crate::backend::NetworkOps::layer_norm`]. To the delta `delta_bias` is added.
 pub struct LayerNorm<'a, T> {
@@ -37,7 +37,7 @@ pub struct LayerNorm<'a, T> {
 /// Mirrors `LayerNormArguments`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Arguments {
+pub(super) struct Arguments {
     x: u64,
     sum: u64,
     delta: u64,
@@ -48,6 +48,13 @@ struct Arguments {
     d_model: u32,
     eps: f32,
     flags: u32,
+}
+
+impl Arguments {
+    /// How many rows are normalised.
+    pub(super) fn rows(&self) -> u32 {
+        self.rows
+    }
 }
 
 /// Bits of `flags`.
@@ -69,15 +76,22 @@ impl<T: Element> LayerNorm<'_, T> {
 
     /// As [`LayerNorm::launch`], with blocks of `threads`, a multiple of 32.
     pub(crate) fn launch_with(self, context: &Context, rows: usize, d_model: usize, threads: u32) -> Result<()> {
+        let arguments = self.arguments(context, rows, d_model)?;
+        // SAFETY: the lengths were checked; `x` and `sum` are borrowed mutably.
+        unsafe { enqueue(context, T::DTYPE, &arguments, threads) }
+    }
+
+    /// What the kernel takes: addresses of tensors that are borrowed here alone.
+    ///
+    /// # Errors
+    /// A tensor of another size.
+    pub(super) fn arguments(self, context: &Context, rows: usize, d_model: usize) -> Result<Arguments> {
         check_len(OPERATION, "x", rows * d_model, self.x.len())?;
         check_len(OPERATION, "sum", rows * d_model, self.sum.as_ref().map_or(rows * d_model, ViewMut::len))?;
         check_len(OPERATION, "delta", rows * d_model, self.delta.map_or(rows * d_model, |delta| delta.len()))?;
         check_len(OPERATION, "gain", d_model, self.gain.len())?;
         check_len(OPERATION, "bias", d_model, self.bias.map_or(d_model, |bias| bias.len()))?;
         check_len(OPERATION, "delta_bias", d_model, self.delta_bias.map_or(d_model, |bias| bias.len()))?;
-        if rows * d_model == 0 {
-            return Ok(());
-        }
         let mut arguments = Arguments {
             x: context.address_mut(&self.x)?,
             sum: self.sum.as_ref().map_or(Ok(0), |sum| context.address_mut(sum))?,
@@ -94,13 +108,30 @@ impl<T: Element> LayerNorm<'_, T> {
         if is_vectorizable::<T>(d_model, &[x, sum, delta, gain, bias, delta_bias]) {
             arguments.flags |= VECTORIZED;
         }
-        let grid = [arguments.rows.div_ceil(threads / 32), 1, 1];
-        // SAFETY: mirrors `layer_norm_<dtype>(LayerNormArguments)`. A warp touches its own row, which is less than `rows`; each
-        // tensor has the length checked above or is null; `x` and `sum` are borrowed mutably.
-        unsafe {
-            context.launch(&Launch { symbol: symbol!("layer_norm", T), grid, block: threads, shared: 0 }, &arguments)
-        }
+        Ok(arguments)
     }
+}
+
+/// The launch of the kernel for a storage type and so many rows, at least one.
+pub(super) fn launch(dtype: Dtype, rows: u32, threads: u32) -> Launch {
+    let symbol = match dtype {
+        Dtype::F32 | Dtype::I8 => "layer_norm_f32",
+        Dtype::F16 => "layer_norm_f16",
+        Dtype::Bf16 => "layer_norm_bf16",
+    };
+    Launch { symbol, grid: [rows.div_ceil(threads / 32), 1, 1], block: threads, shared: 0 }
+}
+
+/// Enqueues the kernel, if there is anything to normalise.
+///
+/// # Safety
+/// The tensors hold elements of this type and have the lengths that [`LayerNorm`] says; nothing else reads or writes `x` and `sum`.
+unsafe fn enqueue(context: &Context, dtype: Dtype, arguments: &Arguments, threads: u32) -> Result<()> {
+    if arguments.rows == 0 || arguments.d_model == 0 {
+        return Ok(());
+    }
+    // SAFETY: mirrors `layer_norm_<dtype>(LayerNormArguments)`. A warp touches its own row, which is less than `rows`; the caller's promise.
+    unsafe { context.launch(&launch(dtype, arguments.rows, threads), arguments) }
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ const CONSTANTS: &[(&str, u32)] = &[
 ];
 
 /// The launchers' own.
-fn launchers() -> [&'static [Layout]; 17] {
+fn launchers() -> [&'static [Layout]; 18] {
     [
         super::attention::LAYOUTS,
         super::beam_step::LAYOUTS,
@@ -150,6 +150,7 @@ fn launchers() -> [&'static [Layout]; 17] {
         super::gather::LAYOUTS,
         super::gemm::LAYOUTS,
         super::layer_norm::LAYOUTS,
+        super::linear_norm::LAYOUTS,
         super::loss::LAYOUTS,
         super::processors::LAYOUTS,
         super::quantize::LAYOUTS,

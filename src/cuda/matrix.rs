@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use super::buffer::{Buffer, View, ViewMut};
 use super::context::Context;
+use super::device::Gemm;
 use super::element::Element;
 use super::embedding::Table;
+use super::gemm::Tile;
+use super::layer_norm::LayerNorm;
+use super::linear_norm::{self, GemmNorm};
 use super::quantize::QuantizedRows;
 use crate::backend::Activation;
 use crate::{Error, Result};
@@ -38,8 +42,31 @@ impl<T> Weights<T> {
     }
 }
 
+/// Working memory of products.
+#[derive(Debug)]
+pub struct ProductScratch {
+    /// Inputs in 8 bits, where the weights are.
+    quantized: Option<QuantizedRows>,
+    /// Of products that go on with a norm.
+    tickets: Buffer<u32>,
+}
+
+impl ProductScratch {
+    /// For products of up to `rows` rows of at most `widest` inputs.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn new(context: &Context, rows: usize, widest: usize, is_quantized: bool) -> Result<Self> {
+        let quantized = is_quantized.then(|| QuantizedRows::with_capacity(context, rows, widest)).transpose()?;
+        Ok(ProductScratch { quantized, tickets: context.zeros(linear_norm::tickets(rows))? })
+    }
+}
+
+/// A bias and an activation that a product applies; without a bias there is none.
+pub(super) type Finish<'a> = (Option<View<'a, f32>>, Activation);
+
 impl<T: Element> Matrix<T> {
-    /// `out = activation(x W^T + bias)`, x `[rows, in_dim]`, the rows of `out` `stride` apart; without a bias in `finish` there is none.
+    /// `out = activation(x W^T + bias)`, x `[rows, in_dim]`, the rows of `out` `stride` apart.
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
@@ -47,16 +74,59 @@ impl<T: Element> Matrix<T> {
         &self,
         context: &Context,
         (rows, x): (usize, View<'_, T>),
-        scratch: &mut Option<QuantizedRows>,
-        finish: (Option<View<'_, f32>>, Activation),
+        scratch: &mut ProductScratch,
+        finish: Finish<'_>,
         (out, stride): (ViewMut<'_, O>, usize),
     ) -> Result<()> {
-        let sizes = [rows, self.out_dim, self.in_dim];
+        let gemm = self.gemm(context, (rows, x), &mut scratch.quantized, finish, (&out, stride))?;
+        // SAFETY: the lengths were checked, and `out` is borrowed mutably.
+        unsafe { context.multiply(&gemm) }
+    }
+
+    /// `delta = x W^T`, then `norm`, to which the bias is left: its own delta is set here. In `tile`, or as the device chooses.
+    ///
+    /// # Errors
+    /// A tensor of another size; the device failed.
+    pub(crate) fn multiply_norm<'a>(
+        &self,
+        context: &Context,
+        (rows, x): (usize, View<'_, T>),
+        scratch: &mut ProductScratch,
+        norm: LayerNorm<'a, T>,
+        delta: &'a ViewMut<'_, T>,
+        tile: Option<Tile>,
+    ) -> Result<()> {
+        let ProductScratch { quantized, tickets } = scratch;
+        let gemm = self.gemm(context, (rows, x), quantized, (None, Activation::None), (delta, self.out_dim))?;
+        let delta_bias = self.bias.as_ref().map(Buffer::view);
+        let norm = LayerNorm { delta: Some(delta.as_view()), delta_bias, ..norm };
+        let work = GemmNorm::new(context, gemm, norm, &tickets.view_mut())?;
+        match tile {
+            // SAFETY: all lengths were checked, and what is written is borrowed mutably.
+            None => unsafe { context.multiply_norm(&work) },
+            Some(tile) => {
+                let (launch, arguments) = work.launch(tile)?;
+                // SAFETY: as above; mirrors `LinearNormArguments` of these types.
+                unsafe { context.launch(&launch, &arguments) }
+            }
+        }
+    }
+
+    /// A product whose lengths fit, behind the quantisation of its input where that is due.
+    fn gemm<O: Element>(
+        &self,
+        context: &Context,
+        (rows, x): (usize, View<'_, T>),
+        scratch: &mut Option<QuantizedRows>,
+        (bias, activation): Finish<'_>,
+        (out, stride): (&ViewMut<'_, O>, usize),
+    ) -> Result<Gemm> {
+        let (sizes, finish) = ([rows, self.out_dim, self.in_dim], (bias.as_ref(), activation));
         match (&self.weights, scratch) {
-            (Weights::Plain(weights), _) => context.gemm(sizes, x, weights.view(), finish, out, stride),
+            (Weights::Plain(weights), _) => context.check_gemm(sizes, &x, &weights.view(), finish, out, stride),
             (Weights::Quantized(weights), Some(scratch)) => {
                 let x = scratch.fill(context, x.floats()?, rows, self.in_dim)?;
-                context.gemm_int8(sizes, x, weights.view(self.out_dim, self.in_dim)?, finish, out, stride)
+                context.check_gemm_int8(sizes, &x, &weights.view(self.out_dim, self.in_dim)?, finish, out, stride)
             }
             (Weights::Quantized(_), None) => {
                 let (expected, got) = ("room for quantised rows".to_owned(), "none".to_owned());

@@ -40,6 +40,7 @@ pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
+pub mod linear_norm;
 pub mod loss;
 pub mod processors;
 pub mod quantize;

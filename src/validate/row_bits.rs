@@ -1,4 +1,4 @@
-//! Whether a row of a matrix product has the same bits alone and among any number of others.
+//! Whether a row of a matrix product, and of the norm that follows some, has the same bits alone and among any number of others.
 
 use std::path::Path;
 use std::time::Instant;
@@ -6,22 +6,32 @@ use std::time::Instant;
 use super::report::CheckRow;
 use super::watch::Beat;
 use crate::Result;
-use crate::backend::{Activation, Device, NetworkOps, Row, Rows};
+use crate::backend::{Activation, Device, NetworkOps, NormKind, Row, Rows};
 use crate::cuda::testing::Values;
 use crate::cuda::{Cuda, Element};
 use crate::model::config::ModelConfig;
 
-/// Outputs, inputs, and whether the output is the logits'.
-type Shape = (usize, usize, bool);
+/// Outputs, inputs, and what becomes of the outputs.
+type Shape = (usize, usize, Use);
+
+/// What a product is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    Logits,
+    /// Another operation of a sublayer.
+    Inner,
+    /// The norm that ends a sublayer.
+    Norm,
+}
 
 /// The matrix products of a model, each once.
 fn shapes(config: &ModelConfig) -> Vec<Shape> {
     let d_model = config.d_model;
-    let mut shapes = vec![(config.decoder_vocab_size, d_model, true)];
+    let mut shapes = vec![(config.decoder_vocab_size, d_model, Use::Logits)];
     for stack in [&config.encoder, &config.decoder] {
         let (width, up) = (stack.heads.width(), if config.gated { 2 * stack.ffn_dim } else { stack.ffn_dim });
-        shapes.extend([3 * width, 2 * width, width, up].map(|outputs| (outputs, d_model, false)));
-        shapes.extend([(d_model, width, false), (d_model, stack.ffn_dim, false)]);
+        shapes.extend([3 * width, 2 * width, width, up].map(|outputs| (outputs, d_model, Use::Inner)));
+        shapes.extend([(d_model, width, Use::Norm), (d_model, stack.ffn_dim, Use::Norm)]);
     }
     shapes.sort_unstable();
     shapes.dedup();
@@ -63,20 +73,27 @@ fn check_shape<T: Element>(
     most: usize,
     beat: impl Fn(String),
 ) -> Result<(usize, Option<String>)> {
-    let ((out_dim, in_dim, is_logits), context) = (shape, backend.context());
+    let ((out_dim, in_dim, purpose), context) = (shape, backend.context());
     let mut values = Values::new((out_dim * 31 + in_dim) as u64);
     let weights: Vec<f32> = values.elements(out_dim * in_dim, 0.0, 0.1);
     let bias: Vec<f32> = values.elements(out_dim, 0.0, 0.5);
     let matrix = backend.matrix(&weights, Some(&bias), out_dim, in_dim)?;
     let x: Vec<T> = values.elements(most * in_dim, 0.0, 1.0);
     let x = context.upload(&x)?;
+    let norm = backend.norm(NormKind::Layer, &vec![1.0; out_dim], Some(&bias), 1e-5)?;
     let mut scratch = backend.product_scratch(most, in_dim)?;
     let mut product = |rows: usize| -> Result<Vec<u32>> {
         beat(format!("linear {in_dim} to {out_dim}, {rows} rows"));
         let mut list = Rows::with_capacity(backend, rows)?;
         list.set(backend, &vec![Row::default(); rows])?;
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
-        if is_logits {
+        if purpose == Use::Norm {
+            let mut delta = backend.tensor(rows * out_dim)?;
+            let mut out = context.zeros::<T>(rows * out_dim)?;
+            backend.linear_norm(&matrix, &norm, &list, &x, &mut scratch, &mut delta, None, &mut out)?;
+            return Ok(bits(context.download(out.view())?.iter().map(|value| value.to_f32()).collect()));
+        }
+        if purpose == Use::Logits {
             let stride = backend.logits_stride(out_dim);
             let mut out = backend.zeros::<f32>(rows * stride)?;
             backend.logits(&matrix, &list, &x, &mut scratch, &mut out)?;

@@ -182,11 +182,11 @@ fn i8_gives_the_tokens_of_the_cpu_in_any_batch() {
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn a_step_is_one_launch_of_few_nodes_without_waiting_or_allocating() {
-    // 11 per layer (queries, keys and values; attention; output; norm: 4, and 4 more for the source; 3 for the feed-forward part),
+    // 8 per layer (queries, keys and values; attention; output and norm: 3, and 3 more for the source; 2 for the feed-forward part),
     // embedding, logits, beam step.
-    steps_have_so_many_nodes(Dtype::F32, 69);
+    steps_have_so_many_nodes(Dtype::F32, 51);
     // One more for each product: its input is quantised.
-    steps_have_so_many_nodes(Dtype::I8, 69 + 6 * 6 + 1);
+    steps_have_so_many_nodes(Dtype::I8, 51 + 6 * 6 + 1);
 }
 
 fn steps_have_so_many_nodes(dtype: Dtype, nodes: u64) {

@@ -6,6 +6,8 @@ use crate::cuda::Element;
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::counters::GEMMS;
 use crate::cuda::device::Gemm;
+use crate::cuda::gemm::Tile;
+use crate::cuda::linear_norm::GemmNorm;
 use crate::cuda::quantize::{QuantizedView, padded};
 use crate::{Error, Result};
 
@@ -52,7 +54,7 @@ impl Context {
 
     /// # Safety
     /// That of [`Device::gemm`](crate::cuda::Device::gemm).
-    unsafe fn multiply(&self, gemm: &Gemm) -> Result<()> {
+    pub(in crate::cuda) unsafe fn multiply(&self, gemm: &Gemm) -> Result<()> {
         if gemm.rows == 0 || gemm.n == 0 {
             return Ok(());
         }
@@ -60,6 +62,25 @@ impl Context {
         self.count(GEMMS, 1);
         // SAFETY: the caller's promise.
         unsafe { self.0.device.gemm(gemm) }
+    }
+
+    /// Enqueues a product and the norm behind it: at once where there is a kernel for that.
+    ///
+    /// # Safety
+    /// That of [`Device::gemm_norm`](crate::cuda::Device::gemm_norm).
+    pub(in crate::cuda) unsafe fn multiply_norm(&self, work: &GemmNorm) -> Result<()> {
+        let gemm = &work.gemm;
+        if gemm.rows == 0 || gemm.n == 0 {
+            return Ok(());
+        }
+        if !Tile::choose(gemm).normalizes(gemm.input) {
+            // SAFETY: the caller's promise; mirrors `layer_norm_<dtype>(LayerNormArguments)`.
+            return unsafe { self.multiply(gemm).and_then(|()| self.launch(&work.norm_launch(), &work.norm)) };
+        }
+        self.check_fault(Fault::Launch, "linear_norm")?;
+        self.count(GEMMS, 1);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.device.gemm_norm(work) }
     }
 
     /// How each product so far is computed: its shape and types, and the algorithm.

@@ -20,6 +20,7 @@ pub(super) use ffi::{argument_types, layout_entries};
 use memory::Memory;
 
 use super::device::{Device, Gemm, GraphId, Launch, PinnedId};
+use super::linear_norm::GemmNorm;
 use crate::{Error, Result};
 
 const NAME: &str = "emulated";
@@ -66,6 +67,7 @@ enum Work {
     Copy { from: u64, to: u64, bytes: usize },
     Fill { at: u64, byte: u8, bytes: usize },
     Gemm(Gemm),
+    GemmNorm(Gemm, KernelLaunch),
     Free { address: u64 },
     Post { from: u64, bytes: usize, pinned: PinnedId, offset: usize },
     Replay(Arc<[Work]>),
@@ -111,6 +113,32 @@ impl EmulatedDevice {
     pub fn with_memory(self, bytes: Option<u64>) -> Self {
         self.state().memory.capacity = bytes;
         self
+    }
+
+    /// A launch with what it needs when it runs, if a device would take it.
+    fn kernel_launch(&self, launch: &Launch, arguments: &[u8]) -> Result<KernelLaunch> {
+        let symbol = launch.symbol;
+        let refuse = |reason: String| Err(failure("launch", format!("{symbol}: {reason}")));
+        let Some(&kernel) = self.kernels.get(symbol) else { return refuse("no such kernel".to_owned()) };
+        if arguments.len() != kernel.argument_bytes() {
+            return refuse(format!("expected {} bytes of arguments, got {}", kernel.argument_bytes(), arguments.len()));
+        }
+        if launch.block == 0 || launch.block > kernel.max_threads() || !launch.block.is_multiple_of(32) {
+            return refuse(format!(
+                "expected a multiple of 32 threads up to {}, got {}",
+                kernel.max_threads(),
+                launch.block
+            ));
+        }
+        let [x, y, z] = launch.grid;
+        if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {
+            return refuse(format!("no device takes a grid of {x} x {y} x {z} blocks"));
+        }
+        let mut words = vec![0u64; arguments.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..arguments.len()].copy_from_slice(arguments);
+        let state = self.state();
+        let addresses = words.iter().filter_map(|&word| Some((word, state.memory.id_of(word)?))).collect();
+        Ok(KernelLaunch { kernel, launch: *launch, arguments: words.into(), addresses })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -204,6 +232,9 @@ impl State {
                 Ok(())
             }
             Work::Gemm(gemm) => self.run_gemm(gemm).map_err(|reason| ("gemm", reason)),
+            Work::GemmNorm(gemm, norm) => {
+                self.run_gemm(gemm).and_then(|()| self.run_launch(norm)).map_err(|reason| ("linear_norm", reason))
+            }
             Work::Free { address } => {
                 self.memory.free(*address);
                 Ok(())
@@ -337,32 +368,18 @@ impl Device for EmulatedDevice {
     }
 
     unsafe fn launch(&self, launch: &Launch, arguments: &[u8]) -> Result<()> {
-        let symbol = launch.symbol;
-        let refuse = |reason: String| Err(failure("launch", format!("{symbol}: {reason}")));
-        let Some(&kernel) = self.kernels.get(symbol) else { return refuse("no such kernel".to_owned()) };
-        if arguments.len() != kernel.argument_bytes() {
-            return refuse(format!("expected {} bytes of arguments, got {}", kernel.argument_bytes(), arguments.len()));
-        }
-        if launch.block == 0 || launch.block > kernel.max_threads() || !launch.block.is_multiple_of(32) {
-            return refuse(format!(
-                "expected a multiple of 32 threads up to {}, got {}",
-                kernel.max_threads(),
-                launch.block
-            ));
-        }
-        let [x, y, z] = launch.grid;
-        if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {
-            return refuse(format!("no device takes a grid of {x} x {y} x {z} blocks"));
-        }
-        let mut words = vec![0u64; arguments.len().div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut words)[..arguments.len()].copy_from_slice(arguments);
-        let mut state = self.state();
-        let addresses = words.iter().filter_map(|&word| Some((word, state.memory.id_of(word)?))).collect();
-        state.enqueue(Work::Launch(KernelLaunch { kernel, launch: *launch, arguments: words.into(), addresses }))
+        let work = self.kernel_launch(launch, arguments)?;
+        self.state().enqueue(Work::Launch(work))
     }
 
     unsafe fn gemm(&self, gemm: &Gemm) -> Result<()> {
         self.state().enqueue(Work::Gemm(*gemm))
+    }
+
+    // With a norm's own kernel behind the plain loop: the bits of both in one.
+    unsafe fn gemm_norm(&self, work: &GemmNorm) -> Result<()> {
+        let norm = self.kernel_launch(&work.norm_launch(), bytemuck::bytes_of(&work.norm))?;
+        self.state().enqueue(Work::GemmNorm(work.gemm, norm))
     }
 
     fn begin_aside(&self) -> Result<()> {

@@ -109,6 +109,10 @@ fn a_tile_is_as_large_as_the_rows_and_the_gpu_allow() {
     assert_eq!(Tile::choose(&gemm(Dtype::I8, 4, 512, 1024)), Tile::Small);
     assert_eq!(Tile::choose(&gemm(Dtype::I8, 4, 512, 2048)), Tile::Deep);
     assert_eq!(Tile::choose(&gemm(Dtype::I8, 4096, 512, 2048)), Tile::Huge);
+    // Where a product goes on with the norm behind it.
+    let normalizes = |input, rows| Tile::choose(&gemm(input, rows, 512, 512)).normalizes(input);
+    assert_eq!([480, 481].map(|rows| normalizes(Dtype::Bf16, rows)), [true, false]);
+    assert_eq!([960, 961].map(|rows| normalizes(Dtype::F32, rows)), [true, false]);
     // What tensor cores do not take.
     assert_eq!(choose(4, 512, 31), Tile::Square32);
     assert_eq!(Tile::choose(&Gemm { x: 258, ..gemm(Dtype::F16, 4, 512, 512) }), Tile::Square32);

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod layer_norm;
+pub mod linear_norm;
 pub mod loss;
 pub mod near_ties;
 pub mod processors;
@@ -40,6 +41,7 @@ pub const OPS: &[Op] = &[
     Op { name: "gemm", check: gemm::check },
     Op { name: "quantize", check: quantize::check },
     Op { name: "layer_norm", check: layer_norm::check },
+    Op { name: "linear_norm", check: linear_norm::check },
     Op { name: "attention", check: attention::check },
     Op { name: "stats", check: stats::check },
     Op { name: "contrastive", check: contrastive::check },

@@ -2,24 +2,26 @@
 
 use super::{BEAMS, Bench, FFN, HEADS, LEN, Moves, SpeedRow};
 use crate::Result;
-use crate::backend::{Activation, Dtype, NormKind, Row, SlotOptions};
-use crate::cuda::Element;
+use crate::backend::{Activation, Dtype, NetworkOps, NormKind, Row, Rows, SlotOptions};
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
 use crate::cuda::embedding::{Embedding, Table};
 use crate::cuda::gate::Gate;
 use crate::cuda::gemm::{self, Tile};
 use crate::cuda::layer_norm::LayerNorm;
 use crate::cuda::testing::DeviceRows;
+use crate::cuda::{Cuda, Element};
 
 impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// All of it, in a storage type.
     pub(super) fn activations<T: Element>(&mut self) -> Result<()> {
         self.products::<T>(BEAMS)?;
+        self.linear_norm(BEAMS, &Cuda::<T>::new(self.context.clone()))?;
         for rows in self.effort.rows.clone() {
             self.products::<T>(rows)?;
             self.embedding::<T>(rows)?;
             self.gate::<T>(rows)?;
             self.layer_norm::<T>(rows)?;
+            self.linear_norm(rows, &Cuda::<T>::new(self.context.clone()))?;
             self.encoder_attention::<T>(rows)?;
             self.decoder_attention::<T>(rows)?;
         }
@@ -112,6 +114,34 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         })?;
         let moved = (Moves::ReadsAndWrites, 3 * rows * width * size_of::<T>());
         self.add(("layer_norm", "", T::DTYPE.name()), format!("{rows} x {width}"), moved, seconds)
+    }
+
+    /// The products that end a sublayer and the norm behind them: as the device chooses, and in two launches.
+    pub(super) fn linear_norm<T: Element>(&mut self, rows: usize, backend: &Cuda<T>) -> Result<()> {
+        let (context, width, dtype) = (self.context, HEADS.width(), backend.dtype());
+        for inputs in [width, FFN] {
+            let matrix = backend.matrix(&vec![1.0; width * inputs], Some(&vec![0.0; width]), width, inputs)?;
+            let norm = backend.norm(NormKind::Layer, &vec![1.0; width], Some(&vec![0.0; width]), 1e-5)?;
+            let mut scratch = backend.product_scratch(rows, inputs)?;
+            let mut list = Rows::with_capacity(backend, rows)?;
+            list.set(backend, &vec![Row::default(); rows])?;
+            let (from, mut x) = (self.numbers::<T>(rows * inputs)?, self.numbers::<T>(rows * width)?);
+            let mut delta = context.allocate::<T>(rows * width)?;
+            let moved = (width * inputs) * dtype.size() + rows * (inputs + 3 * width) * size_of::<T>();
+            for variant in ["", "apart"] {
+                let seconds = self.time(|| {
+                    let (from, scratch, delta) = (&from, &mut scratch, &mut delta);
+                    if variant.is_empty() {
+                        return backend.linear_norm(&matrix, &norm, &list, from, scratch, delta, None, &mut x);
+                    }
+                    backend.linear(&matrix, &list, from, Activation::None, scratch, delta)?;
+                    backend.layer_norm(&norm, &list, Some(delta), None, &mut x)
+                })?;
+                let (kernel, shape) = (("linear_norm", variant, dtype.name()), format!("{rows} x {width} x {inputs}"));
+                self.add(kernel, shape, (Moves::ReadsAndWrites, moved), seconds)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sentences of [`LEN`] tokens.
