@@ -49,11 +49,16 @@ using LinearNormF16 = LinearNormArguments<__half, __half>;
 using LinearNormBf16 = LinearNormArguments<__nv_bfloat16, __nv_bfloat16>;
 using LinearNormI8 = LinearNormArguments<PairI8, float>;
 
+#define ON_ORDINARY_UNITS(types, Arguments) \
+    KERNEL(linear_norm_square32_##types, SmallSquare::THREADS, Arguments, linear_norm_on_ordinary_units<SmallSquare>)
+
 #define ON_TENSOR_CORES(types, Arguments)                                                         \
     KERNEL(linear_norm_small_##types, Small::THREADS, Arguments, linear_norm_on_tensor_cores<Small>) \
     KERNEL(linear_norm_deep_##types, Deep::THREADS, Arguments, linear_norm_on_tensor_cores<Deep>)
 
-KERNEL(linear_norm_square32_f32, SmallSquare::THREADS, LinearNormF32, linear_norm_on_ordinary_units<SmallSquare>)
+ON_ORDINARY_UNITS(f32, LinearNormF32)
+ON_ORDINARY_UNITS(f16, LinearNormF16)
+ON_ORDINARY_UNITS(bf16, LinearNormBf16)
 ON_TENSOR_CORES(f16, LinearNormF16)
 ON_TENSOR_CORES(bf16, LinearNormBf16)
 ON_TENSOR_CORES(i8, LinearNormI8)

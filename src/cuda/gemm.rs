@@ -103,14 +103,10 @@ impl Tile {
         rows.div_ceil(height as usize) as u64 * n.div_ceil(columns as usize) as u64
     }
 
-    /// Whether there is a kernel of this tile that goes on with the norm of its rows: where these are so few that the block that comes
+    /// Whether there are kernels of this tile that go on with the norm of its rows: where these are so few that the block that comes
     /// last has them done sooner than another launch would.
-    pub fn normalizes(self, input: Dtype) -> bool {
-        match self {
-            Tile::Small | Tile::Deep => true,
-            Tile::Square32 => input == Dtype::F32,
-            _ => false,
-        }
+    pub fn normalizes(self) -> bool {
+        matches!(self, Tile::Small | Tile::Deep | Tile::Square32)
     }
 
     /// The tile of a product: the largest that fills at least half its rows and keeps the GPU busy.

@@ -91,6 +91,8 @@ impl GemmNorm {
             (Tile::Deep, Dtype::Bf16) => "linear_norm_deep_bf16",
             (Tile::Deep, Dtype::I8) => "linear_norm_deep_i8",
             (Tile::Square32, Dtype::F32) => "linear_norm_square32_f32",
+            (Tile::Square32, Dtype::F16) => "linear_norm_square32_f16",
+            (Tile::Square32, Dtype::Bf16) => "linear_norm_square32_bf16",
             (tile, input) => {
                 let (expected, got) = ("a tile of few rows".to_owned(), format!("{tile:?} of {}", input.name()));
                 return Err(Error::Shape { operation: OPERATION, tensor: "tile", expected, got });

@@ -73,7 +73,7 @@ impl Context {
         if gemm.rows == 0 || gemm.n == 0 {
             return Ok(());
         }
-        if !Tile::choose(gemm).normalizes(gemm.input) {
+        if !Tile::choose(gemm).normalizes() {
             // SAFETY: the caller's promise; mirrors `layer_norm_<dtype>(LayerNormArguments)`.
             return unsafe { self.multiply(gemm).and_then(|()| self.launch(&work.norm_launch(), &work.norm)) };
         }

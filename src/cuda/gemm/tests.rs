@@ -110,7 +110,7 @@ fn a_tile_is_as_large_as_the_rows_and_the_gpu_allow() {
     assert_eq!(Tile::choose(&gemm(Dtype::I8, 4, 512, 2048)), Tile::Deep);
     assert_eq!(Tile::choose(&gemm(Dtype::I8, 4096, 512, 2048)), Tile::Huge);
     // Where a product goes on with the norm behind it.
-    let normalizes = |input, rows| Tile::choose(&gemm(input, rows, 512, 512)).normalizes(input);
+    let normalizes = |input, rows| Tile::choose(&gemm(input, rows, 512, 512)).normalizes();
     assert_eq!([480, 481].map(|rows| normalizes(Dtype::Bf16, rows)), [true, false]);
     assert_eq!([960, 961].map(|rows| normalizes(Dtype::F32, rows)), [true, false]);
     // What tensor cores do not take.

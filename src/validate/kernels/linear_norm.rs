@@ -15,6 +15,8 @@ const EPS: f32 = 1e-5;
 /// each pass.
 const SHAPES: [[usize; 3]; 8] =
     [[1, 1, 8], [3, 37, 24], [16, 32, 64], [17, 512, 40], [33, 66, 520], [5, 64, 1608], [130, 128, 72], [7, 1032, 16]];
+/// What tensor cores do not take.
+const ODD_SHAPES: [[usize; 3]; 3] = [[1, 3, 1], [3, 37, 31], [33, 66, 33]];
 const LARGE: [[usize; 3]; 4] = [[4, 512, 512], [128, 512, 2048], [300, 1024, 1024], [511, 512, 512]];
 /// The norm's kind, whether there are a sum and a bias of the product.
 const FORMS: [(NormKind, bool, bool); 4] = [
@@ -45,17 +47,35 @@ pub fn check_int8(probe: &mut Probe<'_>) -> Result<()> {
 }
 
 fn check_backend<T: Element>(probe: &mut Probe<'_>, backend: &Cuda<T>) -> Result<()> {
-    let dtype = backend.dtype();
-    let all = Tile::ON_TENSOR_CORES.into_iter().chain(Tile::ON_ORDINARY_UNITS);
-    let is_there = |tile: &Tile| tile.normalizes(dtype) && (dtype == Dtype::F32) == (*tile == Tile::Square32);
-    let tiles: Vec<_> = std::iter::once(None).chain(all.filter(is_there).map(Some)).collect();
-    let shapes = probe.grid().shapes(&SHAPES, &LARGE);
+    let (on_tensor_cores, on_ordinary_units) = (Tile::ON_TENSOR_CORES.iter(), Tile::ON_ORDINARY_UNITS.iter());
+    let (small, large) = (&SHAPES[..], &LARGE[..]);
+    match backend.dtype() {
+        // Rows of integers are filled up to what tensor cores take.
+        Dtype::I8 => check_tiles(probe, backend, on_tensor_cores, [&[small, &ODD_SHAPES].concat(), large]),
+        Dtype::F32 => check_tiles(probe, backend, on_ordinary_units, [&[small, &ODD_SHAPES].concat(), large]),
+        Dtype::F16 | Dtype::Bf16 => {
+            check_tiles(probe, backend, on_tensor_cores, [small, large])?;
+            check_tiles(probe, backend, on_ordinary_units, [&ODD_SHAPES, &[]])
+        }
+    }
+}
+
+/// The device's own choice, then each of the tiles that go on with a norm.
+fn check_tiles<'a, T: Element>(
+    probe: &mut Probe<'_>,
+    backend: &Cuda<T>,
+    tiles: impl Iterator<Item = &'a Tile>,
+    [small, large]: [&[[usize; 3]]; 2],
+) -> Result<()> {
+    let normalizing = tiles.copied().filter(|tile| tile.normalizes());
+    let tiles: Vec<_> = std::iter::once(None).chain(normalizing.map(Some)).collect();
+    let shapes = probe.grid().shapes(small, large);
     let sizes = [shapes.len(), tiles.len(), Distribution::FINITE.len(), FORMS.len()];
     for [shape, tile, distribution, form] in probe.grid().combine(sizes) {
         let (shape, tile, distribution) = (shapes[shape], tiles[tile], Distribution::FINITE[distribution]);
         let (kind, has_sum, has_bias) = FORMS[form];
         let work = Sublayer { shape, tile, distribution, kind, has_sum, has_bias };
-        probe.case("", dtype, format!("{work:?}"), |case| work.run(case, backend))?;
+        probe.case("", backend.dtype(), format!("{work:?}"), |case| work.run(case, backend))?;
     }
     Ok(())
 }
