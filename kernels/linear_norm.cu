@@ -17,11 +17,11 @@ struct LinearNormArguments {
     unsigned* tickets;
 };
 
-// Rows that a warp works on at once.
-constexpr unsigned AT_ONCE = 4;
+// Rows that a warp works on at once. On tensor cores shared memory bounds the blocks of a multiprocessor, on the ordinary units registers do.
+constexpr unsigned AT_ONCE_ON_TENSOR_CORES = 4, AT_ONCE_ON_ORDINARY_UNITS = 2;
 
 // The norm of rows `first` to `first` + ROWS, if the calling block is the last of those that made them. By a whole block of THREADS.
-template <unsigned ROWS, unsigned THREADS, typename T, typename O>
+template <unsigned ROWS, unsigned THREADS, unsigned AT_ONCE, typename T, typename O>
 __device__ __forceinline__ void normalize_tile(const LinearNormArguments<T, O>& a) {
     constexpr unsigned EACH = ROWS / (THREADS / WARP_SIZE);
     static_assert(EACH % AT_ONCE == 0);
@@ -35,13 +35,13 @@ __device__ __forceinline__ void normalize_tile(const LinearNormArguments<T, O>& 
 template <typename S, typename T, typename O>
 __device__ void linear_norm_on_tensor_cores(const LinearNormArguments<T, O>& a) {
     gemm_on_tensor_cores<S>(a.product);
-    normalize_tile<S::ROWS, S::THREADS>(a);
+    normalize_tile<S::ROWS, S::THREADS, AT_ONCE_ON_TENSOR_CORES>(a);
 }
 
 template <typename S, typename T, typename O>
 __device__ void linear_norm_on_ordinary_units(const LinearNormArguments<T, O>& a) {
     gemm_on_ordinary_units<S>(a.product);
-    normalize_tile<S::SIDE, S::THREADS>(a);
+    normalize_tile<S::SIDE, S::THREADS, AT_ONCE_ON_ORDINARY_UNITS>(a);
 }
 
 using LinearNormF32 = LinearNormArguments<float, float>;
