@@ -4,7 +4,7 @@
 // Shapes: as there; the product's out is the norm's delta, so out_stride = n = d_model and both have as many rows. tickets: one for
 // each row of tiles, 0 before and after.
 // Parallelisation: the product's, in the tiles for few rows. The block that is the last of its rows' tiles has all columns of these rows before it and
-// normalises them, several to a warp at a time: their loads and shuffles wait for each other's, not one after the other.
+// normalises them, several to a warp at a time, so that the waits for their loads and shuffles overlap.
 // Numerics: the bits of the two kernels; delta is rounded to its type as if it had been read by another launch.
 // Reference: src/cpu/gemm.rs, src/cpu/layer_norm.rs
 #include "gemm.cuh"

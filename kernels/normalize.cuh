@@ -243,8 +243,8 @@ __device__ __forceinline__ void normalize_long_as_on_cpu(const LayerNormArgument
 
 // ---- Both ----
 
-// Row `first` and those after it, `count` of them, at most R: by a warp. Those that fit its registers are worked on at once, for what
-// one waits for.
+// Row `first` and those after it, `count` of them, at most R: by a warp. Those that fit its registers are worked on at once, so that their
+// waits overlap.
 template <unsigned R, typename T>
 __device__ __forceinline__ void normalize_rows(const LayerNormArguments<T>& a, unsigned first, unsigned count) {
     const bool is_short = a.d_model <= WARP_SIZE * ELEMENTS_PER_LANE;

@@ -140,7 +140,7 @@ mod tests {
         let error = launch(17, 16, 68).unwrap_err();
         assert_eq!(error.to_string(), "linear_norm: tickets: expected at least 2, got 1");
         assert_eq!(launch(2, 16, 7).unwrap_err().kind(), "shape");
-        // The product leaves room for what the norm would not find.
+        // A product may have room behind it, the delta of a norm may not.
         assert_eq!(launch(2, 16, 9).unwrap_err().kind(), "shape");
         Ok(())
     }
