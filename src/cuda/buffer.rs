@@ -4,8 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use half::bf16;
-
 use super::context::Context;
 use super::device::{GraphId, PinnedId};
 use super::element::Element;
@@ -229,12 +227,6 @@ impl<T> Drop for Pinned<T> {
 }
 
 impl<'a, T: Element> View<'a, T> {
-    /// The same memory as elements of bf16.
-    pub fn as_bf16(self) -> View<'a, bf16> {
-        let len = self.len * size_of::<T>() / size_of::<bf16>();
-        View { owner: self.owner, address: self.address, len, element: PhantomData }
-    }
-
     /// The same memory as f32, which it must be.
     ///
     /// # Errors
@@ -245,14 +237,6 @@ impl<'a, T: Element> View<'a, T> {
         }
         let (expected, got) = ("F32".to_owned(), format!("{:?}", T::DTYPE));
         Err(Error::Shape { operation: "cast", tensor: "elements", expected, got })
-    }
-}
-
-impl<'a, T: Element> ViewMut<'a, T> {
-    /// The same memory as elements of bf16.
-    pub fn as_bf16(self) -> ViewMut<'a, bf16> {
-        let len = self.len * size_of::<T>() / size_of::<bf16>();
-        ViewMut { owner: self.owner, address: self.address, len, element: PhantomData }
     }
 }
 

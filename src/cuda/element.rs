@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::buffer::Buffer;
+use super::tensor::Tensor;
 use crate::backend::Dtype;
 
 /// A storage type of tensors.
@@ -14,43 +16,78 @@ pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {
 
     /// Exact.
     fn to_f32(self) -> f32;
+
+    /// A tensor of such elements.
+    fn tensor(buffer: Buffer<Self>) -> Tensor;
+
+    /// What lies in a tensor of such elements.
+    fn buffer(tensor: &Tensor) -> Option<&Buffer<Self>>;
+
+    /// As [`Element::buffer`], to write.
+    fn buffer_mut(tensor: &mut Tensor) -> Option<&mut Buffer<Self>>;
 }
 
-impl Element for f32 {
-    const DTYPE: Dtype = Dtype::F32;
+macro_rules! element {
+    ($element:ident, $kind:ident, $from:expr, $to:expr) => {
+        impl Element for $element {
+            const DTYPE: Dtype = Dtype::$kind;
 
-    fn from_f32(value: f32) -> Self {
-        value
-    }
+            fn from_f32(value: f32) -> Self {
+                $from(value)
+            }
 
-    fn to_f32(self) -> f32 {
-        self
-    }
+            fn to_f32(self) -> f32 {
+                $to(self)
+            }
+
+            fn tensor(buffer: Buffer<Self>) -> Tensor {
+                Tensor::$kind(buffer)
+            }
+
+            fn buffer(tensor: &Tensor) -> Option<&Buffer<Self>> {
+                if let Tensor::$kind(buffer) = tensor { Some(buffer) } else { None }
+            }
+
+            fn buffer_mut(tensor: &mut Tensor) -> Option<&mut Buffer<Self>> {
+                if let Tensor::$kind(buffer) = tensor { Some(buffer) } else { None }
+            }
+        }
+    };
 }
 
-impl Element for f16 {
-    const DTYPE: Dtype = Dtype::F16;
+element!(f32, F32, std::convert::identity, std::convert::identity);
+element!(f16, F16, f16::from_f32, f16::to_f32);
+element!(bf16, Bf16, bf16::from_f32, bf16::to_f32);
 
-    fn from_f32(value: f32) -> Self {
-        f16::from_f32(value)
-    }
-
-    fn to_f32(self) -> f32 {
-        f16::to_f32(self)
-    }
+/// Evaluates an expression with a name for the type of activations that goes with a type of weights, and maybe one for that of keys and
+/// values: beside weights of 8 bits these are bf16 and all else f32, as on the CPU.
+macro_rules! with_element {
+    ($dtype:expr, $element:ident $(, $cached:ident)? => $expression:expr) => {
+        match $dtype {
+            $crate::backend::Dtype::F32 => {
+                type $element = f32;
+                $(type $cached = f32;)?
+                $expression
+            }
+            $crate::backend::Dtype::F16 => {
+                type $element = half::f16;
+                $(type $cached = half::f16;)?
+                $expression
+            }
+            $crate::backend::Dtype::Bf16 => {
+                type $element = half::bf16;
+                $(type $cached = half::bf16;)?
+                $expression
+            }
+            $crate::backend::Dtype::I8 => {
+                type $element = f32;
+                $(type $cached = half::bf16;)?
+                $expression
+            }
+        }
+    };
 }
-
-impl Element for bf16 {
-    const DTYPE: Dtype = Dtype::Bf16;
-
-    fn from_f32(value: f32) -> Self {
-        bf16::from_f32(value)
-    }
-
-    fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
-    }
-}
+pub(crate) use with_element;
 
 /// The kernel symbol `<name>_<dtype>` for an element type: `symbol!("layer_norm", T)`. No kernel stores 8 bits: a launch of one
 /// fails for want of its symbol.

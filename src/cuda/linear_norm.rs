@@ -117,7 +117,7 @@ mod tests {
     use crate::validate::probe::assert_all_pass;
 
     fn wrong_shapes_are_refused(context: &Context) -> Result<()> {
-        let backend = Cuda::<f32>::new(context.clone());
+        let backend = Cuda::new(context.clone(), Dtype::F32);
         let matrix = backend.matrix(&[1.0; 12], None, 4, 3)?;
         let (from, gain) = (context.upload(&[1.0f32; 17 * 3])?, context.upload(&[1.0f32; 4])?);
         let (mut delta, mut x) = (context.zeros::<f32>(17 * 4)?, context.zeros::<f32>(17 * 4)?);

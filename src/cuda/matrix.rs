@@ -11,13 +11,14 @@ use super::gemm::Tile;
 use super::layer_norm::LayerNorm;
 use super::linear_norm::{self, GemmNorm};
 use super::quantize::QuantizedRows;
+use super::tensor::Tensor;
 use crate::backend::Activation;
 use crate::{Error, Result};
 
 /// The weights `[out_dim, in_dim]` of a linear layer, and its bias.
 #[derive(Debug)]
-pub struct Matrix<T> {
-    pub(super) weights: Weights<T>,
+pub struct Matrix {
+    pub(super) weights: Weights,
     pub(super) bias: Option<Buffer<f32>>,
     pub(super) out_dim: usize,
     pub(super) in_dim: usize,
@@ -25,18 +26,18 @@ pub struct Matrix<T> {
 
 /// Weights as products take them; shared where they are a table of embeddings, too.
 #[derive(Clone, Debug)]
-pub(super) enum Weights<T> {
+pub(super) enum Weights {
     /// In the type of the activations.
-    Plain(Arc<Buffer<T>>),
+    Plain(Arc<Tensor>),
     /// 8-bit integers, of activations in f32.
     Quantized(Arc<QuantizedRows>),
 }
 
-impl<T> Weights<T> {
+impl Weights {
     /// As token embeddings.
-    pub fn table(&self, width: usize) -> Result<Table<'_, T>> {
+    pub fn table<T: Element>(&self, width: usize) -> Result<Table<'_, T>> {
         match self {
-            Weights::Plain(table) => Ok(Table::Plain(table.view())),
+            Weights::Plain(table) => Ok(Table::Plain(table.view()?)),
             Weights::Quantized(rows) => Ok(Table::Quantized(rows.all(width)?)),
         }
     }
@@ -65,12 +66,12 @@ impl ProductScratch {
 /// A bias and an activation that a product applies; without a bias there is none.
 pub(super) type Finish<'a> = (Option<View<'a, f32>>, Activation);
 
-impl<T: Element> Matrix<T> {
+impl Matrix {
     /// `out = activation(x W^T + bias)`, x `[rows, in_dim]`, the rows of `out` `stride` apart.
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
-    pub(super) fn multiply<O: Element>(
+    pub(super) fn multiply<T: Element, O: Element>(
         &self,
         context: &Context,
         (rows, x): (usize, View<'_, T>),
@@ -87,7 +88,7 @@ impl<T: Element> Matrix<T> {
     ///
     /// # Errors
     /// A tensor of another size; the device failed.
-    pub(crate) fn multiply_norm<'a>(
+    pub(crate) fn multiply_norm<'a, T: Element>(
         &self,
         context: &Context,
         (rows, x): (usize, View<'_, T>),
@@ -113,7 +114,7 @@ impl<T: Element> Matrix<T> {
     }
 
     /// A product whose lengths fit, behind the quantisation of its input where that is due.
-    fn gemm<O: Element>(
+    fn gemm<T: Element, O: Element>(
         &self,
         context: &Context,
         (rows, x): (usize, View<'_, T>),
@@ -123,7 +124,7 @@ impl<T: Element> Matrix<T> {
     ) -> Result<Gemm> {
         let (sizes, finish) = ([rows, self.out_dim, self.in_dim], (bias.as_ref(), activation));
         match (&self.weights, scratch) {
-            (Weights::Plain(weights), _) => context.check_gemm(sizes, &x, &weights.view(), finish, out, stride),
+            (Weights::Plain(weights), _) => context.check_gemm(sizes, &x, &weights.view()?, finish, out, stride),
             (Weights::Quantized(weights), Some(scratch)) => {
                 let x = scratch.fill(context, x.floats()?, rows, self.in_dim)?;
                 context.check_gemm_int8(sizes, &x, &weights.view(self.out_dim, self.in_dim)?, finish, out, stride)

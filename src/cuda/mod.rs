@@ -7,6 +7,7 @@
 //! | `emulated` | that layer on the host: the same kernels, run by `kernels/host` |
 //! | `dry` | that layer without a device: plans of memory count what would be allocated |
 //! | `context`, `buffer` | what makes it safe: typed buffers and views, graphs, injected faults; `counters` beside it |
+//! | `tensor` | buffers whose type of element is known at run time |
 //! | `layout` | structs and numbers that launchers and kernels share, compared |
 //! | `matrix` | the weights of linear layers, and products with them |
 //! | `rows` | which rows of a step are live, as launchers take it |
@@ -22,12 +23,13 @@ mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 mod dry;
-mod element;
+pub(crate) mod element;
 #[cfg(emulated)]
 pub mod emulated;
 mod layout;
-mod matrix;
+pub(crate) mod matrix;
 mod rows;
+mod tensor;
 
 pub mod attention;
 pub mod backend;
@@ -57,6 +59,7 @@ pub use counters::Counters;
 pub use device::{Device, Gemm, GraphId, Launch, PinnedId};
 pub use element::Element;
 pub use rows::RowList;
+pub use tensor::Tensor;
 
 use crate::Result;
 

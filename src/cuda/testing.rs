@@ -107,7 +107,12 @@ pub fn stored<T: Element>(values: &[T]) -> Vec<f32> {
 
 /// `computed`, the error of the f32 arithmetic relative to values around 1, plus the rounding of the result to `T`.
 pub fn tolerance<T: Element>(computed: f64) -> Tolerance {
-    let rounding = match T::DTYPE {
+    tolerance_of(T::DTYPE, computed)
+}
+
+/// As [`tolerance`], of a type known at run time.
+pub fn tolerance_of(dtype: Dtype, computed: f64) -> Tolerance {
+    let rounding = match dtype {
         Dtype::F32 | Dtype::I8 => 2f64.powi(-23),
         Dtype::F16 => 2f64.powi(-11),
         Dtype::Bf16 => 2f64.powi(-8),

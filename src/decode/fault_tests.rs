@@ -117,7 +117,7 @@ enum Ask {
 
 fn engine(context: &Context, replicas: usize) -> Engine {
     let replica = |_| {
-        let backend = Cuda::<f32>::new(context.clone());
+        let backend = Cuda::new(context.clone(), Dtype::F32);
         let models: Arc<[_]> = Arc::from(vec![Mini::new(&backend)?]);
         Ok::<_, Error>((backend, models))
     };
@@ -262,7 +262,7 @@ fn a_lost_device_is_said_to_be_lost() {
 fn replicas_share_a_queue_and_go_on_without_a_lost_one() {
     let contexts = [0; 2].map(|_| cuda::open_emulated().expect("there is an emulator"));
     let replica = |context: &Context| {
-        let backend = Cuda::<f32>::new(context.clone());
+        let backend = Cuda::new(context.clone(), Dtype::F32);
         let models: Arc<[_]> = Arc::from(vec![Mini::new(&backend).expect("the model fits")]);
         (backend, models)
     };
@@ -324,7 +324,7 @@ fn too_little_memory_means_fewer_slots_or_an_error_with_both_numbers() {
     let full = cuda::open_emulated().expect("there is an emulator");
     let asks = [Ask::Search { length: 11, beam_size: 4 }; 3];
     let expected = all_well(ask(&engine(&full, 1), &asks));
-    let backend = Cuda::<f32>::new(full);
+    let backend = Cuda::new(full, Dtype::F32);
     let models = [Mini::new(&backend).expect("it fits")];
     let shape = |slots: usize| SessionShape {
         slots,
@@ -435,7 +435,7 @@ fn eviction_frees_a_slot_at_once_and_disturbs_nobody_on_the_cpu() {
 #[test]
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn eviction_frees_a_slot_at_once_and_disturbs_nobody_on_a_device() {
-    evict_at_any_time(&Cuda::<f32>::new(cuda::open_emulated().expect("there is an emulator")));
+    evict_at_any_time(&Cuda::new(cuda::open_emulated().expect("there is an emulator"), Dtype::F32));
 }
 
 #[test]

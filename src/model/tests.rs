@@ -14,7 +14,7 @@ use crate::Result;
 use crate::backend::{Backend, Device as _, Dtype, Row, Rows, SessionShape, SlotOptions, words};
 use crate::check::{Tolerance, assert_close};
 use crate::cpu::Cpu;
-use crate::cuda::{Cuda, open_emulated};
+use crate::cuda::{Cuda, Tensor, open_emulated};
 use crate::decode::session::{Admission, Receive};
 use crate::decode::{DecodeOptions, Hypothesis, LengthPenalty, Limits, MaxLength, Request, SentenceIds, Session, Stop};
 
@@ -259,9 +259,9 @@ fn every_family_computes_what_transformers_does() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn every_family_computes_it_on_a_device_too() {
     let context = open_emulated().expect("an emulator");
-    let backend = Cuda::<f32>::new(context.clone());
+    let backend = Cuda::new(context.clone(), Dtype::F32);
     for golden in all() {
-        let values = |tensor: &crate::cuda::Buffer<f32>| context.download(tensor.view()).expect("a copy");
+        let values = |tensor: &Tensor| tensor.download(&context, 0..tensor.len()).expect("a copy");
         check(&golden, &backend, &values).expect("a model that is read");
     }
 }
@@ -369,11 +369,8 @@ fn i8_and_bf16_stay_near_f32_in_every_family() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn f16_stays_near_f32_in_every_family() {
     let context = open_emulated().expect("an emulator");
-    let backend = Cuda::<half::f16>::new(context.clone());
-    let values = |tensor: &crate::cuda::Buffer<half::f16>| {
-        let values: Vec<half::f16> = context.download(tensor.view()).expect("a copy");
-        values.into_iter().map(half::f16::to_f32).collect()
-    };
+    let backend = Cuda::new(context.clone(), Dtype::F16);
+    let values = |tensor: &Tensor| tensor.download(&context, 0..tensor.len()).expect("a copy");
     let mut agreement = Agreement::default();
     all().iter().for_each(|golden| agreement.add(golden, &backend, &values));
     agreement.check(0.15, 0.005);
@@ -384,7 +381,7 @@ fn f16_stays_near_f32_in_every_family() {
 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
 fn a_layer_of_any_family_takes_eight_launches_and_one_for_a_gate() {
     let context = open_emulated().expect("an emulator");
-    let backend = Cuda::<half::f16>::new(context.clone());
+    let backend = Cuda::new(context.clone(), Dtype::F16);
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
     // What comes once: the embedding, the norm behind it, the norm before the first layer, the logits.
     for (name, once) in

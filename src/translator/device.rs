@@ -4,13 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use super::EngineOptions;
 use super::memory::weight_bytes;
 use crate::backend::{Backend, Dtype};
 use crate::cpu::Cpu;
-use crate::cuda::{self, Context, Cuda, Element};
+use crate::cuda::{self, Context, Cuda};
 use crate::decode::engine::Engine;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
@@ -153,12 +151,7 @@ pub(super) fn start(options: &EngineOptions, config: &ModelConfig, weights: &Wei
                 contexts.iter().for_each(|context| context.limit_memory(budget));
             }
             contexts.iter().try_for_each(|context| check_room(context, needed))?;
-            let (engine, packs) = match options.dtype {
-                Dtype::F32 => start_on(Cuda::<f32>::new, &contexts, options, config, weights),
-                Dtype::F16 => start_on(Cuda::<f16>::new, &contexts, options, config, weights),
-                Dtype::Bf16 => start_on(Cuda::<bf16>::new, &contexts, options, config, weights),
-                Dtype::I8 => start_on(Cuda::quantized, &contexts, options, config, weights),
-            }?;
+            let (engine, packs) = start_on(&contexts, options, config, weights)?;
             Ok(Started { engine, device: choice, contexts, packs })
         }
     }
@@ -189,8 +182,7 @@ fn models<B: Backend>(
 }
 
 /// A worker per device, each with its own copy of the models.
-fn start_on<T: Element>(
-    backend: fn(Context) -> Cuda<T>,
+fn start_on(
     contexts: &[Context],
     options: &EngineOptions,
     config: &ModelConfig,
@@ -198,7 +190,7 @@ fn start_on<T: Element>(
 ) -> Result<(Engine, Vec<PackUse>)> {
     let mut packs = Vec::new();
     let mut replica = |context: &Context| {
-        let backend = backend(context.clone());
+        let backend = Cuda::new(context.clone(), options.dtype);
         let (models, used) = models(&backend, options, config, weights)?;
         packs = used;
         Ok((backend, Arc::from(models)))

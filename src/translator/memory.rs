@@ -1,7 +1,5 @@
 //! What a model and a search will take, before anything is allocated.
 
-use half::{bf16, f16};
-
 use super::Device;
 use crate::backend::{Backend, Device as _, Dtype, Search, SessionShape, Stages};
 use crate::cpu::Cpu;
@@ -34,18 +32,13 @@ impl MemoryPlan {
     pub fn new(models: &[&ModelConfig], device: Device, dtype: Dtype, size: SearchSize) -> Result<Self> {
         let shape = size.shape();
         let weights = weight_bytes(models, device, dtype);
+        let kept = if dtype == Dtype::F32 { 4 } else { 2 };
         if device == Device::Cpu {
             let dry = Cpu::new(1, dtype)?.dry();
-            let kept = if dtype == Dtype::F32 { 4 } else { 2 };
             let plan = dry.map_or(Ok(MemoryPlan::default()), |dry| session(&dry, models, kept, shape))?;
             return Ok(MemoryPlan { weights, ..plan });
         }
-        let plan = match dtype {
-            Dtype::F32 => session(&Cuda::<f32>::new(cuda::open_dry()), models, 4, shape),
-            Dtype::F16 => session(&Cuda::<f16>::new(cuda::open_dry()), models, 2, shape),
-            Dtype::Bf16 => session(&Cuda::<bf16>::new(cuda::open_dry()), models, 2, shape),
-            Dtype::I8 => session(&Cuda::quantized(cuda::open_dry()), models, 2, shape),
-        }?;
+        let plan = session(&Cuda::new(cuda::open_dry(), dtype), models, kept, shape)?;
         Ok(MemoryPlan { weights, ..plan })
     }
 
@@ -137,7 +130,6 @@ fn session<B: Backend>(dry: &B, models: &[&ModelConfig], kept: u64, shape: Sessi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Element;
     use crate::decode::session::Admission;
     use crate::decode::{DecodeOptions, Limits, Request, Session};
     use crate::model::Transformer;
@@ -148,18 +140,18 @@ mod tests {
 
     const SIZE: SearchSize = SearchSize { slots: 7, beam_size: 3, length: 20 };
 
-    fn a_plan_is_what_is_allocated<T: Element>(dtype: Dtype, backend: fn(cuda::Context) -> Cuda<T>) {
+    fn a_plan_is_what_is_allocated(dtype: Dtype) {
         let families = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
         let names = ["nllb-legacy", "mbart-en-ro", "plbart", "fsmt", "flan-t5", "umt5", "t5-silu"];
-        names.iter().for_each(|name| allocates_as_planned(&families.join(name), dtype, backend));
-        allocates_as_planned(&demo(), dtype, backend);
+        names.iter().for_each(|name| allocates_as_planned(&families.join(name), dtype));
+        allocates_as_planned(&demo(), dtype);
     }
 
-    fn allocates_as_planned<T: Element>(dir: &std::path::Path, dtype: Dtype, backend: fn(cuda::Context) -> Cuda<T>) {
+    fn allocates_as_planned(dir: &std::path::Path, dtype: Dtype) {
         let config = ModelConfig::open(dir).expect("the model is there");
         let plan = MemoryPlan::new(&[&config], Device::Emulated, dtype, SIZE).expect("a type of the device");
         let context = cuda::open_emulated().expect("there is an emulator");
-        let backend = backend(context.clone());
+        let backend = Cuda::new(context.clone(), dtype);
         let model = Transformer::open(&backend, dir).expect("it fits");
         assert_eq!(context.counters().live_bytes, plan.weights, "{}", dir.display());
         let models = [model];
@@ -173,19 +165,19 @@ mod tests {
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
     fn a_plan_is_what_is_allocated_in_f32() {
-        a_plan_is_what_is_allocated(Dtype::F32, Cuda::<f32>::new);
+        a_plan_is_what_is_allocated(Dtype::F32);
     }
 
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
     fn a_plan_is_what_is_allocated_in_f16() {
-        a_plan_is_what_is_allocated(Dtype::F16, Cuda::<f16>::new);
+        a_plan_is_what_is_allocated(Dtype::F16);
     }
 
     #[test]
     #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
     fn a_plan_is_what_is_allocated_in_i8() {
-        a_plan_is_what_is_allocated(Dtype::I8, Cuda::quantized);
+        a_plan_is_what_is_allocated(Dtype::I8);
     }
 
     #[test]
@@ -201,7 +193,7 @@ mod tests {
         assert_eq!(both.logits, 2 * one.logits);
 
         let context = cuda::open_emulated().expect("there is an emulator");
-        let backend = Cuda::<f16>::new(context.clone());
+        let backend = Cuda::new(context.clone(), Dtype::F16);
         let models = dirs.map(|dir| Transformer::open(&backend, &dir).expect("it fits"));
         assert_eq!(context.counters().live_bytes, both.weights);
         let mut session = Session::open(&backend, &models, SIZE.shape()).expect("it fits");

@@ -29,8 +29,6 @@ pub use report::Report;
 
 use std::path::Path;
 
-use half::{bf16, f16};
-
 use crate::backend::Dtype;
 use crate::cuda::{self, Context, Cuda};
 use crate::text::Tokenizer;
@@ -120,12 +118,7 @@ fn most_rows(options: &Options) -> usize {
 /// The model cannot be read; the device failed.
 pub fn check_rows(options: &Options, dir: &Path, dtype: Dtype) -> Result<CheckRow> {
     let (context, most, beat) = (open(options.device)?, most_rows(options), &options.beat);
-    match dtype {
-        Dtype::F32 => row_bits::check(&Cuda::<f32>::new(context), dir, most, beat),
-        Dtype::F16 => row_bits::check(&Cuda::<f16>::new(context), dir, most, beat),
-        Dtype::Bf16 => row_bits::check(&Cuda::<bf16>::new(context), dir, most, beat),
-        Dtype::I8 => row_bits::check(&Cuda::quantized(context), dir, most, beat),
-    }
+    row_bits::check(&Cuda::new(context, dtype), dir, most, beat)
 }
 
 /// A decode in lockstep, in a storage type.
@@ -143,12 +136,7 @@ pub fn check_decode(
     let tokenizer = Tokenizer::open(dir)?;
     let sources: Vec<Vec<u32>> = lines.iter().map(|line| tokenizer.encode_source(line)).collect();
     let decode = Decode { dir, sources: &sources, requests, beat: &options.beat };
-    match dtype {
-        Dtype::F32 => lockstep::check(Cuda::<f32>::new(context), decode),
-        Dtype::F16 => lockstep::check(Cuda::<f16>::new(context), decode),
-        Dtype::Bf16 => lockstep::check(Cuda::<bf16>::new(context), decode),
-        Dtype::I8 => lockstep::check(Cuda::quantized(context), decode),
-    }
+    lockstep::check(Cuda::new(context, dtype), decode)
 }
 
 /// Whether times mean anything.

@@ -8,7 +8,7 @@ use super::watch::Beat;
 use crate::Result;
 use crate::backend::{Activation, Device, NetworkOps, NormKind, Row, Rows};
 use crate::cuda::testing::Values;
-use crate::cuda::{Cuda, Element};
+use crate::cuda::{Cuda, Tensor};
 use crate::model::config::ModelConfig;
 
 /// Outputs, inputs, and what becomes of the outputs.
@@ -42,7 +42,7 @@ fn shapes(config: &ModelConfig) -> Vec<Shape> {
 ///
 /// # Errors
 /// The model's configuration cannot be read; the device failed.
-pub fn check<T: Element>(backend: &Cuda<T>, dir: &Path, most: usize, beat: &Beat) -> Result<CheckRow> {
+pub fn check(backend: &Cuda, dir: &Path, most: usize, beat: &Beat) -> Result<CheckRow> {
     let start = Instant::now();
     let name = format!("row bits {}", backend.dtype().name());
     let shapes = shapes(&ModelConfig::open(dir)?);
@@ -67,19 +67,13 @@ pub fn check<T: Element>(backend: &Cuda<T>, dir: &Path, most: usize, beat: &Beat
 }
 
 /// Rows compared, and the first number of rows at which one differs.
-fn check_shape<T: Element>(
-    backend: &Cuda<T>,
-    shape: Shape,
-    most: usize,
-    beat: impl Fn(String),
-) -> Result<(usize, Option<String>)> {
+fn check_shape(backend: &Cuda, shape: Shape, most: usize, beat: impl Fn(String)) -> Result<(usize, Option<String>)> {
     let ((out_dim, in_dim, purpose), context) = (shape, backend.context());
     let mut values = Values::new((out_dim * 31 + in_dim) as u64);
     let weights: Vec<f32> = values.elements(out_dim * in_dim, 0.0, 0.1);
     let bias: Vec<f32> = values.elements(out_dim, 0.0, 0.5);
     let matrix = backend.matrix(&weights, Some(&bias), out_dim, in_dim)?;
-    let x: Vec<T> = values.elements(most * in_dim, 0.0, 1.0);
-    let x = context.upload(&x)?;
+    let x = Tensor::upload(context, backend.dtype(), &values.elements::<f32>(most * in_dim, 0.0, 1.0))?;
     let norm = backend.norm(NormKind::Layer, &vec![1.0; out_dim], Some(&bias), 1e-5)?;
     let mut scratch = backend.product_scratch(most, in_dim)?;
     let mut product = |rows: usize| -> Result<Vec<u32>> {
@@ -89,9 +83,9 @@ fn check_shape<T: Element>(
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
         if purpose == Use::Norm {
             let mut delta = backend.tensor(rows * out_dim)?;
-            let mut out = context.zeros::<T>(rows * out_dim)?;
+            let mut out = Tensor::upload(context, backend.dtype(), &vec![0.0; rows * out_dim])?;
             backend.linear_norm(&matrix, &norm, &list, &x, &mut scratch, &mut delta, None, &mut out)?;
-            return Ok(bits(context.download(out.view())?.iter().map(|value| value.to_f32()).collect()));
+            return Ok(bits(out.download(context, 0..out.len())?));
         }
         if purpose == Use::Logits {
             let stride = backend.logits_stride(out_dim);
@@ -102,7 +96,7 @@ fn check_shape<T: Element>(
         }
         let mut out = backend.tensor(rows * out_dim)?;
         backend.linear(&matrix, &list, &x, Activation::Silu, &mut scratch, &mut out)?;
-        Ok(bits(context.download(out.view())?.iter().map(|value| value.to_f32()).collect()))
+        Ok(bits(out.download(context, 0..out.len())?))
     };
     let all = product(most)?;
     let mut compared = 0;

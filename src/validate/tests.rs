@@ -76,7 +76,7 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     let first = |op: &'static str| -> Result<String> {
         let context = open(Device::Emulated)?;
         context.lose_blocks_of(op);
-        Ok(lockstep::check(Cuda::<f32>::new(context), decode)?.failures.swap_remove(0))
+        Ok(lockstep::check(Cuda::new(context, Dtype::F32), decode)?.failures.swap_remove(0))
     };
     let starts = |op, place: &str| first(op).map(|what| assert!(what.starts_with(place), "{op}: {what}"));
     starts("layer_norm", "encoding, encoder layer 1, layer_norm: ")?;
@@ -86,10 +86,10 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
     starts("attention_store", "encoding, cross keys and values, store_cross: ")?;
     starts("start_slots", "encoding, start_slots: ")?;
     starts("beam_step", "step 1, beam_step: ")?;
-    let sound = lockstep::check(Cuda::<f32>::new(open(Device::Emulated)?), decode)?;
+    let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::F32), decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 200, "{sound:?}");
     let context = open(Device::Emulated)?;
-    let quantized = Cuda::quantized(context.clone());
+    let quantized = Cuda::new(context.clone(), Dtype::I8);
     context.lose_blocks_of("quantize");
     let found = lockstep::check(quantized, decode)?.failures;
     // Weights are quantised by the same kernel, the vocabulary projection's first: it is the table of embeddings, too.
@@ -97,7 +97,7 @@ fn a_decode_with_a_broken_kernel_names_the_step_the_layer_and_the_operation() ->
         found.first().is_some_and(|what| what.starts_with("encoding, encoder layer 1, linear 256 to ")),
         "{found:?}"
     );
-    let sound = lockstep::check(Cuda::quantized(open(Device::Emulated)?), decode)?;
+    let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::I8), decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 200, "{sound:?}");
     Ok(())
 }
@@ -112,7 +112,7 @@ fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Res
         ["Two dogs run.", "A man sleeps.", "A child sings.", "It rains.", "A red car.", "Snow falls.", "A boat."];
     let sources = lines.map(|line| tokenizer.encode_source(line));
     let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Mixed, beat: &Beat::default() };
-    let sound = lockstep::check(Cuda::<f32>::new(open(Device::Emulated)?), decode)?;
+    let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::F32), decode)?;
     assert!(sound.failures.is_empty() && sound.compared > 1000, "{sound:?}");
     for (symbol, kind, operation) in [
         ("processors_u32", 0, "processors"),
@@ -126,7 +126,7 @@ fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Res
         context.lose_blocks_of(symbol);
         // Alike, so that now and then the last block is that of a row which takes part.
         let decode = Decode { requests: Requests::Alike(kind), ..decode };
-        let found = lockstep::check(Cuda::<f32>::new(context), decode)?.failures;
+        let found = lockstep::check(Cuda::new(context, Dtype::F32), decode)?.failures;
         let is_named = |what: &String| what.starts_with("step ") && what.contains(&format!(", {operation}: "));
         assert!(found.first().is_some_and(is_named), "{symbol}, kind {kind}: {found:?}");
     }
@@ -170,11 +170,11 @@ fn models_of_every_family_decode_in_lockstep() -> Result<()> {
             |i: u32| (0..4 + 3 * i).map(|t| 3 + (i * 31 + t * 17) % (vocab_size - 3)).chain([eos_id]).collect();
         let sources: Vec<Vec<u32>> = (0..4).map(source).collect();
         let decode = Decode { dir: &dir, sources: &sources, requests: Requests::Plain, beat: &Beat::default() };
-        let sound = lockstep::check(Cuda::<f32>::new(open(Device::Emulated)?), decode)?;
+        let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::F32), decode)?;
         assert!(sound.failures.is_empty() && sound.compared > 200, "{name}: {sound:?}");
-        let sound = lockstep::check(Cuda::<half::f16>::new(open(Device::Emulated)?), decode)?;
+        let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::F16), decode)?;
         assert!(sound.failures.is_empty() && sound.compared > 100, "{name}: {sound:?}");
-        let sound = lockstep::check(Cuda::quantized(open(Device::Emulated)?), decode)?;
+        let sound = lockstep::check(Cuda::new(open(Device::Emulated)?, Dtype::I8), decode)?;
         assert!(sound.failures.is_empty() && sound.compared > 200, "{name}: {sound:?}");
     }
     Ok(())

@@ -61,7 +61,7 @@ fn run(case: &mut Case<'_>, vocab_size: usize) -> Result<()> {
     beam_step::start_slots(&slots, &mut fast);
     ensemble::ensemble(&scorers.iter().map(Some).collect::<Vec<_>>(), &mut fast);
 
-    let cuda = Cuda::<f32>::new(case.context.clone());
+    let cuda = Cuda::new(case.context.clone(), Dtype::F32);
     let stride = cuda.logits_stride(vocab_size);
     let mut device = Search::open(&cuda, SHAPE, vocab_size, IDS)?;
     device.reserve(&cuda, stages)?;

@@ -4,6 +4,7 @@ use crate::Result;
 use crate::backend::{Activation, Dtype, NetworkOps, NormKind, rows_of};
 use crate::cuda::gemm::{self, Tile};
 use crate::cuda::layer_norm::LayerNorm;
+use crate::cuda::matrix::{Matrix, ProductScratch};
 use crate::cuda::quantize::QuantizedRows;
 use crate::cuda::testing::{Values, stored};
 use crate::cuda::{Buffer, Context, Cuda, Element};
@@ -38,36 +39,36 @@ pub fn check(probe: &mut Probe<'_>) -> Result<()> {
 
 /// In one.
 pub fn check_as<T: Element>(probe: &mut Probe<'_>) -> Result<()> {
-    check_backend(probe, &Cuda::<T>::new(probe.context().clone()))
+    check_backend::<T>(probe, &Cuda::new(probe.context().clone(), T::DTYPE))
 }
 
 /// With weights of 8 bits.
 pub fn check_int8(probe: &mut Probe<'_>) -> Result<()> {
-    check_backend(probe, &Cuda::quantized(probe.context().clone()))
+    check_backend::<f32>(probe, &Cuda::new(probe.context().clone(), Dtype::I8))
 }
 
-fn check_backend<T: Element>(probe: &mut Probe<'_>, backend: &Cuda<T>) -> Result<()> {
-    let (on_tensor_cores, on_ordinary_units) = (Tile::ON_TENSOR_CORES.iter(), Tile::ON_ORDINARY_UNITS.iter());
+fn check_backend<T: Element>(probe: &mut Probe<'_>, backend: &Cuda) -> Result<()> {
+    let (on_tensor_cores, on_ordinary_units) = (&Tile::ON_TENSOR_CORES[..], &Tile::ON_ORDINARY_UNITS[..]);
     let (small, large) = (&SHAPES[..], &LARGE[..]);
     match backend.dtype() {
         // Rows of integers are filled up to what tensor cores take.
-        Dtype::I8 => check_tiles(probe, backend, on_tensor_cores, [&[small, &ODD_SHAPES].concat(), large]),
-        Dtype::F32 => check_tiles(probe, backend, on_ordinary_units, [&[small, &ODD_SHAPES].concat(), large]),
+        Dtype::I8 => check_tiles::<T>(probe, backend, on_tensor_cores, [&[small, &ODD_SHAPES].concat(), large]),
+        Dtype::F32 => check_tiles::<T>(probe, backend, on_ordinary_units, [&[small, &ODD_SHAPES].concat(), large]),
         Dtype::F16 | Dtype::Bf16 => {
-            check_tiles(probe, backend, on_tensor_cores, [small, large])?;
-            check_tiles(probe, backend, on_ordinary_units, [&ODD_SHAPES, &[]])
+            check_tiles::<T>(probe, backend, on_tensor_cores, [small, large])?;
+            check_tiles::<T>(probe, backend, on_ordinary_units, [&ODD_SHAPES, &[]])
         }
     }
 }
 
 /// The device's own choice, then each of the tiles that go on with a norm.
-fn check_tiles<'a, T: Element>(
+fn check_tiles<T: Element>(
     probe: &mut Probe<'_>,
-    backend: &Cuda<T>,
-    tiles: impl Iterator<Item = &'a Tile>,
+    backend: &Cuda,
+    tiles: &[Tile],
     [small, large]: [&[[usize; 3]]; 2],
 ) -> Result<()> {
-    let normalizing = tiles.copied().filter(|tile| tile.normalizes());
+    let normalizing = tiles.iter().copied().filter(|tile| tile.normalizes());
     let tiles: Vec<_> = std::iter::once(None).chain(normalizing.map(Some)).collect();
     let shapes = probe.grid().shapes(small, large);
     let sizes = [shapes.len(), tiles.len(), Distribution::FINITE.len(), FORMS.len()];
@@ -75,7 +76,7 @@ fn check_tiles<'a, T: Element>(
         let (shape, tile, distribution) = (shapes[shape], tiles[tile], Distribution::FINITE[distribution]);
         let (kind, has_sum, has_bias) = FORMS[form];
         let work = Sublayer { shape, tile, distribution, kind, has_sum, has_bias };
-        probe.case("", backend.dtype(), format!("{work:?}"), |case| work.run(case, backend))?;
+        probe.case("", backend.dtype(), format!("{work:?}"), |case| work.run::<T>(case, backend))?;
     }
     Ok(())
 }
@@ -103,7 +104,7 @@ struct Tensors<T> {
 }
 
 impl Sublayer {
-    fn run<T: Element>(&self, case: &mut Case<'_>, backend: &Cuda<T>) -> Result<()> {
+    fn run<T: Element>(&self, case: &mut Case<'_>, backend: &Cuda) -> Result<()> {
         let ([rows, width, inputs], context) = (self.shape, case.context);
         let mut values = Values::new((rows * 7 + width * 3 + inputs) as u64);
         let from: Vec<T> = self.distribution.draw(&mut values, rows * inputs, 0.0, 1.0);
@@ -152,8 +153,8 @@ impl Sublayer {
     fn normalize<T: Element>(
         &self,
         context: &Context,
-        matrix: &<Cuda<T> as NetworkOps>::Matrix,
-        scratch: &mut <Cuda<T> as NetworkOps>::ProductScratch,
+        matrix: &Matrix,
+        scratch: &mut ProductScratch,
         tensors: &mut Tensors<T>,
     ) -> Result<()> {
         let Tensors { from, gain, bias, delta, sum, x } = tensors;

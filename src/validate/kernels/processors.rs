@@ -148,7 +148,7 @@ fn compare(
 
 /// The bans, the banks and the penalised rows of a device with this state.
 fn on_device(context: &Context, logits: &[f32], search: &Search<Cpu>) -> Result<Found> {
-    let cuda = Cuda::<f32>::new(context.clone());
+    let cuda = Cuda::new(context.clone(), Dtype::F32);
     let (shape, vocab_size, stride) = (search.shape, search.vocab_size, cuda.logits_stride(search.vocab_size));
     let mut device = Search::open(&cuda, shape, vocab_size, search.ids)?;
     device.reserve(&cuda, search.reserved)?;

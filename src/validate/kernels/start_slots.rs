@@ -40,7 +40,7 @@ fn run(case: &mut Case<'_>, starting: &[u32], beam_size: usize, max_src_len: usi
     let backend = Cpu::new(1, Dtype::F32)?;
     let mut expected = Search::open(&backend, shape, VOCAB, IDS)?;
     leave_traces(&mut expected);
-    let cuda = Cuda::<f32>::new(case.context.clone());
+    let cuda = Cuda::new(case.context.clone(), Dtype::F32);
     let mut device = Search::open(&cuda, shape, VOCAB, IDS)?;
     let stages = Stages { samples: true, ..Stages::default() };
     expected.reserve(&backend, stages)?;

@@ -6,7 +6,7 @@ use super::backend::Lockstep;
 use crate::Result;
 use crate::backend::{CrossCache, Device, NetworkOps, Rows, Search, SearchOps, SelfCache};
 use crate::cpu::Cpu;
-use crate::cuda::{Buffer, Context, Cuda, Element};
+use crate::cuda::{Buffer, Context, Cuda, Tensor};
 
 /// Both of them. They can be taken out for a moment, since [`Rows`] and [`Search`] of a backend own what they hold.
 #[derive(Debug)]
@@ -46,10 +46,9 @@ impl<C, D> Both<C, D> {
 pub type Words = Both<Vec<u32>, Buffer<u32>>;
 
 /// Calls `work` with a row list as each of both backends has it.
-pub fn with_rows<B, T, R>(rows: &Rows<B>, work: impl FnOnce(&Rows<Cpu>, &Rows<Cuda<T>>) -> Result<R>) -> Result<R>
+pub fn with_rows<B, R>(rows: &Rows<B>, work: impl FnOnce(&Rows<Cpu>, &Rows<Cuda>) -> Result<R>) -> Result<R>
 where
     B: Device<Buffer<u32> = Words>,
-    T: Element,
 {
     let ((cpu_entries, entries), (cpu_count, count)) = (rows.entries.take(), rows.count.take());
     let one_per_beam = rows.one_per_beam;
@@ -62,13 +61,12 @@ where
 }
 
 /// Calls `work` with a cache as each of both backends has it.
-pub fn with_self<B, T, R>(
+pub fn with_self<B, R>(
     cache: &SelfCache<B>,
-    work: impl FnOnce(&mut SelfCache<Cpu>, &mut SelfCache<Cuda<T>>) -> Result<R>,
+    work: impl FnOnce(&mut SelfCache<Cpu>, &mut SelfCache<Cuda>) -> Result<R>,
 ) -> Result<R>
 where
-    B: NetworkOps<Tensor = Both<Vec<f32>, Buffer<T>>>,
-    T: Element,
+    B: NetworkOps<Tensor = Both<Vec<f32>, Tensor>>,
 {
     let &SelfCache { max_len, beam_size, .. } = cache;
     let ((cpu_keys, keys), (cpu_values, values)) = (cache.keys.take(), cache.values.take());
@@ -81,13 +79,12 @@ where
 }
 
 /// Calls `work` with a cache as each of both backends has it.
-pub fn with_cross<B, T, R>(
+pub fn with_cross<B, R>(
     cache: &CrossCache<B>,
-    work: impl FnOnce(&mut CrossCache<Cpu>, &mut CrossCache<Cuda<T>>) -> Result<R>,
+    work: impl FnOnce(&mut CrossCache<Cpu>, &mut CrossCache<Cuda>) -> Result<R>,
 ) -> Result<R>
 where
-    B: NetworkOps<Tensor = Both<Vec<f32>, Buffer<T>>>,
-    T: Element,
+    B: NetworkOps<Tensor = Both<Vec<f32>, Tensor>>,
 {
     let max_src_len = cache.max_src_len;
     let ((cpu_keys, keys), (cpu_values, values)) = (cache.keys.take(), cache.values.take());
@@ -122,7 +119,7 @@ macro_rules! take_fields {
         let cpu = Search::<Cpu> {
             shape, vocab_size, ids, reserved, rows: cpu_rows, scratch: cpu_scratch, $($field: $field.0),*
         };
-        let device = Search::<Cuda<T>> {
+        let device = Search::<Cuda> {
             shape, vocab_size, ids, reserved, rows: own_rows, scratch: own_scratch, $($field: $field.1),*
         };
         (cpu, device)
@@ -139,9 +136,9 @@ macro_rules! put_fields {
 }
 
 /// Calls `work` with a search as each of both backends has it.
-pub fn with_searches<T: Element, R>(
-    search: &mut Search<Lockstep<T>>,
-    work: impl FnOnce(&mut Search<Cpu>, &mut Search<Cuda<T>>) -> Result<R>,
+pub fn with_searches<R>(
+    search: &mut Search<Lockstep>,
+    work: impl FnOnce(&mut Search<Cpu>, &mut Search<Cuda>) -> Result<R>,
 ) -> Result<R> {
     let (mut cpu, mut device) = take_searches(search);
     let result = work(&mut cpu, &mut device);
@@ -150,11 +147,11 @@ pub fn with_searches<T: Element, R>(
 }
 
 // Apart from `with_searches`, of which there is one for each `work`.
-fn take_searches<T: Element>(search: &Search<Lockstep<T>>) -> (Search<Cpu>, Search<Cuda<T>>) {
+fn take_searches(search: &Search<Lockstep>) -> (Search<Cpu>, Search<Cuda>) {
     search_fields!(take_fields, search)
 }
 
-fn put_searches<T: Element>(search: &Search<Lockstep<T>>, cpu: Search<Cpu>, device: Search<Cuda<T>>) {
+fn put_searches(search: &Search<Lockstep>, cpu: Search<Cpu>, device: Search<Cuda>) {
     search_fields!(put_fields, search, cpu, device)
 }
 
@@ -182,11 +179,7 @@ macro_rules! swap_fields {
 ///
 /// # Errors
 /// The device failed.
-pub fn take_over<T: Element>(
-    context: &Context,
-    device: &Search<Cuda<T>>,
-    cpu: &mut Search<Cpu>,
-) -> Result<Search<Cpu>> {
+pub fn take_over(context: &Context, device: &Search<Cuda>, cpu: &mut Search<Cpu>) -> Result<Search<Cpu>> {
     let before: Result<Search<Cpu>> = search_fields!(swap_fields, context, device, cpu);
     // Its rows lie differently far apart: it is settled where it is written.
     before.inspect(|before| cpu.ranked.clone_from(&before.ranked))

@@ -17,7 +17,7 @@ use super::report::CheckRow;
 use super::watch::Beat;
 use crate::Result;
 use crate::backend::{ContrastiveForm, Device as _, SessionShape};
-use crate::cuda::{Cuda, Element};
+use crate::cuda::Cuda;
 use crate::decode::session::{Admission, Receive, Session};
 use crate::decode::{Bans, DecodeOptions, Hypothesis, Limits, Request, SentenceIds};
 use crate::model::{Seq2Seq, Transformer, config::ModelConfig};
@@ -59,7 +59,7 @@ pub enum Requests {
 ///
 /// # Errors
 /// The model cannot be opened; the device failed.
-pub fn check<T: Element>(device: Cuda<T>, decode: Decode<'_>) -> Result<CheckRow> {
+pub fn check(device: Cuda, decode: Decode<'_>) -> Result<CheckRow> {
     let start = Instant::now();
     let config = ModelConfig::open(decode.dir)?;
     let (context, dtype) = (device.context().clone(), device.dtype());
@@ -94,7 +94,7 @@ pub fn check<T: Element>(device: Cuda<T>, decode: Decode<'_>) -> Result<CheckRow
 }
 
 /// A request for each source.
-fn requests<T: Element>(model: &Transformer<Lockstep<T>>, decode: Decode<'_>) -> Result<Vec<Request>> {
+fn requests(model: &Transformer<Lockstep>, decode: Decode<'_>) -> Result<Vec<Request>> {
     let Decode { sources, requests, .. } = decode;
     let plain = DecodeOptions { beam_size: BEAMS, coverage_penalty: 0.1, ..DecodeOptions::default() };
     let request = |options: &DecodeOptions, sentence: SentenceIds| {
@@ -154,11 +154,7 @@ fn mixed(
 }
 
 /// Runs all sentences through a session; returns how many ended well.
-fn translate<T: Element>(
-    backend: &Lockstep<T>,
-    models: &[Transformer<Lockstep<T>>],
-    requests: &[Request],
-) -> Result<usize> {
+fn translate(backend: &Lockstep, models: &[Transformer<Lockstep>], requests: &[Request]) -> Result<usize> {
     let longest = requests.iter().map(|request| request.options.max_len as usize).max().unwrap_or(1);
     let sources = requests.iter().map(|request| request.source.len().max(request.contrast_source.len()));
     let shape = SessionShape {

@@ -15,13 +15,13 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// All of it, in a storage type.
     pub(super) fn activations<T: Element>(&mut self) -> Result<()> {
         self.products::<T>(BEAMS)?;
-        self.linear_norm(BEAMS, &Cuda::<T>::new(self.context.clone()))?;
+        self.linear_norm::<T>(BEAMS, &Cuda::new(self.context.clone(), T::DTYPE))?;
         for rows in self.effort.rows.clone() {
             self.products::<T>(rows)?;
             self.embedding::<T>(rows)?;
             self.gate::<T>(rows)?;
             self.layer_norm::<T>(rows)?;
-            self.linear_norm(rows, &Cuda::<T>::new(self.context.clone()))?;
+            self.linear_norm::<T>(rows, &Cuda::new(self.context.clone(), T::DTYPE))?;
             self.encoder_attention::<T>(rows)?;
             self.decoder_attention::<T>(rows)?;
         }
@@ -117,16 +117,16 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     }
 
     /// The products that end a sublayer and the norm behind them: as the device chooses, and in two launches.
-    pub(super) fn linear_norm<T: Element>(&mut self, rows: usize, backend: &Cuda<T>) -> Result<()> {
-        let (context, width, dtype) = (self.context, HEADS.width(), backend.dtype());
+    pub(super) fn linear_norm<T: Element>(&mut self, rows: usize, backend: &Cuda) -> Result<()> {
+        let (width, dtype) = (HEADS.width(), backend.dtype());
         for inputs in [width, FFN] {
             let matrix = backend.matrix(&vec![1.0; width * inputs], Some(&vec![0.0; width]), width, inputs)?;
             let norm = backend.norm(NormKind::Layer, &vec![1.0; width], Some(&vec![0.0; width]), 1e-5)?;
             let mut scratch = backend.product_scratch(rows, inputs)?;
             let mut list = Rows::with_capacity(backend, rows)?;
             list.set(backend, &vec![Row::default(); rows])?;
-            let (from, mut x) = (self.numbers::<T>(rows * inputs)?, self.numbers::<T>(rows * width)?);
-            let mut delta = context.allocate::<T>(rows * width)?;
+            let tensor = |len: usize| self.numbers::<T>(len).map(T::tensor);
+            let (from, mut x, mut delta) = (tensor(rows * inputs)?, tensor(rows * width)?, tensor(rows * width)?);
             let moved = (width * inputs) * dtype.size() + rows * (inputs + 3 * width) * size_of::<T>();
             for variant in ["", "apart"] {
                 let seconds = self.time(|| {

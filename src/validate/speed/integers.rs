@@ -2,7 +2,7 @@
 
 use super::{BEAMS, Bench, FFN, HEADS, Moves, SpeedRow};
 use crate::Result;
-use crate::backend::Activation;
+use crate::backend::{Activation, Dtype};
 use crate::cuda::Cuda;
 use crate::cuda::gemm::{Tile, launch_int8};
 use crate::cuda::quantize::QuantizedRows;
@@ -15,7 +15,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             for [n, k] in [[3 * width, width], [width; 2], [FFN, width], [width, FFN]] {
                 self.product_int8([rows, n, k])?;
             }
-            self.linear_norm(rows, &Cuda::quantized(self.context.clone()))?;
+            self.linear_norm::<f32>(rows, &Cuda::new(self.context.clone(), Dtype::I8))?;
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::{BEAMS, Bench, LEN, Moves, SpeedRow, median};
 use crate::Result;
 use crate::backend::{
-    ContrastiveForm, ContrastiveOptions, NetworkOps, Row, SampleOptions, SamplePick, Search, SearchOps, SessionShape,
-    SlotOptions, SpecialIds, Stages, Strategy, words,
+    ContrastiveForm, ContrastiveOptions, Dtype, NetworkOps, Row, SampleOptions, SamplePick, Search, SearchOps,
+    SessionShape, SlotOptions, SpecialIds, Stages, Strategy, words,
 };
 use crate::cuda::contrastive::Contrastive;
 use crate::cuda::sample::Sample;
@@ -97,8 +97,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     }
 
     /// A search with `rows` slots of one beam, of which each asks for what `own` says.
-    fn search(&self, rows: usize, own: SlotOptions) -> Result<(Cuda<f32>, Search<Cuda<f32>>)> {
-        let cuda = Cuda::<f32>::new(self.context.clone());
+    fn search(&self, rows: usize, own: SlotOptions) -> Result<(Cuda, Search<Cuda>)> {
+        let cuda = Cuda::new(self.context.clone(), Dtype::F32);
         let (max_len, keep_attention) = (LEN, false);
         let shape = SessionShape { slots: rows, beam_size: 1, max_len, max_src_len: LEN, rows, keep_attention };
         let ids = SpecialIds { eos_id: 0, pad_id: 1, decoder_start_id: 1 };
