@@ -134,8 +134,8 @@ fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize
         for h in 0..num_heads {
             let part = h * head_dim..(h + 1) * head_dim;
             let mut products = [s.splat(0.0); LANES];
-            for (product, key) in products.iter_mut().zip(&keys[..count]) {
-                *product = dot_lanes_body(s, &row.query[part.clone()], &key[part.clone()]);
+            for (t, product) in products[..count].iter_mut().enumerate() {
+                *product = dot_lanes_body(s, &row.query[part.clone()], &keys[t][part.clone()]);
             }
             let sums = s.mul(s.sum_lanes_of_each(&products), scale);
             s.store_partial(sums, &mut scores[h * len + first..][..count]);

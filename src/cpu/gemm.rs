@@ -193,12 +193,12 @@ struct Factors<'a> {
 
 // 32 registers: at most 24 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Avx512, Factors<'_>, tile, max_rows 12, narrow 2,
+tiles!(Avx512: "avx512f,avx512bw,avx512vl,avx2,fma", Factors<'_>, tile, max_rows 12, narrow 2,
     (1, 8) (2, 4) (3, 4)
     (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2) (7, 2) (8, 2) (9, 2) (10, 2) (11, 2) (12, 2));
 // 16 registers, two to a vector: at most 12 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Avx2, Factors<'_>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
+tiles!(Avx2: "avx2,fma", Factors<'_>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
 // 32 registers, four to a vector (NEON): at most 24 accumulators.
 #[cfg(not(target_arch = "x86_64"))]
 tiles!(Portable, Factors<'_>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
@@ -227,25 +227,26 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(
     let mut sums = [[s.splat(0.0); WIDTH]; ROWS];
     for step in 0..k {
         let mut w = [s.splat(0.0); WIDTH];
-        for (w, &vector) in w.iter_mut().zip(&weights) {
+        for (i, w) in w.iter_mut().enumerate() {
             // SAFETY: step < k, and a packed vector has k steps of LANES values, PANEL apart.
-            let address = unsafe { vector.add(step * PANEL) };
+            let address = unsafe { weights[i].add(step * PANEL) };
+            prefetch(address);
             // SAFETY: as above.
             *w = s.load(unsafe { &*address.cast::<[f32; LANES]>() });
-            prefetch(address);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: `x` starts ROWS rows of k values.
             let value = s.splat(unsafe { *x.add(r * k + step) });
-            for (sum, &w) in sums.iter_mut().zip(&w) {
-                *sum = s.mul_add(value, w, *sum);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = s.mul_add(value, w[i], *sum);
             }
         }
     }
+    #[expect(clippy::needless_range_loop, reason = "a column is one of every row's")]
     for i in 0..WIDTH {
         let mut column = [s.splat(0.0); ROWS];
-        for (product, sums) in column.iter_mut().zip(&sums) {
-            *product = sums[i];
+        for (r, product) in column.iter_mut().enumerate() {
+            *product = sums[r][i];
         }
         // SAFETY: the caller's promise.
         unsafe { layer.store(s, row, vector + i, column) };

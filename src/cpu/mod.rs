@@ -107,6 +107,7 @@ pub fn chosen_path() -> Result<Path> {
 
 impl Rows<Cpu> {
     /// The live rows.
+    #[inline]
     pub fn live(&self) -> &[Row] {
         &bytemuck::cast_slice(&self.entries)[..self.count[0] as usize]
     }

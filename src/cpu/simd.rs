@@ -86,6 +86,7 @@ primitives! {
 
 /// Calls `keep(index, value)` for each `x[index] > threshold` in index order. `keep` returns the threshold that holds from
 /// the next index on, so a top-k collector raises it to its worst kept value. NaN is never above anything.
+#[inline]
 pub fn scan_above(x: &[f32], mut threshold: f32, mut keep: impl FnMut(usize, f32) -> f32) {
     let isa = Isa::best();
     let mut index = isa.position_above(x, 0, threshold);
@@ -193,8 +194,8 @@ fn bf16_bits(x: f32) -> u16 {
 #[inline(always)]
 pub(in crate::cpu) fn to_bf16_body<S: Simd>(_: S, x: &[f32], out: &mut [u16]) {
     assert_eq!(x.len(), out.len(), "to_bf16: lengths differ");
-    for (bits, x) in out.iter_mut().zip(x) {
-        *bits = bf16_bits(*x);
+    for (i, bits) in out.iter_mut().enumerate() {
+        *bits = bf16_bits(x[i]);
     }
 }
 
@@ -240,13 +241,13 @@ pub(in crate::cpu) fn dot_lanes_body<S: Simd, E: Stored>(s: S, a: &[f32], b: &[E
     let mut accumulators = [s.splat(0.0); 4];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let in_blocks = a.len() / 4 * 4;
-    for (a, b) in a[..in_blocks].as_chunks::<4>().0.iter().zip(b[..in_blocks].as_chunks::<4>().0) {
-        for ((a, b), sum) in a.iter().zip(b).zip(&mut accumulators) {
-            *sum = s.mul_add(s.load(a), E::load(s, b), *sum);
+    for block in (0..in_blocks).step_by(4) {
+        for (i, sum) in accumulators.iter_mut().enumerate() {
+            *sum = s.mul_add(s.load(&a[block + i]), E::load(s, &b[block + i]), *sum);
         }
     }
-    for (a, b) in a[in_blocks..].iter().zip(&b[in_blocks..]) {
-        accumulators[0] = s.mul_add(s.load(a), E::load(s, b), accumulators[0]);
+    for single in in_blocks..a.len() {
+        accumulators[0] = s.mul_add(s.load(&a[single]), E::load(s, &b[single]), accumulators[0]);
     }
     if !a_rest.is_empty() {
         accumulators[0] = s.mul_add(s.load_partial(a_rest, 0.0), E::load_partial(s, b_rest), accumulators[0]);
@@ -365,17 +366,19 @@ pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a>(
     let mut done = 0;
     while let Some(block) = out[done..].first_chunk_mut::<{ 4 * LANES }>() {
         let mut sums = [s.splat(0.0); 4];
-        for (sum, out) in sums.iter_mut().zip(block.as_chunks::<LANES>().0) {
-            *sum = s.load(out);
+        let parts = block.as_chunks_mut::<LANES>().0;
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = s.load(&parts[i]);
         }
         for (t, &weight) in weights.iter().enumerate() {
             let (weight, value) = (s.splat(weight), &value(t)[done..done + 4 * LANES]);
-            for (sum, value) in sums.iter_mut().zip(value.as_chunks::<LANES>().0) {
-                *sum = s.mul_add(weight, E::load(s, value), *sum);
+            let value = value.as_chunks::<LANES>().0;
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = s.mul_add(weight, E::load(s, &value[i]), *sum);
             }
         }
-        for (sum, out) in sums.into_iter().zip(block.as_chunks_mut::<LANES>().0) {
-            s.store(sum, out);
+        for (i, part) in parts.iter_mut().enumerate() {
+            s.store(sums[i], part);
         }
         done += 4 * LANES;
     }

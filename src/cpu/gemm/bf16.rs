@@ -176,16 +176,16 @@ pub fn reference_bf16(
 
 // 32 registers: at most 24 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Pairs, Factors<'_, Plain>, tile, max_rows 12, narrow 2,
+tiles!(Pairs: "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma", Factors<'_, Plain>, tile, max_rows 12, narrow 2,
     (1, 8) (2, 4) (3, 4)
     (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2) (7, 2) (8, 2) (9, 2) (10, 2) (11, 2) (12, 2));
 // Two sums per output, two halves of each weight and of x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Fused<Avx512>, Factors<'_, Plain>, tile, max_rows 5, narrow 2,
+tiles!(Fused<Avx512>: "avx512f,avx512bw,avx512vl,avx2,fma", Factors<'_, Plain>, tile, max_rows 5, narrow 2,
     (1, 4) (2, 4) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2));
 // 16 registers, two to a vector.
 #[cfg(target_arch = "x86_64")]
-tiles!(Fused<Avx2>, Factors<'_, Plain>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
+tiles!(Fused<Avx2>: "avx2,fma", Factors<'_, Plain>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
 tiles!(Fused<Portable>, Factors<'_, Plain>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
 
 #[cfg(test)]

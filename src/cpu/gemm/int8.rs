@@ -176,14 +176,15 @@ fn quantise_body<S: Simd>(s: S, x: &[f32], out: &mut [Quad]) -> f32 {
     let factor = s.splat(if usable { 127.0 / largest } else { 0.0 });
     let (chunks, rest) = x.as_chunks::<LANES>();
     let (bytes, bytes_rest) = out.split_at_mut(chunks.len() * LANES);
-    for (chunk, bytes) in chunks.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
-        *bytes = s.low_bytes(s.add(s.mul(s.load(chunk), factor), bias));
+    let bytes = &mut bytes.as_chunks_mut::<LANES>().0[..chunks.len()];
+    for (i, bytes) in bytes.iter_mut().enumerate() {
+        *bytes = s.low_bytes(s.add(s.mul(s.load(&chunks[i]), factor), bias));
     }
     // The padding is zeros.
     bytes_rest.fill(128);
     let rounded = s.low_bytes(s.add(s.mul(s.load_partial(rest, 0.0), factor), bias));
-    for (byte, rounded) in bytes_rest.iter_mut().zip(rounded) {
-        *byte = rounded;
+    for (i, byte) in bytes_rest.iter_mut().take(LANES).enumerate() {
+        *byte = rounded[i];
     }
     if usable {
         largest / 127.0
@@ -322,15 +323,15 @@ impl Tiled for Scales<'_> {
 
 // 32 registers: at most 24 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Vnni512, Factors<'_, Scales<'_>>, tile, max_rows 12, narrow 2,
+tiles!(Vnni512: "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma", Factors<'_, Scales<'_>>, tile, max_rows 12, narrow 2,
     (1, 8) (2, 4) (3, 4)
     (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2) (7, 2) (8, 2) (9, 2) (10, 2) (11, 2) (12, 2));
 // 16 registers, two to a vector: at most 12 accumulators, two weights, one x.
 #[cfg(target_arch = "x86_64")]
-tiles!(Vnni256, Factors<'_, Scales<'_>>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
+tiles!(Vnni256: "avxvnni,avx2,fma", Factors<'_, Scales<'_>>, tile, max_rows 6, narrow 1, (1, 4) (2, 2) (3, 2) (1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1));
 // Five of the 16 registers hold intermediate products.
 #[cfg(target_arch = "x86_64")]
-tiles!(Signed, Factors<'_, Scales<'_>>, tile, max_rows 4, narrow 1, (1, 4) (2, 2) (1, 1) (2, 1) (3, 1) (4, 1));
+tiles!(Signed: "avx2,fma", Factors<'_, Scales<'_>>, tile, max_rows 4, narrow 1, (1, 4) (2, 2) (1, 1) (2, 1) (3, 1) (4, 1));
 tiles!(lanes::Portable, Factors<'_, Scales<'_>>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
 
 #[cfg(test)]

@@ -199,10 +199,12 @@ pub(super) trait Dot: Instructions {
     #[inline(always)]
     fn add_step<const WIDTH: usize>(self, sums: &mut [Self::Sum; WIDTH], x: &Quad, w: &[Self::Weights; WIDTH]) {
         let x = self.splat(*x);
-        for (sum, &w) in sums.iter_mut().zip(w) {
-            *sum = self.dot(*sum, x, w);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = self.dot(*sum, x, w[i]);
         }
     }
+    /// Whether [`Dot::end_tile`] does anything.
+    const ENDS_TILES: bool = false;
     /// What happens to a sum where a matrix tile would end.
     #[inline(always)]
     fn end_tile(self, sum: Self::Sum) -> Self::Sum {
@@ -238,6 +240,35 @@ pub(super) fn piece<F, M: Multiply<F>>(
     unsafe { m.compute(factors, layer, rows, vectors) }
 }
 
+/// Adds the products of some steps. Pairs are indexed, here and below: `Iterator::zip` is not inlined where crates are not optimised at
+/// link time, and then keeps all sums in memory.
+///
+/// # Safety
+/// `x` starts ROWS rows that lie so many quads apart; each of the `weights` starts a packed vector. They have all of the steps.
+#[inline(always)]
+unsafe fn walk<D: Dot, const ROWS: usize, const WIDTH: usize>(
+    d: D,
+    steps: Range<usize>,
+    (x, stride): (*const Quad, usize),
+    weights: &[*const Line; WIDTH],
+    sums: &mut [[D::Sum; WIDTH]; ROWS],
+) {
+    for step in steps {
+        let mut w = [d.no_weights(); WIDTH];
+        for (i, w) in w.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; a packed vector's lines lie two apart.
+            let address = unsafe { weights[i].add(step * (PANEL / LANES)) };
+            // SAFETY: as above.
+            *w = d.load(unsafe { &(*address).0 });
+            prefetch(address);
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            d.add_step(sums, unsafe { &*x.add(r * stride + step) }, &w);
+        }
+    }
+}
+
 /// One register tile.
 ///
 /// # Safety
@@ -257,30 +288,26 @@ pub(super) unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
     }
     let x = factors.x[row * steps..(row + ROWS) * steps].as_ptr();
     let mut sums = [[d.zero(); WIDTH]; ROWS];
-    for first in (0..steps).step_by(TILE_STEPS) {
-        for step in first..first + TILE_STEPS {
-            let mut w = [d.no_weights(); WIDTH];
-            for (w, &vector) in w.iter_mut().zip(&weights) {
-                // SAFETY: step < steps, and a packed vector has that many lines, two apart.
-                let address = unsafe { vector.add(step * (PANEL / LANES)) };
-                // SAFETY: as above.
-                *w = d.load(unsafe { &(*address).0 });
-                prefetch(address);
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `x` starts ROWS rows of `steps` quads.
-                d.add_step(sums, unsafe { &*x.add(r * steps + step) }, &w);
+    if D::ENDS_TILES {
+        for first in (0..steps).step_by(TILE_STEPS) {
+            // SAFETY: `x` starts ROWS rows of `steps` quads, and each packed vector has as many steps, a multiple of a tile's.
+            unsafe { walk(d, first..first + TILE_STEPS, (x, steps), &weights, &mut sums) };
+            for sums in &mut sums {
+                for sum in sums {
+                    *sum = d.end_tile(*sum);
+                }
             }
         }
-        for sum in sums.as_flattened_mut() {
-            *sum = d.end_tile(*sum);
-        }
+    } else {
+        // SAFETY: as above.
+        unsafe { walk(d, 0..steps, (x, steps), &weights, &mut sums) };
     }
+    #[expect(clippy::needless_range_loop, reason = "a column is one of every row's")]
     for i in 0..WIDTH {
         let column = factors.finish.column(d, vector + i);
         let mut products = [s.splat(0.0); ROWS];
-        for (r, (product, sums)) in products.iter_mut().zip(&sums).enumerate() {
-            *product = factors.finish.product(d, sums[i], row + r, column);
+        for (r, product) in products.iter_mut().enumerate() {
+            *product = factors.finish.product(d, sums[r][i], row + r, column);
         }
         // SAFETY: the caller's promise.
         unsafe { layer.store(s, row, vector + i, products) };

@@ -38,6 +38,7 @@ impl<L: Pod> Lines<L> {
 impl<L: Pod> Deref for Lines<L> {
     type Target = [L];
 
+    #[inline]
     fn deref(&self) -> &[L] {
         match self {
             Lines::Heap(lines) => lines,
@@ -48,6 +49,7 @@ impl<L: Pod> Deref for Lines<L> {
 }
 
 impl<L: Pod> DerefMut for Lines<L> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [L] {
         match self {
             Lines::Heap(lines) => lines,

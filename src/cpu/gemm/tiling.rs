@@ -234,8 +234,11 @@ pub(super) trait Tiles<P>: Copy {
 
 /// Implements [`Tiles`] by `tile::<isa, rows, width>` for a list of `(rows, width)`: first the wide tiles, then those of the
 /// narrow width.
+///
+/// Each is a function of its own, with the instruction set's features: in one, what any tile computes outside of its loop would be
+/// computed for all of them at every column, and their sums would compete for registers.
 macro_rules! tiles {
-    ($isa:ty, $operands:ty, $tile:ident, max_rows $max_rows:literal, narrow $narrow:literal,
+    ($isa:ty $(: $features:literal)?, $operands:ty, $tile:ident, max_rows $max_rows:literal, narrow $narrow:literal,
      $(($rows:literal, $width:literal))+) => {
         impl Tiles<$operands> for $isa {
             const MAX_ROWS: usize = $max_rows;
@@ -256,9 +259,21 @@ macro_rules! tiles {
                 rows: usize,
                 width: usize,
             ) {
-                match (rows, width) {
+                $(#[target_feature(enable = $features)])?
+                #[inline(never)]
+                unsafe fn sized<const ROWS: usize, const WIDTH: usize>(
+                    isa: $isa,
+                    operands: &$operands,
+                    layer: &Layer<'_>,
+                    row: usize,
+                    vector: usize,
+                ) {
                     // SAFETY: the caller's promise.
-                    $(($rows, $width) => unsafe { $tile::<Self, $rows, $width>(self, operands, layer, row, vector) },)+
+                    unsafe { $tile::<$isa, ROWS, WIDTH>(isa, operands, layer, row, vector) }
+                }
+                match (rows, width) {
+                    // SAFETY: the caller's promise; `self` exists only where the CPU has these features.
+                    $(($rows, $width) => unsafe { sized::<$rows, $width>(self, operands, layer, row, vector) },)+
                     _ => unreachable!("no tile of {rows} rows and {width} vectors"),
                 }
             }

@@ -540,17 +540,13 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_partial(self, x: &[f32], fill: f32) -> Array {
         let mut v = [fill; LANES];
-        for (lane, &x) in v.iter_mut().zip(x) {
-            *lane = x;
-        }
+        v[..x.len()].copy_from_slice(x);
         v
     }
 
     #[inline(always)]
     fn store_partial(self, v: Array, out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(v) {
-            *out = x;
-        }
+        out.copy_from_slice(&v[..out.len()]);
     }
 
     #[inline(always)]

@@ -261,6 +261,8 @@ impl<S: Simd> Dot for Fused<S> {
     type Weights = [S::V; 2];
     type X = [S::V; 2];
 
+    const ENDS_TILES: bool = true;
+
     #[inline(always)]
     fn zero(self) -> Self::Sum {
         let zero = self.0.splat(0.0);

@@ -188,8 +188,8 @@ impl Dot for Vnni512 {
             unsafe { add_step_to_two(first, second, x, *v, *w) }
         } else {
             let x = self.splat(*x);
-            for (sum, &w) in sums.iter_mut().zip(w) {
-                *sum = self.dot(*sum, x, w);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = self.dot(*sum, x, w[i]);
             }
         }
     }
@@ -366,8 +366,9 @@ impl IntegerDot for Portable {
     #[inline(always)]
     fn to_f32(self, sum: Self::Sum, _offsets: Self::Sum) -> [f32; LANES] {
         let mut totals = [0.0; LANES];
-        for (total, quad) in totals.iter_mut().zip(sum.as_chunks::<QUAD>().0) {
-            *total = quad.iter().sum::<i32>() as f32;
+        let quads = &sum.as_chunks::<QUAD>().0[..LANES];
+        for (i, total) in totals.iter_mut().enumerate() {
+            *total = quads[i].iter().sum::<i32>() as f32;
         }
         totals
     }
