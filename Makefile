@@ -6,9 +6,10 @@ check: format lint features test docs deny
 format:
 	cargo fmt --check
 
-# The Python package too.
+# In the profile of the tests, as the documentation: then the kernels are compiled once for all three. The Python package has lints of its
+# own, in python/check.sh.
 lint:
-	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	cargo clippy --all-targets --all-features --locked --profile test -- -D warnings
 
 # Each feature alone compiles, and the core stays small: no command line, no training, no network.
 features:
@@ -19,7 +20,7 @@ test:
 	bash -euc "$$(sed -n '/^<!-- test command -->/,/^```$$/p' README.md | grep -v -e '^<!--' -e '^```')"
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --all-features --profile test
 
 # Licences, sources and versions of all dependencies. Advisories are looked up where their database can be reached.
 deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)

@@ -4,12 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo fmt --package beamfuse-python --check
-# With the crate itself, which `make lint` has compiled already.
-cargo clippy --quiet --workspace --all-targets --all-features --locked -- -D warnings
 # Kernels are compiled elsewhere; and the environment may be another's, such as that of nvcc.
 export NVCC=none
 unset VIRTUAL_ENV
+
+cargo fmt --package beamfuse-python --check
+cargo clippy --quiet --package beamfuse-python --all-targets --all-features --locked -- -D warnings
 
 tools=$PWD/target/python
 if [ ! -e "$tools/ready" ]; then
