@@ -13,7 +13,7 @@ each engine and precision, the most memory that a process holds which opens the 
 import argparse, importlib.metadata, json, os, pathlib, random, shutil, sys
 
 import cpu, environment
-from cpu import BEAM, BINARY, PRECISIONS, machine, measure, peak_memory, summarise
+from cpu import BEAM, BINARY, PRECISIONS, machine, measure, peak_memory, summarise, take_avx512
 from environment import HOME, ROOT
 
 LENGTH = 32
@@ -116,8 +116,7 @@ def main():
     parser.add_argument('--rounds', type=int, default=2)
     parser.add_argument('--output', type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    if 'avx512f' in open('/proc/cpuinfo').read():
-        os.environ.setdefault('CT2_FORCE_CPU_ISA', 'AVX512')
+    take_avx512()
     environment.enter()
     report = dict(machine=machine(), beam=BEAM, length=LENGTH, sentences=COUNTS,
                   ctranslate2_isa=os.environ.get('CT2_FORCE_CPU_ISA'),

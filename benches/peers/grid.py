@@ -5,13 +5,14 @@
     python3 benches/peers/grid.py --output benches/results/grid-cpu.json
 
 Random weights of OPUS-MT base shape (see cpu.py), beam 4, translations as long as their sources. Lengths and batches with two workers
-of one thread, each with a batch of its own, and batches of one length with one; `--most` leaves out what takes long. Engines take turns. Tokens are those of the best translations; loading and
-tokenisation are not timed. bf16 is compared with CTranslate2's f32: it has no bf16 on CPUs.
+of one thread, each with a batch of its own, and batches of one length with one; `--most` leaves out what takes long. Engines take
+turns. Tokens are those of the best translations; loading and tokenisation are not timed. bf16 is compared with CTranslate2's f32: it
+has no bf16 on CPUs.
 """
 import argparse, importlib.metadata, json, os, pathlib, random, statistics, sys
 
 import environment
-from cpu import BEAM, COUNTERPART, PRECISIONS, Beamfuse, CTranslate2, machine, opus_shape
+from cpu import BEAM, COUNTERPART, PRECISIONS, Beamfuse, CTranslate2, machine, opus_shape, take_avx512
 from environment import ROOT
 
 BATCHES = [1, 8, 32, 128]
@@ -40,9 +41,7 @@ def main():
     parser.add_argument('--most', type=int, default=8192, help='tokens of a worker\'s batch')
     parser.add_argument('--output', type=pathlib.Path, required=True)
     arguments = parser.parse_args()
-    # Left to itself it takes AVX2 on AMD's processors, where AVX-512 is faster for it, too.
-    if 'avx512f' in open('/proc/cpuinfo').read():
-        os.environ.setdefault('CT2_FORCE_CPU_ISA', 'AVX512')
+    take_avx512()
     environment.enter()
     opus = opus_shape(arguments.model)
     vocabulary = [p for p in json.load(open(opus / 'vocab.json')) if not p.startswith('<')]

@@ -227,6 +227,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(
     let mut sums = [[s.splat(0.0); WIDTH]; ROWS];
     for step in 0..k {
         let mut w = [s.splat(0.0); WIDTH];
+        // Pairs are indexed: see `quads`.
         for (i, w) in w.iter_mut().enumerate() {
             // SAFETY: step < k, and a packed vector has k steps of LANES values, PANEL apart.
             let address = unsafe { weights[i].add(step * PANEL) };

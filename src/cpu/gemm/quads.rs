@@ -240,8 +240,8 @@ pub(super) fn piece<F, M: Multiply<F>>(
     unsafe { m.compute(factors, layer, rows, vectors) }
 }
 
-/// Adds the products of some steps. Pairs are indexed, here and below: `Iterator::zip` is not inlined where crates are not optimised at
-/// link time, and then keeps all sums in memory.
+/// Adds the products of some steps. Pairs are indexed, here and below: where a crate's parts are not optimised together,
+/// `Iterator::zip` is not inlined, and all sums lie in memory.
 ///
 /// # Safety
 /// `x` starts ROWS rows that lie so many quads apart; each of the `weights` starts a packed vector. They have all of the steps.
