@@ -6,9 +6,9 @@ use std::cell::RefCell;
 use crate::backend::{CrossCache, Dtype, Heads, Row, Scores, SelfCache, SlotOptions};
 use crate::cpu::simd::lanes::{LANES, Simd, dispatch};
 use crate::cpu::simd::{
-    self, Isa, Stored, add_body, add_weighted_body, dot_lanes_body, exp_shift_body, max_body, scale_body,
+    self, Isa, Stored, add_body, add_weighted_body, dot_lanes_body, exp_shift_body, max_body, prefetch, scale_body,
 };
-use crate::cpu::{Cpu, for_each_row, for_each_row_pair};
+use crate::cpu::{Cpu, for_each_row, for_each_task, for_each_task_pair};
 
 /// What is added to scores by how far the key lies from the query.
 #[derive(Clone, Debug)]
@@ -28,11 +28,11 @@ impl RelativeBias {
     }
 }
 
-/// The heads of a row, and the bias of its scores with the position of the query that it is for.
+/// The heads of some rows, and the bias of their scores with the positions of the queries that they are for.
 #[derive(Clone, Copy)]
-struct Scoring<'a> {
+struct Scoring<'a, const N: usize> {
     heads: Heads,
-    bias: Option<(&'a RelativeBias, usize)>,
+    bias: Option<(&'a RelativeBias, [usize; N])>,
 }
 
 /// The naive computation for one row, in f64: what all three fast paths are held to.
@@ -71,14 +71,15 @@ pub fn reference<'a>(
 }
 
 thread_local! {
-    /// Attention scores of the row at hand, `[num_heads, len]`; grows to the longest and stays.
+    /// Attention scores of the rows at hand, `[rows, num_heads, len]`; grows to the longest and stays.
     static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One row's attention over `len` positions; `weights`, where given, receives the mean over heads.
-fn attend<'a, E: Stored + 'a>(
-    scoring: Scoring<'_>,
-    query: &[f32],
+/// The attention of some rows over the same `len` positions; `out` `[N, width]`. `weights` `[N, at least len]`, where given, receives the
+/// mean over heads.
+fn attend<'a, E: Stored + 'a, const N: usize>(
+    scoring: Scoring<'_, N>,
+    queries: [&[f32]; N],
     len: usize,
     key: impl Fn(usize) -> &'a [E],
     value: impl Fn(usize) -> &'a [E],
@@ -86,86 +87,159 @@ fn attend<'a, E: Stored + 'a>(
     out: &mut [f32],
 ) {
     SCORES.with_borrow_mut(|scores| {
-        let count = scoring.heads.num_heads * len;
+        let count = N * scoring.heads.num_heads * len;
         if scores.len() < count {
             scores.resize(count, 0.0);
         }
-        let row = Attended { scoring, query, key, value };
-        attend_on(Isa::best(), &row, &mut scores[..count], len, weights, out);
+        let rows = Attended { scoring, queries, key, value };
+        attend_on(Isa::best(), &rows, &mut scores[..count], len, weights, out);
     });
 }
 
-/// What one row attends to.
-struct Attended<'q, K, V> {
-    scoring: Scoring<'q>,
-    query: &'q [f32],
+/// What some rows attend to.
+struct Attended<'q, K, V, const N: usize> {
+    scoring: Scoring<'q, N>,
+    queries: [&'q [f32]; N],
     key: K,
     value: V,
 }
 
-fn attend_on<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>(
+fn attend_on<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E], const N: usize>(
     isa: Isa,
-    row: &Attended<'_, K, V>,
+    rows: &Attended<'_, K, V, N>,
     scores: &mut [f32],
     len: usize,
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    dispatch!(isa, attend_body, [<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>],
-        (row: &Attended<'_, K, V>, scores: &mut [f32], len: usize, weights: Option<&mut [f32]>, out: &mut [f32]))
+    dispatch!(isa, attend_body, [<'a, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E], const N: usize>],
+        (rows: &Attended<'_, K, V, N>, scores: &mut [f32], len: usize, weights: Option<&mut [f32]>, out: &mut [f32]))
 }
 
 #[inline(always)]
-fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E]>(
+fn attend_body<'a, S: Simd, E: Stored + 'a, K: Fn(usize) -> &'a [E], V: Fn(usize) -> &'a [E], const N: usize>(
     s: S,
-    row: &Attended<'_, K, V>,
+    rows: &Attended<'_, K, V, N>,
     scores: &mut [f32],
     len: usize,
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    let Scoring { heads, bias } = row.scoring;
+    let Scoring { heads, bias } = rows.scoring;
     let Heads { num_heads, head_dim, .. } = heads;
     let scale = s.splat(heads.scale());
+    let mut products = [[s.splat(0.0); LANES]; N];
     // Sixteen positions at a time, as keys and values lie in memory.
     for first in (0..len).step_by(LANES) {
         let count = LANES.min(len - first);
-        let keys = gather(&row.key, first, count);
+        let keys = gather(&rows.key, first, count);
+        // All that the block needs is asked for at once; the caches of a batch fill more than the processor's first two levels.
+        keys[..count].iter().for_each(|key| prefetch(key));
+        (first..first + count).for_each(|t| prefetch((rows.value)(t)));
         for h in 0..num_heads {
             let part = h * head_dim..(h + 1) * head_dim;
-            let mut products = [s.splat(0.0); LANES];
-            for (t, product) in products[..count].iter_mut().enumerate() {
-                *product = dot_lanes_body(s, &row.query[part.clone()], &keys[t][part.clone()]);
+            let queries = rows.queries.map(|query| &query[part.clone()]);
+            for (t, key) in keys[..count].iter().enumerate() {
+                let of_each = dot_lanes_body(s, queries, &key[part.clone()]);
+                for (row, products) in products.iter_mut().enumerate() {
+                    products[t] = of_each[row];
+                }
             }
-            let sums = s.mul(s.sum_lanes_of_each(&products), scale);
-            s.store_partial(sums, &mut scores[h * len + first..][..count]);
+            for (row, products) in products.iter().enumerate() {
+                let sums = s.mul(s.sum_lanes_of_each(products), scale);
+                s.store_partial(sums, &mut scores[(row * num_heads + h) * len + first..][..count]);
+            }
         }
     }
-    for (h, scores) in scores.chunks_exact_mut(len.max(1)).enumerate() {
-        if let Some((bias, query)) = bias {
-            scores.iter_mut().enumerate().for_each(|(t, score)| *score += bias.at(h, query, t));
+    for (i, scores) in scores.chunks_exact_mut(len.max(1)).enumerate() {
+        if let Some((bias, queries)) = bias {
+            let (row, h) = (i / num_heads, i % num_heads);
+            scores.iter_mut().enumerate().for_each(|(t, score)| *score += bias.at(h, queries[row], t));
         }
         let max = max_body(s, scores);
         let sum = exp_shift_body(s, scores, max);
         scale_body(s, scores, 1.0 / sum);
     }
+    let width = heads.width();
     out.fill(0.0);
     for first in (0..len).step_by(LANES) {
         let count = LANES.min(len - first);
-        let values = gather(&row.value, first, count);
+        let values = gather(&rows.value, first, count);
         for h in 0..num_heads {
             let part = h * head_dim..(h + 1) * head_dim;
-            let weights = &scores[h * len + first..][..count];
-            add_weighted_body(s, weights, |t| &values[t][part.clone()], &mut out[part.clone()]);
+            let mut weights = [&scores[..0]; N];
+            for (row, weights) in weights.iter_mut().enumerate() {
+                *weights = &scores[(row * num_heads + h) * len + first..][..count];
+            }
+            add_weighted_body(s, weights, |t| &values[t][part.clone()], head_dim, &mut out[part.start..], width);
         }
     }
     if let Some(weights) = weights {
-        weights.fill(0.0);
-        for scores in scores.chunks_exact(len.max(1)) {
-            add_body(s, &mut weights[..len], scores);
+        let stride = weights.len() / N;
+        for (row, weights) in weights.chunks_exact_mut(stride.max(1)).enumerate() {
+            weights.fill(0.0);
+            for h in 0..num_heads {
+                add_body(s, &mut weights[..len], &scores[(row * num_heads + h) * len..][..len]);
+            }
+            scale_body(s, &mut weights[..len], 1.0 / num_heads as f32);
         }
-        scale_body(s, &mut weights[..len], 1.0 / num_heads as f32);
     }
+}
+
+/// Attention of which some rows may attend to the same positions.
+trait Attention: Sync {
+    /// Whether two rows attend to the same positions.
+    fn same(&self, row: usize, other: usize) -> bool;
+    /// Computes N rows from `first` on, which attend to the same positions; their weights, where asked for, are the mean over heads.
+    fn attend<const N: usize>(&self, first: usize, weights: Option<&mut [f32]>, out: &mut [f32]);
+}
+
+/// Computes all rows of `out` `[rows, width]`, and of `weights`, where given.
+fn attend_all(
+    attention: &impl Attention,
+    rows: usize,
+    width: usize,
+    weights: Option<(&mut [f32], usize)>,
+    out: &mut [f32],
+) {
+    match weights {
+        None => for_each_task(out, width, rows, |first, out| attend_together(attention, first, width, None, out)),
+        Some((weights, stride)) => for_each_task_pair(out, width, weights, stride, rows, |first, out, weights| {
+            attend_together(attention, first, width, Some((weights, stride)), out);
+        }),
+    }
+}
+
+/// Computes the rows of `out` from `first` on, those with the same positions four or two at a time: their keys and values are read once.
+fn attend_together(
+    attention: &impl Attention,
+    first: usize,
+    width: usize,
+    mut weights: Option<(&mut [f32], usize)>,
+    out: &mut [f32],
+) {
+    let (mut done, rows) = (0, out.len() / width);
+    while done < rows {
+        let (row, out) = (first + done, &mut out[done * width..]);
+        let weights = weights.as_mut().map(|(weights, stride)| (&mut weights[done * *stride..], *stride));
+        let same = (1..4.min(rows - done)).take_while(|next| attention.same(row, row + next)).count();
+        done += match same {
+            0 => attend_some::<1>(attention, row, width, weights, out),
+            1 | 2 => attend_some::<2>(attention, row, width, weights, out),
+            _ => attend_some::<4>(attention, row, width, weights, out),
+        };
+    }
+}
+
+fn attend_some<const N: usize>(
+    attention: &impl Attention,
+    row: usize,
+    width: usize,
+    weights: Option<(&mut [f32], usize)>,
+    out: &mut [f32],
+) -> usize {
+    attention.attend::<N>(row, weights.map(|(weights, stride)| &mut weights[..N * stride]), &mut out[..N * width]);
+    N
 }
 
 /// What `at` gives for `count` positions from `first` on.
@@ -223,16 +297,43 @@ fn bf16_mut(cache: &mut [f32]) -> &mut [u16] {
 ///
 /// `qkv` `[rows, 3 * width]`, `out` `[rows, width]`.
 pub fn encoder_attention(scores: Scores<'_, Cpu>, rows: usize, starts: &[u32], qkv: &[f32], out: &mut [f32]) {
-    let Scores { heads, bias } = scores;
-    let width = heads.width();
-    let part = |row: usize, which: usize| &qkv[(3 * row + which) * width..][..width];
-    for_each_row(out, width, rows, |r, out| {
-        let sentence = starts.partition_point(|start| *start as usize <= r) - 1;
-        let first = starts[sentence] as usize;
-        let len = starts[sentence + 1] as usize - first;
-        let scoring = Scoring { heads, bias: bias.map(|bias| (bias, r - first)) };
-        attend(scoring, part(r, 0), len, |t| part(first + t, 1), |t| part(first + t, 2), None, out);
-    });
+    attend_all(&EncoderAttention { scores, starts, qkv }, rows, scores.heads.width(), None, out);
+}
+
+struct EncoderAttention<'a> {
+    scores: Scores<'a, Cpu>,
+    starts: &'a [u32],
+    qkv: &'a [f32],
+}
+
+impl EncoderAttention<'_> {
+    /// The sentence of a row.
+    fn sentence(&self, row: usize) -> usize {
+        self.starts.partition_point(|start| *start as usize <= row) - 1
+    }
+
+    /// Queries, keys or values of a row.
+    fn part(&self, row: usize, which: usize) -> &[f32] {
+        let width = self.scores.heads.width();
+        &self.qkv[(3 * row + which) * width..][..width]
+    }
+}
+
+impl Attention for EncoderAttention<'_> {
+    fn same(&self, row: usize, other: usize) -> bool {
+        self.sentence(row) == self.sentence(other)
+    }
+
+    fn attend<const N: usize>(&self, first: usize, _: Option<&mut [f32]>, out: &mut [f32]) {
+        let sentence = self.sentence(first);
+        let start = self.starts[sentence] as usize;
+        let len = self.starts[sentence + 1] as usize - start;
+        let Scores { heads, bias } = self.scores;
+        let rows: [usize; N] = std::array::from_fn(|i| first + i);
+        let scoring = Scoring { heads, bias: bias.map(|bias| (bias, rows.map(|row| row - start))) };
+        let (key, value) = (|t| self.part(start + t, 1), |t| self.part(start + t, 2));
+        attend(scoring, rows.map(|row| self.part(row, 0)), len, key, value, None, out);
+    }
 }
 
 /// Stores the keys and values of `kv` `[rows, 2 * width]` at each row's slot and position.
@@ -281,15 +382,15 @@ pub fn self_attention(
             self_offset(cache, width, slot, t, beam)
         };
         let query = &qkv[3 * r * width..][..width];
-        let (len, scoring) = (position + 1, Scoring { heads, bias: bias.map(|bias| (bias, position)) });
+        let (len, scoring) = (position + 1, Scoring { heads, bias: bias.map(|bias| (bias, [position])) });
         match cached {
             CacheType::F32 => {
                 let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-                attend(scoring, query, len, key, value, None, out);
+                attend(scoring, [query], len, key, value, None, out);
             }
             CacheType::Bf16 => {
                 let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
-                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], None, out);
+                attend(scoring, [query], len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], None, out);
             }
         }
     });
@@ -307,27 +408,41 @@ pub fn cross_attention(
     weights: Option<&mut [f32]>,
     out: &mut [f32],
 ) {
-    let (width, max_src_len) = (heads.width(), cache.max_src_len);
-    let work = |r: usize, weights: Option<&mut [f32]>, out: &mut [f32]| {
-        let slot = rows[r].slot as usize;
-        let at = |t: usize| (slot * max_src_len + t) * width;
-        let (len, query) = (options[slot].src_len as usize, &queries[r * width..][..width]);
-        let scoring = Scoring { heads, bias: None };
-        match cached {
+    let attention = CrossAttention { cached, heads, rows, queries, cache, options };
+    let weights = weights.map(|weights| (weights, cache.max_src_len));
+    attend_all(&attention, rows.len(), heads.width(), weights, out);
+}
+
+struct CrossAttention<'a> {
+    cached: CacheType,
+    heads: Heads,
+    rows: &'a [Row],
+    queries: &'a [f32],
+    cache: &'a CrossCache<Cpu>,
+    options: &'a [SlotOptions],
+}
+
+impl Attention for CrossAttention<'_> {
+    fn same(&self, row: usize, other: usize) -> bool {
+        self.rows[row].slot == self.rows[other].slot
+    }
+
+    fn attend<const N: usize>(&self, first: usize, weights: Option<&mut [f32]>, out: &mut [f32]) {
+        let (cache, width) = (self.cache, self.heads.width());
+        let slot = self.rows[first].slot as usize;
+        let len = self.options[slot].src_len as usize;
+        let at = |t: usize| (slot * cache.max_src_len + t) * width;
+        let queries = std::array::from_fn::<_, N, _>(|i| &self.queries[(first + i) * width..][..width]);
+        let scoring = Scoring { heads: self.heads, bias: None };
+        match self.cached {
             CacheType::F32 => {
                 let (key, value) = (|t| &cache.keys[at(t)..][..width], |t| &cache.values[at(t)..][..width]);
-                attend(scoring, query, len, key, value, weights, out);
+                attend(scoring, queries, len, key, value, weights, out);
             }
             CacheType::Bf16 => {
                 let (keys, values) = (bf16(&cache.keys), bf16(&cache.values));
-                attend(scoring, query, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], weights, out);
+                attend(scoring, queries, len, |t| &keys[at(t)..][..width], |t| &values[at(t)..][..width], weights, out);
             }
-        }
-    };
-    match weights {
-        None => for_each_row(out, width, rows.len(), |r, out| work(r, None, out)),
-        Some(weights) => {
-            for_each_row_pair(out, width, weights, max_src_len, rows.len(), |r, out, w| work(r, Some(w), out));
         }
     }
 }
@@ -387,6 +502,69 @@ mod tests {
                     reference(heads, bias, part(r, 0), last - first, key, value, &mut expected);
                     assert_close(&actual[r * WIDTH..][..WIDTH], &expected, CLOSE);
                 }
+            }
+        }
+    }
+
+    /// Rows that are computed together have the bits of each alone, in every number and on any number of threads.
+    #[test]
+    fn a_row_does_not_depend_on_those_it_is_computed_with() {
+        let (slots, max_src_len) = (8, 21);
+        let heads = Heads::new(2, 72);
+        let width = heads.width();
+        let source: Vec<Row> = (0..slots as u32)
+            .flat_map(|slot| (0..max_src_len as u32).map(move |position| Row { slot, position, ..Row::default() }))
+            .collect();
+        let kv = values(source.len() * 2 * width, 6);
+        let options: Vec<SlotOptions> = (0..slots as u32).map(|slot| options(max_src_len as u32 - slot)).collect();
+        let rows: Vec<Row> = (0..slots as u32)
+            .flat_map(|slot| (0..slot).map(move |beam| Row { slot, beam, ..Row::default() }))
+            .collect();
+        let queries = values(rows.len() * width, 7);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        for cached in [CacheType::F32, CacheType::Bf16] {
+            let room = vec![f32::NAN; slots * max_src_len * width];
+            let mut cache = CrossCache::<Cpu> { keys: room.clone(), values: room, max_src_len };
+            store_cross(cached, heads, &source, &kv, &mut cache);
+            let compute = |rows: &[Row], queries: &[f32]| {
+                let mut out = vec![f32::NAN; rows.len() * width];
+                let (mut weighted, mut weights) = (out.clone(), vec![f32::NAN; rows.len() * max_src_len]);
+                cross_attention(cached, heads, rows, queries, &cache, &options, None, &mut out);
+                cross_attention(cached, heads, rows, queries, &cache, &options, Some(&mut weights), &mut weighted);
+                crate::check::assert_same_bits(&out, &weighted);
+                (out, weights)
+            };
+            let each = rows.chunks(1).zip(queries.chunks(width)).map(|(row, query)| compute(row, query));
+            let (out, weights): (Vec<_>, Vec<_>) = each.unzip();
+            for (all, all_weights) in [compute(&rows, &queries), pool.install(|| compute(&rows, &queries))] {
+                crate::check::assert_same_bits(&all, &out.concat());
+                crate::check::assert_same_bits(&all_weights, &weights.concat());
+            }
+        }
+    }
+
+    /// Every row of a sentence is computed as one that attends to it as a source.
+    #[test]
+    fn the_encoder_gives_a_row_the_bits_of_a_query_alone() {
+        let (heads, starts) = (Heads::new(2, 72), [0u32, 1, 4, 11, 31]);
+        let (width, rows) = (heads.width(), 31);
+        let qkv = values(rows * 3 * width, 8);
+        let mut actual = vec![f32::NAN; rows * width];
+        encoder_attention(Scores { heads, bias: None }, rows, &starts, &qkv, &mut actual);
+        for sentence in starts.windows(2) {
+            let (first, max_src_len) = (sentence[0] as usize, (sentence[1] - sentence[0]) as usize);
+            let source: Vec<Row> = (0..max_src_len as u32).map(|position| Row { position, ..Row::default() }).collect();
+            let of = |r: usize| &qkv[(first + r) * 3 * width..][..3 * width];
+            let kv: Vec<f32> = (0..max_src_len).flat_map(|r| of(r)[width..].to_vec()).collect();
+            let room = vec![f32::NAN; max_src_len * width];
+            let mut cache = CrossCache::<Cpu> { keys: room.clone(), values: room, max_src_len };
+            store_cross(CacheType::F32, heads, &source, &kv, &mut cache);
+            for r in 0..max_src_len {
+                let mut alone = vec![f32::NAN; width];
+                let (row, options) = ([Row::default()], [options(max_src_len as u32)]);
+                let query = &of(r)[..width];
+                cross_attention(CacheType::F32, heads, &row, query, &cache, &options, None, &mut alone);
+                crate::check::assert_same_bits(&actual[(first + r) * width..][..width], &alone);
             }
         }
     }

@@ -243,15 +243,8 @@ unsafe fn tile<S: Simd, const ROWS: usize, const WIDTH: usize>(
             }
         }
     }
-    #[expect(clippy::needless_range_loop, reason = "a column is one of every row's")]
-    for i in 0..WIDTH {
-        let mut column = [s.splat(0.0); ROWS];
-        for (r, product) in column.iter_mut().enumerate() {
-            *product = sums[r][i];
-        }
-        // SAFETY: the caller's promise.
-        unsafe { layer.store(s, row, vector + i, column) };
-    }
+    // SAFETY: the caller's promise.
+    unsafe { layer.store(s, row, vector, &sums) };
 }
 
 #[cfg(test)]

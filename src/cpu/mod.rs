@@ -118,15 +118,20 @@ const ROWS_PER_TASK: usize = 8;
 
 /// Calls `work(row index, output row)` for each of the first `rows` rows of `out`, spread over the pool's threads.
 fn for_each_row(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    for_each_task(out, width, rows, |first, out| {
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            work(first + i, out);
+        }
+    });
+}
+
+/// As [`for_each_row`], with all rows that a task computes, from the first one on.
+fn for_each_task(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let out = &mut out[..rows * width];
     if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
-        out.chunks_exact_mut(width).enumerate().for_each(|(r, o)| work(r, o));
+        work(0, out);
     } else {
-        out.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, chunk)| {
-            for (i, o) in chunk.chunks_exact_mut(width).enumerate() {
-                work(task * ROWS_PER_TASK + i, o);
-            }
-        });
+        out.par_chunks_mut(width * ROWS_PER_TASK).enumerate().for_each(|(task, out)| work(task * ROWS_PER_TASK, out));
     }
 }
 
@@ -139,19 +144,30 @@ fn for_each_row_pair(
     rows: usize,
     work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
-    let (a, b) = (&mut a[..rows * a_width], &mut b[..rows * b_width]);
-    let run = |first: usize, a: &mut [f32], b: &mut [f32]| {
+    for_each_task_pair(a, a_width, b, b_width, rows, |first, a, b| {
         for (i, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
             work(first + i, a, b);
         }
-    };
+    });
+}
+
+/// [`for_each_task`] over two outputs at once.
+fn for_each_task_pair(
+    a: &mut [f32],
+    a_width: usize,
+    b: &mut [f32],
+    b_width: usize,
+    rows: usize,
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let (a, b) = (&mut a[..rows * a_width], &mut b[..rows * b_width]);
     if rows <= ROWS_PER_TASK || rayon::current_num_threads() == 1 {
-        run(0, a, b);
+        work(0, a, b);
     } else {
         a.par_chunks_mut(a_width * ROWS_PER_TASK)
             .zip(b.par_chunks_mut(b_width * ROWS_PER_TASK))
             .enumerate()
-            .for_each(|(task, (a, b))| run(task * ROWS_PER_TASK, a, b));
+            .for_each(|(task, (a, b))| work(task * ROWS_PER_TASK, a, b));
     }
 }
 

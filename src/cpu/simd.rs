@@ -14,7 +14,7 @@ pub(in crate::cpu) use lanes::LANES;
 use super::philox::philox_each;
 use super::portable_math;
 use crate::backend::Activation;
-use lanes::{Simd, dispatch};
+use lanes::{Simd, bf16_bits, dispatch, prefetch_line};
 
 /// For each line, a method of [`Isa`] that runs `body` on that instruction set, and a function that runs it on the best one.
 macro_rules! primitives {
@@ -149,10 +149,9 @@ fn plus<S: Simd>(s: S, a: S::V, b: S::V) -> S::V {
     s.add(a, b)
 }
 
-/// The larger of two; NaN if either is NaN (`max` returns its second argument then, which holds what was seen before).
 #[inline(always)]
 fn larger<S: Simd>(s: S, seen: S::V, v: S::V) -> S::V {
-    s.nan_or(v, s.max(v, seen))
+    s.larger(seen, v)
 }
 
 #[inline(always)]
@@ -160,18 +159,9 @@ fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
     s.sum_lanes(v)
 }
 
-/// The largest of all lanes.
 #[inline(always)]
 fn largest_lane<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = s.to_array(v);
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            let (seen, value) = (lanes[i], lanes[i + width]);
-            // As `larger`: a NaN stays.
-            lanes[i] = if value > seen || value.is_nan() { value } else { seen };
-        }
-    }
-    lanes[0]
+    s.largest_lane(v)
 }
 
 #[inline(always)]
@@ -180,22 +170,15 @@ pub(in crate::cpu) fn dot_body<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     fold!(s, [a = 0.0, b = 0.0], 0.0, |acc, x, y| s.mul_add(x, y, acc), plus, sum_lanes)
 }
 
-/// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u16 {
-    let bits = x.to_bits();
-    // Only NaN wraps around.
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let (magnitude, sign) = (bits & 0x7fff_ffff, bits >> 16 & 0x8000);
-    let rounded = if magnitude < 0x0080_0000 { sign } else { nearest };
-    (if magnitude > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }) as u16
-}
-
-#[inline(always)]
-pub(in crate::cpu) fn to_bf16_body<S: Simd>(_: S, x: &[f32], out: &mut [u16]) {
+pub(in crate::cpu) fn to_bf16_body<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
     assert_eq!(x.len(), out.len(), "to_bf16: lengths differ");
-    for (i, bits) in out.iter_mut().enumerate() {
-        *bits = bf16_bits(x[i]);
+    let ((chunks, rest), (narrow, narrow_rest)) = (x.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (i, narrow) in narrow.iter_mut().enumerate() {
+        *narrow = s.to_bf16(s.load(&chunks[i]));
+    }
+    for (i, bits) in narrow_rest.iter_mut().enumerate() {
+        *bits = bf16_bits(rest[i]);
     }
 }
 
@@ -234,26 +217,51 @@ impl Stored for u16 {
     }
 }
 
-/// The dot product before its lanes are summed: `dot = sum_lanes(dot_lanes)`, with the same bits.
+/// Asks for values that are read soon.
 #[inline(always)]
-pub(in crate::cpu) fn dot_lanes_body<S: Simd, E: Stored>(s: S, a: &[f32], b: &[E]) -> S::V {
-    assert_eq!(a.len(), b.len(), "dot: lengths differ");
-    let mut accumulators = [s.splat(0.0); 4];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let in_blocks = a.len() / 4 * 4;
+pub(in crate::cpu) fn prefetch<T>(values: &[T]) {
+    for line in 0..size_of_val(values).div_ceil(64) {
+        prefetch_line(values.as_ptr().cast::<u8>().wrapping_add(64 * line));
+    }
+}
+
+/// The dot products of some slices with one before their lanes are summed: `dot = sum_lanes(dot_lanes)`, with the same bits.
+#[inline(always)]
+pub(in crate::cpu) fn dot_lanes_body<S: Simd, E: Stored, const N: usize>(s: S, a: [&[f32]; N], b: &[E]) -> [S::V; N] {
+    let mut sums = [[s.splat(0.0); 4]; N];
+    let (chunks, rest) = b.as_chunks::<LANES>();
+    let in_blocks = chunks.len() / 4 * 4;
     for block in (0..in_blocks).step_by(4) {
-        for (i, sum) in accumulators.iter_mut().enumerate() {
-            *sum = s.mul_add(s.load(&a[block + i]), E::load(s, &b[block + i]), *sum);
+        let mut values = [s.splat(0.0); 4];
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = E::load(s, &chunks[block + i]);
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let a = &a[row].as_chunks::<LANES>().0[block..block + 4];
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = s.mul_add(s.load(&a[i]), values[i], *sum);
+            }
         }
     }
-    for single in in_blocks..a.len() {
-        accumulators[0] = s.mul_add(s.load(&a[single]), E::load(s, &b[single]), accumulators[0]);
+    for (single, chunk) in chunks.iter().enumerate().skip(in_blocks) {
+        let value = E::load(s, chunk);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            sums[0] = s.mul_add(s.load(&a[row].as_chunks::<LANES>().0[single]), value, sums[0]);
+        }
     }
-    if !a_rest.is_empty() {
-        accumulators[0] = s.mul_add(s.load_partial(a_rest, 0.0), E::load_partial(s, b_rest), accumulators[0]);
+    if !rest.is_empty() {
+        let value = E::load_partial(s, rest);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let a = &a[row][chunks.len() * LANES..][..rest.len()];
+            sums[0] = s.mul_add(s.load_partial(a, 0.0), value, sums[0]);
+        }
     }
-    let [a, b, c, d] = accumulators;
-    s.add(s.add(a, b), s.add(c, d))
+    let mut lanes = [s.splat(0.0); N];
+    for (row, lanes) in lanes.iter_mut().enumerate() {
+        let [a, b, c, d] = sums[row];
+        *lanes = s.add(s.add(a, b), s.add(c, d));
+    }
+    lanes
 }
 
 #[inline(always)]
@@ -288,8 +296,7 @@ pub(in crate::cpu) fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 #[inline(always)]
 pub(in crate::cpu) fn max_abs_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let zero = s.splat(0.0);
-    fold!(s, [x = 0.0], 0.0, |acc, v| larger(s, acc, s.max(s.sub(zero, v), v)), larger, largest_lane)
+    fold!(s, [x = 0.0], 0.0, |acc, v| s.larger_magnitude(acc, v), larger, largest_lane)
 }
 
 #[inline(always)]
@@ -355,40 +362,58 @@ pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &m
     }
 }
 
-/// `out += sum over t of weights[t] * value(t)`, each element's terms added in the order of t.
+/// `out[row] += sum over t of weights[row][t] * value(t)`, each element's terms added in the order of t. A row of `out` is as long as
+/// the values, `len`, and begins `stride` after the one before it.
 #[inline(always)]
-pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a>(
+pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a, const N: usize>(
     s: S,
-    weights: &[f32],
+    weights: [&[f32]; N],
     value: impl Fn(usize) -> &'a [E],
+    len: usize,
     out: &mut [f32],
+    stride: usize,
 ) {
-    let mut done = 0;
-    while let Some(block) = out[done..].first_chunk_mut::<{ 4 * LANES }>() {
-        let mut sums = [s.splat(0.0); 4];
-        let parts = block.as_chunks_mut::<LANES>().0;
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = s.load(&parts[i]);
-        }
-        for (t, &weight) in weights.iter().enumerate() {
-            let (weight, value) = (s.splat(weight), &value(t)[done..done + 4 * LANES]);
-            let value = value.as_chunks::<LANES>().0;
+    let (mut done, count) = (0, weights[0].len());
+    while done + 4 * LANES <= len {
+        let mut sums = [[s.splat(0.0); 4]; N];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let parts = out[row * stride + done..][..4 * LANES].as_chunks::<LANES>().0;
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = s.mul_add(weight, E::load(s, &value[i]), *sum);
+                *sum = s.load(&parts[i]);
             }
         }
-        for (i, part) in parts.iter_mut().enumerate() {
-            s.store(sums[i], part);
+        #[expect(clippy::needless_range_loop, reason = "a value is one of every row's")]
+        for t in 0..count {
+            let parts = value(t)[done..done + 4 * LANES].as_chunks::<LANES>().0;
+            let mut values = [s.splat(0.0); 4];
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = E::load(s, &parts[i]);
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let weight = s.splat(weights[row][t]);
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.mul_add(weight, values[i], *sum);
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            let parts = out[row * stride + done..][..4 * LANES].as_chunks_mut::<LANES>().0;
+            for (i, part) in parts.iter_mut().enumerate() {
+                s.store(sums[i], part);
+            }
         }
         done += 4 * LANES;
     }
-    while done < out.len() {
-        let end = out.len().min(done + LANES);
-        let mut sum = s.load_partial(&out[done..end], 0.0);
-        for (t, &weight) in weights.iter().enumerate() {
-            sum = s.mul_add(s.splat(weight), E::load_partial(s, &value(t)[done..end]), sum);
+    while done < len {
+        let end = len.min(done + LANES);
+        for (row, weights) in weights.iter().enumerate() {
+            let out = &mut out[row * stride..][done..end];
+            let mut sum = s.load_partial(out, 0.0);
+            for (t, &weight) in weights.iter().enumerate() {
+                sum = s.mul_add(s.splat(weight), E::load_partial(s, &value(t)[done..end]), sum);
+            }
+            s.store_partial(sum, out);
         }
-        s.store_partial(sum, &mut out[done..end]);
         done = end;
     }
 }

@@ -302,16 +302,18 @@ pub(super) unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
         // SAFETY: as above.
         unsafe { walk(d, 0..steps, (x, steps), &weights, &mut sums) };
     }
-    #[expect(clippy::needless_range_loop, reason = "a column is one of every row's")]
-    for i in 0..WIDTH {
-        let column = factors.finish.column(d, vector + i);
-        let mut products = [s.splat(0.0); ROWS];
-        for (r, product) in products.iter_mut().enumerate() {
-            *product = factors.finish.product(d, sums[r][i], row + r, column);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { layer.store(s, row, vector + i, products) };
+    let mut columns = [factors.finish.column(d, vector); WIDTH];
+    for (i, column) in columns.iter_mut().enumerate() {
+        *column = factors.finish.column(d, vector + i);
     }
+    let mut products = [[s.splat(0.0); WIDTH]; ROWS];
+    for (r, products) in products.iter_mut().enumerate() {
+        for (i, product) in products.iter_mut().enumerate() {
+            *product = factors.finish.product(d, sums[r][i], row + r, columns[i]);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { layer.store(s, row, vector, &products) };
 }
 
 /// The first sixteen elements.

@@ -3,7 +3,7 @@
 
 use super::Epilogue;
 use crate::backend::Activation;
-use crate::cpu::simd::lanes::{LANES, Simd};
+use crate::cpu::simd::lanes::{LANES, Simd, prefetch_line};
 use crate::cpu::simd::{activate_body, add_body};
 use std::ops::Range;
 
@@ -17,12 +17,7 @@ const PREFETCH_STEPS: usize = 32;
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
     // A panel's step is two cache lines.
-    let _later = address.cast::<u8>().wrapping_add(PREFETCH_STEPS * 128);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that never faults, whatever the address; SSE is in the target's baseline.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(_later.cast());
-    }
+    prefetch_line(address.cast::<u8>().wrapping_add(PREFETCH_STEPS * 128));
 }
 
 /// A dense layer's output and what is known of its size.
@@ -129,37 +124,53 @@ impl<'a> Layer<'a> {
         vectors: Range<usize>,
     ) {
         for block in self.blocks(rows) {
-            let (start, height) = (block.start, block.len());
-            // Tiles of equal height, so that none is left too short to keep the multipliers busy.
-            let tiles = height.div_ceil(T::MAX_ROWS);
-            let wide = T::width(height.div_ceil(tiles));
-            let mut vector = vectors.start;
-            while vector < vectors.end {
-                let width = if vector + wide <= vectors.end { wide } else { T::NARROW };
-                for tile in 0..tiles {
-                    let rows = start + height * tile / tiles..start + height * (tile + 1) / tiles;
+            let mut walk = Walk::new::<P, T>(block, vectors.clone());
+            let mut before = None;
+            // What follows a tile's products waits for the next tile's: by then they have left the pipeline.
+            loop {
+                let tile = walk.next();
+                if let Some((rows, vectors)) = &tile {
                     // SAFETY: the caller's promise; these rows and vectors are part of the piece.
-                    unsafe {
-                        t.tile(operands, self, rows.start, vector, rows.len(), width);
-                        self.finish(s, rows, vector..vector + width);
-                    }
+                    unsafe { t.tile(operands, self, rows.start, vectors.start, rows.len(), vectors.len()) };
                 }
-                vector += width;
+                if let Some((rows, vectors)) = before {
+                    // SAFETY: as above.
+                    unsafe { self.finish(s, rows, vectors) };
+                }
+                if tile.is_none() {
+                    break;
+                }
+                before = tile;
             }
         }
     }
 
-    /// Stores the products of one vector of outputs for a few rows from `row` on, bias added.
+    /// Stores the products of a register tile, whose first ones are at `row` and `vector`, bias added.
     ///
     /// # Safety
-    /// These are rows and a vector of the output, and no other thread accesses their elements.
+    /// These are rows and vectors of the output, and no other thread accesses their elements.
     #[inline(always)]
-    pub unsafe fn store<S: Simd, const ROWS: usize>(&self, s: S, row: usize, vector: usize, products: [S::V; ROWS]) {
-        let place = self.place(s, vector);
-        for (r, &product) in products.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { self.store_row(s, row + r, &place, product) };
+    pub unsafe fn store<S: Simd, const ROWS: usize, const WIDTH: usize>(
+        &self,
+        s: S,
+        row: usize,
+        vector: usize,
+        products: &[[S::V; WIDTH]; ROWS],
+    ) {
+        // Written out: the compiler would not unroll such a loop, and a tile whose columns are indexed by a variable lies in memory.
+        macro_rules! columns {
+            ($($i:literal)+) => {$(
+                if $i < WIDTH {
+                    let place = self.place(s, vector + $i);
+                    for (r, products) in products.iter().enumerate() {
+                        // SAFETY: the caller's promise.
+                        unsafe { self.store_row(s, row + r, &place, products[$i]) };
+                    }
+                }
+            )+};
         }
+        const { assert!(WIDTH <= 8, "no tile is wider") };
+        columns!(0 1 2 3 4 5 6 7);
     }
 
     /// Where a vector of outputs lies in each row, and its bias.
@@ -212,6 +223,44 @@ impl<'a> Layer<'a> {
                 add_body(s, out, &residual[at..at + columns.len()]);
             }
         }
+    }
+}
+
+/// The tiles of a block of rows: all rows of some vectors, then those of the next ones.
+struct Walk {
+    rows: Range<usize>,
+    vectors: Range<usize>,
+    /// How many tiles lie below each other, and which is next. They are of equal height, so that none is left too short to keep the
+    /// multipliers busy.
+    tiles: usize,
+    tile: usize,
+    wide: usize,
+    narrow: usize,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new<P, T: Tiles<P>>(rows: Range<usize>, vectors: Range<usize>) -> Self {
+        let tiles = rows.len().div_ceil(T::MAX_ROWS);
+        let wide = T::width(rows.len().div_ceil(tiles));
+        Walk { rows, vectors, tiles, tile: 0, wide, narrow: T::NARROW }
+    }
+
+    /// Rows and vectors of the next tile.
+    #[inline(always)]
+    fn next(&mut self) -> Option<(Range<usize>, Range<usize>)> {
+        if self.vectors.is_empty() {
+            return None;
+        }
+        let (first, height) = (self.rows.start, self.rows.len());
+        let rows = first + height * self.tile / self.tiles..first + height * (self.tile + 1) / self.tiles;
+        let width = if self.wide <= self.vectors.len() { self.wide } else { self.narrow };
+        let vectors = self.vectors.start..self.vectors.start + width;
+        self.tile += 1;
+        if self.tile == self.tiles {
+            (self.tile, self.vectors.start) = (0, vectors.end);
+        }
+        Some((rows, vectors))
     }
 }
 

@@ -30,6 +30,12 @@ pub(in crate::cpu) trait Simd: Copy {
         self.to_array(v).map(|lane| lane.to_bits() as u8)
     }
 
+    /// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
+    #[inline(always)]
+    fn to_bf16(self, v: Self::V) -> [u16; LANES] {
+        self.to_array(v).map(bf16_bits)
+    }
+
     /// Sixteen bf16 values.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Loads up to sixteen values; the lanes beyond `x` hold `fill`.
@@ -60,6 +66,32 @@ pub(in crate::cpu) trait Simd: Copy {
         lanes
     }
 
+    /// The larger of two; NaN if either is NaN, that of `v` before that of `seen`.
+    #[inline(always)]
+    fn larger(self, seen: Self::V, v: Self::V) -> Self::V {
+        // `max` returns its second argument if one is NaN.
+        self.nan_or(v, self.max(v, seen))
+    }
+
+    /// The larger of a magnitude that was seen and of those of `v`; NaN if either is NaN.
+    #[inline(always)]
+    fn larger_magnitude(self, seen: Self::V, v: Self::V) -> Self::V {
+        self.larger(seen, self.max(self.sub(self.splat(0.0), v), v))
+    }
+
+    /// The largest lane: lane i or lane i + 8, as [`Simd::larger`], of those lane i or lane i + 4, and so on.
+    #[inline(always)]
+    fn largest_lane(self, v: Self::V) -> f32 {
+        let mut lanes = self.to_array(v);
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                let (seen, value) = (lanes[i], lanes[i + width]);
+                lanes[i] = if value > seen || value.is_nan() { value } else { seen };
+            }
+        }
+        lanes[0]
+    }
+
     /// The sum of all lanes: lane i plus lane i + 8, of those lane i plus lane i + 4, and so on.
     #[inline(always)]
     fn sum_lanes(self, v: Self::V) -> f32 {
@@ -76,6 +108,27 @@ pub(in crate::cpu) trait Simd: Copy {
     #[inline(always)]
     fn sum_lanes_of_each(self, vectors: &[Self::V; LANES]) -> Self::V {
         self.load(&vectors.map(|v| self.sum_lanes(v)))
+    }
+}
+
+/// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
+#[inline(always)]
+pub(in crate::cpu) fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // Only NaN wraps around.
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let (magnitude, sign) = (bits & 0x7fff_ffff, bits >> 16 & 0x8000);
+    let rounded = if magnitude < 0x0080_0000 { sign } else { nearest };
+    (if magnitude > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }) as u16
+}
+
+/// Asks for the cache line at an address, where the instruction set knows how.
+#[inline(always)]
+pub(in crate::cpu) fn prefetch_line(_address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that never faults, whatever the address; SSE is in the target's baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(_address.cast());
     }
 }
 
@@ -259,6 +312,26 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn to_bf16(self, v: __m512) -> [u16; LANES] {
+            let mut out = [0; LANES];
+            // SAFETY: `self` proves AVX-512; the array has sixteen values.
+            unsafe {
+                let bits = _mm512_castps_si512(v);
+                let upper = _mm512_srli_epi32::<16>(bits);
+                let half = _mm512_add_epi32(_mm512_and_si512(upper, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+                let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+                let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff));
+                let tiny = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x0080_0000));
+                let nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f80_0000));
+                let sign = _mm512_and_si512(upper, _mm512_set1_epi32(0x8000));
+                let rounded = _mm512_mask_mov_epi32(nearest, tiny, sign);
+                let rounded = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(rounded));
+            }
+            out
+        }
+
+        #[inline(always)]
         fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
             // SAFETY: `self` proves AVX-512; the array has sixteen values.
             unsafe {
@@ -269,6 +342,27 @@ mod x86 {
 
         /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
         /// leave the sums transposed, which the order of the first compensates.
+        #[inline(always)]
+        fn larger_magnitude(self, seen: __m512, v: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                // Magnitudes are in the order of their bits, above all of them NaN.
+                let bits = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+                self.as_floats(_mm512_max_epu32(bits, _mm512_castps_si512(seen)))
+            }
+        }
+
+        #[inline(always)]
+        fn largest_lane(self, v: __m512) -> f32 {
+            // SAFETY: `self` proves AVX-512.
+            unsafe {
+                let v = self.larger(v, _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v));
+                let v = self.larger(v, _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+                let v = self.larger(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+                _mm512_cvtss_f32(self.larger(v, _mm512_permute_ps::<0b10_11_00_01>(v)))
+            }
+        }
+
         #[inline(always)]
         fn sum_lanes_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
             // SAFETY: `self` proves AVX-512.

@@ -92,6 +92,11 @@ fn every_instruction_set_gives_the_same_bits() {
             isa.activate(activation, &mut each);
             all.append(&mut each);
         }
+        all.push(isa.max_abs(&x));
+        // Which zero is the largest.
+        let zeros =
+            |positive: f32| x.iter().map(|x| if *x * positive > 0.0 { 0.0 } else { -0.0 }).collect::<Vec<f32>>();
+        all.extend([1.0, -1.0].map(zeros).iter().flat_map(|zeros| [isa.max(zeros), isa.max_abs(zeros)]));
         let mut each = y.clone();
         isa.axpy(0.7, &x, &mut each);
         isa.scale(&mut each, 1.1);
@@ -132,7 +137,7 @@ fn nan_and_infinity_propagate() {
         assert_eq!(isa.sum(&[]), 0.0);
         assert_eq!(isa.sum_exp(&[f32::NEG_INFINITY; 33], 1.0), 0.0);
         for len in [1, 15, 16, 17, 64, 65, 100, 257] {
-            for at in [0, len / 2, len - 1] {
+            for at in (0..len).step_by(1 + len / 20) {
                 let mut x = values(len, 9);
                 x[at] = f32::INFINITY;
                 assert_eq!(isa.max(&x), f32::INFINITY);
@@ -286,13 +291,22 @@ fn random_words_are_those_of_one_counter_after_the_other() {
 fn rounding_is_to_the_nearest_ties_to_even_and_flushes_what_is_subnormal() {
     let numbers =
         (0..=u32::MAX).step_by(65_521).chain([0, 1 << 31, 0x007f_ffff, 0x0080_0000, 0x7f80_0000, 0xff80_0000]);
-    for bits in numbers {
-        let x = f32::from_bits(bits);
-        let expected = if x.is_subnormal() { half::bf16::from_f32(0f32.copysign(x)) } else { half::bf16::from_f32(x) };
+    let x: Vec<f32> = numbers.map(f32::from_bits).collect();
+    for x in &x {
+        let expected =
+            if x.is_subnormal() { half::bf16::from_f32(0f32.copysign(*x)) } else { half::bf16::from_f32(*x) };
         if x.is_nan() {
-            assert!(half::bf16::from_bits(bf16_bits(x)).is_nan(), "{bits:x}");
+            assert!(half::bf16::from_bits(bf16_bits(*x)).is_nan(), "{:x}", x.to_bits());
         } else {
-            assert_eq!(bf16_bits(x), expected.to_bits(), "{bits:x}");
+            assert_eq!(bf16_bits(*x), expected.to_bits(), "{:x}", x.to_bits());
+        }
+    }
+    let expected: Vec<u16> = x.iter().map(|x| bf16_bits(*x)).collect();
+    for isa in Isa::available() {
+        for len in [x.len(), x.len() / LANES * LANES, LANES + 1, LANES - 1] {
+            let mut out = vec![0; len];
+            isa.to_bf16(&x[..len], &mut out);
+            assert!(out == expected[..len], "{isa:?}, len {len}");
         }
     }
 }
