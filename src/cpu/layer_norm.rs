@@ -3,7 +3,7 @@
 use crate::backend::NormKind;
 use crate::cpu::simd::lanes::{Simd, dispatch};
 use crate::cpu::simd::{Isa, add_body, normalize_body, sum_body, sum_sq_diff_body};
-use crate::cpu::{for_each_row, for_each_row_pair};
+use crate::cpu::{for_each_row, for_each_task_pair};
 
 /// A norm's parameters.
 #[derive(Debug, Default)]
@@ -53,13 +53,15 @@ pub fn layer_norm(norm: &Norm, rows: usize, delta: Option<&[f32]>, sum: Option<&
     let delta_of = |r: usize| delta.map(|delta| &delta[r * width..][..width]);
     match sum {
         None => for_each_row(x, width, rows, |r, x| row_on(Isa::best(), norm, delta_of(r), x)),
-        Some(sum) => for_each_row_pair(x, width, sum, width, rows, |r, x, sum| {
-            match delta_of(r) {
-                Some(delta) => Isa::best().add_in_place(sum, delta),
-                None => sum.copy_from_slice(x),
+        Some(sum) => for_each_task_pair(x, width, sum, width, rows, |first, x, sum| {
+            for (i, (x, sum)) in x.chunks_exact_mut(width).zip(sum.chunks_exact_mut(width)).enumerate() {
+                match delta_of(first + i) {
+                    Some(delta) => Isa::best().add_in_place(sum, delta),
+                    None => sum.copy_from_slice(x),
+                }
+                x.copy_from_slice(sum);
+                row_on(Isa::best(), norm, None, x);
             }
-            x.copy_from_slice(sum);
-            row_on(Isa::best(), norm, None, x);
         }),
     }
 }

@@ -135,22 +135,6 @@ fn for_each_task(out: &mut [f32], width: usize, rows: usize, work: impl Fn(usize
     }
 }
 
-/// [`for_each_row`] over two outputs at once.
-fn for_each_row_pair(
-    a: &mut [f32],
-    a_width: usize,
-    b: &mut [f32],
-    b_width: usize,
-    rows: usize,
-    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-) {
-    for_each_task_pair(a, a_width, b, b_width, rows, |first, a, b| {
-        for (i, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
-            work(first + i, a, b);
-        }
-    });
-}
-
 /// [`for_each_task`] over two outputs at once.
 fn for_each_task_pair(
     a: &mut [f32],

@@ -340,8 +340,6 @@ mod x86 {
             }
         }
 
-        /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
-        /// leave the sums transposed, which the order of the first compensates.
         #[inline(always)]
         fn larger_magnitude(self, seen: __m512, v: __m512) -> __m512 {
             // SAFETY: `self` proves AVX-512.
@@ -363,6 +361,8 @@ mod x86 {
             }
         }
 
+        /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
+        /// leave the sums transposed, which the order of the first compensates.
         #[inline(always)]
         fn sum_lanes_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
             // SAFETY: `self` proves AVX-512.
