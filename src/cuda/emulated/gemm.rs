@@ -117,8 +117,8 @@ fn sum_products<const SIDE_BY_SIDE: usize>(panel: &[[f32; SIDE_BY_SIDE]], weight
     }
     let mut sums = [0.0f32; SIDE_BY_SIDE];
     for (column, &w) in panel.iter().zip(weight_row) {
-        for (sum, x) in sums.iter_mut().zip(column) {
-            *sum += x * w;
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum += column[r] * w;
         }
     }
     sums
@@ -132,8 +132,9 @@ fn sum_fused_products<const SIDE_BY_SIDE: usize>(
 ) -> [f32; SIDE_BY_SIDE] {
     let mut sums = [0.0f32; SIDE_BY_SIDE];
     for (column, &w) in panel.iter().zip(weight_row) {
-        for (sum, x) in sums.iter_mut().zip(column) {
-            *sum = x.mul_add(w, *sum);
+        // Indexed: `zip` would be called at each step where the crate's parts are not optimised together.
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = column[r].mul_add(w, *sum);
         }
     }
     sums
