@@ -35,6 +35,7 @@ pub mod read;
 pub mod serve;
 mod shares;
 pub mod text;
+mod threads;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod translator;

@@ -5,6 +5,8 @@ use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::threads;
+
 /// More threads than this do not read memory faster.
 const MAX_THREADS: usize = 8;
 
@@ -31,7 +33,7 @@ pub(crate) fn in_shares<T: Send, R: Send>(
         done
     };
     let mut done = thread::scope(|scope| {
-        let begin = |_| thread::Builder::new().spawn_scoped(scope, run).ok();
+        let begin = |_| threads::room().and_then(|()| thread::Builder::new().spawn_scoped(scope, run)).ok();
         let helpers: Vec<_> = (1..threads).filter_map(begin).collect();
         let mut done = run();
         for helper in helpers {

@@ -16,13 +16,14 @@ pub(super) fn listen() {
 
 /// Starts to listen; the first interrupt says what is done about it. SIGTERM and SIGHUP count as Ctrl-C.
 pub(super) fn listen_for(what: &'static str) {
-    let set = ctrlc::set_handler(move || {
+    let interrupted = move || {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
         note(&format!("interrupted: {what}; interrupt again to quit at once"));
-    });
-    if let Err(error) = set {
+    };
+    let room = crate::threads::room().map_err(ctrlc::Error::System);
+    if let Err(error) = room.and_then(|()| ctrlc::set_handler(interrupted)) {
         complain(&format!("cannot listen for interrupts: {error}"));
     }
 }

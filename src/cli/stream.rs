@@ -42,7 +42,7 @@ impl Windows {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("beamfuse-input".into()).spawn(read);
+        let thread = crate::threads::start("beamfuse-input", read);
         thread.map_err(|source| Error::Io { operation: "start thread", path: "input".into(), source })?;
         Ok(Windows { lines: receiver, size, ended: false })
     }

@@ -37,7 +37,10 @@ impl Pool {
     pub(super) fn start(threads: usize) -> Result<Arc<Self>> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|i| format!("beamfuse-cpu-{i}"))
+            .spawn_handler(|thread| {
+                let name = format!("beamfuse-cpu-{}", thread.index());
+                crate::threads::start(&name, move || thread.run()).map(drop)
+            })
             .build()
             .map_err(|e| Error::Device { device: "cpu".into(), reason: format!("starting threads: {e}") })?;
         Ok(Arc::new(Pool { threads, line: Mutex::default(), moved: Condvar::new(), waiting: AtomicUsize::new(0) }))

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate and the modules it may name.
-const MAY_IMPORT: [(&str, &[&str]); 26] = [
+const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("error", &[]),
-    ("shares", &[]),
+    ("threads", &[]),
+    ("shares", &["threads"]),
     ("read", &["error", "files"]),
     ("check", &[]),
     ("counts", &["error"]),
@@ -14,14 +15,14 @@ const MAY_IMPORT: [(&str, &[&str]); 26] = [
     ("input", &["error"]),
     ("batch", &["error", "files", "input"]),
     ("backend", &["error"]),
-    ("cpu", &["error", "check", "shares", "backend"]),
+    ("cpu", &["error", "check", "threads", "shares", "backend"]),
     ("cuda", &["error", "check", "backend"]),
     ("text", &["error", "read"]),
     ("metrics", &["error", "counts"]),
     ("hub", &["error", "files", "read"]),
     ("plot", &[]),
     ("model", &["error", "files", "read", "shares", "backend"]),
-    ("decode", &["error", "counts", "backend", "metrics", "model"]),
+    ("decode", &["error", "counts", "threads", "backend", "metrics", "model"]),
     ("translator", &["error", "counts", "files", "backend", "cpu", "cuda", "text", "metrics", "model", "decode"]),
     ("document", &["error", "text", "decode", "translator"]),
     (

@@ -43,11 +43,13 @@ fn translates(mib: usize, arguments: &[&str]) -> bool {
     }
 }
 
-/// Whether the process ended for want of a few bytes, or of what a new thread takes before it runs.
+/// Whether the process ended for want of a few bytes, or of what the C library and the standard library take for a new thread and for
+/// what is dropped at its end.
 fn is_small(complaint: &str) -> bool {
     let bytes = complaint.split("memory allocation of ").nth(1).and_then(|rest| rest.split(' ').next());
     let is_few = |bytes: &str| bytes.parse().is_ok_and(|bytes: usize| bytes <= SMALL_BYTES);
-    bytes.is_some_and(is_few) || complaint.contains("alternative stack") || complaint.contains("thread-local")
+    let threads = ["alternative stack", "thread-local", "TLS destructor"];
+    bytes.is_some_and(is_few) || threads.iter().any(|words| complaint.contains(words))
 }
 
 #[test]

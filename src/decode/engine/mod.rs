@@ -136,7 +136,7 @@ impl Engine {
             let work = move || {
                 run_worker(|| Worker::new(backend.clone(), models.clone(), slots, queue.clone()), &queue, &shared)
             };
-            let thread = std::thread::Builder::new().name("beamfuse-engine".into()).spawn(work);
+            let thread = crate::threads::start("beamfuse-engine", work);
             let thread =
                 thread.map_err(|source| Error::Io { operation: "start thread", path: "engine".into(), source })?;
             engine.threads.push(thread);
