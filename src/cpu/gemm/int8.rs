@@ -332,7 +332,8 @@ tiles!(Vnni256: "avxvnni,avx2,fma", Factors<'_, Scales<'_>>, tile, max_rows 6, n
 // Five of the 16 registers hold intermediate products.
 #[cfg(target_arch = "x86_64")]
 tiles!(Signed: "avx2,fma", Factors<'_, Scales<'_>>, tile, max_rows 4, narrow 1, (1, 4) (2, 2) (1, 1) (2, 1) (3, 1) (4, 1));
-tiles!(lanes::Portable, Factors<'_, Scales<'_>>, tile, max_rows 2, narrow 1, (1, 1) (2, 1));
+// A row's sums take all of 16 registers.
+tiles!(lanes::Portable, Factors<'_, Scales<'_>>, tile, max_rows 1, narrow 1, (1, 1));
 
 #[cfg(test)]
 mod tests;

@@ -27,13 +27,21 @@ pub(in crate::cpu) trait Simd: Copy {
     /// The lanes' low bytes.
     #[inline(always)]
     fn low_bytes(self, v: Self::V) -> [u8; LANES] {
-        self.to_array(v).map(|lane| lane.to_bits() as u8)
+        let (lanes, mut bytes) = (self.to_array(v), [0; LANES]);
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = lanes[i].to_bits() as u8;
+        }
+        bytes
     }
 
     /// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
     #[inline(always)]
     fn to_bf16(self, v: Self::V) -> [u16; LANES] {
-        self.to_array(v).map(bf16_bits)
+        let (lanes, mut rounded) = (self.to_array(v), [0; LANES]);
+        for (i, bits) in rounded.iter_mut().enumerate() {
+            *bits = bf16_bits(lanes[i]);
+        }
+        rounded
     }
 
     /// Sixteen bf16 values.
@@ -107,7 +115,11 @@ pub(in crate::cpu) trait Simd: Copy {
     /// [`Simd::sum_lanes`] of sixteen vectors, with the same bits.
     #[inline(always)]
     fn sum_lanes_of_each(self, vectors: &[Self::V; LANES]) -> Self::V {
-        self.load(&vectors.map(|v| self.sum_lanes(v)))
+        let mut sums = [0.0; LANES];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = self.sum_lanes(vectors[i]);
+        }
+        self.load(&sums)
     }
 }
 
@@ -569,7 +581,8 @@ mod x86 {
     }
 }
 
-/// Plain Rust that LLVM vectorises for the target's baseline (SSE2, NEON).
+/// Plain Rust that LLVM vectorises for the target's baseline (SSE2, NEON): loops over indices, since closures of `map` and `zip` are not
+/// inlined everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cpu) struct Portable;
 
@@ -618,12 +631,23 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> Array {
-        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
+        let mut v = [0.0; LANES];
+        for i in 0..LANES {
+            v[i] = f32::from_bits(u32::from(x[i]) << 16);
+        }
+        v
     }
 
     #[inline(always)]
     fn load_halves(self, words: &[u32; LANES]) -> [Array; 2] {
-        [words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xffff_0000))]
+        let mut halves = [[0.0; LANES]; 2];
+        for i in 0..LANES {
+            halves[0][i] = f32::from_bits(words[i] << 16);
+        }
+        for i in 0..LANES {
+            halves[1][i] = f32::from_bits(words[i] & 0xffff_0000);
+        }
+        halves
     }
 
     #[inline(always)]

@@ -346,6 +346,16 @@ impl Dot for Signed {
     }
 }
 
+/// Adds a step's products where the sums are: they are too many for compilers to keep them from being copied.
+#[inline(always)]
+fn add_products(sums: &mut [i32; QUAD * LANES], x: &[i16; 2 * QUAD], w: &[i8; QUAD * LANES]) {
+    for first in (0..QUAD * LANES).step_by(2 * QUAD) {
+        for i in 0..2 * QUAD {
+            sums[first + i] += i32::from(i16::from(w[first + i]) * x[i]);
+        }
+    }
+}
+
 /// Keeps one sum per weight of a step, so that compilers find plain vertical arithmetic; products fit 16 bits.
 impl Instructions for Portable {
     type Lanes = Portable;
@@ -404,11 +414,15 @@ impl Dot for Portable {
 
     #[inline(always)]
     fn dot(self, mut sum: Self::Sum, x: [i16; 2 * QUAD], w: [i8; QUAD * LANES]) -> Self::Sum {
-        for (sums, w) in sum.as_chunks_mut::<{ 2 * QUAD }>().0.iter_mut().zip(w.as_chunks::<{ 2 * QUAD }>().0) {
-            for i in 0..2 * QUAD {
-                sums[i] += i32::from(i16::from(w[i]) * x[i]);
-            }
-        }
+        add_products(&mut sum, &x, &w);
         sum
+    }
+
+    #[inline(always)]
+    fn add_step<const WIDTH: usize>(self, sums: &mut [Self::Sum; WIDTH], x: &Quad, w: &[Self::Weights; WIDTH]) {
+        let x = Dot::splat(self, *x);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            add_products(sum, &x, &w[i]);
+        }
     }
 }
