@@ -1,9 +1,15 @@
 //! Threads that are started only where memory is left for them. What the system and the standard library take for a thread before it
 //! runs, they end the process without.
 
+use std::error::Error as _;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
+
+use rayon::{ThreadBuilder, ThreadPoolBuilder};
+
+use crate::{Error, Result};
 
 /// The stack that the standard library gives a thread, and as much again for what else a thread begins with.
 const BYTES: usize = 2 * (2 << 20);
@@ -31,6 +37,32 @@ pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Res
     // Nothing comes only where the thread has ended already.
     let _ = is_running.recv();
     Ok(thread)
+}
+
+/// Starts a pool's thread, to be given to [`ThreadPoolBuilder::spawn_handler`].
+pub(crate) fn start_worker(thread: ThreadBuilder) -> io::Result<()> {
+    let name = format!("beamfuse-cpu-{}", thread.index());
+    start(&name, move || thread.run()).map(drop)
+}
+
+/// Threads that could not be started.
+pub(crate) fn not_started(error: impl std::fmt::Display) -> Error {
+    Error::Device { device: "cpu".into(), reason: format!("starting threads: {error}") }
+}
+
+/// Starts the threads that whatever does not decode shares in this process, unless they run. They would be started at their first use, too,
+/// which panics where they cannot be.
+///
+/// # Errors
+/// [`Error::Device`]; from then on every time, since rayon tries it once.
+pub(crate) fn start_global() -> Result<()> {
+    static FAILED: OnceLock<Option<String>> = OnceLock::new();
+    let failed = FAILED.get_or_init(|| {
+        let started = ThreadPoolBuilder::new().spawn_handler(start_worker).build_global();
+        // Without a source: someone else has started them.
+        started.err().filter(|error| error.source().is_some()).map(|error| error.to_string())
+    });
+    failed.as_ref().map_or(Ok(()), |error| Err(not_started(error)))
 }
 
 #[cfg(test)]

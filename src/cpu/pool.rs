@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::{Error, Result};
+use crate::{Result, threads};
 
 /// A set of threads, and the line of those who wait for them.
 #[derive(Debug)]
@@ -37,12 +37,9 @@ impl Pool {
     pub(super) fn start(threads: usize) -> Result<Arc<Self>> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .spawn_handler(|thread| {
-                let name = format!("beamfuse-cpu-{}", thread.index());
-                crate::threads::start(&name, move || thread.run()).map(drop)
-            })
+            .spawn_handler(threads::start_worker)
             .build()
-            .map_err(|e| Error::Device { device: "cpu".into(), reason: format!("starting threads: {e}") })?;
+            .map_err(threads::not_started)?;
         Ok(Arc::new(Pool { threads, line: Mutex::default(), moved: Condvar::new(), waiting: AtomicUsize::new(0) }))
     }
 

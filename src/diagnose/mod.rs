@@ -31,7 +31,7 @@ pub use verdict::{Call, Finding, Seen, VERDICT_LINES, Verdict};
 use crate::metrics::BootstrapOptions;
 use crate::model::generation::GenerationConfig;
 use crate::translator::Translator;
-use crate::{DecodeOptions, Error, Result};
+use crate::{DecodeOptions, Error, Result, threads};
 use estimate::Resampler;
 use inference::Test;
 use subject::Reference;
@@ -188,6 +188,8 @@ pub fn run(
         return Err(Error::Input { operation: "diagnose", expected, got });
     }
     translator.tokenizer().require_languages()?;
+    // Resamples and permutations are divided among them, after all else.
+    threads::start_global()?;
     if let Some(oracle) = oracle {
         check_oracle(translator, &oracle.translator, pairs)?;
     }

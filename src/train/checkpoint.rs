@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::room;
 use crate::files::{MAX_CONFIG, MAX_VOCABULARY, io, read_bounded, write_whole};
 use crate::model::weights::{Tensors, Weights};
 use crate::train::autograd::Parameters;
@@ -101,6 +102,7 @@ pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     }
     write_whole(&to.join("config.json"), &text)?;
     let path = to.join("model.safetensors");
+    room::require("write the model", tensors.values().map(|(_, values)| size_of_val(&values[..])).sum())?;
     // transformers asks for this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     write_whole(&path, &serialize(&path, tensors, dtype, metadata)?)
@@ -150,6 +152,8 @@ impl State {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
+        // Each value and its moments, copied and then as bytes.
+        room::require("write the state", 2 * 3 * 4 * parameters.values_count())?;
         let mut tensors: Tensors = BTreeMap::new();
         for (name, tensor) in &self.tensors {
             tensors.insert(format!("value.{name}"), tensor.clone());
@@ -172,8 +176,7 @@ impl State {
     /// run over such a model.
     pub fn read(path: &Path, parameters: &Parameters) -> Result<Self> {
         // Parameters, two moments, and what the objective keeps, which is at most a copy of the parameters.
-        let values: usize = parameters.iter().map(|parameter| parameter.tensor().elem_count()).sum();
-        let bytes = read_bounded(path, MAX_CONFIG + 4 * (values * size_of::<f32>()) as u64)?;
+        let bytes = read_bounded(path, MAX_CONFIG + 4 * (parameters.values_count() * size_of::<f32>()) as u64)?;
         let invalid = |source| Error::Safetensors { path: path.to_path_buf(), source };
         let view = SafeTensors::deserialize(&bytes).map_err(invalid)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;

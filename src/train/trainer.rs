@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::error::room;
 use crate::files::{self, io};
 use crate::text::{SentenceDefaults, Tokenizer};
 use crate::train::autograd::AutogradModel;
@@ -20,7 +21,7 @@ use crate::train::options::{Keep, Metric, ObjectiveOptions, TrainOptions};
 use crate::train::rollouts::Rollouts;
 use crate::train::validation::{Scores, validate};
 use crate::translator::{EngineOptions, Translator};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// Where a run reads and writes.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,6 +159,7 @@ impl Trainer {
             let (expected, got) = ("a validation set".into(), "none".into());
             return Err(Error::Option { option: "patience", expected, got });
         }
+        threads::start_global()?;
         let engine = EngineOptions { defaults: places.defaults.clone(), ..EngineOptions::default() };
         let translator = Translator::open_with(&places.model, &engine)?;
         let tokenizer = translator.tokenizer();
@@ -171,6 +173,8 @@ impl Trainer {
         let read = |corpus: &Corpus| Data::read(corpus, tokenizer, longest, places.skip_bad);
         let data = read(&places.data)?;
         let validation = places.validation.as_ref().map(read).transpose()?;
+        // Two moments; gradients, and the parameters that follow from them.
+        room::require("train", 4 * 4 * model.parameters().values_count())?;
         let optimizer = AdamW::new(options.adam, model.parameters());
         let mut fingerprint = options.fingerprint();
         fingerprint.insert("training data".into(), format!("{} pairs, hash {:016x}", data.pairs().len(), data.hash()));
@@ -265,10 +269,17 @@ impl Trainer {
         Ok(Ending::Complete)
     }
 
+    /// Makes sure of the largest of what an update allocates: gradients, the parameters that follow, and of so many tokens logits, their
+    /// probabilities and gradients. What computes it would end the process without.
+    fn require_room(&self, tokens: usize) -> Result<()> {
+        let values = 2 * self.model.parameters().values_count() + 3 * tokens * self.model.config().decoder_vocab_size;
+        room::require("update the model", 4 * values)
+    }
+
     /// One update.
     ///
     /// # Errors
-    /// A gradient that is not finite.
+    /// A gradient that is not finite; [`Error::OutOfMemory`].
     pub fn update(&mut self) -> Result<Report> {
         let started = Instant::now();
         let batches: Vec<Vec<u32>> = (0..self.options.accumulate).map(|_| self.next_batch()).collect();
@@ -278,6 +289,9 @@ impl Trainer {
         };
         let parts: Vec<Vec<Example<'_>>> = batches.iter().map(examples).collect();
         let tokens = parts.iter().flatten().map(|example| example.pair.target.len()).sum();
+        let longest =
+            parts.iter().map(|part| part.iter().map(|example| example.pair.target.len()).sum::<usize>()).max();
+        self.require_room(longest.unwrap_or(0))?;
         let number = self.progress.update + 1;
         let update = Update {
             model: &self.model,

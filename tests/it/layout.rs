@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Each module of the crate and the modules it may name.
 const MAY_IMPORT: [(&str, &[&str]); 27] = [
     ("error", &[]),
-    ("threads", &[]),
+    ("threads", &["error"]),
     ("shares", &["threads"]),
     ("read", &["error", "files"]),
     ("check", &[]),
@@ -29,6 +29,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
         "train",
         &[
             "error",
+            "threads",
             "counts",
             "files",
             "read",
@@ -43,7 +44,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
             "plot",
         ],
     ),
-    ("diagnose", &["error", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
+    ("diagnose", &["error", "threads", "counts", "backend", "cpu", "model", "decode", "translator", "metrics", "plot"]),
     ("jsonl", &["error", "text", "decode", "translator"]),
     ("explain", &["error", "text", "decode", "translator"]),
     ("serve", &["error", "counts", "text", "decode", "translator", "jsonl", "explain", "document"]),

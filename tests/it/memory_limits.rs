@@ -22,8 +22,8 @@ fn starts_from_mib() -> usize {
     (16..=240).step_by(8).find(starts).expect("the program starts in 240 MiB")
 }
 
-/// Whether it translated; panics if it ended otherwise than by an answer or a typed error.
-fn translates(mib: usize, arguments: &[&str]) -> bool {
+/// Whether it gave an answer; panics if it ended otherwise than by one or by a typed error.
+fn answers(mib: usize, arguments: &[&str]) -> bool {
     let model = demo_model();
     let arguments = [arguments, &["--model", model.to_str().expect("a path in UTF-8")]].concat();
     let output = limited(mib, &arguments);
@@ -57,13 +57,32 @@ fn is_small(complaint: &str) -> bool {
 fn too_little_memory_is_an_error_under_every_limit() {
     let one = ["translate", "A dog runs through the snow.", "--threads", "2"];
     let starts = starts_from_mib();
-    let fewest: Vec<bool> = (starts..=starts + 200).step_by(8).map(|mib| translates(mib, &one)).collect();
+    let fewest: Vec<bool> = (starts..=starts + 200).step_by(8).map(|mib| answers(mib, &one)).collect();
     assert!(!fewest[0], "{starts} MiB were enough");
-    assert!(translates(4000, &one));
+    assert!(answers(4000, &one));
     // A larger search on more threads, in either type.
     for dtype in ["f32", "i8"] {
         let large =
             ["translate", "A dog.", "--beam-size", "64", "--batch-size", "256", "--threads", "4", "--dtype", dtype];
-        (starts..=starts + 800).step_by(80).for_each(|mib| _ = translates(mib, &large));
+        (starts..=starts + 800).step_by(80).for_each(|mib| _ = answers(mib, &large));
     }
+}
+
+/// What comes last in a diagnosis wants threads of its own.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs a limit that holds")]
+fn a_diagnosis_with_too_little_memory_is_an_error() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (source, reference) = (file("two.en", "A dog runs.\nA cat.\n"), file("two.de", "Ein Hund.\nEine Katze.\n"));
+    let few =
+        ["--probe-lines=1", "--sweep-lines=1", "--null-draws=2", "--permutations=4", "--resamples=4", "--threads=1"];
+    let whole = [&["diagnose", "--source", &source, "--reference", &reference], &few[..]].concat();
+    let starts = starts_from_mib();
+    (starts + 100..=starts + 260).step_by(16).for_each(|mib| _ = answers(mib, &whole));
+    assert!(answers(4000, &whole));
 }

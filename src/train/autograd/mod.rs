@@ -17,6 +17,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
+use crate::error::room;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
 use crate::{Error, Result};
@@ -47,8 +48,10 @@ impl AutogradModel {
     /// The autograd model with these weights, computing in f32 or f64.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] for a tensor that does not fit.
+    /// [`crate::Error::Tensor`] for a tensor that does not fit; [`crate::Error::OutOfMemory`].
     pub fn new(config: ModelConfig, weights: &Weights, dtype: DType) -> Result<Self> {
+        // What holds them ends the process where it cannot have its memory. Some are joined out of copies.
+        room::require("open the model to train it", 2 * dtype.size_in_bytes() * weights.parameters())?;
         let mut loader = parameters::Loader::new(weights, &config, dtype);
         let model = Model::load(&mut loader)?;
         let parameters = loader.finish()?;

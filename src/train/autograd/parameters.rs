@@ -72,6 +72,11 @@ impl Parameters {
         self.list.iter()
     }
 
+    /// How many values all of them hold.
+    pub fn values_count(&self) -> usize {
+        self.iter().map(|parameter| parameter.tensor().elem_count()).sum()
+    }
+
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.dtype
