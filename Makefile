@@ -4,12 +4,11 @@
 check: format lint features test docs deny
 
 format:
-	cargo fmt --check
+	cargo fmt --all --check
 
-# In the profile of the tests, as the documentation: then the kernels are compiled once for all three. The Python package has lints of its
-# own, in python/check.sh.
+# In the profile of the tests, as the documentation: then the kernels are compiled once for all three.
 lint:
-	cargo clippy --all-targets --all-features --locked --profile test -- -D warnings
+	cargo clippy --workspace --all-targets --all-features --locked --profile test -- -D warnings
 
 # Each feature alone compiles, and the core stays small: no command line, no training, no network.
 features:

@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# Builds the Python package in the profile of the tests, and holds it to its lints, its tests, its types and the stable interface of
-# Python. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called with goes to pytest.
+# Builds the Python package in the profile of the tests, and holds it to its tests, its types and the stable interface of Python; its
+# lints are those of `make lint`. Needs Python 3.11 or later; what else it takes from PyPI goes to target/python. What it is called with
+# goes to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Kernels are compiled elsewhere; and the environment may be another's, such as that of nvcc.
 export NVCC=none
 unset VIRTUAL_ENV
-
-cargo fmt --package beamfuse-python --check
-cargo clippy --quiet --package beamfuse-python --all-targets --all-features --locked -- -D warnings
 
 tools=$PWD/target/python
 if [ ! -e "$tools/ready" ]; then
