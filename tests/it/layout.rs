@@ -53,6 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 27] = [
         "cli",
         &[
             "error",
+            "threads",
             "batch",
             "counts",
             "files",
