@@ -1,5 +1,5 @@
-//! Threads that are started only where memory is left for them. What the system and the standard library take for a thread before it
-//! runs, they end the process without.
+//! Threads that are started only where memory is left for them: where the standard library cannot have what a thread needs before it runs,
+//! it ends the process, or waits for ever.
 
 use std::error::Error as _;
 use std::io;
@@ -50,11 +50,11 @@ pub(crate) fn not_started(error: impl std::fmt::Display) -> Error {
     Error::Device { device: "cpu".into(), reason: format!("starting threads: {error}") }
 }
 
-/// Starts the threads that whatever does not decode shares in this process, unless they run. They would be started at their first use, too,
-/// which panics where they cannot be.
+/// Starts rayon's global threads, on which everything but decoding computes, unless they run. Their first use would start them, too, but
+/// panics where they cannot be started.
 ///
 /// # Errors
-/// [`Error::Device`]; from then on every time, since rayon tries it once.
+/// [`Error::Device`]; from then on every time, since rayon tries once.
 pub(crate) fn start_global() -> Result<()> {
     static FAILED: OnceLock<Option<String>> = OnceLock::new();
     let failed = FAILED.get_or_init(|| {

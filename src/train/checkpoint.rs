@@ -73,7 +73,7 @@ const COMPANIONS: [&str; 13] = [
 /// or bf16.
 ///
 /// # Errors
-/// [`Error::Io`], what may be wrong with `from`, and [`Error::Tensor`] for weights that this type does not hold.
+/// [`Error::Io`], [`Error::OutOfMemory`], what may be wrong with `from`, and [`Error::Tensor`] for weights that this type does not hold.
 pub fn write_model(from: &Path, to: &Path, tensors: Tensors) -> Result<()> {
     std::fs::create_dir_all(to).map_err(io("create", to))?;
     let mut config: serde_json::Map<String, Value> = read::json(&from.join("config.json"))?;
@@ -150,7 +150,7 @@ impl State {
     /// Writes the state, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::OutOfMemory`].
     pub fn write(&self, path: &Path, parameters: &Parameters) -> Result<()> {
         // Each value and its moments, copied and then as bytes.
         room::require("write the state", 2 * 3 * 4 * parameters.values_count())?;

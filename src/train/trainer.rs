@@ -144,7 +144,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Options out of range, a model or data that cannot be read, an output directory that holds another run, or a state that
-    /// does not continue this one, or a directory that another process trains in. Nothing has been written then.
+    /// does not continue this one, a directory that another process trains in, or too little memory. Nothing has been written then.
     pub fn open(places: Places, options: TrainOptions) -> Result<Self> {
         options.validate()?;
         match places.resume {
