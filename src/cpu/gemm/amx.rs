@@ -21,7 +21,7 @@ const TILE_ROWS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Amx(pub(super) Avx512);
 
-/// The sums of four tiles, as they lie in registers 0 to 3: 32-bit integers or floating point numbers.
+/// The sums of a unit, as they lie in registers 0 to 3: 32-bit integers or floating point numbers.
 #[repr(C, align(64))]
 pub(super) struct Sums([[[u32; LANES]; TILE_ROWS]; 4]);
 
@@ -81,9 +81,35 @@ impl Drop for Layout {
     }
 }
 
+/// Four tiles of sums that one walk computes.
+#[derive(Clone, Copy)]
+struct Unit {
+    shape: Shape,
+    /// The first row of each tile of rows.
+    rows: [usize; 2],
+    /// Rows per tile.
+    height: usize,
+    /// The first panel.
+    panel: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Two tiles of rows by the two tiles of a panel.
+    TwoByTwo,
+    /// One tile of rows by the two tiles of a panel.
+    TwoOutputs,
+    /// One tile of rows by the four tiles of two panels: with two, each product would wait for the one before it.
+    FourOutputs,
+}
+
+/// Panels that some rows meet before the next rows do: what they write lies together then, and what they read stays in the second-level
+/// cache.
+const GROUP: usize = 4;
+
 impl<F: Tiled> Multiply<F> for Amx {
-    /// Computes a piece of a layer: x in blocks of rows that fit the cache, so that each stretch of panels is read once per block and
-    /// meets all of its rows, two tiles of rows by two of outputs at a time.
+    /// Computes a piece of a layer: x in blocks of rows that fit the cache, so that each group of panels is read once per block and
+    /// meets all of its rows, four tiles at a time.
     ///
     /// Tiles of a block have equal heights; the last one reaches back over rows of the one before it, which it computes again.
     ///
@@ -93,100 +119,141 @@ impl<F: Tiled> Multiply<F> for Amx {
     unsafe fn compute(self, factors: &Factors<'_, F>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>) {
         let mut sums = Sums([[[0; LANES]; TILE_ROWS]; 4]);
         let panels = vectors.start * LANES / PANEL..vectors.end * LANES / PANEL;
+        let mut before: Option<Unit> = None;
         for block in layer.blocks(rows) {
             let count = block.len().div_ceil(TILE_ROWS);
             let height = block.len().div_ceil(count);
             let first_row = |tile: usize| (block.start + tile * height).min(block.end - height);
             let _layout = Layout::new(self, height);
-            let mut panel = panels.start;
-            while panel < panels.end {
-                if count == 1 && panel + 1 < panels.end {
-                    // SAFETY: the layout is for tiles of this height; the rows and panels are the caller's.
-                    unsafe {
-                        four_outputs(factors, block.start, panel, &mut sums);
-                        self.store(layer, factors, &sums, block.start, panel, height, 0, 4);
-                    }
-                    panel += 2;
-                    continue;
-                }
+            for start in panels.clone().step_by(GROUP) {
+                let group = start..panels.end.min(start + GROUP);
                 for tile in (0..count).step_by(2) {
-                    let (first, second) = (first_row(tile), first_row((tile + 1).min(count - 1)));
-                    // SAFETY: as above.
-                    unsafe {
-                        if tile + 1 < count {
-                            two_by_two(factors, [first, second], panel, &mut sums);
-                            self.store(layer, factors, &sums, first, panel, height, 0, 2);
-                            self.store(layer, factors, &sums, second, panel, height, 2, 2);
-                        } else {
-                            two_outputs(factors, first, panel, &mut sums);
-                            self.store(layer, factors, &sums, first, panel, height, 0, 2);
+                    let rows = [first_row(tile), first_row((tile + 1).min(count - 1))];
+                    let mut panel = group.start;
+                    while panel < group.end {
+                        let shape = match (tile + 1 < count, count == 1 && panel + 1 < group.end) {
+                            (true, _) => Shape::TwoByTwo,
+                            (_, true) => Shape::FourOutputs,
+                            _ => Shape::TwoOutputs,
+                        };
+                        let unit = Unit { shape, rows, height, panel };
+                        // SAFETY: the layout is for tiles of this height; the rows and panels are the caller's, as those before were.
+                        unsafe {
+                            self.expect_stores(layer, &unit);
+                            unit.walk(factors, tile / 2);
+                            // What follows a walk is done while the matrix unit is busy with the next one.
+                            if let Some(before) = &before {
+                                self.store_unit(layer, factors, &sums, before);
+                            }
+                            unit.take(&mut sums);
                         }
+                        before = Some(unit);
+                        panel += if shape == Shape::FourOutputs { 2 } else { 1 };
                     }
                 }
-                panel += 1;
             }
+        }
+        if let Some(before) = &before {
+            // SAFETY: as above.
+            unsafe { self.store_unit(layer, factors, &sums, before) };
         }
     }
 }
 
 impl Amx {
-    /// Stores `count` vectors of outputs from a panel's first on, whose sums stand in the tiles from `tile` on.
+    /// Asks for the lines that a unit's outputs are stored to.
+    #[inline(always)]
+    fn expect_stores(self, layer: &Layer<'_>, unit: &Unit) {
+        let vector = unit.panel * (PANEL / LANES);
+        let (tiles, lines) = match unit.shape {
+            Shape::TwoByTwo => (2, 2),
+            Shape::TwoOutputs => (1, 2),
+            Shape::FourOutputs => (1, 4),
+        };
+        for first in &unit.rows[..tiles] {
+            for row in *first..first + unit.height {
+                for line in 0..lines {
+                    layer.prefetch_out(row, vector + line);
+                }
+            }
+        }
+    }
+
+    /// Stores the outputs of a unit, whose sums have been taken from the tiles.
     ///
     /// # Safety
     /// As for [`Layer::store`].
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "one call per kernel, inlined")]
-    unsafe fn store<F: Tiled>(
+    unsafe fn store_unit<F: Tiled>(self, layer: &Layer<'_>, factors: &Factors<'_, F>, sums: &Sums, unit: &Unit) {
+        let Unit { shape, rows, height, panel } = *unit;
+        let [a, b, c, d] = &sums.0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match shape {
+                Shape::TwoByTwo => {
+                    self.store(layer, factors, [a, b], rows[0]..rows[0] + height, panel);
+                    self.store(layer, factors, [c, d], rows[1]..rows[1] + height, panel);
+                }
+                Shape::TwoOutputs => self.store(layer, factors, [a, b], rows[0]..rows[0] + height, panel),
+                Shape::FourOutputs => self.store(layer, factors, [a, b, c, d], rows[0]..rows[0] + height, panel),
+            }
+        }
+    }
+
+    /// Stores some vectors of outputs of some rows, from a panel's first on; row by row, so that they lie together.
+    ///
+    /// # Safety
+    /// As for [`Layer::store`].
+    #[inline(always)]
+    unsafe fn store<F: Tiled, const COUNT: usize>(
         self,
         layer: &Layer<'_>,
         factors: &Factors<'_, F>,
-        sums: &Sums,
-        row: usize,
+        sums: [&[[u32; LANES]; TILE_ROWS]; COUNT],
+        rows: Range<usize>,
         panel: usize,
-        height: usize,
-        tile: usize,
-        count: usize,
     ) {
         let (s, first) = (self.0, panel * (PANEL / LANES));
-        for v in 0..count {
-            let (column, place) = (factors.finish.column(self, first + v), layer.place(s, first + v));
-            for (r, sums) in sums.0[tile + v][..height].iter().enumerate() {
-                let product = factors.finish.product(self, s.load_words(sums), row + r, column);
+        let mut columns = [factors.finish.column(self, first); COUNT];
+        let mut places = [layer.place(s, first); COUNT];
+        for v in 1..COUNT {
+            (columns[v], places[v]) = (factors.finish.column(self, first + v), layer.place(s, first + v));
+        }
+        for (r, row) in rows.clone().enumerate() {
+            for v in 0..COUNT {
+                let product = factors.finish.product(self, s.load_words(&sums[v][r]), row, columns[v]);
                 // SAFETY: the caller's promise.
-                unsafe { layer.store_row(s, row + r, &place, product) };
+                unsafe { layer.store_row(s, row, &places[v], product) };
             }
         }
         // SAFETY: as above.
-        unsafe { layer.finish(s, row..row + height, first..first + count) };
+        unsafe { layer.finish(s, rows, first..first + COUNT) };
     }
 }
 
 /// Walks down panels with one of the two instructions: first the lines that set the sums to zero, then for each tile of x the pairs
-/// (what is loaded, which tiles are multiplied), then the lines that store the sums.
+/// (what is loaded, which tiles are multiplied). The sums stay in their tiles.
 macro_rules! walk {
-    ($factors:expr, $sums:expr, [$($zero:literal)+], [$($step:tt)+], [$($store:literal)+], $($operand:tt)+) => {
-        if $factors.w.steps() > 0 {
-            match F::INSTRUCTION {
-                Instruction::Bytes => walk!(@ "tdpbusd", $factors, $sums, [$($zero)+], [$($step)+], [$($store)+], $($operand)+),
-                Instruction::Bf16 => walk!(@ "tdpbf16ps", $factors, $sums, [$($zero)+], [$($step)+], [$($store)+], $($operand)+),
-            }
+    ($factors:expr, [$($zero:literal)+], [$($step:tt)+], $($operand:tt)+) => {
+        match F::INSTRUCTION {
+            Instruction::Bytes => walk!(@ "tdpbusd", $factors, [$($zero)+], [$($step)+], $($operand)+),
+            Instruction::Bf16 => walk!(@ "tdpbf16ps", $factors, [$($zero)+], [$($step)+], $($operand)+),
         }
     };
-    (@ $multiply:literal, $factors:expr, $sums:expr, [$($zero:literal)+], [$(($load:literal, $tiles:literal))+],
-     [$($store:literal)+], $($operand:tt)+) => {
+    (@ $multiply:literal, $factors:expr, [$($zero:literal)+], [$(($load:literal, $tiles:literal))+], $($operand:tt)+) => {
         asm!(
             $($zero,)+
+            "test {count}, {count}",
+            "jz 3f",
             "2:",
             $($load, concat!($multiply, " ", $tiles),)+
             "add {w}, 2048",
             "dec {count}",
             "jnz 2b",
-            $($store,)+
+            "3:",
             count = inout(reg) $factors.w.steps() / TILE_STEPS => _,
             x_stride = in(reg) $factors.w.steps() * size_of::<Quad>(),
             w_stride = in(reg) PANEL * 4,
-            sums = in(reg) $sums.0.as_mut_ptr(),
-            sums_stride = in(reg) LANES * 4,
             $($operand)+,
             options(nostack)
         )
@@ -205,61 +272,65 @@ fn panel_start<F>(factors: &Factors<'_, F>, panel: usize) -> *const Line {
     factors.w.vector(panel * (PANEL / LANES))
 }
 
-/// Two tiles of rows by the two tiles of a panel.
-///
-/// # Safety
-/// The tile registers are laid out for tiles of rows that lie within x.
-#[inline(always)]
-unsafe fn two_by_two<F: Tiled>(factors: &Factors<'_, F>, rows: [usize; 2], panel: usize, sums: &mut Sums) {
-    // SAFETY: reads whole tiles of x and of a panel, and writes four tiles of sums.
-    unsafe {
-        walk!(factors, sums,
-            ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
-            [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
-             ("tileloadd tmm7, [{w} + {w_stride} + 64]", "tmm1, tmm4, tmm7")
-             ("tileloadd tmm5, [{y} + {x_stride}]", "tmm2, tmm5, tmm6")
-             ("add {x}, 64\n add {y}, 64", "tmm3, tmm5, tmm7")],
-            ["tilestored [{sums} + {sums_stride}], tmm0" "tilestored [{sums} + {sums_stride} + 1024], tmm1"
-             "tilestored [{sums} + {sums_stride} + 2048], tmm2" "tilestored [{sums} + {sums_stride} + 3072], tmm3"],
-            x = inout(reg) row(factors, rows[0]) => _, y = inout(reg) row(factors, rows[1]) => _,
-            w = inout(reg) panel_start(factors, panel) => _);
+impl Unit {
+    /// Computes the sums. Of the next group's panel a walk asks for a quarter, which `pair`, the number of its rows within the block,
+    /// chooses: for 16 x 8 rows or more, all of it lies in the cache when it is multiplied.
+    ///
+    /// # Safety
+    /// The tile registers are laid out for tiles of this height, whose rows lie within x, as the panels lie within the weights.
+    #[inline(always)]
+    unsafe fn walk<F: Tiled>(&self, factors: &Factors<'_, F>, pair: usize) {
+        let (x, w) = (row(factors, self.rows[0]), panel_start(factors, self.panel));
+        // SAFETY: reads whole tiles of x and of panels; what is asked for ahead need not exist.
+        unsafe {
+            match self.shape {
+                Shape::TwoByTwo => walk!(factors,
+                    ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
+                    [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]
+                       prefetcht0 [{next}]\n prefetcht0 [{next} + 64]", "tmm0, tmm4, tmm6")
+                     ("tileloadd tmm7, [{w} + {w_stride} + 64]
+                       prefetcht0 [{next} + 128]\n prefetcht0 [{next} + 192]", "tmm1, tmm4, tmm7")
+                     ("tileloadd tmm5, [{y} + {x_stride}]
+                       prefetcht0 [{next} + 256]\n prefetcht0 [{next} + 320]", "tmm2, tmm5, tmm6")
+                     ("add {x}, 64\n add {y}, 64
+                       prefetcht0 [{next} + 384]\n prefetcht0 [{next} + 448]\n add {next}, 2048", "tmm3, tmm5, tmm7")],
+                    x = inout(reg) x => _, y = inout(reg) row(factors, self.rows[1]) => _, w = inout(reg) w => _,
+                    next = inout(reg) panel_start(factors, self.panel + GROUP).cast::<u8>().wrapping_add(pair % 4 * 512) => _),
+                Shape::TwoOutputs => walk!(factors,
+                    ["tilezero tmm0" "tilezero tmm1"],
+                    [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
+                     ("tileloadd tmm7, [{w} + {w_stride} + 64]\n add {x}, 64", "tmm1, tmm4, tmm7")],
+                    x = inout(reg) x => _, w = inout(reg) w => _),
+                Shape::FourOutputs => walk!(factors,
+                    ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
+                    [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
+                     ("tileloadd tmm7, [{w} + {w_stride} + 64]", "tmm1, tmm4, tmm7")
+                     ("tileloadd tmm6, [{v} + {w_stride}]", "tmm2, tmm4, tmm6")
+                     ("tileloadd tmm7, [{v} + {w_stride} + 64]\n add {x}, 64\n add {v}, 2048", "tmm3, tmm4, tmm7")],
+                    x = inout(reg) x => _, v = inout(reg) panel_start(factors, self.panel + 1) => _, w = inout(reg) w => _),
+            }
+        }
     }
-}
 
-/// One tile of rows by the two tiles of a panel.
-///
-/// # Safety
-/// As for [`two_by_two`].
-#[inline(always)]
-unsafe fn two_outputs<F: Tiled>(factors: &Factors<'_, F>, first: usize, panel: usize, sums: &mut Sums) {
-    // SAFETY: reads whole tiles of x and of a panel, and writes two tiles of sums.
-    unsafe {
-        walk!(factors, sums,
-            ["tilezero tmm0" "tilezero tmm1"],
-            [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
-             ("tileloadd tmm7, [{w} + {w_stride} + 64]\n add {x}, 64", "tmm1, tmm4, tmm7")],
-            ["tilestored [{sums} + {sums_stride}], tmm0" "tilestored [{sums} + {sums_stride} + 1024], tmm1"],
-            x = inout(reg) row(factors, first) => _, w = inout(reg) panel_start(factors, panel) => _);
-    }
-}
-
-/// One tile of rows by the four tiles of two panels: with two, each product would wait for the one before it.
-///
-/// # Safety
-/// As for [`two_by_two`].
-#[inline(always)]
-unsafe fn four_outputs<F: Tiled>(factors: &Factors<'_, F>, first: usize, panel: usize, sums: &mut Sums) {
-    // SAFETY: reads whole tiles of x and of two panels, and writes four tiles of sums.
-    unsafe {
-        walk!(factors, sums,
-            ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
-            [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
-             ("tileloadd tmm7, [{w} + {w_stride} + 64]", "tmm1, tmm4, tmm7")
-             ("tileloadd tmm6, [{v} + {w_stride}]", "tmm2, tmm4, tmm6")
-             ("tileloadd tmm7, [{v} + {w_stride} + 64]\n add {x}, 64\n add {v}, 2048", "tmm3, tmm4, tmm7")],
-            ["tilestored [{sums} + {sums_stride}], tmm0" "tilestored [{sums} + {sums_stride} + 1024], tmm1"
-             "tilestored [{sums} + {sums_stride} + 2048], tmm2" "tilestored [{sums} + {sums_stride} + 3072], tmm3"],
-            x = inout(reg) row(factors, first) => _, v = inout(reg) panel_start(factors, panel + 1) => _,
-            w = inout(reg) panel_start(factors, panel) => _);
+    /// Takes the sums from the tiles.
+    ///
+    /// # Safety
+    /// A walk of this unit was the last thing that happened to the tiles.
+    #[inline(always)]
+    unsafe fn take(&self, sums: &mut Sums) {
+        macro_rules! take {
+            ($($line:literal)+) => {
+                asm!($($line,)+ sums = in(reg) sums.0.as_mut_ptr(), stride = in(reg) LANES * 4, options(nostack))
+            };
+        }
+        // SAFETY: writes as many tiles of sums as a unit has.
+        unsafe {
+            if self.shape == Shape::TwoOutputs {
+                take!("tilestored [{sums} + {stride}], tmm0" "tilestored [{sums} + {stride} + 1024], tmm1");
+            } else {
+                take!("tilestored [{sums} + {stride}], tmm0" "tilestored [{sums} + {stride} + 1024], tmm1"
+                      "tilestored [{sums} + {stride} + 2048], tmm2" "tilestored [{sums} + {stride} + 3072], tmm3");
+            }
+        }
     }
 }

@@ -210,7 +210,7 @@ pub fn gemm_int8(
     scratch: &mut RowScratch,
     out: &mut [f32],
 ) {
-    gemm_int8_on(Int8Isa::best(), x, rows, w, epilogue, scratch, out);
+    gemm_int8_on(Int8Isa::best().for_rows(rows), x, rows, w, epilogue, scratch, out);
 }
 
 /// [`gemm_int8`] on one of the CPU's instruction sets.

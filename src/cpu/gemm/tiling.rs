@@ -31,6 +31,7 @@ pub(super) struct Layer<'a> {
 }
 
 /// Where a vector of outputs lies in each row.
+#[derive(Clone, Copy)]
 pub(super) struct Place<V> {
     column: usize,
     /// Outputs of the vector that the layer has.
@@ -171,6 +172,12 @@ impl<'a> Layer<'a> {
         }
         const { assert!(WIDTH <= 8, "no tile is wider") };
         columns!(0 1 2 3 4 5 6 7);
+    }
+
+    /// Asks for the cache line that a row's vector of outputs begins in.
+    #[inline(always)]
+    pub fn prefetch_out(&self, row: usize, vector: usize) {
+        prefetch_line(self.out.0.wrapping_add(row * self.n + vector * LANES).cast());
     }
 
     /// Where a vector of outputs lies in each row, and its bias.

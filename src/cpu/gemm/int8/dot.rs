@@ -52,6 +52,16 @@ impl Int8Isa {
         found
     }
 
+    /// What multiplies so many rows fastest, and as exactly: most of a matrix tile of a few rows is idle, and loading it takes longer
+    /// than `vpdpbusd` for its products.
+    pub(super) fn for_rows(self, rows: usize) -> Int8Isa {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Int8Kind::Amx(Amx(lanes)) if rows <= 8 => Int8Isa(Int8Kind::Vnni512(Vnni512(lanes))),
+            _ => self,
+        }
+    }
+
     /// That of a path which can be used here.
     fn of(path: Path) -> Int8Isa {
         let lanes = Isa::of(path);

@@ -9,7 +9,7 @@ fn matches_the_reference_on_odd_shapes() {
     let mut scratch = RowScratch::default();
     for isa in Int8Isa::available() {
         for (n, k) in [(1, 1), (7, 1), (31, 13), (32, 32), (33, 5), (67, 131), (130, 257), (290, 64), (5, 0)] {
-            for rows in [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 16, 17, 24, 25, 33, 53] {
+            for rows in [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 16, 17, 24, 25, 33, 53, 97] {
                 let (x, weights, bias) = (values(rows * k, 1), values(n * k, 2), values(n, 3));
                 let residual = values(rows * n, 4);
                 let packed = PackedInt8::pack(&weights, n, k);
