@@ -81,7 +81,7 @@ impl Drop for Layout {
     }
 }
 
-/// Four tiles of sums that one walk computes.
+/// Tiles of sums that one walk computes: four, or two where rows or panels end.
 #[derive(Clone, Copy)]
 struct Unit {
     shape: Shape,
