@@ -64,6 +64,8 @@ primitives! {
     /// The exponential is within 1.5 units in the last place of its argument's, and exactly 0 where `x - shift < -86.9` (where
     /// it is below 2e-38), so that no subnormal number appears.
     exp_shift_in_place = exp_shift_body(x: &mut [f32], shift: f32) -> f32;
+    /// Replaces each row of `len` values by its softmax: by [`max`], [`exp_shift_in_place`] and [`scale`], with the same bits.
+    softmax_of_each = softmax_of_each_body(rows: &mut [f32], len: usize);
     /// Applies the activation to each element.
     ///
     /// The result f(x) is within `3e-7 * max(|f(x)|, 1e-6)` for SiLU and the erf form of GELU (1e-6 on a CPU without fused
@@ -97,7 +99,7 @@ pub fn scan_above(x: &[f32], mut threshold: f32, mut keep: impl FnMut(usize, f32
 }
 
 /// Folds slices of one length, given as `[x, y, ...]`, into one `f32` in the order that the module's documentation describes.
-/// `$fill` pads each slice's rest. Macros rather than closures, since a closure would not inherit the instruction set.
+/// `$fill` pads each slice's rest, `$lanes` gives the result of the sixteen lanes. Macros rather than closures, since a closure would not inherit the instruction set.
 macro_rules! fold {
     ($s:ident, [$($x:ident = $fill:expr),+], $init:expr, |$acc:ident $(, $v:ident)+| $step:expr, $combine:ident, $lanes:ident) => {{
         let mut accumulators = [$s.splat($init); 4];
@@ -157,6 +159,11 @@ fn larger<S: Simd>(s: S, seen: S::V, v: S::V) -> S::V {
 #[inline(always)]
 fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
     s.sum_lanes(v)
+}
+
+#[inline(always)]
+fn as_it_is<S: Simd>(_: S, v: S::V) -> S::V {
+    v
 }
 
 #[inline(always)]
@@ -291,7 +298,7 @@ pub(in crate::cpu) fn multiply_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
 
 #[inline(always)]
 pub(in crate::cpu) fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger, largest_lane)
+    s.largest_lane(max_to_lanes_body(s, x))
 }
 
 #[inline(always)]
@@ -301,7 +308,7 @@ pub(in crate::cpu) fn max_abs_body<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 #[inline(always)]
 pub(in crate::cpu) fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold!(s, [x = 0.0], 0.0, |acc, v| s.add(acc, v), plus, sum_lanes)
+    s.sum_lanes(sum_to_lanes_body(s, x))
 }
 
 #[inline(always)]
@@ -350,6 +357,39 @@ pub(in crate::cpu) fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -
     sum_body(s, x)
 }
 
+/// Replaces each row of `len` values by its softmax. Sixteen rows take each step at a time: none of them waits for its own last one.
+#[inline(always)]
+pub(in crate::cpu) fn softmax_of_each_body<S: Simd>(s: S, rows: &mut [f32], len: usize) {
+    for rows in rows.chunks_mut(LANES * len.max(1)) {
+        let mut lanes = [s.splat(0.0); LANES];
+        for (i, row) in rows.chunks_exact(len).enumerate() {
+            lanes[i] = max_to_lanes_body(s, row);
+        }
+        let max = s.to_array(s.largest_lane_of_each(&lanes));
+        for (i, row) in rows.chunks_exact_mut(len).enumerate() {
+            let by = s.splat(max[i]);
+            map!(s, row, |v| exp(s, s.sub(v, by)));
+            lanes[i] = sum_to_lanes_body(s, row);
+        }
+        let factors = s.to_array(s.div(s.splat(1.0), s.sum_lanes_of_each(&lanes)));
+        for (i, row) in rows.chunks_exact_mut(len).enumerate() {
+            scale_body(s, row, factors[i]);
+        }
+    }
+}
+
+/// The values of [`max_body`] in its lanes: `max = largest_lane(max_to_lanes)`.
+#[inline(always)]
+fn max_to_lanes_body<S: Simd>(s: S, x: &[f32]) -> S::V {
+    fold!(s, [x = f32::NEG_INFINITY], f32::NEG_INFINITY, |acc, v| larger(s, acc, v), larger, as_it_is)
+}
+
+/// The sums of [`sum_body`] in its lanes: `sum = sum_lanes(sum_to_lanes)`.
+#[inline(always)]
+fn sum_to_lanes_body<S: Simd>(s: S, x: &[f32]) -> S::V {
+    fold!(s, [x = 0.0], 0.0, |acc, v| s.add(acc, v), plus, as_it_is)
+}
+
 #[inline(always)]
 pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
     let one = s.splat(1.0);
@@ -374,6 +414,9 @@ pub(in crate::cpu) fn add_weighted_body<'a, S: Simd, E: Stored + 'a, const N: us
     stride: usize,
 ) {
     let (mut done, count) = (0, weights[0].len());
+    if count == 0 {
+        return;
+    }
     while done + 4 * LANES <= len {
         let mut sums = [[s.splat(0.0); 4]; N];
         for (row, sums) in sums.iter_mut().enumerate() {

@@ -91,6 +91,51 @@ fn a_row_does_not_depend_on_those_it_is_computed_with() {
     }
 }
 
+/// So do those of beams whose prefixes part somewhere, nowhere, or at once.
+#[test]
+fn a_beam_does_not_depend_on_those_it_is_computed_with() {
+    let (slots, beam_size, max_len) = (5, 7, 40);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+    for heads in [Heads::new(2, 64), Heads::new(2, 72)] {
+        let width = heads.width();
+        let all: Vec<Row> = (0..slots * max_len * beam_size)
+            .map(|i| (i / beam_size / max_len, i / beam_size % max_len, i % beam_size))
+            .map(|(slot, position, beam)| Row {
+                slot: slot as u32,
+                beam: beam as u32,
+                position: position as u32,
+                token: 0,
+            })
+            .collect();
+        let stored = values(all.len() * 3 * width, 9);
+        let parted_at = |slot: usize| [0, 5, 16, 21, max_len][slot];
+        let ancestor = |i: usize| (i / max_len % beam_size, i % max_len, parted_at(i / max_len / beam_size));
+        let ancestry: Vec<u32> = (0..slots * beam_size * max_len)
+            .map(ancestor)
+            .map(|(beam, t, parted_at)| if t < parted_at { 3 } else { beam as u32 })
+            .collect();
+        let rows: Vec<Row> = all.iter().filter(|row| row.position == 19 + row.slot % 3).copied().collect();
+        let qkv = values(rows.len() * 3 * width, 10);
+        let bias =
+            RelativeBias { values: (0..2 * 13).map(|i| (i * 37 % 19) as f32 * 0.3 - 2.0).collect(), max_distance: 6 };
+        for (cached, bias) in [(CacheType::F32, Some(&bias)), (CacheType::Bf16, None)] {
+            let room = vec![f32::NAN; all.len() * width];
+            let mut cache = SelfCache::<Cpu> { keys: room.clone(), values: room, max_len, beam_size };
+            store_self(cached, heads, &all, &stored, &mut cache);
+            let compute = |rows: &[Row], qkv: &[f32]| {
+                let mut out = vec![f32::NAN; rows.len() * width];
+                self_attention(cached, Scores { heads, bias }, rows, qkv, &cache, &ancestry, &mut out);
+                out
+            };
+            let each: Vec<Vec<f32>> =
+                rows.chunks(1).zip(qkv.chunks(3 * width)).map(|(row, qkv)| compute(row, qkv)).collect();
+            for together in [compute(&rows, &qkv), pool.install(|| compute(&rows, &qkv))] {
+                crate::check::assert_same_bits(&together, &each.concat());
+            }
+        }
+    }
+}
+
 /// Every row of a sentence is computed as one that attends to it as a source.
 #[test]
 fn the_encoder_gives_a_row_the_bits_of_a_query_alone() {

@@ -121,6 +121,16 @@ pub(in crate::cpu) trait Simd: Copy {
         }
         self.load(&sums)
     }
+
+    /// [`Simd::largest_lane`] of sixteen vectors, with the same bits.
+    #[inline(always)]
+    fn largest_lane_of_each(self, vectors: &[Self::V; LANES]) -> Self::V {
+        let mut largest = [0.0; LANES];
+        for (i, largest) in largest.iter_mut().enumerate() {
+            *largest = self.largest_lane(vectors[i]);
+        }
+        self.load(&largest)
+    }
 }
 
 /// The bits of the nearest bf16, ties to even; NaN stays NaN, subnormal numbers become zero.
@@ -281,6 +291,33 @@ mod x86 {
         }
     }
 
+    /// Folds the lanes of each of sixteen vectors into one lane: as in [`Simd::sum_lanes`] lane i meets lane i + 8, then i + 4, i + 2,
+    /// i + 1, of several vectors at a time. The last two steps leave the results transposed, which the order of the first compensates.
+    macro_rules! fold_lanes_of_each {
+        ($vectors:ident, |$a:ident, $b:ident| $fold:expr) => {
+            // SAFETY: `self`, whose method this is, proves AVX-512.
+            unsafe {
+                let fold = |$a, $b| $fold;
+                let mut fours = [_mm512_setzero_ps(); 4];
+                for (j, four) in fours.iter_mut().enumerate() {
+                    let [a, b, c, d] = [$vectors[j], $vectors[4 + j], $vectors[8 + j], $vectors[12 + j]];
+                    let halves = |a, b| {
+                        fold(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+                    };
+                    let (ab, cd) = (halves(a, b), halves(c, d));
+                    *four = fold(
+                        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+                    );
+                }
+                let twos =
+                    |a, b| fold(_mm512_shuffle_ps::<0b01_00_01_00>(a, b), _mm512_shuffle_ps::<0b11_10_11_10>(a, b));
+                let (low, high) = (twos(fours[0], fours[1]), twos(fours[2], fours[3]));
+                fold(_mm512_shuffle_ps::<0b10_00_10_00>(low, high), _mm512_shuffle_ps::<0b11_01_11_01>(low, high))
+            }
+        };
+    }
+
     #[inline(always)]
     fn first_lanes(count: usize) -> __mmask16 {
         ((1u32 << count.min(LANES)) - 1) as __mmask16
@@ -373,36 +410,14 @@ mod x86 {
             }
         }
 
-        /// As in `sum_lanes` lane i meets lane i + 8, then i + 4, i + 2, i + 1, of several vectors at a time. The last two steps
-        /// leave the sums transposed, which the order of the first compensates.
         #[inline(always)]
         fn sum_lanes_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
-            // SAFETY: `self` proves AVX-512.
-            unsafe {
-                let mut fours = [_mm512_setzero_ps(); 4];
-                for (j, four) in fours.iter_mut().enumerate() {
-                    let [a, b, c, d] = [vectors[j], vectors[4 + j], vectors[8 + j], vectors[12 + j]];
-                    let halves = |a, b| {
-                        _mm512_add_ps(
-                            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
-                            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
-                        )
-                    };
-                    let (ab, cd) = (halves(a, b), halves(c, d));
-                    *four = _mm512_add_ps(
-                        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-                        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-                    );
-                }
-                let twos = |a, b| {
-                    _mm512_add_ps(_mm512_shuffle_ps::<0b01_00_01_00>(a, b), _mm512_shuffle_ps::<0b11_10_11_10>(a, b))
-                };
-                let (low, high) = (twos(fours[0], fours[1]), twos(fours[2], fours[3]));
-                _mm512_add_ps(
-                    _mm512_shuffle_ps::<0b10_00_10_00>(low, high),
-                    _mm512_shuffle_ps::<0b11_01_11_01>(low, high),
-                )
-            }
+            fold_lanes_of_each!(vectors, |a, b| _mm512_add_ps(a, b))
+        }
+
+        #[inline(always)]
+        fn largest_lane_of_each(self, vectors: &[__m512; LANES]) -> __m512 {
+            fold_lanes_of_each!(vectors, |a, b| self.larger(a, b))
         }
 
         #[inline(always)]

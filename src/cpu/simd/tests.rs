@@ -312,19 +312,42 @@ fn rounding_is_to_the_nearest_ties_to_even_and_flushes_what_is_subnormal() {
 }
 
 #[test]
-fn sums_of_lanes_side_by_side_are_those_of_each() {
+fn lanes_folded_side_by_side_are_those_of_each() {
     #[inline(always)]
-    fn both<S: Simd>(s: S, x: &[[f32; LANES]; LANES], together: &mut [f32; LANES], apart: &mut [f32; LANES]) {
+    fn both<S: Simd>(s: S, x: &[[f32; LANES]; LANES], together: &mut [[f32; LANES]; 2], apart: &mut [[f32; LANES]; 2]) {
         let vectors = x.map(|lanes| s.load(&lanes));
-        *together = s.to_array(s.sum_lanes_of_each(&vectors));
-        *apart = vectors.map(|v| s.sum_lanes(v));
+        *together = [s.to_array(s.sum_lanes_of_each(&vectors)), s.to_array(s.largest_lane_of_each(&vectors))];
+        *apart = [vectors.map(|v| s.sum_lanes(v)), vectors.map(|v| s.largest_lane(v))];
     }
     let value = |i: usize| ((i * 7919 + 31) % 1009) as f32 * 0.37 - 170.0;
-    let x: [[f32; LANES]; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| value(16 * i + j)));
+    let mut x: [[f32; LANES]; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| value(16 * i + j)));
+    x[3][9] = f32::NAN;
+    x[5] = [f32::NEG_INFINITY; LANES];
+    x[6] = std::array::from_fn(|j| if j % 3 == 0 { 0.0 } else { -0.0 });
     for isa in Isa::available() {
-        let (mut together, mut apart) = ([0.0; LANES], [1.0; LANES]);
-        let (x, together, apart) = (&x, &mut together, &mut apart);
-        dispatch!(isa, both, (x: &[[f32; LANES]; LANES], together: &mut [f32; LANES], apart: &mut [f32; LANES]));
-        assert_eq!(together, apart, "{}", isa.name());
+        let (mut together, mut apart) = ([[0.0; LANES]; 2], [[1.0; LANES]; 2]);
+        let (x, to, of_each) = (&x, &mut together, &mut apart);
+        dispatch!(isa, both, (x: &[[f32; LANES]; LANES], to: &mut [[f32; LANES]; 2], of_each: &mut [[f32; LANES]; 2]));
+        crate::check::assert_same_bits(together.as_flattened(), apart.as_flattened());
+    }
+}
+
+#[test]
+fn softmax_of_many_rows_is_that_of_each() {
+    for isa in Isa::available() {
+        for len in lengths().filter(|len| *len > 0) {
+            let mut rows = values(19 * len, 9);
+            rows[4 * len] = f32::NAN;
+            rows[5 * len..6 * len].fill(f32::NEG_INFINITY);
+            let mut expected = rows.clone();
+            for row in expected.chunks_exact_mut(len) {
+                let max = isa.max(row);
+                let sum = isa.exp_shift_in_place(row, max);
+                isa.scale(row, 1.0 / sum);
+            }
+            isa.softmax_of_each(&mut rows, len);
+            crate::check::assert_same_bits(&rows, &expected);
+        }
+        isa.softmax_of_each(&mut [], 0);
     }
 }
