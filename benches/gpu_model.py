@@ -3,8 +3,8 @@
 
     gpu_model.py TOKENIZER_DIR OUTPUT_DIR [WIDTH FFN LAYERS HEADS VOCABULARY]
 
-The tokenizer is copied from TOKENIZER_DIR (a Marian model, as models/m30k-en-de); its vocabulary is filled up with entries that no
-text contains. The weights are the same on every machine.
+The tokenizer is copied from TOKENIZER_DIR (a Marian model, as models/m30k-en-de); its vocabulary is cut, or filled up with entries that
+no text contains. The weights are the same on every machine.
 """
 
 import array
@@ -28,14 +28,11 @@ def main():
             shutil.copy(tokenizer / name, output / name)
     old = json.loads((tokenizer / "config.json").read_text())
     vocab = json.loads((tokenizer / "vocab.json").read_text())
-    if vocabulary < len(vocab):
-        sys.exit(f"expected a vocabulary of at least {len(vocab)} entries, got {vocabulary}")
-    for i in range(len(vocab), vocabulary):
-        vocab[f"<none{i}>"] = i
     # Padding stands last in a Marian vocabulary; converters count on it.
     pad, last = old["pad_token_id"], vocabulary - 1
-    name_of = {i: name for name, i in vocab.items()}
-    vocab[name_of[last]], vocab[name_of[pad]] = pad, last
+    padding = next(name for name, i in vocab.items() if i == pad)
+    vocab = {name: i for name, i in vocab.items() if i < last and i != pad}
+    vocab |= {f"<none{i}>": i for i in set(range(last)) - set(vocab.values())} | {padding: last}
     (output / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     config = {
         "model_type": old["model_type"], "eos_token_id": old["eos_token_id"], "pad_token_id": last, "decoder_start_token_id": last,

@@ -1,6 +1,7 @@
 //! Whether what is wrong is found.
 
 use super::*;
+use crate::backend::Heads;
 use crate::cuda::{Cuda, kernel_ops};
 use crate::model::config::ModelConfig;
 
@@ -139,6 +140,8 @@ fn a_mixed_decode_with_a_broken_kernel_names_the_step_and_the_operation() -> Res
 fn every_kernel_can_be_measured() -> Result<()> {
     let effort = speed::Effort {
         ceiling_bytes: 1 << 12,
+        heads: Heads::new(2, 64),
+        ffn: 192,
         rows: vec![5],
         logit_rows: vec![5],
         vocab_size: 103,

@@ -1,6 +1,6 @@
 //! What works on rows of activations.
 
-use super::{BEAMS, Bench, FFN, HEADS, LEN, Moves, SpeedRow};
+use super::{BEAMS, Bench, LEN, Moves, SpeedRow};
 use crate::Result;
 use crate::backend::{Activation, Dtype, NetworkOps, NormKind, Row, Rows, SlotOptions};
 use crate::cuda::attention::{Cache, Cross, Encoder, Own, Store};
@@ -29,7 +29,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     }
 
     fn embedding<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let (context, width, vocab) = (self.context, HEADS.width(), self.effort.vocab_size);
+        let (context, width, vocab) = (self.context, self.effort.heads.width(), self.effort.vocab_size);
         let (table, positions) = (self.numbers::<T>(vocab * width)?, self.numbers::<T>(LEN * width)?);
         let row = |r: usize| Row { position: (r % LEN) as u32, token: (r * 7919 % vocab) as u32, ..Row::default() };
         let list = DeviceRows::upload(context, &(0..rows).map(row).collect::<Vec<_>>(), rows)?;
@@ -53,8 +53,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
 
     /// Those of a layer.
     fn products<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let width = HEADS.width();
-        for [n, k] in [[3 * width, width], [width; 2], [FFN, width], [width, FFN]] {
+        let (width, ffn) = (self.effort.heads.width(), self.effort.ffn);
+        for [n, k] in [[3 * width, width], [width; 2], [ffn, width], [width, ffn]] {
             self.product::<T>([rows, n, k])?;
         }
         Ok(())
@@ -84,18 +84,18 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     }
 
     fn gate<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let context = self.context;
-        let (both, mut out) = (self.numbers::<T>(2 * rows * FFN)?, context.allocate::<T>(rows * FFN)?);
+        let (context, ffn) = (self.context, self.effort.ffn);
+        let (both, mut out) = (self.numbers::<T>(2 * rows * ffn)?, context.allocate::<T>(rows * ffn)?);
         let seconds = self.time(|| {
             let (both, out) = (both.view(), out.view_mut());
-            Gate { both, activation: Activation::GeluTanh, out }.launch(context, rows, FFN)
+            Gate { both, activation: Activation::GeluTanh, out }.launch(context, rows, ffn)
         })?;
-        let moved = (Moves::ReadsAndWrites, 3 * rows * FFN * size_of::<T>());
-        self.add(("gate", "", T::DTYPE.name()), format!("{rows} x {FFN}"), moved, seconds)
+        let moved = (Moves::ReadsAndWrites, 3 * rows * ffn * size_of::<T>());
+        self.add(("gate", "", T::DTYPE.name()), format!("{rows} x {ffn}"), moved, seconds)
     }
 
     fn layer_norm<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let (context, width) = (self.context, HEADS.width());
+        let (context, width) = (self.context, self.effort.heads.width());
         let (mut x, delta) = (self.numbers::<T>(rows * width)?, self.numbers::<T>(rows * width)?);
         let (gain, bias) = (self.numbers::<T>(width)?, self.numbers::<T>(width)?);
         let seconds = self.time(|| {
@@ -118,8 +118,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
 
     /// The products that end a sublayer and the norm behind them: as the device chooses, and in two launches.
     pub(super) fn linear_norm<T: Element>(&mut self, rows: usize, backend: &Cuda) -> Result<()> {
-        let (width, dtype) = (HEADS.width(), backend.dtype());
-        for inputs in [width, FFN] {
+        let (width, dtype) = (self.effort.heads.width(), backend.dtype());
+        for inputs in [width, self.effort.ffn] {
             let matrix = backend.matrix(&vec![1.0; width * inputs], Some(&vec![0.0; width]), width, inputs)?;
             let norm = backend.norm(NormKind::Layer, &vec![1.0; width], Some(&vec![0.0; width]), 1e-5)?;
             let mut scratch = backend.product_scratch(rows, inputs)?;
@@ -146,7 +146,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
 
     /// Sentences of [`LEN`] tokens.
     fn encoder_attention<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let (context, width) = (self.context, HEADS.width());
+        let (context, width) = (self.context, self.effort.heads.width());
         // The kernel sizes its memory by the rows: at most as many as the encoder takes in one pass.
         let live = rows.next_multiple_of(LEN).min(1024);
         let starts: Vec<u32> = (0..=live / LEN).map(|sentence| (sentence * LEN) as u32).collect();
@@ -155,7 +155,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let mut out = context.allocate::<T>(live * width)?;
         let seconds = self.time(|| {
             let (starts, qkv) = (starts.view(), qkv.view());
-            Encoder { rows: list.list(), starts, qkv, relative: None, out: out.view_mut() }.launch(context, HEADS)
+            Encoder { rows: list.list(), starts, qkv, relative: None, out: out.view_mut() }
+                .launch(context, self.effort.heads)
         })?;
         let moved = (Moves::ReadsAndWrites, 4 * live * width * size_of::<T>());
         let shape = format!("{live} rows in sentences of {LEN}, {width}");
@@ -164,7 +165,7 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
 
     /// Every beam of every slot at the last position.
     fn decoder_attention<T: Element>(&mut self, rows: usize) -> Result<()> {
-        let (context, width, slots) = (self.context, HEADS.width(), rows.div_ceil(BEAMS));
+        let (context, width, slots) = (self.context, self.effort.heads.width(), rows.div_ceil(BEAMS));
         let rows = slots * BEAMS;
         let row = |r: usize| Row {
             slot: (r / BEAMS) as u32,
@@ -195,7 +196,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
         let seconds = self.time(|| {
             let cache = Cache { keys: keys.view(), values: values.view(), max_len: LEN, beam_size: BEAMS };
             let (ancestry, qkv) = (ancestry.view(), qkv.view());
-            Own { rows: list.list(), qkv, cache, ancestry, relative: None, out: out.view_mut() }.launch(context, HEADS)
+            Own { rows: list.list(), qkv, cache, ancestry, relative: None, out: out.view_mut() }
+                .launch(context, self.effort.heads)
         })?;
         let shape = format!("{rows} rows at position {LEN}, {width}");
         self.add(("attention", "self", dtype), shape.clone(), (Moves::Reads, (2 * LEN + 2) * row_bytes), seconds)?;
@@ -208,7 +210,8 @@ impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
             let cache = Cache { keys, values, max_len: LEN, beam_size: 1 };
             let (queries, options) = (qkv.view().slice(0..rows * width)?, options.view());
             let out = out.view_mut();
-            Cross { rows: list.list(), queries, bias: None, cache, options, weights: None, out }.launch(context, HEADS)
+            Cross { rows: list.list(), queries, bias: None, cache, options, weights: None, out }
+                .launch(context, self.effort.heads)
         })?;
         let bytes = 2 * source * size_of::<T>() + 2 * row_bytes;
         self.add(("attention", "cross", dtype), shape, (Moves::Reads, bytes), seconds)

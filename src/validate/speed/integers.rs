@@ -1,6 +1,6 @@
 //! Products of 8-bit integers, and what makes integers of their input.
 
-use super::{BEAMS, Bench, FFN, HEADS, Moves, SpeedRow};
+use super::{BEAMS, Bench, Moves, SpeedRow};
 use crate::Result;
 use crate::backend::{Activation, Dtype};
 use crate::cuda::Cuda;
@@ -10,9 +10,9 @@ use crate::cuda::quantize::QuantizedRows;
 impl<F: FnMut(&SpeedRow) -> Result<()>> Bench<'_, F> {
     /// Those of a layer.
     pub(super) fn integers(&mut self) -> Result<()> {
-        let width = HEADS.width();
+        let (width, ffn) = (self.effort.heads.width(), self.effort.ffn);
         for rows in [&[BEAMS], &self.effort.rows[..]].concat() {
-            for [n, k] in [[3 * width, width], [width; 2], [FFN, width], [width, FFN]] {
+            for [n, k] in [[3 * width, width], [width; 2], [ffn, width], [width, ffn]] {
                 self.product_int8([rows, n, k])?;
             }
             self.linear_norm::<f32>(rows, &Cuda::new(self.context.clone(), Dtype::I8))?;

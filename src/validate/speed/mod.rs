@@ -21,6 +21,10 @@ use crate::{Device, Error, Result};
 pub struct Effort {
     /// Of the buffers that are read and copied for the ceilings.
     pub ceiling_bytes: usize,
+    /// The heads of a layer.
+    pub heads: Heads,
+    /// Its feed-forward width.
+    pub ffn: usize,
     /// Rows of activations: live beams.
     pub rows: Vec<usize>,
     /// Rows of logits.
@@ -37,6 +41,9 @@ impl Default for Effort {
     fn default() -> Self {
         Effort {
             ceiling_bytes: 1 << 30,
+            // Those of OPUS-MT base.
+            heads: Heads::new(8, 64),
+            ffn: 2048,
             rows: vec![128, 1024, 4096],
             logit_rows: vec![4, 128, 512],
             vocab_size: 58101,
@@ -97,9 +104,7 @@ pub fn open(device: Device) -> Result<Context> {
     }
 }
 
-/// The head shape of OPUS-MT base, its feed-forward width, and the tokens of a source and of a prefix.
-const HEADS: Heads = Heads::new(8, 64);
-const FFN: usize = 2048;
+/// Tokens of a source and of a prefix.
 const LEN: usize = 32;
 const BEAMS: usize = 4;
 /// Turns until a recording is replayed, and one more.
