@@ -144,7 +144,7 @@ fn self_attention(criterion: &mut Criterion) {
             (0..LEN as u32).flat_map(|position| rows.iter().map(move |row| Row { position, ..*row })).collect();
         let stored = values(all.len() * 3 * width, 1);
         attention::store_self(CacheType::F32, heads, &all, &stored, &mut cache);
-        // The beams of a sentence usually part a few tokens ago.
+        // The beams of a sentence have usually parted a few tokens ago.
         let shared = LEN - 6;
         let ancestor = |i: usize| if i % LEN < shared { 0 } else { ((i / LEN + i % LEN) % BEAMS) as u32 };
         let ancestry: Vec<u32> = (0..ROWS * LEN).map(ancestor).collect();

@@ -107,7 +107,7 @@ fn bf16_mut(cache: &mut [f32]) -> &mut [u16] {
 /// `qkv` `[rows, 3 * width]`, `out` `[rows, width]`.
 pub fn encoder_attention(scores: Scores<'_, Cpu>, rows: usize, starts: &[u32], qkv: &[f32], out: &mut [f32]) {
     let (width, positions) = (scores.heads.width(), EncoderPositions { starts, width: scores.heads.width() });
-    // Keys and values are behind the queries.
+    // Keys and values are behind the queries; where there are no rows, there is nothing.
     let (keys, values) = (&qkv[width.min(qkv.len())..], &qkv[(2 * width).min(qkv.len())..]);
     let cached = CacheType::F32;
     Attention { scores, queries: qkv, query_stride: 3 * width, cached, keys, values, positions }.run(rows, None, out);

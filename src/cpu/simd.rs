@@ -99,7 +99,8 @@ pub fn scan_above(x: &[f32], mut threshold: f32, mut keep: impl FnMut(usize, f32
 }
 
 /// Folds slices of one length, given as `[x, y, ...]`, into one `f32` in the order that the module's documentation describes.
-/// `$fill` pads each slice's rest, `$lanes` gives the result of the sixteen lanes. Macros rather than closures, since a closure would not inherit the instruction set.
+/// `$fill` pads each slice's rest, `$lanes` gives the result of the sixteen lanes. Macros rather than closures, since a closure would not
+/// inherit the instruction set.
 macro_rules! fold {
     ($s:ident, [$($x:ident = $fill:expr),+], $init:expr, |$acc:ident $(, $v:ident)+| $step:expr, $combine:ident, $lanes:ident) => {{
         let mut accumulators = [$s.splat($init); 4];
@@ -297,7 +298,7 @@ pub(in crate::cpu) fn multiply_body<S: Simd>(s: S, y: &mut [f32], x: &[f32]) {
 }
 
 #[inline(always)]
-pub(in crate::cpu) fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+fn max_body<S: Simd>(s: S, x: &[f32]) -> f32 {
     s.largest_lane(max_to_lanes_body(s, x))
 }
 
@@ -351,7 +352,7 @@ fn sum_exp_times_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(in crate::cpu) fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -> f32 {
+fn exp_shift_body<S: Simd>(s: S, x: &mut [f32], shift: f32) -> f32 {
     let by = s.splat(shift);
     map!(s, x, |v| exp(s, s.sub(v, by)));
     sum_body(s, x)
