@@ -107,60 +107,111 @@ enum Shape {
 /// cache.
 const GROUP: usize = 4;
 
+/// A block of rows as tiles of one height; the last one reaches back over rows of the one before it, which it computes again.
+struct Tiles {
+    rows: Range<usize>,
+    count: usize,
+    height: usize,
+}
+
+impl Tiles {
+    fn of(rows: Range<usize>) -> Self {
+        let count = rows.len().div_ceil(TILE_ROWS);
+        Tiles { height: rows.len().div_ceil(count), count, rows }
+    }
+
+    /// The first rows of two tiles, of which the second may be the first again.
+    fn pair(&self, tile: usize) -> [usize; 2] {
+        [tile, (tile + 1).min(self.count - 1)]
+            .map(|tile| (self.rows.start + tile * self.height).min(self.rows.end - self.height))
+    }
+
+    /// What the next walk of two tiles computes, when so many panels are left.
+    fn shape(&self, tile: usize, panels: usize) -> Shape {
+        match (tile + 1 < self.count, self.count == 1 && panels > 1) {
+            (true, _) => Shape::TwoByTwo,
+            (_, true) => Shape::FourOutputs,
+            _ => Shape::TwoOutputs,
+        }
+    }
+}
+
+/// The unit that was walked last, whose sums have not been stored.
+struct Pending {
+    sums: Sums,
+    unit: Option<Unit>,
+}
+
 impl<F: Tiled> Multiply<F> for Amx {
     /// Computes a piece of a layer: x in blocks of rows that fit the cache, so that each group of panels is read once per block and
     /// meets all of its rows, four tiles at a time.
-    ///
-    /// Tiles of a block have equal heights; the last one reaches back over rows of the one before it, which it computes again.
     ///
     /// # Safety
     /// As for [`Layer::compute`].
     #[inline(always)]
     unsafe fn compute(self, factors: &Factors<'_, F>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>) {
-        let mut sums = Sums([[[0; LANES]; TILE_ROWS]; 4]);
         let panels = vectors.start * LANES / PANEL..vectors.end * LANES / PANEL;
-        let mut before: Option<Unit> = None;
+        let mut pending = Pending { sums: Sums([[[0; LANES]; TILE_ROWS]; 4]), unit: None };
         for block in layer.blocks(rows) {
-            let count = block.len().div_ceil(TILE_ROWS);
-            let height = block.len().div_ceil(count);
-            let first_row = |tile: usize| (block.start + tile * height).min(block.end - height);
-            let _layout = Layout::new(self, height);
+            let tiles = Tiles::of(block);
+            let _layout = Layout::new(self, tiles.height);
             for start in panels.clone().step_by(GROUP) {
                 let group = start..panels.end.min(start + GROUP);
-                for tile in (0..count).step_by(2) {
-                    let rows = [first_row(tile), first_row((tile + 1).min(count - 1))];
-                    let mut panel = group.start;
-                    while panel < group.end {
-                        let shape = match (tile + 1 < count, count == 1 && panel + 1 < group.end) {
-                            (true, _) => Shape::TwoByTwo,
-                            (_, true) => Shape::FourOutputs,
-                            _ => Shape::TwoOutputs,
-                        };
-                        let unit = Unit { shape, rows, height, panel };
-                        // SAFETY: the layout is for tiles of this height; the rows and panels are the caller's, as those before were.
-                        unsafe {
-                            self.expect_stores(layer, &unit);
-                            unit.walk(factors, tile / 2);
-                            // What follows a walk is done while the matrix unit is busy with the next one.
-                            if let Some(before) = &before {
-                                self.store_unit(layer, factors, &sums, before);
-                            }
-                            unit.take(&mut sums);
-                        }
-                        before = Some(unit);
-                        panel += if shape == Shape::FourOutputs { 2 } else { 1 };
-                    }
+                for tile in (0..tiles.count).step_by(2) {
+                    // SAFETY: the layout is for tiles of this height; rows and panels are the caller's.
+                    unsafe { self.compute_pair(factors, layer, &tiles, tile, group.clone(), &mut pending) };
                 }
             }
         }
-        if let Some(before) = &before {
-            // SAFETY: as above.
-            unsafe { self.store_unit(layer, factors, &sums, before) };
-        }
+        // SAFETY: as above.
+        unsafe { self.store_pending(layer, factors, &pending) };
     }
 }
 
 impl Amx {
+    /// Computes two tiles of rows, or one, over a group of panels. The last unit's sums stay pending.
+    ///
+    /// # Safety
+    /// As for [`Layer::compute`]; the tile registers are laid out for tiles of this height.
+    #[inline(always)]
+    unsafe fn compute_pair<F: Tiled>(
+        self,
+        factors: &Factors<'_, F>,
+        layer: &Layer<'_>,
+        tiles: &Tiles,
+        tile: usize,
+        group: Range<usize>,
+        pending: &mut Pending,
+    ) {
+        let mut panel = group.start;
+        while panel < group.end {
+            let shape = tiles.shape(tile, group.end - panel);
+            let unit = Unit { shape, rows: tiles.pair(tile), height: tiles.height, panel };
+            self.expect_stores(layer, &unit);
+            // SAFETY: the caller's promise.
+            unsafe {
+                unit.walk(factors, tile / 2);
+                // What follows a walk is done while the matrix unit is busy with the next one.
+                self.store_pending(layer, factors, pending);
+                unit.take(&mut pending.sums);
+            }
+            pending.unit = Some(unit);
+            panel += if shape == Shape::FourOutputs { 2 } else { 1 };
+        }
+    }
+
+    /// Stores the outputs of the unit whose sums were taken last, if there is one.
+    ///
+    /// # Safety
+    /// As for [`Layer::store`].
+    #[inline(always)]
+    unsafe fn store_pending<F: Tiled>(self, layer: &Layer<'_>, factors: &Factors<'_, F>, pending: &Pending) {
+        if let Some(unit) = &pending.unit {
+            // SAFETY: the caller's promise.
+            unsafe { self.store_unit(layer, factors, &pending.sums, unit) };
+        }
+    }
+
     /// Asks for the lines that a unit's outputs are stored to.
     #[inline(always)]
     fn expect_stores(self, layer: &Layer<'_>, unit: &Unit) {
@@ -171,11 +222,7 @@ impl Amx {
             Shape::FourOutputs => (1, 4),
         };
         for first in &unit.rows[..tiles] {
-            for row in *first..first + unit.height {
-                for line in 0..lines {
-                    layer.prefetch_out(row, vector + line);
-                }
-            }
+            layer.prefetch_out(*first..first + unit.height, vector..vector + lines);
         }
     }
 

@@ -125,12 +125,13 @@ impl<'a> Layer<'a> {
         vectors: Range<usize>,
     ) {
         for block in self.blocks(rows) {
-            let mut walk = Walk::new::<P, T>(block, vectors.clone());
+            let mut walk = Walk::new::<P, T>(block, vectors.clone(), self.steps);
             let mut before = None;
             // What follows a tile's products waits for the next tile's: by then they have left the pipeline.
             loop {
                 let tile = walk.next();
                 if let Some((rows, vectors)) = &tile {
+                    self.prefetch_out(rows.clone(), vectors.clone());
                     // SAFETY: the caller's promise; these rows and vectors are part of the piece.
                     unsafe { t.tile(operands, self, rows.start, vectors.start, rows.len(), vectors.len()) };
                 }
@@ -174,10 +175,14 @@ impl<'a> Layer<'a> {
         columns!(0 1 2 3 4 5 6 7);
     }
 
-    /// Asks for the cache line that a row's vector of outputs begins in.
+    /// Asks for the cache lines that some vectors of outputs begin in, before their products are computed.
     #[inline(always)]
-    pub fn prefetch_out(&self, row: usize, vector: usize) {
-        prefetch_line(self.out.0.wrapping_add(row * self.n + vector * LANES).cast());
+    pub fn prefetch_out(&self, rows: Range<usize>, vectors: Range<usize>) {
+        for row in rows {
+            for vector in vectors.clone() {
+                prefetch_line(self.out.0.wrapping_add(row * self.n + vector * LANES).cast());
+            }
+        }
     }
 
     /// Where a vector of outputs lies in each row, and its bias.
@@ -233,10 +238,14 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// The tiles of a block of rows: all rows of some vectors, then those of the next ones.
+/// The tiles of a block of rows, by groups of vectors: all of a group for some rows, so that what they write lies together, then for
+/// the next rows, then the next group.
 struct Walk {
     rows: Range<usize>,
-    vectors: Range<usize>,
+    /// Vectors of the present group that these rows have not met, those of the whole group, and those of later groups.
+    left: Range<usize>,
+    group: Range<usize>,
+    later: Range<usize>,
     /// How many tiles lie below each other, and which is next. They are of equal height, so that none is left too short to keep the
     /// multipliers busy.
     tiles: usize,
@@ -247,26 +256,47 @@ struct Walk {
 
 impl Walk {
     #[inline(always)]
-    fn new<P, T: Tiles<P>>(rows: Range<usize>, vectors: Range<usize>) -> Self {
+    fn new<P, T: Tiles<P>>(rows: Range<usize>, vectors: Range<usize>, steps: usize) -> Self {
         let tiles = rows.len().div_ceil(T::MAX_ROWS);
         let wide = T::width(rows.len().div_ceil(tiles));
-        Walk { rows, vectors, tiles, tile: 0, wide, narrow: T::NARROW }
+        let group = (Self::GROUP_BYTES / (steps.max(1) * LANES * 4)).clamp(wide, Layer::PIECE_VECTORS) / wide * wide;
+        let group = vectors.start..vectors.end.min(vectors.start + group);
+        Walk {
+            rows,
+            left: group.clone(),
+            later: group.end..vectors.end,
+            group,
+            tiles,
+            tile: 0,
+            wide,
+            narrow: T::NARROW,
+        }
     }
+
+    /// Bytes of weights that stay in the second-level cache while all rows of a block meet them.
+    const GROUP_BYTES: usize = 1 << 17;
 
     /// Rows and vectors of the next tile.
     #[inline(always)]
     fn next(&mut self) -> Option<(Range<usize>, Range<usize>)> {
-        if self.vectors.is_empty() {
-            return None;
+        if self.left.is_empty() {
+            self.tile += 1;
+            if self.tile == self.tiles {
+                self.tile = 0;
+                let end = self.later.end.min(self.later.start + self.group.len());
+                self.group = self.later.start..end;
+                self.later.start = end;
+            }
+            self.left = self.group.clone();
+            if self.left.is_empty() {
+                return None;
+            }
         }
         let (first, height) = (self.rows.start, self.rows.len());
         let rows = first + height * self.tile / self.tiles..first + height * (self.tile + 1) / self.tiles;
-        let width = if self.wide <= self.vectors.len() { self.wide } else { self.narrow };
-        let vectors = self.vectors.start..self.vectors.start + width;
-        self.tile += 1;
-        if self.tile == self.tiles {
-            (self.tile, self.vectors.start) = (0, vectors.end);
-        }
+        let width = if self.wide <= self.left.len() { self.wide } else { self.narrow };
+        let vectors = self.left.start..self.left.start + width;
+        self.left.start = vectors.end;
         Some((rows, vectors))
     }
 }
