@@ -23,9 +23,10 @@ use report::{Report, Row, Shape};
 /// Measure throughput and latency on this machine. Tokenization is not part of any figure.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Throughput: all sentences are queued at once, the longest first; the median over repeats. Latency: as many \
+    after_help = "Throughput: sentences wait in a queue, the longest first; the median over repeats. Latency: as many \
                         sentences as the batch size are under way at any time; from a sentence's start to its translation, over \
-                        all repeats. Tokens are those of the best translations, end of sentence included."
+                        all repeats. Tokens are those of the best translations, end of sentence included. Exit codes: 0 done; \
+                        2 wrong options, model or files; 130 interrupted, without a file of results."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -109,18 +110,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<Ending> {
     arguments.check_lengths(info.config.longest())?;
     let mut report = Report::new(info, arguments.dtype.name(), arguments.repeat, arguments.warmup);
     let output = arguments.json.as_deref().map(|path| Output::create(Some(path))).transpose()?;
-    interrupt::listen();
+    interrupt::listen_for("giving up the measurement");
     report.print_head()?;
     for engine in arguments.engines() {
         for &beam_size in &arguments.beam_size {
             // A translator of its own for each shape: the buffers of an engine keep the size of the largest search.
             let translator = Translator::open_with(&dir, &engine)?;
             for text in &texts {
-                if interrupt::asked() {
-                    return Ok(Ending::Interrupted);
+                match arguments.row(&translator, &engine, beam_size, text)? {
+                    Some(row) => report.add(row)?,
+                    None => return Ok(Ending::Interrupted),
                 }
-                let row = arguments.row(&translator, &engine, beam_size, text)?;
-                report.add(row)?;
             }
         }
     }
@@ -175,7 +175,14 @@ impl Arguments {
         Ok(vec![Text::Lines(lines)])
     }
 
-    fn row(&self, translator: &Translator, engine: &EngineOptions, beam_size: usize, text: &Text) -> Result<Row> {
+    /// A row of the table; none if its measurement was interrupted.
+    fn row(
+        &self,
+        translator: &Translator,
+        engine: &EngineOptions,
+        beam_size: usize,
+        text: &Text,
+    ) -> Result<Option<Row>> {
         let options = options(beam_size, text.length());
         let sentences: Vec<Sentence> = match text {
             Text::Lines(lines) => lines.iter().map(|(_, line)| Sentence::new(translator, line)).collect(),
@@ -185,7 +192,7 @@ impl Arguments {
             }
         };
         let effort =
-            Effort { repeat: self.repeat, warmup: self.warmup, in_flight: (!self.no_latency).then_some(engine.slots) };
+            Effort { repeat: self.repeat, warmup: self.warmup, slots: engine.slots, latency: !self.no_latency };
         let shape = Shape {
             threads: if engine.threads == 0 { machine::cores() } else { engine.threads },
             workers: translator.workers(),
@@ -194,7 +201,8 @@ impl Arguments {
             length: text.length(),
             sentences: sentences.len(),
         };
-        Ok(Row::new(shape, &measure(translator, &options, &sentences, effort)?))
+        let measured = measure(translator, &options, &sentences, effort)?;
+        Ok(measured.map(|measured| Row::new(shape, &measured)))
     }
 }
 

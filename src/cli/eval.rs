@@ -14,7 +14,7 @@ use crate::cli::output::{Output, one_line, print};
 use crate::cli::progress::Progress;
 use crate::cli::search_options::SearchArguments;
 use crate::cli::warnings::Warnings;
-use crate::cli::{Ending, interrupt};
+use crate::cli::{Ending, interrupt, stream};
 use crate::counts;
 use crate::jsonl::json;
 use crate::metrics::BootstrapOptions;
@@ -154,9 +154,6 @@ struct Translated {
     failed: usize,
 }
 
-/// Sentences queued per slot of the engine: enough to keep it busy.
-const QUEUED_PER_SLOT: usize = 16;
-
 /// Translates all lines; `None` if interrupted.
 fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Translated>> {
     let translator = arguments.model.open_with(|options| arguments.search.control.engine(options))?;
@@ -175,11 +172,11 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
     let mut waiting = order.into_iter();
     let mut translated = Translated { lines: vec![String::new(); sources.len()], failed: 0 };
     loop {
-        let room = (QUEUED_PER_SLOT * arguments.model.engine.batch_size).saturating_sub(batch.outstanding());
-        for i in waiting.by_ref().take(if interrupt::asked() { 0 } else { room }) {
+        let room = (stream::QUEUED_PER_SLOT * arguments.model.engine.batch_size).saturating_sub(batch.outstanding());
+        for i in waiting.by_ref().take(room) {
             batch.push_encoded(i as u64, sources[i].clone(), ids[i].clone());
         }
-        let Some((tag, result)) = batch.next() else { break };
+        let Some((tag, result)) = interrupt::next_of(&mut batch) else { break };
         let i = tag as usize;
         match result {
             Ok(translation) => {
@@ -195,10 +192,10 @@ fn translate(arguments: &Arguments, sources: &[String]) -> Result<Option<Transla
         }
     }
     drop(progress);
-    Warnings::tell(translator.tokenizer(), (1..).zip(sources.iter().map(String::as_str)));
     if interrupt::asked() {
         return Ok(None);
     }
+    Warnings::tell(translator.tokenizer(), (1..).zip(sources.iter().map(String::as_str)));
     if let Some(mut output) = output {
         translated.lines.iter().try_for_each(|line| output.line(line))?;
         output.finish()?;

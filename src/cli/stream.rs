@@ -82,6 +82,9 @@ fn is_disconnected(error: RecvTimeoutError) -> bool {
     error == RecvTimeoutError::Disconnected
 }
 
+/// Sentences queued per slot of the engine: enough to keep it busy.
+pub(super) const QUEUED_PER_SLOT: usize = 16;
+
 /// What a stream does with its lines.
 pub(super) trait Work {
     /// What a line comes to.
@@ -98,9 +101,6 @@ pub(super) trait Work {
     /// Called when everything that can be written so far has been.
     fn flush(&mut self) -> Result<()>;
 }
-
-/// How often a wait for results looks whether it has been interrupted.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs `work` over all windows, or until it is interrupted: then lines that are done and whose earlier lines are done are written, and
 /// the others are given up.
@@ -120,7 +120,7 @@ pub(super) fn run(mut windows: Windows, work: &mut impl Work) -> Result<()> {
             }
         }
         let given_up = interrupt::asked();
-        if let Some((tag, result)) = work.finish_one(if given_up { Duration::ZERO } else { LOOK_EVERY }) {
+        if let Some((tag, result)) = work.finish_one(if given_up { Duration::ZERO } else { interrupt::LOOK_EVERY }) {
             done.insert(tag, result);
         } else if given_up || (windows.are_over() && work.is_idle()) {
             return work.flush();

@@ -1,15 +1,22 @@
 //! The `bench` subcommand: what it counts, what it writes, what it refuses. Times are not tested.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::common;
 use crate::common::demo_model;
 use serde_json::Value;
 
-fn bench(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beamfuse"));
-    let command = command.arg("bench").arg("--model").arg(demo_model()).args(["--threads", "1", "--warmup", "0"]);
-    command.args(arguments).output().expect("the binary runs")
+    command.arg("bench").arg("--model").arg(demo_model()).args(["--threads", "1", "--warmup", "0"]);
+    command.args(arguments);
+    command
+}
+
+fn bench(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the binary runs")
 }
 
 fn results(arguments: &[&str]) -> (String, Value) {
@@ -51,6 +58,29 @@ fn fixed_lengths_give_translations_of_that_length() {
     assert_eq!(shapes("beam_size"), [1, 1, 2, 2, 1, 1, 2, 2]);
     assert_eq!(shapes("length"), [3, 6, 3, 6, 3, 6, 3, 6]);
     assert_eq!(table.lines().filter(|line| line.trim_start().starts_with("1  ")).count(), 8, "{table}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_gives_up_the_run_under_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("results.json");
+    let arguments = ["--sentences", "100000", "--lengths", "50", "--json", file.to_str().expect("UTF-8")];
+    let mut child =
+        command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    // Held to the end: writing to a closed pipe would be an error of its own.
+    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    stdout.read_line(&mut String::new()).expect("a line");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill starts");
+    assert!(killed.success());
+    let asked = Instant::now();
+    let output = child.wait_with_output().expect("the command ends");
+    // Hours of work are left; the margin is for busy machines.
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+    assert_eq!(output.status.code(), Some(130));
+    let said = "beamfuse: interrupted: giving up the measurement; interrupt again to quit at once\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), said);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
 }
 
 #[test]

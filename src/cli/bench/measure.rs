@@ -1,8 +1,9 @@
-//! The runs themselves: all sentences at once for throughput, a fixed number under way for latency.
+//! The runs themselves: always enough sentences queued for throughput, a fixed number under way for latency.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::cli::{interrupt, stream};
 use crate::translator::Counters;
 use crate::{DecodeOptions, Error, Result, Translation, Translator};
 
@@ -24,8 +25,10 @@ impl Sentence {
 pub(super) struct Effort {
     pub repeat: usize,
     pub warmup: usize,
-    /// Sentences under way at once while latency is measured, if it is.
-    pub in_flight: Option<usize>,
+    /// Sentences that are decoded at once.
+    pub slots: usize,
+    /// Whether latency is measured, too.
+    pub latency: bool,
 }
 
 /// What the runs that count came to.
@@ -41,7 +44,7 @@ pub(super) struct Measured {
     pub counters: Option<Counters>,
 }
 
-/// Runs `effort`.
+/// Runs `effort`; none if that was interrupted.
 ///
 /// # Errors
 /// The first sentence's error, such as [`Error::InputTooLong`].
@@ -50,18 +53,25 @@ pub(super) fn measure(
     options: &DecodeOptions,
     sentences: &[Sentence],
     effort: Effort,
-) -> Result<Measured> {
+) -> Result<Option<Measured>> {
+    let mut longest_first = sentences.to_vec();
+    longest_first.sort_by_key(|sentence| std::cmp::Reverse(sentence.ids.len()));
     let mut measured = Measured::default();
     let mut before = None;
     for run in 0..effort.warmup + effort.repeat {
         if run == effort.warmup {
             before = translator.counters();
         }
-        let (tokens, time) = all_at_once(translator, options, sentences)?;
-        let latencies = match effort.in_flight {
-            Some(in_flight) => with_in_flight(translator, options, sentences, in_flight)?,
-            None => Vec::new(),
+        let start = Instant::now();
+        let (tokens, _) = translate(translator, options, &longest_first, stream::QUEUED_PER_SLOT * effort.slots)?;
+        let time = start.elapsed();
+        let latencies = match effort.latency {
+            true => translate(translator, options, sentences, effort.slots)?.1,
+            false => Vec::new(),
         };
+        if interrupt::asked() {
+            return Ok(None);
+        }
         if run >= effort.warmup {
             measured.tokens = tokens;
             measured.runs.push(time);
@@ -69,43 +79,28 @@ pub(super) fn measure(
         }
     }
     measured.counters = translator.counters().zip(before).map(|(after, before)| after.since(&before));
-    Ok(measured)
+    Ok(Some(measured))
 }
 
-/// Translates all sentences, queued at once with the longest first; returns tokens and time.
-fn all_at_once(translator: &Translator, options: &DecodeOptions, sentences: &[Sentence]) -> Result<(usize, Duration)> {
-    let mut queue: Vec<Sentence> = sentences.to_vec();
-    queue.sort_by_key(|sentence| std::cmp::Reverse(sentence.ids.len()));
-    let mut batch = translator.batch(options)?;
-    let start = Instant::now();
-    for (tag, Sentence { text, ids }) in queue.into_iter().enumerate() {
-        batch.push_encoded(tag as u64, text, ids);
-    }
-    let mut tokens = 0;
-    while let Some((_, result)) = batch.next() {
-        tokens += best_length(&result?);
-    }
-    Ok((tokens, start.elapsed()))
-}
-
-/// Translates all sentences, `in_flight` at a time; returns each one's time from its start to its result.
-fn with_in_flight(
+/// Translates sentences, `in_flight` at a time, all of them or until there is an interrupt. Returns the best translations' tokens, and
+/// each sentence's time from its start to its result.
+fn translate(
     translator: &Translator,
     options: &DecodeOptions,
     sentences: &[Sentence],
     in_flight: usize,
-) -> Result<Vec<Duration>> {
+) -> Result<(usize, Vec<Duration>)> {
     let mut queue = sentences.iter().cloned().enumerate();
     let mut batch = translator.batch(options)?;
     let mut started = HashMap::new();
-    let mut latencies = Vec::with_capacity(sentences.len());
+    let (mut tokens, mut latencies) = (0, Vec::with_capacity(sentences.len()));
     loop {
         for (tag, Sentence { text, ids }) in queue.by_ref().take(in_flight - batch.outstanding()) {
             started.insert(tag as u64, Instant::now());
             batch.push_encoded(tag as u64, text, ids);
         }
-        let Some((tag, result)) = batch.next() else { return Ok(latencies) };
-        result?;
+        let Some((tag, result)) = interrupt::next_of(&mut batch) else { return Ok((tokens, latencies)) };
+        tokens += best_length(&result?);
         latencies.extend(started.remove(&tag).map(|start| start.elapsed()));
     }
 }
