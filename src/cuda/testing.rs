@@ -7,7 +7,7 @@ use super::{open, open_emulated};
 use crate::backend::{Dtype, Row};
 use crate::check::Tolerance;
 
-/// Makes two tests of each function `fn(&Context) -> Result<()>`: `<name>::emulated` and `<name>::gpu`, which is ignored
+/// Makes two tests of each function `fn(&Context) -> Result<()>`: `<name>::emulator` and `<name>::gpu`, which is ignored
 /// unless asked for.
 #[cfg(test)]
 macro_rules! device_tests {
@@ -19,7 +19,7 @@ macro_rules! device_tests {
 
                 #[test]
                 #[cfg_attr(not(emulated), ignore = "needs a C++ compiler")]
-                fn emulated() {
+                fn emulator() {
                     $crate::cuda::testing::run_emulated($function);
                 }
 
