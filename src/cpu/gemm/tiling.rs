@@ -255,6 +255,9 @@ struct Walk {
 }
 
 impl Walk {
+    /// Bytes of weights that stay in the second-level cache while all rows of a block meet them.
+    const GROUP_BYTES: usize = 1 << 17;
+
     #[inline(always)]
     fn new<P, T: Tiles<P>>(rows: Range<usize>, vectors: Range<usize>, steps: usize) -> Self {
         let tiles = rows.len().div_ceil(T::MAX_ROWS);
@@ -272,9 +275,6 @@ impl Walk {
             narrow: T::NARROW,
         }
     }
-
-    /// Bytes of weights that stay in the second-level cache while all rows of a block meet them.
-    const GROUP_BYTES: usize = 1 << 17;
 
     /// Rows and vectors of the next tile.
     #[inline(always)]
