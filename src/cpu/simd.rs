@@ -329,9 +329,24 @@ pub(in crate::cpu) fn sum_sq_diff_body<S: Simd>(s: S, x: &[f32], mean: f32) -> f
 }
 
 #[inline(always)]
+#[expect(unused_assignments, reason = "nothing comes behind the last step of a fold")]
 fn sum_exp_body<S: Simd>(s: S, x: &[f32], shift: f32) -> f32 {
     let by = s.splat(shift);
-    fold!(s, [x = f32::NEG_INFINITY], 0.0, |acc, v| s.add(acc, exp(s, s.sub(v, by))), plus, sum_lanes)
+    // Rows of logits lie one behind another and fill more than the second-level cache: the next one arrives while this one's
+    // exponentials are computed.
+    let mut behind = x.as_ptr_range().end.cast::<u8>();
+    fold!(
+        s,
+        [x = f32::NEG_INFINITY],
+        0.0,
+        |acc, v| {
+            prefetch_line(behind);
+            behind = behind.wrapping_add(64);
+            s.add(acc, exp(s, s.sub(v, by)))
+        },
+        plus,
+        sum_lanes
+    )
 }
 
 #[inline(always)]
@@ -393,13 +408,25 @@ fn sum_to_lanes_body<S: Simd>(s: S, x: &[f32]) -> S::V {
 
 #[inline(always)]
 pub(in crate::cpu) fn activate_body<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
-    let one = s.splat(1.0);
     match activation {
         Activation::None => {}
-        Activation::Relu => map!(s, x, |v| s.max(s.splat(0.0), v)),
-        Activation::Silu => map!(s, x, |v| s.div(v, s.add(one, exp(s, s.mul(v, s.splat(-1.0)))))),
-        Activation::GeluTanh => map!(s, x, |v| s.div(v, s.add(one, exp(s, gelu_tanh_exponent(s, v))))),
-        Activation::GeluErf => map!(s, x, |v| s.mul(v, normal_cdf(s, v))),
+        Activation::Relu => map!(s, x, |v| activate_vector(s, Activation::Relu, v)),
+        Activation::Silu => map!(s, x, |v| activate_vector(s, Activation::Silu, v)),
+        Activation::GeluTanh => map!(s, x, |v| activate_vector(s, Activation::GeluTanh, v)),
+        Activation::GeluErf => map!(s, x, |v| activate_vector(s, Activation::GeluErf, v)),
+    }
+}
+
+/// [`activate`] for one vector.
+#[inline(always)]
+pub(in crate::cpu) fn activate_vector<S: Simd>(s: S, activation: Activation, v: S::V) -> S::V {
+    let one = s.splat(1.0);
+    match activation {
+        Activation::None => v,
+        Activation::Relu => s.max(s.splat(0.0), v),
+        Activation::Silu => s.div(v, s.add(one, exp(s, s.mul(v, s.splat(-1.0))))),
+        Activation::GeluTanh => s.div(v, s.add(one, exp(s, gelu_tanh_exponent(s, v)))),
+        Activation::GeluErf => s.mul(v, normal_cdf(s, v)),
     }
 }
 

@@ -5,9 +5,13 @@
 //! tile's rows lie 128 bytes apart. The registers are laid out once per piece of work: sums in 0 to 3, x in 4 and 5, weights in 6
 //! and 7. The compiler knows nothing of tile registers; between two `asm!` blocks of this file nothing else uses them.
 //!
+//! A tile is set to zero once it has been used. A core has few physical registers for tiles, which its two hyperthreads share, and a
+//! tile of zeros needs none: where the other thread multiplies tiles, too, a loop with eight tiles in use waits for free registers at
+//! each load, and takes twice as long as this one (docs/performance.md, "Matrix tiles").
+//!
 //! The intrinsics are unstable in Rust 1.95, hence the assembly.
 
-use super::quads::{Factors, Finish, Instructions, Line, Multiply, Quad, TILE_STEPS};
+use super::quads::{Factors, Finish, Instructions, Line, Multiply, Quad, TILE_STEPS, row_stride};
 use super::tiling::{Layer, PANEL};
 use crate::cpu::simd::lanes::{Avx512, LANES};
 use std::arch::asm;
@@ -105,7 +109,10 @@ enum Shape {
 
 /// Panels that some rows meet before the next rows do: what they write lies together then, and what they read stays in the second-level
 /// cache.
-const GROUP: usize = 4;
+fn panels_of_group(steps: usize) -> usize {
+    const GROUP_BYTES: usize = 1 << 16;
+    (GROUP_BYTES / (steps.max(1) * PANEL * size_of::<Quad>())).clamp(4, 8)
+}
 
 /// A block of rows as tiles of one height; the last one reaches back over rows of the one before it, which it computes again.
 struct Tiles {
@@ -151,12 +158,13 @@ impl<F: Tiled> Multiply<F> for Amx {
     #[inline(always)]
     unsafe fn compute(self, factors: &Factors<'_, F>, layer: &Layer<'_>, rows: Range<usize>, vectors: Range<usize>) {
         let panels = vectors.start * LANES / PANEL..vectors.end * LANES / PANEL;
+        let group = panels_of_group(factors.w.steps());
         let mut pending = Pending { sums: Sums([[[0; LANES]; TILE_ROWS]; 4]), unit: None };
         for block in layer.blocks(rows) {
             let tiles = Tiles::of(block);
             let _layout = Layout::new(self, tiles.height);
-            for start in panels.clone().step_by(GROUP) {
-                let group = start..panels.end.min(start + GROUP);
+            for start in panels.clone().step_by(group) {
+                let group = start..panels.end.min(start + group);
                 for tile in (0..tiles.count).step_by(2) {
                     // SAFETY: the layout is for tiles of this height; rows and panels are the caller's.
                     unsafe { self.compute_pair(factors, layer, &tiles, tile, group.clone(), &mut pending) };
@@ -188,9 +196,11 @@ impl Amx {
             let shape = tiles.shape(tile, group.end - panel);
             let unit = Unit { shape, rows: tiles.pair(tile), height: tiles.height, panel };
             self.expect_stores(layer, &unit);
+            // Of the next group's panel a walk asks for a quarter: after 16 x 8 rows or more, all of it lies in the cache.
+            let next_group = panel_start(factors, panel + panels_of_group(factors.w.steps())).cast::<u8>();
             // SAFETY: the caller's promise.
             unsafe {
-                unit.walk(factors, tile / 2);
+                unit.walk(factors, next_group.wrapping_add(tile / 2 % 4 * 512));
                 // What follows a walk is done while the matrix unit is busy with the next one.
                 self.store_pending(layer, factors, pending);
                 unit.take(&mut pending.sums);
@@ -266,40 +276,50 @@ impl Amx {
         for v in 1..COUNT {
             (columns[v], places[v]) = (factors.finish.column(self, first + v), layer.place(s, first + v));
         }
-        for (r, row) in rows.clone().enumerate() {
-            for v in 0..COUNT {
-                let product = factors.finish.product(self, s.load_words(&sums[v][r]), row, columns[v]);
-                // SAFETY: the caller's promise.
-                unsafe { layer.store_row(s, row, &places[v], product) };
-            }
+        // Not a branch at each vector: most layers have nothing to finish.
+        macro_rules! store_rows {
+            ($finished:literal) => {
+                for (r, row) in rows.enumerate() {
+                    for v in 0..COUNT {
+                        let product = factors.finish.product(self, s.load_words(&sums[v][r]), row, columns[v]);
+                        // SAFETY: the caller's promise.
+                        unsafe { layer.store_row::<_, $finished>(s, row, &places[v], product) };
+                    }
+                }
+            };
         }
-        // SAFETY: as above.
-        unsafe { layer.finish(s, rows, first..first + COUNT) };
+        if layer.finishes() {
+            store_rows!(true);
+        } else {
+            store_rows!(false);
+        }
     }
 }
 
 /// Walks down panels with one of the two instructions: first the lines that set the sums to zero, then for each tile of x the pairs
-/// (what is loaded, which tiles are multiplied). The sums stay in their tiles.
+/// (what is loaded, which tiles are multiplied) and the lines that release the last of them. The sums stay in their tiles.
 macro_rules! walk {
-    ($factors:expr, [$($zero:literal)+], [$($step:tt)+], $($operand:tt)+) => {
+    ($factors:expr, [$($zero:literal)+], [$($step:tt)+], [$($release:literal)+], $($operand:tt)+) => {
         match F::INSTRUCTION {
-            Instruction::Bytes => walk!(@ "tdpbusd", $factors, [$($zero)+], [$($step)+], $($operand)+),
-            Instruction::Bf16 => walk!(@ "tdpbf16ps", $factors, [$($zero)+], [$($step)+], $($operand)+),
+            Instruction::Bytes => walk!(@ "tdpbusd", $factors, [$($zero)+], [$($step)+], [$($release)+], $($operand)+),
+            Instruction::Bf16 => walk!(@ "tdpbf16ps", $factors, [$($zero)+], [$($step)+], [$($release)+], $($operand)+),
         }
     };
-    (@ $multiply:literal, $factors:expr, [$($zero:literal)+], [$(($load:literal, $tiles:literal))+], $($operand:tt)+) => {
+    (@ $multiply:literal, $factors:expr, [$($zero:literal)+], [$(($load:literal, $tiles:literal))+], [$($release:literal)+],
+     $($operand:tt)+) => {
         asm!(
             $($zero,)+
             "test {count}, {count}",
             "jz 3f",
             "2:",
             $($load, concat!($multiply, " ", $tiles),)+
+            $($release,)+
             "add {w}, 2048",
             "dec {count}",
             "jnz 2b",
             "3:",
             count = inout(reg) $factors.w.steps() / TILE_STEPS => _,
-            x_stride = in(reg) $factors.w.steps() * size_of::<Quad>(),
+            x_stride = in(reg) row_stride($factors.w.steps()) * size_of::<Quad>(),
             w_stride = in(reg) PANEL * 4,
             $($operand)+,
             options(nostack)
@@ -310,7 +330,7 @@ macro_rules! walk {
 /// The address of a row of x.
 #[inline(always)]
 fn row<F>(factors: &Factors<'_, F>, row: usize) -> *const Quad {
-    factors.x[row * factors.w.steps()..].as_ptr()
+    factors.x[row * row_stride(factors.w.steps())..].as_ptr()
 }
 
 /// The address of a panel's first step.
@@ -320,13 +340,12 @@ fn panel_start<F>(factors: &Factors<'_, F>, panel: usize) -> *const Line {
 }
 
 impl Unit {
-    /// Computes the sums. Of the next group's panel a walk asks for a quarter, which `pair`, the number of its rows within the block,
-    /// chooses: for 16 x 8 rows or more, all of it lies in the cache when it is multiplied.
+    /// Computes the sums; of what begins at `next`, which need not exist, a walk of four tiles asks for a quarter of each 2048 bytes.
     ///
     /// # Safety
     /// The tile registers are laid out for tiles of this height, whose rows lie within x, as the panels lie within the weights.
     #[inline(always)]
-    unsafe fn walk<F: Tiled>(&self, factors: &Factors<'_, F>, pair: usize) {
+    unsafe fn walk<F: Tiled>(&self, factors: &Factors<'_, F>, next: *const u8) {
         let (x, w) = (row(factors, self.rows[0]), panel_start(factors, self.panel));
         // SAFETY: reads whole tiles of x and of panels; what is asked for ahead need not exist.
         unsafe {
@@ -337,23 +356,26 @@ impl Unit {
                        prefetcht0 [{next}]\n prefetcht0 [{next} + 64]", "tmm0, tmm4, tmm6")
                      ("tileloadd tmm7, [{w} + {w_stride} + 64]
                        prefetcht0 [{next} + 128]\n prefetcht0 [{next} + 192]", "tmm1, tmm4, tmm7")
-                     ("tileloadd tmm5, [{y} + {x_stride}]
+                     ("tilezero tmm4\n tileloadd tmm5, [{y} + {x_stride}]
                        prefetcht0 [{next} + 256]\n prefetcht0 [{next} + 320]", "tmm2, tmm5, tmm6")
-                     ("add {x}, 64\n add {y}, 64
+                     ("tilezero tmm6\n add {x}, 64\n add {y}, 64
                        prefetcht0 [{next} + 384]\n prefetcht0 [{next} + 448]\n add {next}, 2048", "tmm3, tmm5, tmm7")],
+                    ["tilezero tmm5" "tilezero tmm7"],
                     x = inout(reg) x => _, y = inout(reg) row(factors, self.rows[1]) => _, w = inout(reg) w => _,
-                    next = inout(reg) panel_start(factors, self.panel + GROUP).cast::<u8>().wrapping_add(pair % 4 * 512) => _),
+                    next = inout(reg) next => _),
                 Shape::TwoOutputs => walk!(factors,
                     ["tilezero tmm0" "tilezero tmm1"],
                     [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
-                     ("tileloadd tmm7, [{w} + {w_stride} + 64]\n add {x}, 64", "tmm1, tmm4, tmm7")],
+                     ("tilezero tmm6\n tileloadd tmm7, [{w} + {w_stride} + 64]\n add {x}, 64", "tmm1, tmm4, tmm7")],
+                    ["tilezero tmm4" "tilezero tmm7"],
                     x = inout(reg) x => _, w = inout(reg) w => _),
                 Shape::FourOutputs => walk!(factors,
                     ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
                     [("tileloadd tmm4, [{x} + {x_stride}]\n tileloadd tmm6, [{w} + {w_stride}]", "tmm0, tmm4, tmm6")
-                     ("tileloadd tmm7, [{w} + {w_stride} + 64]", "tmm1, tmm4, tmm7")
-                     ("tileloadd tmm6, [{v} + {w_stride}]", "tmm2, tmm4, tmm6")
-                     ("tileloadd tmm7, [{v} + {w_stride} + 64]\n add {x}, 64\n add {v}, 2048", "tmm3, tmm4, tmm7")],
+                     ("tilezero tmm6\n tileloadd tmm7, [{w} + {w_stride} + 64]", "tmm1, tmm4, tmm7")
+                     ("tilezero tmm7\n tileloadd tmm6, [{v} + {w_stride}]", "tmm2, tmm4, tmm6")
+                     ("tilezero tmm6\n tileloadd tmm7, [{v} + {w_stride} + 64]\n add {x}, 64\n add {v}, 2048", "tmm3, tmm4, tmm7")],
+                    ["tilezero tmm4" "tilezero tmm7"],
                     x = inout(reg) x => _, v = inout(reg) panel_start(factors, self.panel + 1) => _, w = inout(reg) w => _),
             }
         }
@@ -373,10 +395,12 @@ impl Unit {
         // SAFETY: writes as many tiles of sums as a unit has.
         unsafe {
             if self.shape == Shape::TwoOutputs {
-                take!("tilestored [{sums} + {stride}], tmm0" "tilestored [{sums} + {stride} + 1024], tmm1");
+                take!("tilestored [{sums} + {stride}], tmm0" "tilestored [{sums} + {stride} + 1024], tmm1"
+                      "tilezero tmm0" "tilezero tmm1");
             } else {
                 take!("tilestored [{sums} + {stride}], tmm0" "tilestored [{sums} + {stride} + 1024], tmm1"
-                      "tilestored [{sums} + {stride} + 2048], tmm2" "tilestored [{sums} + {stride} + 3072], tmm3");
+                      "tilestored [{sums} + {stride} + 2048], tmm2" "tilestored [{sums} + {stride} + 3072], tmm3"
+                      "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3");
             }
         }
     }

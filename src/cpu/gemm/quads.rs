@@ -102,10 +102,16 @@ impl Panels {
     }
 }
 
+/// Quads from one narrowed row of x to the next: an odd number of cache lines. Rows a power of two apart would share a few sets of the
+/// first-level cache, too few for those that a tile reads side by side.
+pub(super) fn row_stride(steps: usize) -> usize {
+    ((steps / TILE_STEPS) | 1) * TILE_STEPS
+}
+
 /// Where products keep narrowed rows; it grows to the largest product and is then reused.
 #[derive(Default)]
 pub struct RowScratch {
-    /// `[rows, steps]`
+    /// `[rows, row_stride]`
     x: Option<Lines<Line>>,
     /// `[rows]`
     scales: Vec<f32>,
@@ -130,7 +136,8 @@ impl RowScratch {
         steps: usize,
         narrow: impl Fn(&[f32], &mut [Quad]) -> f32 + Sync,
     ) -> (&[Quad], &[f32]) {
-        let lines = rows * steps / TILE_STEPS;
+        let stride = row_stride(steps);
+        let lines = rows * stride / TILE_STEPS;
         if self.x.as_deref().is_none_or(|x| x.len() < lines) {
             self.x = Some(Lines::zeroed(lines));
         }
@@ -143,14 +150,14 @@ impl RowScratch {
         if k == 0 {
             scales.fill(0.0);
         } else if rows * k < 2 * Self::GRAIN {
-            for ((x, out), scale) in x.chunks_exact(k).zip(narrowed.chunks_exact_mut(steps)).zip(scales.iter_mut()) {
-                *scale = narrow(x, out);
+            for ((x, out), scale) in x.chunks_exact(k).zip(narrowed.chunks_exact_mut(stride)).zip(scales.iter_mut()) {
+                *scale = narrow(x, &mut out[..steps]);
             }
         } else {
-            (x.par_chunks_exact(k), narrowed.par_chunks_exact_mut(steps), scales.par_iter_mut())
+            (x.par_chunks_exact(k), narrowed.par_chunks_exact_mut(stride), scales.par_iter_mut())
                 .into_par_iter()
                 .with_min_len(Self::GRAIN.div_ceil(k))
-                .for_each(|(x, out, scale)| *scale = narrow(x, out));
+                .for_each(|(x, out, scale)| *scale = narrow(x, &mut out[..steps]));
         }
         (narrowed, scales)
     }
@@ -158,7 +165,7 @@ impl RowScratch {
 
 /// The factors of one product, and what turns sums into products.
 pub(super) struct Factors<'a, F> {
-    /// `[rows, steps]`
+    /// `[rows, row_stride]`
     pub x: &'a [Quad],
     pub w: &'a Panels,
     pub finish: F,
@@ -286,12 +293,13 @@ pub(super) unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
     for (i, pointer) in weights.iter_mut().enumerate() {
         *pointer = factors.w.vector(vector + i);
     }
-    let x = factors.x[row * steps..(row + ROWS) * steps].as_ptr();
+    let stride = row_stride(steps);
+    let x = factors.x[row * stride..(row + ROWS) * stride].as_ptr();
     let mut sums = [[d.zero(); WIDTH]; ROWS];
     if D::ENDS_TILES {
         for first in (0..steps).step_by(TILE_STEPS) {
-            // SAFETY: `x` starts ROWS rows of `steps` quads, and each packed vector has as many steps, a multiple of a tile's.
-            unsafe { walk(d, first..first + TILE_STEPS, (x, steps), &weights, &mut sums) };
+            // SAFETY: `x` starts ROWS rows of at least `steps` quads, and each packed vector has as many steps, a multiple of a tile's.
+            unsafe { walk(d, first..first + TILE_STEPS, (x, stride), &weights, &mut sums) };
             for sums in &mut sums {
                 for sum in sums {
                     *sum = d.end_tile(*sum);
@@ -300,7 +308,7 @@ pub(super) unsafe fn tile<D: Dot, const ROWS: usize, const WIDTH: usize>(
         }
     } else {
         // SAFETY: as above.
-        unsafe { walk(d, 0..steps, (x, steps), &weights, &mut sums) };
+        unsafe { walk(d, 0..steps, (x, stride), &weights, &mut sums) };
     }
     let mut columns = [factors.finish.column(d, vector); WIDTH];
     for (i, column) in columns.iter_mut().enumerate() {

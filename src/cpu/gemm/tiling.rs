@@ -4,7 +4,7 @@
 use super::Epilogue;
 use crate::backend::Activation;
 use crate::cpu::simd::lanes::{LANES, Simd, prefetch_line};
-use crate::cpu::simd::{activate_body, add_body};
+use crate::cpu::simd::{activate_body, activate_vector, add_body};
 use std::ops::Range;
 
 /// Outputs per panel of packed weights: two vectors of lanes.
@@ -166,7 +166,7 @@ impl<'a> Layer<'a> {
                     let place = self.place(s, vector + $i);
                     for (r, products) in products.iter().enumerate() {
                         // SAFETY: the caller's promise.
-                        unsafe { self.store_row(s, row + r, &place, products[$i]) };
+                        unsafe { self.store_row::<S, false>(s, row + r, &place, products[$i]) };
                     }
                 }
             )+};
@@ -198,21 +198,40 @@ impl<'a> Layer<'a> {
         Place { column, count, bias }
     }
 
-    /// Stores the products of one vector of outputs for one row, bias added.
+    /// Whether anything but a bias follows the products.
+    #[inline(always)]
+    pub fn finishes(&self) -> bool {
+        self.epilogue.activation != Activation::None || self.epilogue.residual.is_some()
+    }
+
+    /// Stores the products of one vector of outputs for one row, bias added; if `FINISHED`, with activation and residual.
     ///
     /// # Safety
     /// As for [`Layer::store`]; the place is this layer's.
     #[inline(always)]
-    pub unsafe fn store_row<S: Simd>(&self, s: S, row: usize, place: &Place<S::V>, product: S::V) {
+    pub unsafe fn store_row<S: Simd, const FINISHED: bool>(
+        &self,
+        s: S,
+        row: usize,
+        place: &Place<S::V>,
+        product: S::V,
+    ) {
+        let at = row * self.n + place.column;
         // SAFETY: the row has `count` columns from `column` on; the caller's promise.
-        let address = unsafe { self.out.0.add(row * self.n + place.column) };
-        if place.count == LANES {
-            // SAFETY: as above.
-            s.store(s.add(product, place.bias), unsafe { &mut *address.cast::<[f32; LANES]>() });
-        } else {
-            // SAFETY: as above.
-            let out = unsafe { std::slice::from_raw_parts_mut(address, place.count) };
-            s.store_partial(s.add(product, place.bias), out);
+        let out = unsafe { std::slice::from_raw_parts_mut(self.out.0.add(at), place.count) };
+        let mut value = s.add(product, place.bias);
+        if FINISHED {
+            value = activate_vector(s, self.epilogue.activation, value);
+            if let Some(residual) = self.epilogue.residual {
+                // SAFETY: it is as long as the output.
+                let residual = unsafe { residual.get_unchecked(at..at + place.count) };
+                value =
+                    s.add(value, residual.first_chunk().map_or_else(|| s.load_partial(residual, 0.0), |r| s.load(r)));
+            }
+        }
+        match out.first_chunk_mut() {
+            Some(out) => s.store(value, out),
+            None => s.store_partial(value, out),
         }
     }
 
@@ -222,7 +241,7 @@ impl<'a> Layer<'a> {
     /// As for [`Layer::store`].
     #[inline(always)]
     pub unsafe fn finish<S: Simd>(&self, s: S, rows: Range<usize>, vectors: Range<usize>) {
-        if self.epilogue.activation == Activation::None && self.epilogue.residual.is_none() {
+        if !self.finishes() {
             return;
         }
         let columns = self.n.min(vectors.start * LANES)..self.n.min(vectors.end * LANES);
